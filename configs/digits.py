@@ -1,0 +1,56 @@
+"""Handwritten digits: a complete joint search in under five minutes on two CPU cores.
+
+Data: scikit-learn's 1,797 digits, 8x8 grey, written as a TFDS dataset into the cache folder. 1,437 to train on (20 %
+of them for validation), 360 to test.
+
+    python scripts/run_joint.py
+"""
+
+from jointnas_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.name = "digits"
+    config.budget.flops = "400K"
+    config.data.name = "digits"
+    config.data.crop_padding = 1  # no flip: a mirrored digit is another sign
+
+    config.space = dict(
+        resolution=[8, 12],
+        stem=dict(channels=(8, 16, 4), stride=1),
+        stages=(
+            dict(kernel=[3, 5], expand=(1, 3), channels=(8, 24, 8), depth=(1, 2), stride=1),
+            dict(kernel=[3, 5], expand=(2, 4), channels=(16, 40, 8), depth=(1, 2), stride=2,
+                 se=[False, True]),
+        ),
+        head=dict(expand=2, channels=64),
+        recipe=dict(
+            lr=(0.005, 0.05, 0.005),
+            optimizer=["sgd", "rmsprop"],
+            sgd_lr_scale=4.0,
+            ema=[False, True],
+            dropout=(0.0, 0.3, 0.05),
+            stochastic_depth=(0.0, 0.2, 0.05),
+            mixup=(0.0, 0.4, 0.05),
+            weight_decay=[1e-5, 1e-4, 1e-3],
+            lr_decay=0.8,
+            warmup_epochs=1,
+            ema_decay=0.98,
+        ),
+    )
+    # What one would try first by hand.
+    config.default = dict(
+        resolution=8, stem_channels=16, stage1_kernel=3, stage1_expand=3, stage1_channels=16,
+        stage1_depth=1, stage2_kernel=3, stage2_expand=4, stage2_channels=32, stage2_depth=2,
+        stage2_se=True, lr=0.02, optimizer="sgd", ema=True, dropout=0.1, stochastic_depth=0.1,
+        mixup=0.1, weight_decay=1e-4,
+    )
+
+    config.train.epochs = 12
+    config.train.batch_size = 32
+    config.train.fast_compile = True
+    config.search.pool_size = 2048
+    config.search.rounds = 3
+    config.search.per_round = 8
+    return config

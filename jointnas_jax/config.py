@@ -1,0 +1,419 @@
+"""What can be configured: one dataclass per section, with default, rule and meaning of every field.
+
+A config file is Python: `get_config()` starts from `default_config()`, fills in what differs and returns an
+`ml_collections.ConfigDict`. Nothing here imports JAX, so a mistake is reported at once.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from jointnas_jax.errors import ConfigError, nearest
+from jointnas_jax.space.joint import read_slots
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+COST_NAMES = ("flops", "params")
+
+
+class Rule(NamedTuple):
+    """What a value must satisfy, in words and as a test."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+def at_least(low: float) -> Rule:
+    """Numbers from `low` on."""
+    return Rule(f"at least {low}", lambda v: low <= v < math.inf)
+
+
+def between(low: float, high: float) -> Rule:
+    """Numbers in [low, high]."""
+    return Rule(f"from {low} to {high}", lambda v: low <= v <= high)
+
+
+def one_of(*values: str) -> Rule:
+    """One of some words."""
+    return Rule(f"one of {list(values)}", lambda v: v in values)
+
+
+def _rates(v: tuple) -> bool:
+    return len(v) == 2 and all(isinstance(r, int | float) and 0 <= r <= 1 for r in v)
+
+
+def _quantity_holds(v: str) -> bool:
+    return not v or _QUANTITY.fullmatch(v) is not None and parse_quantity(v) > 0
+
+
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)", re.IGNORECASE)
+ANY = Rule("any text", lambda v: True)
+POSITIVE = Rule("above 0", lambda v: 0 < v < math.inf)
+RATES = Rule("two probabilities (best parent, worst parent)", _rates)
+QUANTITY = Rule('a number such as "1.5M" (units K, M, G), or "" for no limit', _quantity_holds)
+FLAG = Rule("true or false", lambda v: True)
+NAME = Rule("1 to 64 letters, digits, `_`, `-` or `.`, starting with a letter or digit",
+            lambda v: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", v) is not None)
+
+
+def option(default: Any, rule: Rule) -> Any:
+    """A field with a rule."""
+    return dataclasses.field(default=default, metadata={"rule": rule})
+
+
+@dataclasses.dataclass(frozen=True)
+class BudgetConfig:
+    """Limits on the costs of a candidate; "" is no limit.
+
+    Attributes:
+      flops: multiply-adds by the rule of `nets/cost.py`, such as "1.5M".
+      params: weights of convolutions and classifier, likewise.
+    """
+
+    flops: str = option("", QUANTITY)
+    params: str = option("", QUANTITY)
+
+    def limits(self) -> dict[str, int]:
+        """Name of each limited cost -> limit."""
+        return {name: parse_quantity(getattr(self, name)) for name in COST_NAMES
+                if getattr(self, name)}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The dataset.
+
+    Attributes:
+      name: TFDS name; `digits` is made from scikit-learn's when `dir` is empty.
+      dir: a prepared TFDS folder, or the folder that holds `name`; empty: TFDS's own data folder.
+      train_split: split expression; validation images are taken out of it.
+      test_split: split expression; used for the final report only.
+      val_fraction: share of the training split kept for validation.
+      image_size: load images at this size; 0: as they are, which needs one size.
+      crop_padding: pixels by which a training image may shift.
+      flip: mirror training images left-right at random.
+    """
+
+    name: str = option("digits", ANY)
+    dir: str = option("", ANY)
+    train_split: str = option("train", ANY)
+    test_split: str = option("test", ANY)
+    val_fraction: float = option(0.2, Rule("above 0 and below 1", lambda v: 0 < v < 1))
+    image_size: int = option(0, between(0, 4096))
+    crop_padding: int = option(0, between(0, 64))
+    flip: bool = option(False, FLAG)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Training of candidates, whatever the recipe.
+
+    Attributes:
+      epochs: of a full training; the early-stop rule shortens it after the first round.
+      batch_size: images per step; the incomplete last batch of an epoch is left out.
+      lowering: of convolutions, see `nets/conv.py`.
+      fast_compile: compile in half the time to programs that run about 15 % slower (CPU only); pays while a
+        candidate trains for less than half a minute.
+    """
+
+    epochs: int = option(10, between(1, 100_000))
+    batch_size: int = option(64, between(2, 65_536))
+    lowering: str = option("auto", one_of("auto", "shift", "conv"))
+    fast_compile: bool = option(False, FLAG)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvolutionConfig:
+    """The fine stage; the paper does not publish its sizes and rates.
+
+    Attributes:
+      population: survivors of a generation.
+      children_per_parent: children of a generation per survivor.
+      mutation: probabilities that a knob of a child mutates, for the best and the worst parent.
+      crossover: probabilities that a knob comes from the partner, likewise.
+      generations: at most.
+      min_gain: gain of the best score below which a generation counts as saturated.
+      patience: saturated generations in a row that end the evolution.
+    """
+
+    population: int = option(256, between(2, 1_000_000))
+    children_per_parent: int = option(4, between(1, 1000))
+    mutation: tuple = option((0.05, 0.2), RATES)
+    crossover: tuple = option((0.1, 0.5), RATES)
+    generations: int = option(200, between(1, 100_000))
+    min_gain: float = option(1e-5, at_least(0))
+    patience: int = option(10, between(1, 10_000))
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictorConfig:
+    """The predictor. Epochs and Huber loss are the paper's (section 3.2); the rest is unpublished.
+
+    Attributes:
+      members: networks in the ensemble; 1 is the paper's.
+      width: of hidden layers.
+      embedding: width of the encoder's output.
+      huber_delta: where the loss turns from square to linear, in standard deviations.
+      pretrain_samples: random architectures whose costs pretrain the encoder.
+      pretrain_epochs: epochs over them.
+      pretrain_lr: Adam's learning rate there.
+      frozen_epochs: epochs of a fit with encoder and proxy head frozen.
+      frozen_lr: Adam's learning rate there.
+      full_epochs: epochs of a fit with the whole network.
+      full_lr: Adam's learning rate there.
+    """
+
+    members: int = option(8, between(1, 256))
+    width: int = option(128, between(1, 8192))
+    embedding: int = option(64, between(1, 8192))
+    huber_delta: float = option(1.0, POSITIVE)
+    pretrain_samples: int = option(4096, between(2, 10_000_000))
+    pretrain_epochs: int = option(20, between(0, 10_000))
+    pretrain_lr: float = option(3e-3, POSITIVE)
+    frozen_epochs: int = option(50, between(0, 10_000))
+    frozen_lr: float = option(1e-2, POSITIVE)
+    full_epochs: int = option(50, between(0, 10_000))
+    full_lr: float = option(3e-3, POSITIVE)
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """Both stages of the search.
+
+    Attributes:
+      pool_size: candidates of the quasi-Monte-Carlo pool.
+      rounds: rounds of the coarse stage.
+      per_round: candidates trained in a round.
+      threshold: rank correlation that the early-stop rule wants (paper: 0.92).
+      correlation: the kind of rank correlation.
+      finalists: best candidates of the fine stage that are trained with all seeds, next to the best one of the
+        coarse stage.
+      winners: finalists, best first, that are retrained on the whole training split.
+      evolution: the fine stage.
+    """
+
+    pool_size: int = option(4096, between(1, 10_000_000))
+    rounds: int = option(4, between(1, 1000))
+    per_round: int = option(8, between(1, 100_000))
+    threshold: float = option(0.92, between(-1, 1))
+    correlation: str = option("spearman", one_of("spearman", "kendall"))
+    finalists: int = option(3, between(1, 1000))
+    winners: int = option(1, between(1, 1000))
+    evolution: EvolutionConfig = dataclasses.field(default_factory=EvolutionConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """How the study is run and what it is compared with.
+
+    Attributes:
+      seeds: trainings of every finalist and reference.
+      random_reference: also train as many random candidates as the search trained, for comparison.
+      devices: devices to use; 0: all of them, and on CPU one per core.
+    """
+
+    seeds: int = option(3, between(1, 1000))
+    random_reference: bool = option(True, FLAG)
+    devices: int = option(0, between(0, 4096))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A checked config.
+
+    Attributes:
+      name: of the study, also of its default workdir.
+      seed: root of all random decisions.
+      mode: `joint`; `recipe` (one architecture, AutoTrain); `arch` (one recipe).
+      arch_file: JSON file of the fixed architecture in mode `recipe`; empty: the default candidate's.
+      budget: limits on the costs.
+      data: the dataset.
+      space: the search space, see `space/joint.py`.
+      default: the default candidate, a value for every knob.
+      train: training of candidates.
+      search: both stages.
+      predictor: the predictor.
+      study: how the study is run.
+    """
+
+    name: str = option("study", NAME)
+    seed: int = option(0, between(0, 2**31 - 1))
+    mode: str = option("joint", one_of("joint", "recipe", "arch"))
+    arch_file: str = option("", ANY)
+    budget: BudgetConfig = dataclasses.field(default_factory=BudgetConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    space: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    default: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
+    predictor: PredictorConfig = dataclasses.field(default_factory=PredictorConfig)
+    study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data, ready for JSON (tuples become lists there)."""
+        return dataclasses.asdict(self)
+
+
+def default_config() -> ConfigDict:
+    """Returns the config that a config file starts from; `space` and `default` are empty."""
+    return ConfigDict(Config().to_dict())
+
+
+def check_config(config: ConfigDict) -> Config:
+    """Checks a whole config.
+
+    Raises:
+      ConfigError: unknown key, wrong type, or a value out of range.
+      SpaceError: the `space` section breaks a rule.
+    """
+    checked = _check_section(Config, config, "config")
+    read_slots(checked.space)
+    search = checked.search
+    if search.winners > search.finalists:
+        raise ConfigError("`config.search.winners` must be at most `config.search.finalists` = "
+                          f"{search.finalists}, got {search.winners}")
+    if checked.arch_file and checked.mode != "recipe":
+        raise ConfigError("`config.arch_file` fixes the architecture of mode `recipe`, but "
+                          f"`config.mode` is `{checked.mode}`; add --config.mode=recipe")
+    if checked.arch_file and not Path(checked.arch_file).is_file():
+        raise ConfigError(f"`config.arch_file` must be a file, got {checked.arch_file!r}")
+    return checked
+
+
+def parse_config(argv: list[str], default_file: str, flag_values: flags.FlagValues) -> Config:
+    """Parses a command line: `--config=FILE`, `--config.KEY=VALUE` and the flags already defined.
+
+    Args:
+      argv: as `sys.argv`.
+      default_file: config file where `--config` is not given.
+      flag_values: defined flags, parsed here.
+
+    Raises:
+      ConfigError: with one line, whatever is wrong.
+      SpaceError: the `space` section breaks a rule.
+    """
+    argv = _join_config_flag(argv)
+    file = next((a.split("=", 1)[1] for a in reversed(argv) if re.match("--?config=", a)),
+                default_file)
+    config = _load(file, argv[:1])
+    for argument in argv[1:]:
+        if match := re.match(r"--?(?:no)?config\.([^=]*)", argument):
+            _check_path(config, match[1])
+    try:
+        holder = _define(default_file, flag_values, argv)
+        rest = flag_values(argv)
+    except Exception as error:  # absl and config_flags raise many kinds
+        raise ConfigError(_first_line(error)) from error
+    if len(rest) > 1:
+        raise ConfigError(f"unexpected argument {rest[1]!r}; flags look like "
+                          "--config.search.rounds=3")
+    return check_config(holder.value)
+
+
+def parse_quantity(text: str) -> int:
+    """Reads "1.5M" as 1,500,000; units K, M and G."""
+    number, unit = _QUANTITY.fullmatch(text.strip()).groups()
+    return round(float(number) * UNITS[unit.upper()])
+
+
+def _check_section(kind: type, section: Any, path: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if not isinstance(section, Mapping | ConfigDict):
+        raise ConfigError(f"`{path}` must be a section with {sorted(fields)}, got {section!r}")
+    for key in section:
+        if key not in fields:
+            raise ConfigError(f"`{path}` has no key `{key}`{nearest(key, fields)}")
+    values = {}
+    for key, field in fields.items():
+        value, here = section.get(key, None), f"{path}.{key}"
+        if key not in section:
+            continue
+        if dataclasses.is_dataclass(field.type):
+            values[key] = _check_section(field.type, value, here)
+        elif "rule" in field.metadata:
+            values[key] = _check_value(field, value, here)
+        elif not isinstance(value, Mapping | ConfigDict):
+            raise ConfigError(f"`{here}` must be a dict, got {value!r}")
+        else:
+            values[key] = value.to_dict() if isinstance(value, ConfigDict) else dict(value)
+    return kind(**values)
+
+
+def _check_value(field: dataclasses.Field, value: Any, path: str) -> Any:
+    rule, kind = field.metadata["rule"], field.type
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"`{path}` must be of type {kind.__name__}, got {value!r} of type "
+                          f"{type(value).__name__}")
+    if not rule.holds(value):
+        raise ConfigError(f"`{path}` must be {rule.text}, got {value!r}")
+    return value
+
+
+def _check_path(config: ConfigDict, path: str) -> None:
+    """Raises `ConfigError` if a dotted path, such as `search.rounds`, is not in the config."""
+    node, seen = config, "config"
+    for part in path.split("."):
+        key, _, index = part.partition("[")
+        if not isinstance(node, Mapping | ConfigDict) or key not in node:
+            known = list(node) if isinstance(node, Mapping | ConfigDict) else []
+            raise ConfigError(f"`{seen}` has no key `{key}`{nearest(key, known)}")
+        node, seen = node[key], f"{seen}.{key}"
+        if index:
+            number = index.rstrip("]")
+            if not number.isdigit() or not isinstance(node, tuple | list) or \
+                    int(number) >= len(node):
+                raise ConfigError(f"`{seen}` has no item [{number}]")
+            node, seen = node[int(number)], f"{seen}[{number}]"
+    if isinstance(node, list):
+        raise ConfigError(f"`{seen}` is a list of choices, which a flag cannot replace; change it "
+                          "in a config file")
+
+
+def _load(file: str, argv: list[str]) -> ConfigDict:
+    """Runs `get_config()` of a config file, without overrides."""
+    if not Path(file).is_file():
+        near = [str(p) for p in sorted(Path(file).parent.glob("*.py"))]
+        raise ConfigError(f"config file `{file}` does not exist{nearest(file, near)}")
+    try:
+        values = flags.FlagValues()
+        holder = _define(file, values, argv)
+        values(argv)
+        config = holder.value
+    except Exception as error:  # a config file is the user's code
+        raise ConfigError(f"config file `{file}` failed: {_first_line(error)}") from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"get_config() of `{file}` must return a ConfigDict, got "
+                          f"{type(config).__name__}")
+    check_config(config)
+    return config
+
+
+def _define(file: str, flag_values: flags.FlagValues, argv: list[str]) -> flags.FlagHolder:
+    return config_flags.DEFINE_config_file(
+        "config", file, "Config file; override with --config.KEY=VALUE.",
+        flag_values=flag_values, sys_argv=argv,
+    )
+
+
+def _join_config_flag(argv: list[str]) -> list[str]:
+    """Writes `--config FILE` as `--config=FILE`."""
+    joined: list[str] = []
+    for argument in argv:
+        if joined and joined[-1] in ("--config", "-config"):
+            joined[-1] = f"--config={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error.args[0]) if error.args else ""
+    line = " ".join(text.split())
+    return line[:300] if line else type(error).__name__

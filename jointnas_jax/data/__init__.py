@@ -1,0 +1,1 @@
+"""Image datasets: TFDS sources, on-device batches, augmentation."""

@@ -1,0 +1,134 @@
+"""What happens to a batch on the device, between the stored image and the network.
+
+All random numbers of an epoch are drawn at once, in `plan_epoch`: they depend on trial and epoch, not on the
+architecture, so one compiled program draws them for every candidate.
+
+Shapes: N images, B of them in a batch, S = N // B steps, H x W x C as stored, R = the architecture's
+resolution, L classes.
+"""
+
+import functools
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+class Augmentation(NamedTuple):
+    """What the dataset asks for, whatever the recipe.
+
+    Attributes:
+      crop_padding: pixels by which a stored image may shift, edges repeated; 0 is off.
+      flip: mirror left-right with probability 1/2.
+    """
+
+    crop_padding: int = 0
+    flip: bool = False
+
+
+@flax.struct.dataclass
+class EpochPlan:
+    """The batches of one epoch.
+
+    Attributes:
+      steps: `int32[]`, steps of the epoch: members // B.
+      images: `int32[S, B]`, which images; rows from `steps` on are not used.
+      corners: `int32[S, B, 2]`, where each crop starts in the padded image.
+      flips: `bool[S, B]`.
+      mixup: `float32[S]`, mixing weight of each step.
+    """
+
+    steps: jax.Array
+    images: jax.Array
+    corners: jax.Array
+    flips: jax.Array
+    mixup: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=("augmentation", "batch_size"))
+def plan_epoch(
+    members: jax.Array, alpha: jax.Array, key: jax.Array, augmentation: Augmentation, batch_size: int
+) -> EpochPlan:
+    """Draws the batches of one epoch.
+
+    Args:
+      members: `bool[N]`, the images to train on, each used once at most.
+      alpha: `float32[]`, of mixup.
+      key: of trial and epoch, consumed.
+      augmentation: see `Augmentation`.
+      batch_size: B; an incomplete last batch is left out.
+    """
+    order_key, corner_key, flip_key, mixup_key = jax.random.split(key, 4)
+    steps = len(members) // batch_size
+    # Members first, in random order: sorting draws of which non-members get the largest.
+    draws = jnp.where(members, jax.random.uniform(order_key, members.shape), 2.0)
+    order = jnp.argsort(draws)[: steps * batch_size]
+    shape = (steps, batch_size)
+    flips = jax.random.bernoulli(flip_key, 0.5, shape) & augmentation.flip
+    limit = 2 * augmentation.crop_padding + 1
+    return EpochPlan(
+        steps=(members.sum() // batch_size).astype(jnp.int32),
+        images=order.reshape(shape),
+        corners=jax.random.randint(corner_key, (*shape, 2), 0, limit),
+        flips=flips,
+        mixup=mixup_weights(alpha, mixup_key, steps),
+    )
+
+
+def mixup_weights(alpha: jax.Array, key: jax.Array, count: int) -> jax.Array:
+    """Draws `float32[count]` ~ Beta(alpha, alpha), 1 where alpha is 0. The key is consumed."""
+    # log-gamma draws: at the small alphas in use, plain gamma draws underflow to 0 / 0.
+    log_a, log_b = jax.random.loggamma(key, jnp.maximum(alpha, 1e-3), (2, count))
+    return jnp.where(alpha > 0, jax.nn.sigmoid(log_a - log_b), 1.0)
+
+
+def crop(images: jax.Array, corners: jax.Array, padding: int) -> jax.Array:
+    """Shifts each of `[B, H, W, C]` to start at `corners: int32[B, 2]` of its padded image."""
+    if not padding:
+        return images
+    height, width, channels = images.shape[1:]
+    pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = jnp.pad(images, pad, mode="edge")
+
+    def crop_one(image: jax.Array, corner: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, channels))
+
+    return jax.vmap(crop_one)(padded, corners)
+
+
+def flip(images: jax.Array, flips: jax.Array) -> jax.Array:
+    """Mirrors those of `[B, H, W, C]` left-right where `flips: bool[B]` says so."""
+    return jnp.where(flips[:, None, None, None], images[:, :, ::-1], images)
+
+
+def normalise(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    """Maps `uint8[B, H, W, C]` to `float32`, zero mean and unit variance per channel (`float32[C]`)."""
+    return (images.astype(jnp.float32) - mean) / std
+
+
+def resize(images: jax.Array, resolution: int) -> jax.Array:
+    """Resizes `float32[B, H, W, C]` to `float32[B, R, R, C]`, bilinear with anti-aliasing."""
+    shape = (images.shape[0], resolution, resolution, images.shape[3])
+    return images if images.shape == shape else jax.image.resize(images, shape, "bilinear")
+
+
+def mix(
+    images: jax.Array, targets: jax.Array, weight: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Mixup: `weight * x + (1 - weight) * partner` (Zhang et al., arXiv 1710.09412).
+
+    Image i meets image B - 1 - i, which in a shuffled batch is as good as a random partner.
+
+    Args:
+      images: `float32[B, H, W, C]`.
+      targets: `float32[B, L]`, class probabilities.
+      weight: `float32[]`, see `mixup_weights`.
+
+    Returns:
+      Mixed images and targets, shapes as given.
+    """
+    return (
+        weight * images + (1 - weight) * images[::-1],
+        weight * targets + (1 - weight) * targets[::-1],
+    )

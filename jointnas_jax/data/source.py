@@ -1,0 +1,209 @@
+"""Image datasets through TFDS, without TensorFlow.
+
+A dataset that fits in memory is decoded once into one `uint8` array, which lives on the device from then on.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from jointnas_jax.data import digits
+from jointnas_jax.errors import DataError, nearest
+
+_INFO_FILE = "dataset_info.json"
+_READ_AT_ONCE = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Decoded images of one split.
+
+    Attributes:
+      images: `uint8[N, H, W, C]`.
+      labels: `int32[N]`, in `range(num_classes)`.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDataset:
+    """A prepared dataset on disk.
+
+    Attributes:
+      name: with version, such as `fashion_mnist/3.0.1`.
+      image_shape: H, W, C of all images as loaded.
+      num_classes: number of classes.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    _builder: tfds.core.DatasetBuilder
+    _keys: tuple[str, str]
+    _resize: bool
+
+    def load(self, split: str) -> Split:
+        """Decodes a split, such as `train[:90%]`.
+
+        Raises:
+          DataError: the split is missing or empty, an image cannot be decoded or has another
+            shape, a label is out of range, or all labels are the same.
+        """
+        source = self._source(split)
+        image_key, label_key = self._keys
+        images = np.empty((len(source), *self.image_shape), np.uint8)
+        labels = np.empty(len(source), np.int32)
+        for start in range(0, len(source), _READ_AT_ONCE):
+            indices = list(range(start, min(start + _READ_AT_ONCE, len(source))))
+            for i, example in zip(indices, self._read(source, indices, split), strict=True):
+                images[i] = self._fit(example[image_key], split, i)
+                labels[i] = example[label_key]
+        bad = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+        if bad.size:
+            raise DataError(f"split `{split}` of `{self.name}`: labels must be 0 to "
+                            f"{self.num_classes - 1}, example {bad[0]} has {labels[bad[0]]}")
+        if len(np.unique(labels)) < 2:
+            raise DataError(f"split `{split}` of `{self.name}` has only images of class "
+                            f"{labels[0]}; a classifier needs two classes or more")
+        return Split(images, labels)
+
+    def count(self, split: str) -> int:
+        """Number of examples of a split; raises `DataError` as `load` does."""
+        return len(self._source(split))
+
+    def check_disjoint(self, first: str, second: str) -> None:
+        """Raises `DataError` if two split expressions share examples."""
+        ranges = [
+            {(f.filename, i) for f in self._builder.info.splits[s].file_instructions
+             for i in range(f.skip, f.skip + (f.examples_in_shard if f.take == -1 else f.take))}
+            for s in (first, second)
+        ]
+        if shared := len(ranges[0] & ranges[1]):
+            raise DataError(f"splits `{first}` and `{second}` of `{self.name}` share {shared} "
+                            f"examples; test images must not be trained on")
+
+    def _source(self, split: str) -> Any:
+        try:
+            if not self._builder.info.splits[split].num_examples:
+                raise DataError(f"split `{split}` of `{self.name}` has no examples")
+            return self._builder.as_data_source(split)
+        except (ValueError, KeyError) as error:
+            known = ", ".join(f"`{s}`" for s in self._builder.info.splits)
+            raise DataError(f"split `{split}` of `{self.name}` cannot be read: its splits are "
+                            f"{known}, and slices of them such as `train[:90%]`") from error
+
+    def _read(self, source: Any, indices: list[int], split: str) -> Any:
+        try:
+            return source.__getitems__(indices)
+        except Exception as error:  # decoders raise what they like
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(f"split `{split}` of `{self.name}`: an example in "
+                            f"{indices[0]}..{indices[-1]} cannot be decoded ({reason})") from error
+
+    def _fit(self, image: np.ndarray, split: str, index: int) -> np.ndarray:
+        height, width, channels = self.image_shape
+        if self._resize and image.shape[:2] != (height, width):
+            planes = [Image.fromarray(image[..., c]).resize((width, height), Image.BILINEAR)
+                      for c in range(image.shape[-1])]
+            image = np.stack([np.asarray(p) for p in planes], axis=-1)
+        if image.shape != self.image_shape:
+            raise DataError(f"split `{split}` of `{self.name}`: example {index} has shape "
+                            f"{image.shape}, expected {self.image_shape}")
+        return image
+
+
+def open_dataset(data: Mapping[str, Any]) -> ImageDataset:
+    """Opens the dataset that the `data` section of a config names; reads no image.
+
+    `dir` may be a prepared folder itself, or the folder that holds `name`; an empty `dir` means TFDS's own
+    data folder, or the cache for `digits`, which is written there first.
+
+    Raises:
+      DataError: nothing usable is there.
+    """
+    folder = _prepared_folder(data["name"], data["dir"])
+    try:
+        builder = tfds.builder_from_directory(folder)
+    except Exception as error:
+        raise DataError(f"`{folder}` cannot be read as a TFDS dataset: "
+                        f"{str(error).splitlines()[0]}") from error
+    if builder.info.file_format.value != "array_record":
+        raise DataError(f"`{folder}` is stored as {builder.info.file_format.value}; prepare it with "
+                        "file_format=`array_record`, which can be read without TensorFlow")
+    name = f"{builder.info.name}/{builder.info.version}"
+    image_key, label_key = _find_keys(builder, name)
+    features = builder.info.features
+    shape, size = features[image_key].shape, data["image_size"]
+    if np.dtype(features[image_key].np_dtype) != np.uint8:
+        raise DataError(f"images of `{name}` must be uint8, got {features[image_key].np_dtype}")
+    if size:
+        shape = (size, size, shape[-1])
+    if None in shape:
+        raise DataError(f"images of `{name}` differ in size ({shape}); give one size to load them "
+                        "at with `--config.data.image_size=`")
+    num_classes = features[label_key].num_classes
+    if num_classes is None or num_classes < 2:
+        raise DataError(f"`{name}` has {num_classes} class(es); a classifier needs two or more")
+    return ImageDataset(name, tuple(shape), num_classes, builder, (image_key, label_key), bool(size))
+
+
+def carve_validation(count: int, fraction: float, seed: int) -> np.ndarray:
+    """Returns `bool[count]`: which training images are kept for validation, drawn at random."""
+    validation = np.zeros(count, bool)
+    size = min(max(round(fraction * count), 1), count - 1)
+    validation[np.random.default_rng(seed).permutation(count)[:size]] = True
+    return validation
+
+
+def _prepared_folder(name: str, directory: str) -> Path:
+    """The folder with the dataset's `dataset_info.json`."""
+    if not directory and name == digits.NAME:
+        return digits.prepare_digits()
+    root = Path(directory or tfds.core.constants.DATA_DIR).expanduser()
+    if not root.is_dir():
+        raise DataError(f"`data.dir` must be an existing folder, got `{root}`")
+    for folder in (root, root / name):
+        if (found := _newest_version(folder)) is not None:
+            return found
+    datasets = sorted({p.parent.parent.name for p in root.glob("*/*/" + _INFO_FILE)})
+    hint = nearest(name, datasets) if datasets else f"; a prepared folder holds a `{_INFO_FILE}`"
+    raise DataError(f"no prepared TFDS dataset `{name}` in `{root}`{hint}")
+
+
+def _newest_version(folder: Path) -> Path | None:
+    """The folder itself if a dataset is prepared in it, else its newest prepared version."""
+    if (folder / _INFO_FILE).is_file():
+        return folder
+    versions = [info.parent for info in folder.glob("*/" + _INFO_FILE)
+                if all(part.isdigit() for part in info.parent.name.split("."))]
+    return max(versions, key=lambda v: [int(part) for part in v.name.split(".")], default=None)
+
+
+def _find_keys(builder: tfds.core.DatasetBuilder, name: str) -> tuple[str, str]:
+    """Names of the image and the label feature."""
+    features = builder.info.features
+    supervised = builder.info.supervised_keys
+    if supervised and len(supervised) == 2 and all(k in features for k in supervised):
+        image_key, label_key = supervised
+    else:
+        images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+        labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+        if len(images) != 1 or len(labels) != 1:
+            raise DataError(f"`{name}` must have one Image and one ClassLabel feature, has "
+                            f"{images} and {labels}")
+        image_key, label_key = images[0], labels[0]
+    if not isinstance(features[label_key], tfds.features.ClassLabel) or \
+            len(features[image_key].shape) != 3:
+        raise DataError(f"`{name}` must map an image to a ClassLabel, its supervised keys are "
+                        f"`{image_key}` and `{label_key}`")
+    return image_key, label_key

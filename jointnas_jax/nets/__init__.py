@@ -1,0 +1,1 @@
+"""Networks: layers, a candidate as a Flax module, exact costs."""

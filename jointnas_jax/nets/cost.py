@@ -1,0 +1,214 @@
+"""Exact costs of architectures: one network, or index vectors by the million through a table.
+
+The rule of the official FBNetV3 implementation, which reproduces its published figures: FLOPs are
+the weights of each convolution times its output positions, plus the number of inputs of every
+adaptive average pool (each SE, the head's, and the 1x1 pool before the classifier). Params are the
+weights of convolutions and of the classifier, without biases and BN.
+
+A network's cost is a sum of parts: stem, stages, head. A part depends on few slots, so a table of its
+costs over the values of those slots is small, and costs of vectors are gathers and sums.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jointnas_jax.space import ArchSpec, JointSpace, Knob
+
+# The costs, in the order of the last axis of every cost array.
+COSTS = ("flops", "params", "macs", "params_total")
+_FLOPS, _PARAMS, _MACS, _TOTAL = range(4)
+
+# Slot -> integer array. One element each for one network; a grid of values for a table.
+Values = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """Costs of one network.
+
+    Attributes:
+      flops: by the official rule, one per multiply-add.
+      params: weights of convolutions and classifier.
+      macs: multiply-adds of convolutions and classifier only.
+      params_total: all trainable numbers, with biases and BN scale and shift.
+    """
+
+    flops: int
+    params: int
+    macs: int
+    params_total: int
+
+
+def count(arch: ArchSpec) -> Costs:
+    """Returns the exact costs of one network."""
+    values = {
+        slot: np.asarray(v) for slot, v in arch.to_slots().items() if not isinstance(v, str)
+    }
+    parts = _parts(len(arch.stages), arch.image_channels, arch.num_classes)
+    return Costs(*(int(c) for c in sum(part(values) for part in parts)))
+
+
+@dataclasses.dataclass(frozen=True)
+class CostTable:
+    """Costs of all architectures of a space, by gathers.
+
+    Attributes:
+      knobs: for each part the positions of the knobs it depends on, and their strides in its table.
+      tables: for each part `int64[rows, 4]`, costs in the order of `COSTS`.
+    """
+
+    knobs: tuple[tuple[np.ndarray, np.ndarray], ...]
+    tables: tuple[np.ndarray, ...]
+
+    @classmethod
+    def of(cls, space: JointSpace) -> "CostTable":
+        """Tabulates a space; the FBNetV3 space has under 200,000 rows in all."""
+        stages = sum(1 for slot in space.arch_slots if slot.endswith("_depth"))
+        knobs, tables = [], []
+        for part in _parts(stages, space.image_channels, space.num_classes):
+            used = _slots_used(part, space)
+            sources = {s.name: s for s in used.values() if isinstance(s, Knob)}
+            cards = [len(s.values) for s in sources.values()]
+            axes = {name: axis for axis, name in enumerate(sources)}
+            values = {}
+            for slot, source in used.items():
+                shape = [1] * len(cards)
+                if isinstance(source, Knob):
+                    shape[axes[source.name]] = -1
+                    values[slot] = np.array(source.values).reshape(shape)
+                else:
+                    values[slot] = np.array(source).reshape(shape)
+            costs = np.broadcast_to(part(values), (len(COSTS), *cards))
+            tables.append(costs.reshape(len(COSTS), -1).T.copy())
+            strides = [math.prod(cards[a + 1 :]) for a in range(len(cards))]
+            positions = [space.positions[name] for name in sources]
+            knobs.append((np.array(positions, np.int32), np.array(strides, np.int32)))
+        return cls(tuple(knobs), tuple(tables))
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """Returns exact costs `int64[N, 4]`, in the order of `COSTS`, of vectors `int32[N, K]`."""
+        costs = np.zeros((len(vectors), len(COSTS)), np.int64)
+        for (positions, strides), table in zip(self.knobs, self.tables, strict=True):
+            costs += table[vectors[:, positions] @ strides]
+        return costs
+
+    def within(self, budget: Mapping[str, int]) -> Callable[[Any], Any]:
+        """Returns the exact test "costs at most `budget`", for use under `jit`.
+
+        Args:
+          budget: name of a cost -> limit, such as `{"flops": 1_500_000}`; may be empty.
+
+        Returns:
+          A function from `int32[N, K]` (JAX) to `bool[N]`.
+        """
+        # JAX has no int64 by default, and a FLOPs count overflows int32. Two int32 limbs are exact.
+        columns = [COSTS.index(name) for name in budget]
+        limits = np.array([budget[name] for name in budget], np.int64)
+        limbs = [(table[:, columns] >> 16, table[:, columns] & 0xFFFF) for table in self.tables]
+        limbs = [(high.astype(np.int32), low.astype(np.int32)) for high, low in limbs]
+        limit_high, limit_low = (limits >> 16).astype(np.int32), (limits & 0xFFFF).astype(np.int32)
+
+        def test(vectors: Any) -> Any:
+            xp = vectors.__array_namespace__()
+            high = xp.zeros((vectors.shape[0], len(columns)), xp.int32)
+            low = xp.zeros((vectors.shape[0], len(columns)), xp.int32)
+            for (positions, strides), (part_high, part_low) in zip(self.knobs, limbs, strict=True):
+                rows = (vectors[:, positions] * strides).sum(axis=-1)
+                high, low = high + xp.asarray(part_high)[rows], low + xp.asarray(part_low)[rows]
+            high, low = high + (low >> 16), low & 0xFFFF
+            return ((high < limit_high) | ((high == limit_high) & (low <= limit_low))).all(axis=-1)
+
+        return test
+
+
+# -- the counting rule; every function maps slot values to int64[4, ...] ------------------------------
+
+
+def _parts(
+    stages: int, image_channels: int, num_classes: int
+) -> list[Callable[[Values], np.ndarray]]:
+    stem = lambda v: _stem(v, image_channels)  # noqa: E731
+    middle = [lambda v, s=s: _stage(v, s) for s in range(1, stages + 1)]
+    return [stem, *middle, lambda v: _head(v, stages, num_classes)]
+
+
+def _stem(v: Values, image_channels: int) -> np.ndarray:
+    weights = v["stem_kernel"] ** 2 * image_channels * v["stem_channels"]
+    return _conv(weights, _size(v, 0) ** 2, v["stem_channels"])
+
+
+def _stage(v: Values, s: int) -> np.ndarray:
+    name = f"stage{s}"
+    before = v["stem_channels"] if s == 1 else v[f"stage{s - 1}_channels"]
+    width, size = v[f"{name}_channels"], _size(v, s)
+    se = v[f"{name}_se"]
+    first = _block(before, width, v[f"{name}_kernel_first"], v[f"{name}_expand_first"],
+                   _size(v, s - 1), size, se)
+    rest = _block(width, width, v[f"{name}_kernel_rest"], v[f"{name}_expand_rest"], size, size, se)
+    return first + (v[f"{name}_depth"] - 1) * rest
+
+
+def _block(c_in: Any, c_out: Any, kernel: Any, expand: Any, size_in: Any, size_out: Any,
+           se: Any) -> np.ndarray:
+    hidden = _round8(c_in * expand)
+    positions = size_out**2
+    costs = np.where(hidden == c_in, 0, _conv(c_in * hidden, size_in**2, hidden))
+    costs = costs + _conv(kernel**2 * hidden, positions, hidden)
+    costs = costs + _conv(hidden * c_out, positions, c_out)
+    squeeze = _round8((hidden * 0.25 / expand).astype(np.int64))
+    weights, biases = 2 * hidden * squeeze, hidden + squeeze
+    gate = _stack(weights + positions * hidden, weights, weights, weights + biases)
+    return costs + np.where(se, gate, 0)
+
+
+def _head(v: Values, stages: int, num_classes: int) -> np.ndarray:
+    width, channels = v[f"stage{stages}_channels"], v["head_channels"]
+    hidden, positions = _round8(width * v["head_expand"]), _size(v, stages) ** 2
+    weights = hidden * channels + channels * num_classes
+    pools = positions * hidden + channels
+    return _conv(width * hidden, positions, hidden) + _stack(
+        weights + pools, weights, weights, weights + num_classes
+    )
+
+
+def _conv(weights: Any, positions: Any, c_out: Any) -> np.ndarray:
+    """A convolution without bias, followed by BN."""
+    macs = weights * positions
+    return _stack(macs, weights, macs, weights + 2 * c_out)
+
+
+def _stack(*costs: Any) -> np.ndarray:
+    return np.stack(np.broadcast_arrays(*(np.asarray(c, np.int64) for c in costs)))
+
+
+def _size(v: Values, stage: int) -> Any:
+    """Side of the feature map after `stage` (0: the stem); odd sides round up, as padding does."""
+    size = v["resolution"]
+    for stride in (v["stem_stride"], *(v[f"stage{s}_stride"] for s in range(1, stage + 1))):
+        size = -(-size // stride)
+    return size
+
+
+def _round8(width: Any) -> Any:
+    """`space.arch.round8` on arrays."""
+    rounded = np.maximum(8, (width + 4).astype(np.int64) // 8 * 8)
+    return np.where(rounded < 0.95 * width, rounded + 8, rounded)
+
+
+def _slots_used(part: Callable[[Values], np.ndarray], space: JointSpace) -> dict[str, Any]:
+    """The slots that a part reads, found by watching it read one network."""
+    sample = {slot: source.values[0] if isinstance(source, Knob) else source
+              for slot, source in space.arch_slots.items()}
+
+    class Watch(dict):
+        def __missing__(self, slot: str) -> np.ndarray:
+            self[slot] = np.asarray(sample[slot])
+            return self[slot]
+
+    seen = Watch()
+    part(seen)
+    return {slot: space.arch_slots[slot] for slot in seen}

@@ -1,0 +1,1 @@
+"""The accuracy predictor: Flax modules, pretraining, fitting, scoring."""

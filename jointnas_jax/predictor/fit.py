@@ -1,0 +1,177 @@
+"""Pretraining, fitting and scoring of the predictor, each one compiled program.
+
+An ensemble of members that differ in initialisation and batch order stands in for the paper's single network
+(`members=1` gives that): with a few dozen trials its mean ranks more reliably, and its spread says how sure it is.
+
+Shapes: N candidates, A and R features of architecture and recipe, P proxies, M members.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from jointnas_jax.config import PredictorConfig
+from jointnas_jax.predictor.model import PredictorNet
+
+# Parameters that pretraining shapes and the first half of a fit leaves alone.
+FROZEN = ("encoder", "proxy_head")
+
+
+@flax.struct.dataclass
+class PredictorState:
+    """A fitted predictor.
+
+    Attributes:
+      params: Flax parameters, each with a leading axis of M.
+      mean: `float32[]`, of the fitted scores.
+      std: `float32[]`, of the fitted scores.
+    """
+
+    params: Any
+    mean: jax.Array
+    std: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def pretrain(
+    arch: jax.Array, costs: jax.Array, recipe_width: jax.Array, key: jax.Array,
+    config: PredictorConfig,
+) -> PredictorState:
+    """Initialises all members and trains encoder and proxy head on costs, which are free.
+
+    Args:
+      arch: `float32[N, A]`, features of random architectures.
+      costs: `float32[N, P]`, positive; the target is the standardised logarithm.
+      recipe_width: `float32[0, R]`, gives R.
+      key: consumed.
+      config: sizes and schedules.
+    """
+    logs = jnp.log(costs)
+    targets = (logs - logs.mean(0)) / jnp.maximum(logs.std(0), 1e-6)
+    net = _net(config, costs.shape[1])
+
+    def loss(params: Any, rows: jax.Array, mask: jax.Array) -> jax.Array:
+        predicted = net.apply(params, arch[rows], method="predict_proxies")
+        errors = optax.huber_loss(predicted, targets[rows], delta=config.huber_delta).mean(-1)
+        return _masked_mean(errors, mask)
+
+    def one(key: jax.Array) -> Any:
+        init_key, train_key = jax.random.split(key)
+        recipe = jnp.zeros((1, recipe_width.shape[1]))
+        params = net.init(init_key, arch[:1], recipe)
+        steps = config.pretrain_epochs * -(-len(arch) // 256)
+        schedule = optax.cosine_decay_schedule(config.pretrain_lr, max(steps, 1))
+        return _train(loss, params, optax.adam(schedule), len(arch), len(arch), 256,
+                      config.pretrain_epochs, train_key)
+
+    params = jax.vmap(one)(jax.random.split(key, config.members))
+    return PredictorState(params, jnp.zeros(()), jnp.ones(()))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def fit(
+    pretrained: PredictorState, arch: jax.Array, recipe: jax.Array, scores: jax.Array,
+    count: jax.Array, key: jax.Array, config: PredictorConfig,
+) -> PredictorState:
+    """Fits all members to measured scores, starting from the pretrained weights.
+
+    Half of the epochs with encoder and proxy head frozen, half with everything trained at a lower rate (paper
+    section 3.2).
+
+    Args:
+      pretrained: what `pretrain` returned.
+      arch: `float32[N, A]`; rows from `count` on are padding, so that more trials compile nothing.
+      recipe: `float32[N, R]`.
+      scores: `float32[N]`.
+      count: `int32[]`, trials to learn from, at least 1.
+      key: consumed.
+      config: sizes and schedules.
+    """
+    valid = jnp.arange(len(scores)) < count
+    mean = _masked_mean(scores, valid)
+    std = jnp.sqrt(_masked_mean(jnp.square(scores - mean), valid))
+    std = jnp.where(std > 1e-6, std, 1.0)
+    targets = (scores - mean) / std
+    net = _net(config, pretrained.params["params"]["proxy_head"]["bias"].shape[-1])
+
+    def loss(params: Any, rows: jax.Array, mask: jax.Array) -> jax.Array:
+        predicted = net.apply(params, arch[rows], recipe[rows], method="predict_accuracy")
+        return _masked_mean(optax.huber_loss(predicted, targets[rows], delta=config.huber_delta), mask)
+
+    def one(params: Any, key: jax.Array) -> Any:
+        first, second = jax.random.split(key)
+        train = functools.partial(_train, loss, count=count, capacity=len(scores), batch_size=8)
+        params = train(params, head_only(config.frozen_lr), epochs=config.frozen_epochs,
+                       key=first)
+        return train(params, optax.adam(config.full_lr), epochs=config.full_epochs, key=second)
+
+    params = jax.vmap(one)(pretrained.params, jax.random.split(key, config.members))
+    return PredictorState(params, mean, std)
+
+
+def score(
+    state: PredictorState, arch: jax.Array, recipe: jax.Array, config: PredictorConfig
+) -> tuple[jax.Array, jax.Array]:
+    """Predicts scores of candidates; for use under `jit`.
+
+    Returns:
+      Mean and standard deviation over members, `float32[N]` each, in units of the fitted scores.
+    """
+    net = _net(config, state.params["params"]["proxy_head"]["bias"].shape[-1])
+    predict = functools.partial(net.apply, method="predict_accuracy")
+    members = jax.vmap(predict, in_axes=(0, None, None))(state.params, arch, recipe)
+    members = members * state.std + state.mean
+    return members.mean(0), members.std(0)
+
+
+def head_only(learning_rate: float) -> optax.GradientTransformation:
+    """Adam on the accuracy head; encoder and proxy head stay as they are."""
+
+    def labels(params: Any) -> Any:
+        return {"params": {k: jax.tree.map(lambda _: "frozen" if k in FROZEN else "trained", v)
+                           for k, v in params["params"].items()}}
+
+    return optax.multi_transform(
+        {"trained": optax.adam(learning_rate), "frozen": optax.set_to_zero()}, labels
+    )
+
+
+def _net(config: PredictorConfig, proxies: int) -> PredictorNet:
+    return PredictorNet(proxies, config.width, config.embedding)
+
+
+def _masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.where(mask, values, 0.0).sum() / jnp.maximum(mask.sum(), 1)
+
+
+def _train(
+    loss: Callable[[Any, jax.Array, jax.Array], jax.Array], params: Any,
+    optimizer: optax.GradientTransformation, count: jax.Array | int, capacity: int,
+    batch_size: int, epochs: int, key: jax.Array,
+) -> Any:
+    """Trains on rows `0 ... count - 1` of `capacity`, in shuffled batches; returns the parameters."""
+    batch_size = min(batch_size, capacity)
+    steps = (count + batch_size - 1) // batch_size
+
+    def epoch(carry: tuple, key: jax.Array) -> tuple[tuple, None]:
+        draws = jax.random.uniform(key, (capacity,))
+        order = jnp.argsort(jnp.where(jnp.arange(capacity) < count, draws, 2.0))
+        # Padded so that the last, incomplete batch is a slice like the others.
+        order = jnp.pad(order, (0, batch_size))
+
+        def step(i: jax.Array, carry: tuple) -> tuple:
+            params, state = carry
+            rows = jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
+            mask = i * batch_size + jnp.arange(batch_size) < count
+            updates, state = optimizer.update(jax.grad(loss)(params, rows, mask), state, params)
+            return optax.apply_updates(params, updates), state
+
+        return jax.lax.fori_loop(0, steps, step, carry), None
+
+    carry = (params, optimizer.init(params))
+    return jax.lax.scan(epoch, carry, jax.random.split(key, epochs))[0][0]

@@ -1,0 +1,1 @@
+"""Figures of a study. Reads the workdir only; imports no JAX."""

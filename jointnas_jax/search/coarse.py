@@ -1,0 +1,75 @@
+"""The coarse stage: constrained iterative optimisation (paper section 3.3, algorithm 1).
+
+In each round the candidates of the pool that are predicted best and not evaluated yet are evaluated, and the predictor is
+refit on all trials so far. The first round takes the head of the pool, which a Sobol sequence spreads evenly.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from jointnas_jax.search.early_stop import kendall, spearman
+
+
+class Round(NamedTuple):
+    """One finished round of m candidates.
+
+    Attributes:
+      number: from 1.
+      vectors: `int32[m, K]`.
+      scores: `float32[m]`, nan where a trial failed.
+      predicted: `float32[m]`, before any of them was evaluated; nan in the first round.
+      kendall, spearman: of predicted against measured; nan in the first round.
+    """
+
+    number: int
+    vectors: np.ndarray
+    scores: np.ndarray
+    predicted: np.ndarray
+    kendall: float
+    spearman: float
+
+
+def coarse_stage(
+    pool: np.ndarray,
+    rounds: int,
+    per_round: int,
+    evaluate: Callable[[int, np.ndarray, np.ndarray], np.ndarray],
+    fit: Callable[[np.ndarray, np.ndarray], None],
+    predict: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[Round]:
+    """Runs the coarse stage, one round per item.
+
+    Args:
+      pool: `int32[P, K]`.
+      rounds: rounds to run; fewer if the pool is used up.
+      per_round: m, candidates per round.
+      evaluate: `(round number, int32[m, K], predicted float32[m]) -> float32[m]`, nan for a failure.
+      fit: called with all vectors and scores of trials that did not fail.
+      predict: `int32[N, K] -> float32[N]`, used after the first fit.
+    """
+    waiting = np.ones(len(pool), bool)
+    done_vectors, done_scores = pool[:0], np.zeros(0, np.float32)
+    for number in range(1, rounds + 1):
+        left = np.flatnonzero(waiting)
+        if not len(left):
+            return
+        if len(done_scores):
+            predictions = predict(pool)[left]
+            # Stable, so that ties fall to the earlier one in the pool.
+            best = np.argsort(-predictions, kind="stable")[:per_round]
+            chosen, predicted = left[best], predictions[best]
+        else:
+            chosen = left[:per_round]
+            predicted = np.full(len(chosen), np.nan, np.float32)
+        waiting[chosen] = False
+        scores = evaluate(number, pool[chosen], predicted)
+        ok = np.isfinite(scores)
+        both = ok & np.isfinite(predicted)
+        done_vectors = np.concatenate([done_vectors, pool[chosen][ok]])
+        done_scores = np.concatenate([done_scores, scores[ok]])
+        if len(done_scores):
+            fit(done_vectors, done_scores)
+        yield Round(number, pool[chosen], scores, predicted,
+                    kendall(predicted[both], scores[both]), spearman(predicted[both], scores[both]))

@@ -1,0 +1,64 @@
+"""The pool of the coarse stage: quasi-Monte-Carlo samples that satisfy the budget."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from scipy.stats import qmc
+
+from jointnas_jax.errors import SpaceError
+from jointnas_jax.space import JointSpace
+
+# Give up when this many times the pool was drawn and it is still not full.
+_MOST_DRAWS = 256
+
+CostFn = Callable[[np.ndarray], np.ndarray]
+
+
+def sobol_pool(
+    space: JointSpace, size: int, costs: CostFn, budget: Mapping[int, int], seed: int
+) -> np.ndarray:
+    """Draws distinct candidates within the budget from a scrambled Sobol sequence.
+
+    Args:
+      space: the space.
+      size: candidates wanted.
+      costs: maps `int32[N, K]` to `int64[N, costs]`.
+      budget: column of `costs` -> limit.
+      seed: of the scrambling.
+
+    Returns:
+      `int32[P, K]` in order of the sequence; P is `size`, or less where the space has fewer candidates within the
+      budget or they are too rare.
+
+    Raises:
+      SpaceError: no candidate satisfies the budget; names the smallest cost seen.
+    """
+    if not space.knobs:
+        return np.zeros((1, 0), np.int32)
+    sampler = qmc.Sobol(len(space.knobs), scramble=True, rng=np.random.default_rng(seed))
+    # Sobol points come in powers of two; single ones in between would be less even.
+    block = max(10, int(size - 1).bit_length())
+    pool = np.zeros((0, len(space.knobs)), np.int32)
+    smallest: dict[int, int] = {}
+    for _ in range(max(1, (_MOST_DRAWS * size) >> block)):
+        vectors = space.from_unit(sampler.random(2**block))
+        drawn = costs(vectors)
+        for column in budget:
+            smallest[column] = min(smallest.get(column, drawn[0, column]), drawn[:, column].min())
+        fits = np.all([drawn[:, c] <= limit for c, limit in budget.items()], axis=0)
+        grown = distinct(np.concatenate([pool, vectors[np.broadcast_to(fits, len(vectors))]]))
+        full = len(grown) >= size or len(grown) == len(pool) > 0
+        pool = grown[:size]
+        if full:
+            break
+    if not len(pool):
+        limits = ", ".join(f"at least {smallest[c]:,} where the limit is {limit:,}"
+                           for c, limit in budget.items())
+        raise SpaceError(f"no candidate satisfies the budget: the samples cost {limits}")
+    return pool
+
+
+def distinct(vectors: np.ndarray) -> np.ndarray:
+    """Drops repeated rows of `int32[N, K]`, keeping the order of first appearance."""
+    _, first = np.unique(vectors, axis=0, return_index=True)
+    return vectors[np.sort(first)]

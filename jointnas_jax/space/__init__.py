@@ -1,0 +1,10 @@
+"""The joint search space. Nothing here imports JAX."""
+
+from jointnas_jax.space.arch import ArchSpec, Block, Head, Stage, Stem
+from jointnas_jax.space.joint import Candidate, JointSpace
+from jointnas_jax.space.knobs import Knob
+from jointnas_jax.space.recipe import Recipe
+
+__all__ = [
+    "ArchSpec", "Block", "Candidate", "Head", "JointSpace", "Knob", "Recipe", "Stage", "Stem",
+]

@@ -1,0 +1,205 @@
+"""What a network is, as plain data: no JAX, no weights."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jointnas_jax.errors import SpaceError, nearest
+from jointnas_jax.space.knobs import Value
+
+ACTIVATIONS = ("hswish", "relu", "swish")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stem:
+    """The first convolution, followed by BN and the activation."""
+
+    channels: int
+    kernel: int = 3
+    stride: int = 2
+    activation: str = "hswish"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A run of MBConv blocks. The first block has the stride; the others repeat at stride 1.
+
+    `first` and `rest` apart, because the published FBNetV3 networks differ there.
+    """
+
+    channels: int
+    depth: int
+    kernel_first: int = 3
+    kernel_rest: int = 3
+    expand_first: int | float = 6
+    expand_rest: int | float = 6
+    stride: int = 1
+    se: bool = False
+    activation: str = "hswish"
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """MBPool: 1x1 to `expand` times the last width, global pool, 1x1 to `channels`, classifier."""
+
+    channels: int = 1984
+    expand: int | float = 6
+    activation: str = "hswish"
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One MBConv block with every width worked out; see `ArchSpec.blocks`."""
+
+    name: str
+    in_channels: int
+    hidden: int  # width after expansion; no expansion where it equals in_channels
+    out_channels: int
+    kernel: int
+    stride: int
+    se_channels: int  # 0: no squeeze-and-excitation
+    activation: str
+
+    @property
+    def residual(self) -> bool:
+        """Whether the input is added to the output."""
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+
+@dataclasses.dataclass(frozen=True)
+class ArchSpec:
+    """A network for images of `resolution` x `resolution` x `image_channels`."""
+
+    resolution: int
+    image_channels: int
+    num_classes: int
+    stem: Stem
+    stages: tuple[Stage, ...]
+    head: Head
+
+    def blocks(self) -> Iterator[Block]:
+        """Yields all blocks from input to output, widths by the rules of the official networks."""
+        width = self.stem.channels
+        for s, stage in enumerate(self.stages, start=1):
+            for b in range(stage.depth):
+                first = b == 0
+                expand = stage.expand_first if first else stage.expand_rest
+                hidden = round8(width * expand)
+                yield Block(
+                    name=f"stage{s}_block{b}",
+                    in_channels=width,
+                    hidden=hidden,
+                    out_channels=stage.channels,
+                    kernel=stage.kernel_first if first else stage.kernel_rest,
+                    stride=stage.stride if first else 1,
+                    se_channels=se_width(hidden, expand) if stage.se else 0,
+                    activation=stage.activation,
+                )
+                width = stage.channels
+
+    @property
+    def stride(self) -> int:
+        """Input pixels per pixel of the last feature map, along one side."""
+        return math.prod((self.stem.stride, *(s.stride for s in self.stages)))
+
+    def to_slots(self) -> dict[str, Value]:
+        """Returns the network as one flat dict, `stage2_kernel_first` and so on."""
+        slots: dict[str, Value] = {"resolution": self.resolution}
+        parts = {"stem": self.stem, "head": self.head}
+        parts |= {f"stage{s}": stage for s, stage in enumerate(self.stages, start=1)}
+        for part, spec in parts.items():
+            slots |= {f"{part}_{k}": v for k, v in dataclasses.asdict(spec).items()}
+        return slots
+
+    @classmethod
+    def from_slots(
+        cls, slots: Mapping[str, Value], image_channels: int, num_classes: int
+    ) -> "ArchSpec":
+        """Inverse of `to_slots`, given what the dataset says."""
+
+        def part(kind: type, name: str) -> Any:
+            return kind(**{f.name: slots[f"{name}_{f.name}"] for f in dataclasses.fields(kind)})
+
+        depth = sum(1 for slot in slots if slot.startswith("stage") and slot.endswith("_depth"))
+        stages = tuple(part(Stage, f"stage{s}") for s in range(1, depth + 1))
+        return cls(
+            resolution=slots["resolution"],
+            image_channels=image_channels,
+            num_classes=num_classes,
+            stem=part(Stem, "stem"),
+            stages=stages,
+            head=part(Head, "head"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain, nested data, ready for JSON."""
+        return dataclasses.asdict(self) | {"stages": [dataclasses.asdict(s) for s in self.stages]}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "ArchSpec":
+        """Inverse of `to_dict`; raises `SpaceError` naming the field that breaks a rule."""
+        fields = _fields(cls, data, "architecture")
+        stages = fields["stages"]
+        if not isinstance(stages, list) or not stages:
+            raise SpaceError(f"`stages` must be a non-empty list of stages, got {stages!r}")
+        fields["stem"] = Stem(**_fields(Stem, fields["stem"], "stem"))
+        fields["head"] = Head(**_fields(Head, fields["head"], "head"))
+        fields["stages"] = tuple(
+            Stage(**_fields(Stage, stage, f"stage{s}")) for s, stage in enumerate(stages, start=1)
+        )
+        for name in ("image_channels", "num_classes"):
+            check_slot(name, fields[name])
+        arch = cls(**fields)
+        for slot, value in arch.to_slots().items():
+            check_slot(slot, value)
+        return arch
+
+
+def round8(width: float) -> int:
+    """Rounds a width to the nearest multiple of 8, never below 95 % of it (official networks)."""
+    rounded = max(8, int(width + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.95 * width else rounded
+
+
+def se_width(hidden: int, expand: float) -> int:
+    """Width of the squeeze, about a quarter of the block's input (official networks)."""
+    return round8(int(hidden * 0.25 / expand))
+
+
+def check_slot(slot: str, value: Any) -> None:
+    """Raises `SpaceError` if `value` can never stand in `slot`, whatever the space."""
+    field = slot.removesuffix("_first").removesuffix("_rest").rpartition("_")[2]
+    if field == "activation":
+        rule, good = f"one of {list(ACTIVATIONS)}", value in ACTIVATIONS
+    elif field == "se":
+        rule, good = "true or false", isinstance(value, bool)
+    elif field == "kernel":
+        rule, good = "an odd integer from 1", _is_int(value) and value % 2 == 1 and value > 0
+    elif field == "stride":
+        rule, good = "1 or 2", _is_int(value) and value in (1, 2)
+    elif field == "expand":
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        rule, good = "a finite number from 1", number and 1 <= value < math.inf
+    else:
+        rule, good = "a positive integer", _is_int(value) and value > 0
+    if not good:
+        raise SpaceError(f"`{slot}` must be {rule}, got {value!r}")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _fields(kind: type, data: Any, where: str) -> dict[str, Any]:
+    names = [f.name for f in dataclasses.fields(kind)]
+    if not isinstance(data, dict):
+        raise SpaceError(f"{where} must be an object with the fields {names}, got {data!r}")
+    for name in data:
+        if name not in names:
+            raise SpaceError(f"{where} has no field `{name}`{nearest(name, names)}")
+    missing = [f.name for f in dataclasses.fields(kind)
+               if f.name not in data and f.default is dataclasses.MISSING]
+    if missing:
+        raise SpaceError(f"{where} lacks the fields {missing}; it has {sorted(data)}")
+    return dict(data)

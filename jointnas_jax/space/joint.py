@@ -1,0 +1,332 @@
+"""The joint space of architectures and recipes: candidates <-> index vectors.
+
+A *slot* is one field of a network or recipe, such as `stage2_kernel_first` or `lr`. Each slot holds
+a fixed value or a knob; one knob may fill several slots (a tie). An index vector has one entry per
+knob, architecture knobs first: `int32[K]`, entry j in `range(len(knobs[j].values))`.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jointnas_jax.errors import SpaceError, nearest
+from jointnas_jax.space.arch import ArchSpec, Head, Stage, Stem, check_slot
+from jointnas_jax.space.knobs import Knob, Value, parse_knob, same
+from jointnas_jax.space.recipe import Recipe, check_recipe_slot
+
+Slots = Mapping[str, Knob | Value]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """An architecture and the recipe it is trained with."""
+
+    arch: ArchSpec
+    recipe: Recipe
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data, ready for JSON."""
+        return {"arch": self.arch.to_dict(), "recipe": self.recipe.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Candidate":
+        """Inverse of `to_dict`; raises `SpaceError` naming what breaks a rule."""
+        if not isinstance(data, dict) or set(data) != {"arch", "recipe"}:
+            raise SpaceError(f"a candidate has the fields `arch` and `recipe`, got {data!r}")
+        return cls(ArchSpec.from_dict(data["arch"]), Recipe.from_dict(data["recipe"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class JointSpace:
+    """All candidates a study may train; see the module docstring for slots and vectors."""
+
+    arch_slots: Slots
+    recipe_slots: Slots
+    image_channels: int
+    num_classes: int
+
+    @classmethod
+    def from_config(
+        cls, description: Mapping[str, Any], image_channels: int, num_classes: int
+    ) -> "JointSpace":
+        """Reads the `space` section of a config; raises `SpaceError` naming the entry at fault."""
+        arch_slots, recipe_slots = read_slots(description)
+        return cls(arch_slots, recipe_slots, image_channels, num_classes)
+
+    @functools.cached_property
+    def arch_knobs(self) -> tuple[Knob, ...]:
+        """The knobs of the architecture, in vector order."""
+        return _distinct_knobs(self.arch_slots)
+
+    @functools.cached_property
+    def recipe_knobs(self) -> tuple[Knob, ...]:
+        """The knobs of the recipe, in vector order."""
+        return _distinct_knobs(self.recipe_slots)
+
+    @functools.cached_property
+    def knobs(self) -> tuple[Knob, ...]:
+        """All knobs, in vector order."""
+        return self.arch_knobs + self.recipe_knobs
+
+    @functools.cached_property
+    def cardinalities(self) -> np.ndarray:
+        """Number of values of each knob: `int32[K]`."""
+        return np.array([len(knob.values) for knob in self.knobs], np.int32)
+
+    @property
+    def arch_size(self) -> int:
+        """Number of architectures."""
+        return math.prod(len(knob.values) for knob in self.arch_knobs)
+
+    @property
+    def recipe_size(self) -> int:
+        """Number of recipes."""
+        return math.prod(len(knob.values) for knob in self.recipe_knobs)
+
+    @functools.cached_property
+    def positions(self) -> dict[str, int]:
+        """Name of each knob -> its position in a vector."""
+        return {knob.name: j for j, knob in enumerate(self.knobs)}
+
+    # -- vectors <-> candidates ---------------------------------------------------------------
+
+    def decode(self, vector: np.ndarray) -> Candidate:
+        """Returns the candidate of one index vector `int[K]`; raises `SpaceError` outside."""
+        vector = self.check(np.asarray(vector))
+        arch = ArchSpec.from_slots(
+            self._fill(self.arch_slots, vector), self.image_channels, self.num_classes
+        )
+        return Candidate(arch, Recipe(**self._fill(self.recipe_slots, vector)))
+
+    def encode(self, candidate: Candidate) -> np.ndarray:
+        """Returns the canonical index vector `int32[K]`; raises `SpaceError` if not in the space."""
+        arch = candidate.arch
+        given = arch.to_slots()
+        if given.keys() != self.arch_slots.keys():
+            raise SpaceError(f"the space has {_stage_count(self.arch_slots)} stages, "
+                             f"the candidate {len(arch.stages)}")
+        dataset = (self.image_channels, self.num_classes)
+        if (arch.image_channels, arch.num_classes) != dataset:
+            raise SpaceError(f"the space is for (image_channels, num_classes) = {dataset}, got "
+                             f"{(arch.image_channels, arch.num_classes)}")
+        vector = np.full(len(self.knobs), -1, np.int32)
+        slots = [*self.arch_slots.items(), *self.recipe_slots.items()]
+        for slot, value in {**given, **candidate.recipe.to_dict()}.items():
+            self._place(vector, slot, dict(slots)[slot], value)
+        return self.canonical(vector)
+
+    def vector_from_values(self, values: Mapping[str, Value]) -> np.ndarray:
+        """Returns `int32[K]` from one value per knob name; raises `SpaceError` naming the knob."""
+        for name in values:
+            if name not in self.positions:
+                raise SpaceError(f"the space has no knob `{name}`{nearest(name, self.positions)}")
+        missing = [name for name in self.positions if name not in values]
+        if missing:
+            raise SpaceError(f"a value is missing for the knobs {missing}")
+        return np.array([knob.index(values[knob.name]) for knob in self.knobs], np.int32)
+
+    def values(self, vector: np.ndarray) -> dict[str, Value]:
+        """Returns the value of every knob by name, for one vector `int[K]`."""
+        vector = self.check(np.asarray(vector))
+        return {knob.name: knob.values[i] for knob, i in zip(self.knobs, vector, strict=True)}
+
+    def check(self, vectors: np.ndarray) -> np.ndarray:
+        """Returns `vectors` (`int[..., K]`) unchanged; raises `SpaceError` if one lies outside."""
+        if vectors.dtype.kind not in "iu" or vectors.shape[-1:] != (len(self.knobs),):
+            raise SpaceError(f"an index vector has {len(self.knobs)} integers, got "
+                             f"{vectors.dtype}{list(vectors.shape)}")
+        bad = np.argwhere((vectors < 0) | (vectors >= self.cardinalities))
+        if bad.size:
+            knob = self.knobs[bad[0][-1]]
+            raise SpaceError(f"knob `{knob.name}` has indices 0 to {len(knob.values) - 1} "
+                             f"for {list(knob.values)}, got {vectors[tuple(bad[0])]}")
+        return vectors
+
+    # -- sampling and equality ----------------------------------------------------------------
+
+    def from_unit(self, points: np.ndarray) -> np.ndarray:
+        """Maps points of the unit cube, `float[N, K]` in [0, 1), to vectors `int32[N, K]`."""
+        cells = (np.asarray(points) * self.cardinalities).astype(np.int32)
+        return self.canonical(np.minimum(cells, self.cardinalities - 1))
+
+    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Draws `count` candidates uniformly: `int32[count, K]`."""
+        return self.from_unit(rng.random((count, len(self.knobs))))
+
+    @functools.cached_property
+    def inactive_rules(self) -> tuple[tuple[int, tuple[tuple[int, int], ...]], ...]:
+        """Which knobs act on nothing, and when.
+
+        `(j, ((d, i), ...))`: knob j describes blocks 2, 3, ... of some stages only, and acts on
+        nothing where knob d has index i (one block) for each of them.
+        """
+        rules = []
+        for knob in self.arch_knobs:
+            uses = [slot for slot, source in self.arch_slots.items() if source is knob]
+            depths = [self.arch_slots[slot.split("_")[0] + "_depth"]
+                      for slot in uses if slot.endswith("_rest")]
+            if len(depths) == len(uses) and all(isinstance(d, Knob) and 1 in d.values
+                                                for d in depths):
+                rules.append((self.positions[knob.name],
+                              tuple((self.positions[d.name], d.index(1)) for d in depths)))
+        return tuple(rules)
+
+    def canonical(self, vectors: Any) -> Any:
+        """Sets knobs that act on nothing to index 0, so that equal candidates have equal vectors.
+
+        Args:
+          vectors: `int32[..., K]`, a NumPy or JAX array, also under `jit`.
+
+        Returns:
+          An array of the same kind, shape and dtype.
+        """
+        if not self.inactive_rules:
+            return vectors
+        xp = vectors.__array_namespace__()
+        columns = [vectors[..., j] for j in range(len(self.knobs))]
+        for knob, conditions in self.inactive_rules:
+            active = xp.stack([columns[d] != i for d, i in conditions]).any(axis=0)
+            columns[knob] = columns[knob] * active.astype(vectors.dtype)
+        return xp.stack(columns, axis=-1)
+
+    # -- modes ----------------------------------------------------------------------------------
+
+    def with_fixed_arch(self, arch: ArchSpec) -> "JointSpace":
+        """Returns the space of recipes for one architecture (AutoTrain, paper section 4.1)."""
+        return dataclasses.replace(
+            self, arch_slots=arch.to_slots(), image_channels=arch.image_channels,
+            num_classes=arch.num_classes,
+        )
+
+    def with_fixed_recipe(self, recipe: Recipe) -> "JointSpace":
+        """Returns the space of architectures, all trained with one recipe."""
+        return dataclasses.replace(self, recipe_slots=recipe.to_dict())
+
+    # -- internals ------------------------------------------------------------------------------
+
+    def _fill(self, slots: Slots, vector: np.ndarray) -> dict[str, Value]:
+        return {
+            slot: source.values[vector[self.positions[source.name]]]
+            if isinstance(source, Knob) else source
+            for slot, source in slots.items()
+        }
+
+    def _place(self, vector: np.ndarray, slot: str, source: Knob | Value, value: Value) -> None:
+        if not isinstance(source, Knob):
+            if not same(value, source):
+                raise SpaceError(f"the space fixes `{slot}` at {source!r}, got {value!r}")
+            return
+        position, index = self.positions[source.name], source.index(value)
+        if vector[position] not in (-1, index):
+            raise SpaceError(f"knob `{source.name}` is tied: `{slot}` = {value!r} contradicts "
+                             f"{source.values[vector[position]]!r} elsewhere")
+        vector[position] = index
+
+
+def read_slots(description: Mapping[str, Any]) -> tuple[Slots, Slots]:
+    """Reads the `space` section of a config into architecture slots and recipe slots.
+
+    Raises:
+      SpaceError: naming the entry that breaks a rule. Needs no dataset, so it can come at once.
+    """
+    sections = ("resolution", "stem", "stages", "head", "recipe")
+    _check_names("space", description, sections)
+    missing = [s for s in sections[:4] if s not in description]
+    if missing:
+        raise SpaceError(f"`space` lacks {missing}; it has {sorted(description)}")
+    stages = description["stages"]
+    if not isinstance(stages, tuple | list) or not stages:
+        raise SpaceError(f"`space.stages` must be a non-empty tuple of stages, got {stages!r}")
+    raw = {"resolution": description["resolution"]}
+    raw |= _read_section("stem", Stem, description["stem"])
+    for s, stage in enumerate(stages, start=1):
+        raw |= _read_section(f"stage{s}", Stage, stage)
+    raw |= _read_section("head", Head, description["head"])
+    recipe = description.get("recipe", {})
+    raw_recipe = Recipe().to_dict()
+    _check_names("space.recipe", recipe, raw_recipe)
+    arch_slots = _resolve(raw, check_slot)
+    for slot, source in arch_slots.items():
+        stage, _, field = slot.partition("_")
+        depth = arch_slots.get(f"{stage}_depth")
+        if field.endswith("_rest") and isinstance(source, Knob) and same(depth, 1) and \
+                source.name == slot:
+            raise SpaceError(f"knob `{slot}` can never act: `{stage}` has one block")
+    return arch_slots, _resolve(raw_recipe | dict(recipe), check_recipe_slot)
+
+
+def _read_section(name: str, kind: type, section: Any) -> dict[str, Any]:
+    """Returns slot -> description; `kernel` and `expand` of a stage fill `_first` and `_rest`."""
+    fields = {f.name: f.default for f in dataclasses.fields(kind)}
+    split = {"kernel", "expand"} if kind is Stage else set()
+    known = {f.removesuffix("_first").removesuffix("_rest") for f in fields} if split else fields
+    if not isinstance(section, Mapping):
+        raise SpaceError(f"`{name}` must be a dict of {sorted(known)}, got {section!r}")
+    _check_names(name, section, known)
+    slots: dict[str, Any] = {}
+    for field in section:
+        value = section[field]
+        if field in split and isinstance(value, Mapping):
+            _check_names(f"{name}.{field}", value, ("first", "rest"))
+            if len(value) != 2:
+                raise SpaceError(f"`{name}.{field}` must have both `first` and `rest`, got {value}")
+            slots |= {f"{name}_{field}_first": value["first"], f"{name}_{field}_rest": value["rest"]}
+        elif field in split:
+            slots |= {f"{name}_{field}_first": value,
+                      f"{name}_{field}_rest": f"={name}_{field}_first"}
+        else:
+            slots[f"{name}_{field}"] = value
+    for field, default in fields.items():
+        if f"{name}_{field}" not in slots:
+            if default is dataclasses.MISSING:
+                raise SpaceError(f"`{name}` lacks `{field}`; it has {sorted(section)}")
+            slots[f"{name}_{field}"] = default
+    return slots
+
+
+def _resolve(raw: dict[str, Any], check: Any) -> dict[str, Knob | Value]:
+    """Turns descriptions into knobs and values, and ties (`"=slot"`) into shared knobs."""
+    slots: dict[str, Knob | Value] = {}
+    for slot, description in raw.items():
+        if isinstance(description, str) and description.startswith("="):
+            slots[slot] = _tied(slot, description[1:], slots)
+            continue
+        # A knob that serves the first and the other blocks alike carries the plain name.
+        plain = slot.removesuffix("_first")
+        shared = plain != slot and raw.get(f"{plain}_rest") == f"={slot}"
+        source = parse_knob(plain if shared else slot, description)
+        for value in source.values if isinstance(source, Knob) else (source,):
+            check(slot, value)
+        # A single choice is no choice.
+        slots[slot] = source.values[0] if isinstance(source, Knob) and len(source.values) == 1 \
+            else source
+    return slots
+
+
+def _tied(slot: str, other: str, slots: dict[str, Knob | Value]) -> Knob | Value:
+    suffix = "_rest" if slot.endswith("_rest") else "_first"
+    for name in (other, other + suffix):
+        if name in slots:
+            return slots[name]
+    raise SpaceError(f"`{slot}` is tied to `{other}`, which must come before it"
+                     f"{nearest(other, slots)}")
+
+
+def _check_names(where: str, given: Mapping[str, Any], known: Any) -> None:
+    if not isinstance(given, Mapping):
+        raise SpaceError(f"`{where}` must be a dict of {sorted(known)}, got {given!r}")
+    for name in given:
+        if name not in known:
+            raise SpaceError(f"`{where}` has no entry `{name}`{nearest(name, known)}")
+
+
+def _distinct_knobs(slots: Slots) -> tuple[Knob, ...]:
+    return tuple({s.name: s for s in slots.values() if isinstance(s, Knob)}.values())
+
+
+def _stage_count(slots: Slots) -> int:
+    return sum(1 for slot in slots if slot.startswith("stage") and slot.endswith("_depth"))

@@ -1,0 +1,91 @@
+"""A knob: one discrete choice of the search space."""
+
+import dataclasses
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from jointnas_jax.errors import SpaceError
+
+Value = int | float | str | bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Knob:
+    """One discrete choice.
+
+    Attributes:
+      name: the knob's name, unique in its space, such as `stage2_kernel` or `lr`.
+      values: the allowed values; an index vector holds positions in this tuple.
+      ordinal: whether the values are numbers in order. The predictor sees an ordinal knob as one
+        number in [0, 1] and any other knob as a one-hot vector (FBNetV3, section 3.2).
+    """
+
+    name: str
+    values: tuple[Value, ...]
+    ordinal: bool
+
+    def index(self, value: Value) -> int:
+        """Returns the position of `value`; raises `SpaceError` if it is not allowed."""
+        for position, allowed in enumerate(self.values):
+            if same(value, allowed):
+                return position
+        raise SpaceError(f"knob `{self.name}` allows {list(self.values)}, got {value!r}")
+
+
+def same(value: Any, allowed: Value) -> bool:
+    """Equality of knob values: numbers compare by value, but `True` is not `1`."""
+    return isinstance(value, bool) == isinstance(allowed, bool) and value == allowed
+
+
+def parse_knob(name: str, description: Any) -> Knob | Value:
+    """Reads one entry of a space description.
+
+    Args:
+      name: the name that errors show and the knob gets.
+      description: `(low, high)` or `(low, high, step)` for a range with both ends included,
+        `[a, b, ...]` for choices, or a single value, which is fixed and no knob.
+
+    Returns:
+      A `Knob`, or the fixed value.
+
+    Raises:
+      SpaceError: the description has another form.
+    """
+    if isinstance(description, tuple):
+        return Knob(name, _range_values(name, description), ordinal=True)
+    if isinstance(description, list):
+        _check_choices(name, description)
+        return Knob(name, tuple(description), ordinal=False)
+    if isinstance(description, Value):
+        return description
+    raise SpaceError(
+        f"`{name}` must be a range (low, high, step), a list of choices or one value, "
+        f"got {description!r}"
+    )
+
+
+def _range_values(name: str, description: tuple) -> tuple[Value, ...]:
+    numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in description)
+    if len(description) not in (2, 3) or not numbers:
+        raise SpaceError(f"range of `{name}` must be (low, high) or (low, high, step), "
+                         f"got {description!r}")
+    # Decimal, so that (0.01, 0.31, 0.01) ends at 0.31 and holds 0.07 rather than 0.07000000000000001.
+    low, high, step = (Decimal(str(n)) for n in (*description, 1)[:3])
+    if not (low.is_finite() and high.is_finite() and step.is_finite()):
+        raise SpaceError(f"range of `{name}` must be finite, got {description!r}")
+    if step <= 0 or high < low or (high - low) % step != 0:
+        raise SpaceError(
+            f"range of `{name}` needs low <= high and a positive step that divides high - low, "
+            f"got {description!r}"
+        )
+    kind = int if all(isinstance(n, int) for n in description) else float
+    return tuple(kind(low + i * step) for i in range(int((high - low) / step) + 1))
+
+
+def _check_choices(name: str, choices: Sequence[Any]) -> None:
+    if not choices or not all(isinstance(c, Value) for c in choices):
+        raise SpaceError(f"choices of `{name}` must be a non-empty list of plain values, "
+                         f"got {choices!r}")
+    if any(same(a, b) for i, a in enumerate(choices) for b in choices[:i]):
+        raise SpaceError(f"choices of `{name}` must differ, got {choices!r}")

@@ -1,0 +1,88 @@
+"""How a network is trained, as plain data: no JAX."""
+
+import dataclasses
+import math
+from typing import Any
+
+from jointnas_jax.errors import SpaceError, nearest
+
+OPTIMIZERS = ("sgd", "rmsprop")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The training recipe. All of it reaches the training program as arrays.
+
+    Attributes:
+      lr: learning rate after warm-up, before decay; `sgd` multiplies it by `sgd_lr_scale`.
+      optimizer: `sgd` or `rmsprop`, both with momentum 0.9.
+      ema: whether the exponential moving average of weights and BN statistics is what counts.
+      dropout: drop probability before the classifier.
+      stochastic_depth: drop probability of the last residual block; earlier ones less, linearly.
+      mixup: alpha of the Beta(alpha, alpha) distribution of mixing weights; 0 is off.
+      weight_decay: L2 coefficient added to the gradients of convolution and dense weights.
+      label_smoothing: share of the label spread over all classes.
+      lr_decay: factor on the learning rate per epoch.
+      warmup_epochs: epochs of linear warm-up.
+      ema_decay: decay of the moving average per step.
+      sgd_lr_scale: factor on `lr` for `sgd` (4 in the paper's space, from recollection).
+    """
+
+    lr: float = 0.01
+    optimizer: str = "sgd"
+    ema: bool = True
+    dropout: float = 0.1
+    stochastic_depth: float = 0.1
+    mixup: float = 0.1
+    weight_decay: float = 1e-5
+    label_smoothing: float = 0.0
+    lr_decay: float = 0.963
+    warmup_epochs: float = 0.0
+    ema_decay: float = 0.99
+    sgd_lr_scale: float = 4.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Recipe":
+        """Inverse of `to_dict`; raises `SpaceError` naming the field that breaks a rule."""
+        names = [f.name for f in dataclasses.fields(cls)]
+        if not isinstance(data, dict):
+            raise SpaceError(f"recipe must be an object with the fields {names}, got {data!r}")
+        for name, value in data.items():
+            check_recipe_slot(name, value)
+        return cls(**data)
+
+
+# Open and closed ends of each number: [low, high) except where the right end is allowed.
+_LIMITS = {
+    "lr": ("in (0, inf)", lambda v: 0 < v < math.inf),
+    "dropout": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "stochastic_depth": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "mixup": ("in [0, inf)", lambda v: 0 <= v < math.inf),
+    "weight_decay": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "label_smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "lr_decay": ("in (0, 1]", lambda v: 0 < v <= 1),
+    "warmup_epochs": ("in [0, inf)", lambda v: 0 <= v < math.inf),
+    "ema_decay": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "sgd_lr_scale": ("in (0, inf)", lambda v: 0 < v < math.inf),
+}
+
+
+def check_recipe_slot(name: str, value: Any) -> None:
+    """Raises `SpaceError` if the recipe has no field `name` or `value` can never stand in it."""
+    if name == "optimizer":
+        rule, good = f"one of {list(OPTIMIZERS)}", value in OPTIMIZERS
+    elif name == "ema":
+        rule, good = "true or false", isinstance(value, bool)
+    elif name in _LIMITS:
+        interval, holds = _LIMITS[name]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        rule, good = f"a number {interval}", number and holds(value)
+    else:
+        known = [f.name for f in dataclasses.fields(Recipe)]
+        raise SpaceError(f"the recipe has no field `{name}`{nearest(name, known)}")
+    if not good:
+        raise SpaceError(f"`{name}` must be {rule}, got {value!r}")

@@ -1,0 +1,54 @@
+"""From a checked config to a finished study: prepares JAX and the workdir, runs, draws."""
+
+import os
+from pathlib import Path
+
+import jax
+import tensorflow_datasets as tfds
+from absl import logging
+from rich.console import Console
+
+from jointnas_jax.config import Config
+from jointnas_jax.data.digits import cache_dir
+from jointnas_jax.report.figures import draw_figures
+from jointnas_jax.study import workdir as workdirs
+from jointnas_jax.study.result import print_result
+from jointnas_jax.study.run import dry_run, run_study
+
+# Programs that compile faster than this are not worth a file.
+_CACHED_FROM_SECONDS = 0.5
+
+
+def run(config: Config, workdir: Path, dry: bool, overwrite: bool) -> int:
+    """Runs a study in a workdir, or prints its plan; returns the exit code."""
+    prepare_jax(config.study.devices)
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    console = Console()
+    if dry:
+        dry_run(config, console)
+        return 0
+    if not overwrite and (result := workdirs.stored_result(workdir, config)) is not None:
+        console.print(f"`{workdir}` holds this study, finished; --overwrite runs it again.")
+        print_result(result, console)
+        return 0
+    run_study(config, workdir, console)
+    for path in draw_figures(workdir):
+        console.print(f"  wrote {path}", highlight=False)
+    console.print(f"  wrote {workdir / workdirs.RESULT}", highlight=False)
+    return 0
+
+
+def prepare_jax(devices: int) -> None:
+    """Sets up devices and the persistent compilation cache, before JAX's backend starts.
+
+    On CPU there is one device per core: candidates train side by side on them.
+    """
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", devices or os.cpu_count())
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = cache_dir() / "compiled"
+        # Private: whoever can write compiled programs can run code.
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _CACHED_FROM_SECONDS)

@@ -1,0 +1,120 @@
+"""What a config amounts to once the dataset is known: the space, its costs, the default candidate."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from jointnas_jax.config import Config
+from jointnas_jax.data.source import ImageDataset, open_dataset
+from jointnas_jax.errors import ConfigError, DataError, SpaceError
+from jointnas_jax.nets.cost import COSTS, Costs, CostTable, count
+from jointnas_jax.search.pool import sobol_pool
+from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob
+from jointnas_jax.space.features import FeatureTable
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A study's task.
+
+    Attributes:
+      config: the checked config.
+      dataset: opened, not yet decoded.
+      space: what is searched, restricted by the mode.
+      default: the default candidate.
+      costs: of the space.
+      features: of the space.
+    """
+
+    config: Config
+    dataset: ImageDataset
+    space: JointSpace
+    default: Candidate
+    costs: CostTable
+    features: FeatureTable
+
+    def pool(self) -> np.ndarray:
+        """Draws the pool of the coarse stage: `int32[P, K]`; raises `SpaceError` if it is empty."""
+        limits = self.config.budget.limits()
+        return sobol_pool(self.space, self.config.search.pool_size, self.costs,
+                          {COSTS.index(name): limit for name, limit in limits.items()},
+                          self.config.seed)
+
+    def within_budget(self, costs: Costs) -> bool:
+        """Whether costs satisfy the budget."""
+        return all(getattr(costs, c) <= limit for c, limit in self.config.budget.limits().items())
+
+
+def build_problem(config: Config) -> Problem:
+    """Opens the dataset and builds space, costs and default candidate.
+
+    Raises:
+      InputError: the dataset, space, default candidate or architecture file cannot be used.
+    """
+    dataset = open_dataset(dataclasses.asdict(config.data))
+    dataset.check_disjoint(config.data.train_split, config.data.test_split)
+    joint = JointSpace.from_config(config.space, dataset.image_shape[2], dataset.num_classes)
+    default = _default_candidate(config, joint)
+    space = joint
+    if config.mode == "recipe":
+        arch = _read_arch(Path(config.arch_file), dataset) if config.arch_file else default.arch
+        default = dataclasses.replace(default, arch=arch)
+        space = joint.with_fixed_arch(arch)
+    elif config.mode == "arch":
+        space = joint.with_fixed_recipe(default.recipe)
+    if not space.knobs:
+        raise SpaceError(f"mode `{config.mode}` leaves no knob to search; give a knob of `space` "
+                         "more than one value")
+    _check_sizes(space, dataset)
+    problem = Problem(config, dataset, space, default, CostTable.of(space), FeatureTable.of(space))
+    if config.mode == "recipe" and not problem.within_budget(costs := count(default.arch)):
+        raise ConfigError(f"the fixed architecture costs {costs.flops:,} FLOPs and {costs.params:,} "
+                          f"params, over the budget {config.budget.limits()}; raise or drop it "
+                          'with --config.budget.flops=""')
+    return problem
+
+
+def _default_candidate(config: Config, space: JointSpace) -> Candidate:
+    try:
+        return space.decode(space.vector_from_values(config.default))
+    except SpaceError as error:
+        raise ConfigError(f"`config.default`, the default candidate: {error}") from error
+
+
+def _read_arch(path: Path, dataset: ImageDataset) -> ArchSpec:
+    """Reads an architecture, or the architecture of a candidate, from JSON."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"`config.arch_file` = `{path}` is not readable JSON: {error}") from error
+    try:
+        arch = ArchSpec.from_dict(data["arch"] if isinstance(data, dict) and "arch" in data
+                                  else data)
+    except SpaceError as error:
+        raise SpaceError(f"`config.arch_file` = `{path}`: {error}") from error
+    needed = (dataset.image_shape[2], dataset.num_classes)
+    if (arch.image_channels, arch.num_classes) != needed:
+        raise SpaceError(f"`config.arch_file` = `{path}` has (image_channels, num_classes) = "
+                         f"{(arch.image_channels, arch.num_classes)}, `{dataset.name}` needs "
+                         f"{needed}")
+    return arch
+
+
+def _check_sizes(space: JointSpace, dataset: ImageDataset) -> None:
+    """The smallest image must survive the largest total stride."""
+
+    def values(slot: str) -> tuple:
+        source = space.arch_slots[slot]
+        return source.values if isinstance(source, Knob) else (source,)
+
+    stride = math.prod(max(values(s)) for s in space.arch_slots if s.endswith("_stride"))
+    if (resolution := min(values("resolution"))) < stride:
+        raise SpaceError(f"`resolution` must be at least the total stride {stride} of the largest "
+                         f"strides, got {resolution}; use fewer stages with stride 2")
+    if (side := min(dataset.image_shape[:2])) < stride:
+        raise DataError(f"images of `{dataset.name}` are {side} pixels wide, less than the total "
+                        f"stride {stride} of the space; use fewer stages with stride 2 or load "
+                        "them larger with --config.data.image_size=")

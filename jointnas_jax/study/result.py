@@ -1,0 +1,178 @@
+"""The result of a study: `result.json`, and the same for people."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jointnas_jax.nets.cost import count
+from jointnas_jax.search.coarse import Round
+from jointnas_jax.search.early_stop import EarlyStop
+from jointnas_jax.search.evolution import Evolution
+from jointnas_jax.space import Candidate
+from jointnas_jax.study.meter import Meter
+from jointnas_jax.study.problem import Problem
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass
+class Contender:
+    """A finalist or a reference, and what was measured.
+
+    Attributes:
+      source: where it comes from.
+      candidate: what it is.
+      vector: `int32[K]`.
+      predicted: predicted score.
+      validation: accuracy per seed without the validation images in training; None: failed.
+      test: accuracy per seed after training on the whole split; empty if not retrained.
+    """
+
+    source: str
+    candidate: Candidate
+    vector: np.ndarray
+    predicted: float
+    validation: list[float | None] = dataclasses.field(default_factory=list)
+    test: list[float | None] = dataclasses.field(default_factory=list)
+
+    @property
+    def mean_validation(self) -> float:
+        """Mean over seeds; -inf where a seed failed, so that it can never win."""
+        failed = not self.validation or None in self.validation
+        return -math.inf if failed else statistics.fmean(self.validation)
+
+
+def build_result(
+    problem: Problem, rounds: Sequence[Round], stop: EarlyStop, evolution: Evolution,
+    finalists: Sequence[Contender], references: Sequence[Contender], meter: Meter,
+) -> dict[str, Any]:
+    """Returns the content of `result.json`; the README documents it."""
+    config = problem.config
+    winners = finalists[: config.search.winners]
+    names = ["default", "random"][: len(references)]
+    described = {n: _describe(problem, c) for n, c in zip(names, references, strict=True)}
+    first = _describe(problem, winners[0])
+    return {
+        "schema": SCHEMA,
+        "name": config.name,
+        "mode": config.mode,
+        "seed": config.seed,
+        "dataset": problem.dataset.name,
+        "space": {"architectures": problem.space.arch_size, "recipes": problem.space.recipe_size},
+        "budget": config.budget.limits(),
+        "winners": [_describe(problem, c) for c in winners],
+        "references": described,
+        "comparison": {n: _compare(first, d) for n, d in described.items()},
+        "finalists": [_describe(problem, c) for c in finalists],
+        "rounds": [_round(r) for r in rounds],
+        "early_stop": {
+            "epochs": stop.epochs,
+            "of": config.train.epochs,
+            "threshold": config.search.threshold,
+            "correlation": config.search.correlation,
+            "by_epoch": [_number(c) for c in stop.correlations],
+        },
+        "evolution": {
+            "generations": int(evolution.generations),
+            "best": [float(b) for b in evolution.best[: int(evolution.generations)]],
+        },
+        "seconds": {name: round(s, 2) for name, s in meter.seconds.items()},
+        "compilations": {
+            "programs": sum(meter.compilations.values()),
+            "by_stage": meter.compilations,
+            "seconds": round(meter.compile_seconds, 2),
+        },
+    }
+
+
+def print_result(result: dict[str, Any], console: Console) -> None:
+    """Prints who won, against what, and says where the search did not beat a reference."""
+    table = Table(title=f"{result['name']} on {result['dataset']}", title_justify="left")
+    for column in ("", "validation", "test", "FLOPs", "params"):
+        table.add_column(column, justify="left" if not column else "right")
+    rows = {f"winner ({w['source']})": w for w in result["winners"]}
+    rows |= {r["source"]: r for r in result["references"].values()}
+    for name, entry in rows.items():
+        over = "" if entry["within_budget"] else " (over budget)"
+        table.add_row(name, _spread(entry["validation"]), _spread(entry["test"]),
+                      f"{entry['costs']['flops']:,}{over}", f"{entry['costs']['params']:,}")
+    console.print(table)
+    for name, comparison in result["comparison"].items():
+        source = result["references"][name]["source"]
+        console.print(f"  The search {comparison['verdict']} the {source}: "
+                      f"{_signed(comparison['difference'])} test accuracy.", highlight=False)
+    total = sum(result["seconds"].values())
+    console.print(f"  {total:.0f} seconds, {result['compilations']['programs']} programs compiled "
+                  f"({result['compilations']['seconds']:.0f} s, in parallel).", highlight=False)
+
+
+def _describe(problem: Problem, contender: Contender) -> dict[str, Any]:
+    costs = count(contender.candidate.arch)
+    return {
+        "source": contender.source,
+        "knobs": problem.space.values(contender.vector),
+        "candidate": contender.candidate.to_dict(),
+        "costs": dataclasses.asdict(costs),
+        "within_budget": problem.within_budget(costs),
+        "predicted": contender.predicted,
+        "validation": _statistics(contender.validation),
+        "test": _statistics(contender.test),
+    }
+
+
+def _statistics(accuracies: Sequence[float | None]) -> dict[str, Any]:
+    ok = [a for a in accuracies if a is not None]
+    return {
+        "seeds": list(accuracies),
+        "mean": statistics.fmean(ok) if ok else None,
+        "std": statistics.stdev(ok) if len(ok) > 1 else None,
+    }
+
+
+def _compare(winner: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
+    """Difference of mean test accuracy, and a verdict that respects the noise of the seeds."""
+    ours, theirs = winner["test"], reference["test"]
+    if ours["mean"] is None or theirs["mean"] is None:
+        return {"difference": None, "standard_error": None, "verdict": "could not be compared with"}
+    difference = ours["mean"] - theirs["mean"]
+    variances = [(s["std"] or 0.0) ** 2 / len(s["seeds"]) for s in (ours, theirs)]
+    error = math.sqrt(sum(variances))
+    if difference > 2 * error:
+        verdict = "beat"
+    elif difference > 0:
+        verdict = "is ahead, within the noise of the seeds, of"
+    else:
+        verdict = "did not beat"
+    return {"difference": difference, "standard_error": error, "verdict": verdict}
+
+
+def _round(done: Round) -> dict[str, Any]:
+    finite = done.scores[np.isfinite(done.scores)]
+    return {
+        "round": done.number,
+        "trained": len(done.scores),
+        "failed": int(len(done.scores) - len(finite)),
+        "best": float(finite.max()) if len(finite) else None,
+        "kendall": _number(done.kendall),
+        "spearman": _number(done.spearman),
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _spread(stats: dict[str, Any]) -> str:
+    if stats["mean"] is None:
+        return "failed"
+    return f"{stats['mean']:.2%}" + (f" ± {stats['std']:.2%}" if stats["std"] is not None else "")
+
+
+def _signed(difference: float | None) -> str:
+    return "no" if difference is None else f"{difference * 100:+.2f} points of"

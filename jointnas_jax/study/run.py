@@ -1,0 +1,308 @@
+"""One study from config to result; read `run_study` from top to bottom."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from jointnas_jax.data.source import Split, carve_validation
+from jointnas_jax.errors import ConfigError, StudyError
+from jointnas_jax.nets.cost import COSTS, count
+from jointnas_jax.predictor.fit import PredictorState
+from jointnas_jax.predictor.predictor import Predictor
+from jointnas_jax.search.coarse import Round, coarse_stage
+from jointnas_jax.search.early_stop import EarlyStop, early_stop
+from jointnas_jax.search.evolution import Evolution, diverse, evolve
+from jointnas_jax.search.pool import distinct
+from jointnas_jax.space import Candidate
+from jointnas_jax.study.checkpoint import save_variables
+from jointnas_jax.study.evaluator import Evaluator, Job, Outcome
+from jointnas_jax.study.meter import Meter
+from jointnas_jax.study.plan import make_plan, print_plan
+from jointnas_jax.study.problem import Problem, build_problem
+from jointnas_jax.study.result import Contender, build_result, print_result
+from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore
+from jointnas_jax.study.workdir import RESULT, WEIGHTS, start, write_json
+
+# Streams of the study's key. A key depends on the stream and an index, never on what was drawn before.
+_PRETRAIN, _FIT, _EVOLVE, _COARSE, _RANDOM, _FINALIST, _RETRAIN = range(7)
+
+
+def dry_run(config: Any, console: Console) -> None:
+    """Prints the plan of a study; opens the dataset, trains nothing."""
+    problem = build_problem(config)
+    images = problem.dataset.count(config.data.train_split)
+    devices = config.study.devices or jax.local_device_count()
+    print_plan(problem, make_plan(problem, problem.pool(), images, devices), console)
+
+
+def run_study(config: Any, workdir: Path, console: Console) -> dict[str, Any]:
+    """Runs a whole study.
+
+    Args:
+      config: a checked config.
+      workdir: where everything is written; an earlier study's files are replaced.
+      console: where progress goes.
+
+    Returns:
+      The content of `result.json`, which is written too.
+
+    Raises:
+      InputError: before anything trains.
+      StudyError: every trial of a stage failed.
+    """
+    meter = Meter()
+    with meter.listening():
+        with meter.stage("data"):
+            problem = build_problem(config)
+            train = problem.dataset.load(config.data.train_split)
+            validation = carve_validation(len(train), config.data.val_fraction, config.seed)
+            # Read now, so that a bad test split is found before training; used by `retrain` only.
+            test = problem.dataset.load(config.data.test_split)
+            _check_batch(config, train, validation)
+        with meter.stage("pool"):
+            pool = problem.pool()
+            study = Study(problem, train, validation, test, workdir, meter, console)
+            plan = make_plan(problem, pool, len(train), study.evaluator.devices)
+            print_plan(problem, plan, console)
+            start(workdir, config)  # the last thing before training: bad input leaves no trace
+        with meter.stage("pretraining"):
+            pretrained = study.pretrain()
+        with meter.stage("coarse stage"):
+            rounds, stop, fitted = study.coarse(pool, pretrained)
+        with meter.stage("fine stage"):
+            evolution = study.evolve(pool, rounds, fitted)
+        with meter.stage("finalists"):
+            finalists = study.finalists(rounds, evolution, fitted)
+        with meter.stage("references"):
+            references = study.references(sum(len(r.vectors) for r in rounds) + len(finalists) - 1)
+        with meter.stage("retraining"):
+            winners = finalists[: config.search.winners]
+            study.retrain([*winners, *references])
+            result = build_result(problem, rounds, stop, evolution, finalists, references, meter)
+    write_json(workdir / RESULT, result)
+    print_result(result, console)
+    return result
+
+
+class Study:
+    """The stages of a study, and what they share."""
+
+    def __init__(
+        self, problem: Problem, train: Split, validation: np.ndarray, test: Split, workdir: Path,
+        meter: Meter, console: Console,
+    ):
+        self.problem, self.config = problem, problem.config
+        self.workdir, self.meter, self.console = workdir, meter, console
+        self.evaluator = Evaluator(self.config, train, validation, test)
+        self.store = TrialStore(workdir)
+        self._trials = 0
+        search = self.config.search
+        self._predictor = Predictor(problem.features, self.config.predictor,
+                                    search.rounds * search.per_round)
+        self._epochs = self.config.train.epochs
+
+    def pretrain(self) -> PredictorState:
+        """Pretrains the predictor's encoders on the costs of random architectures."""
+        rng = np.random.default_rng(self.config.seed)
+        vectors = self.problem.space.sample(rng, self.config.predictor.pretrain_samples)
+        costs = self.problem.costs(vectors)[:, :2]
+        return self._predictor.pretrain(vectors, costs, self._key(_PRETRAIN, 0))
+
+    def coarse(
+        self, pool: np.ndarray, pretrained: PredictorState
+    ) -> tuple[list[Round], EarlyStop, PredictorState]:
+        """Runs the coarse stage; returns its rounds, the early-stop decision and the predictor."""
+        stop: EarlyStop | None = None
+        state = pretrained
+
+        def evaluate(number: int, vectors: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+            nonlocal stop
+            epochs = stop.epochs if stop else self._epochs
+            jobs = [Job(self.problem.space.decode(v), self._key(_COARSE, self._trials + i), epochs)
+                    for i, v in enumerate(vectors)]
+            outcomes = self._train(jobs, "coarse", vectors, predicted=predicted, round_=number)
+            curves = [o.accuracies for o in outcomes if o.reason is None]
+            if stop is None and curves:
+                stop = early_stop(np.array(curves), self.config.search.threshold,
+                                  self.config.search.correlation)
+                self.console.print(f"  early stop: later candidates train {stop.epochs} of "
+                                   f"{self._epochs} epochs")
+            # After the rule all trials count at the same epoch, those of round 1 as well.
+            return np.array([o.accuracies[stop.epochs - 1] if o.reason is None else np.nan
+                             for o in outcomes], np.float32)
+
+        def fit(vectors: np.ndarray, scores: np.ndarray) -> None:
+            nonlocal state
+            # The number of trials names the fit: it is what a resumed study knows.
+            key = self._key(_FIT, len(scores))
+            state = self._predictor.fit(pretrained, vectors, scores, key)
+
+        def predict(vectors: np.ndarray) -> np.ndarray:
+            return self._predictor.predict(state, vectors)[0]
+
+        rounds = []
+        search = self.config.search
+        for done in coarse_stage(pool, search.rounds, search.per_round, evaluate, fit, predict):
+            rounds.append(done)
+            best = max((np.nanmax(r.scores) for r in rounds if np.isfinite(r.scores).any()),
+                       default=math.nan)
+            known = "" if math.isnan(done.spearman) else \
+                f", predictor's rank correlation {done.spearman:.2f}"
+            self.console.print(f"  round {done.number}: {len(done.scores)} candidates, best so far "
+                               f"{best:.2%}{known}")
+        if stop is None:
+            reasons = {t.reason for t in self.store.load()}
+            raise StudyError(f"every candidate failed: {'; '.join(sorted(map(str, reasons)))}")
+        return rounds, stop, state
+
+    def evolve(self, pool: np.ndarray, rounds: Sequence[Round], fitted: PredictorState) -> Evolution:
+        """Runs the fine stage from all trials and the pool, whose scores cost nothing."""
+        space = self.problem.space
+        trained = np.concatenate([r.vectors[np.isfinite(r.scores)] for r in rounds])
+        feasible = self.problem.costs.within(self.config.budget.limits())
+
+        @jax.jit
+        def run(start: jax.Array, key: jax.Array, state: PredictorState) -> Evolution:
+            return evolve(start, key, self._predictor.score_fn(state), feasible, space.canonical,
+                          space.cardinalities, self.config.search.evolution)
+
+        start = np.concatenate([trained, pool])
+        evolution = jax.device_get(run(start, self._key(_EVOLVE, 0), fitted))
+        self.console.print(f"  fine stage: {evolution.generations} generations, best prediction "
+                           f"{evolution.scores[0]:.2%}")
+        return evolution
+
+    def finalists(
+        self, rounds: Sequence[Round], evolution: Evolution, fitted: PredictorState
+    ) -> list[Contender]:
+        """Trains the best of both stages with all seeds; returns them best first."""
+        vectors = np.concatenate([r.vectors for r in rounds])
+        scores = np.concatenate([r.scores for r in rounds])
+        measured = vectors[np.nanargmax(scores)]
+        alive = evolution.population[np.isfinite(evolution.scores)]
+        new = alive[~(alive == measured).all(axis=1)]
+        evolved = diverse(new, self.config.search.finalists, max(1, len(measured) // 6))
+        chosen = np.concatenate([evolved, measured[None]])
+        predicted = self._predictor.predict(fitted, chosen)[0]
+        sources = ["fine stage"] * len(evolved) + ["coarse stage"]
+        contenders = [
+            Contender(source, self.problem.space.decode(v), v, float(p))
+            for source, v, p in zip(sources, chosen, predicted, strict=True)
+        ]
+        self._validate(contenders, "finalist")
+        contenders.sort(key=lambda c: -c.mean_validation)
+        if not math.isfinite(contenders[0].mean_validation):
+            raise StudyError("every finalist failed; see `trials.jsonl` in the workdir")
+        self._predict_with = fitted
+        return contenders
+
+    def references(self, trained: int) -> list[Contender]:
+        """Trains what the search has to beat: the default candidate and random search."""
+        space = self.problem.space
+        default = self._contender("default candidate", self.problem.default)
+        references = [default]
+        if self.config.study.random_reference:
+            vectors = self._random_candidates(trained)
+            jobs = [Job(space.decode(v), self._key(_RANDOM, i), self._epochs)
+                    for i, v in enumerate(vectors)]
+            outcomes = self._train(jobs, "random", vectors)
+            scores = np.array([o.accuracies[-1] if o.reason is None else -1.0 for o in outcomes])
+            best = space.decode(vectors[scores.argmax()])
+            references.append(self._contender(f"best of {len(vectors)} random", best))
+            self.console.print(f"  best of {len(vectors)} random candidates: {scores.max():.2%}")
+        self._validate(references, "reference")
+        return references
+
+    def retrain(self, contenders: Sequence[Contender]) -> None:
+        """Trains on the whole training split with all seeds and measures test accuracy, once."""
+        seeds = range(self.config.study.seeds)
+        jobs = [Job(c.candidate, self._key(_RETRAIN, seed), self._epochs, final=True)
+                for c in contenders for seed in seeds]
+        vectors = np.repeat([c.vector for c in contenders], len(seeds), axis=0)
+        outcomes = self._train(jobs, "retrain", vectors, seeds=[*seeds] * len(contenders))
+        winners = self.config.search.winners
+        for rank, contender in enumerate(contenders):
+            own = outcomes[rank * len(seeds) : (rank + 1) * len(seeds)]
+            contender.test = [o.accuracies[-1] if o.reason is None else None for o in own]
+            if rank < winners:
+                name = f"winner{rank}"
+                write_json(self.workdir / f"{name}.json", contender.candidate.to_dict())
+                for seed, outcome in enumerate(own):
+                    if outcome.reason is None:
+                        save_variables(self.workdir / WEIGHTS / name / f"seed{seed}",
+                                       outcome.variables)
+
+    def _contender(self, source: str, candidate: Candidate) -> Contender:
+        vector = self.problem.space.encode(candidate)
+        predicted = self._predictor.predict(self._predict_with, vector[None])[0]
+        return Contender(source, candidate, vector, float(predicted[0]))
+
+    def _validate(self, contenders: Sequence[Contender], stage: str) -> None:
+        """Trains each with all seeds; a failed seed leaves None."""
+        seeds = range(self.config.study.seeds)
+        jobs = [Job(c.candidate, self._key(_FINALIST, seed), self._epochs)
+                for c in contenders for seed in seeds]
+        vectors = np.repeat([c.vector for c in contenders], len(seeds), axis=0)
+        outcomes = self._train(jobs, stage, vectors, seeds=[*seeds] * len(contenders))
+        for i, contender in enumerate(contenders):
+            own = outcomes[i * len(seeds) : (i + 1) * len(seeds)]
+            contender.validation = [o.accuracies[-1] if o.reason is None else None for o in own]
+
+    def _random_candidates(self, wanted: int) -> np.ndarray:
+        """Distinct uniform candidates within the budget; fewer only where the pool has fewer."""
+        rng = np.random.default_rng([self.config.seed, _RANDOM])
+        limits = self.config.budget.limits()
+        columns = [COSTS.index(c) for c in limits]
+        found = np.zeros((0, len(self.problem.space.knobs)), np.int32)
+        for _ in range(1000):
+            drawn = self.problem.space.sample(rng, 1024)
+            fits = (self.problem.costs(drawn)[:, columns] <= list(limits.values())).all(axis=1)
+            found = distinct(np.concatenate([found, drawn[fits]]))
+            if len(found) >= wanted:
+                break
+        return found[:wanted]
+
+    def _train(
+        self, jobs: Sequence[Job], stage: str, vectors: np.ndarray,
+        predicted: np.ndarray | None = None, round_: int | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Outcome]:
+        """Trains jobs and stores one trial for each."""
+        outcomes = []
+        for i, (job, outcome) in enumerate(zip(jobs, self.evaluator.run(jobs), strict=True)):
+            ok = outcome.reason is None
+            self.store.append(Trial(
+                number=self._trials,
+                stage=stage,
+                round=round_,
+                seed=seeds[i] if seeds else None,
+                knobs=self.problem.space.values(vectors[i]),
+                costs=dataclasses.asdict(count(job.candidate.arch)),
+                predicted=float(predicted[i])
+                if predicted is not None and math.isfinite(predicted[i]) else None,
+                epochs=job.epochs,
+                accuracies=outcome.accuracies,
+                score=outcome.accuracies[-1] if ok else None,
+                status=COMPLETED if ok else FAILED,
+                reason=outcome.reason,
+                seconds=round(outcome.seconds, 3),
+            ))
+            self._trials += 1
+            outcomes.append(outcome)
+        return outcomes
+
+    def _key(self, stream: int, index: int) -> jax.Array:
+        root = jax.random.key(self.config.seed)
+        return jax.random.fold_in(jax.random.fold_in(root, stream), index)
+
+
+def _check_batch(config: Any, train: Split, validation: np.ndarray) -> None:
+    if (left := int((~validation).sum())) < config.train.batch_size:
+        raise ConfigError(f"`config.train.batch_size` must be at most the {left} training images "
+                          f"left of {len(train)} after validation, got {config.train.batch_size}")

@@ -1,0 +1,1 @@
+"""Training: recipe -> optimizer, the step, the compiled program of one architecture."""

@@ -1,0 +1,77 @@
+"""The optimizer of a recipe: SGD or RMSProp, both with momentum, chosen by an array."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from jointnas_jax.train.recipe_arrays import RecipeArrays
+
+MOMENTUM = 0.9
+RMS_DECAY = 0.9
+# Inside the square root, as in the RMSProp of EfficientNet and FBNetV3 training code.
+RMS_EPSILON = 1e-3
+
+
+class OptimizerState(NamedTuple):
+    """State of `recipe_optimizer`, each part flattened to `float32[P]`.
+
+    Attributes:
+      rms: moving average of squared gradients.
+      momentum: accumulated updates.
+    """
+
+    rms: optax.OptState
+    momentum: optax.OptState
+
+
+def recipe_optimizer() -> optax.GradientTransformationExtraArgs:
+    """Builds the optimizer; `update` takes the recipe and the learning rate of this step as arrays.
+
+    Weight decay is coupled (L2): its gradient is added before the optimizer sees it, as PyTorch's SGD and
+    RMSProp do, on kernels only and not on BN or biases. The learning rate multiplies before momentum: with a
+    constant rate this equals `optax.rmsprop` and `optax.sgd`.
+
+    All parameters are one vector here. A few operations on one vector compile in a tenth of the time of
+    the same operations on each of a hundred parameters.
+    """
+    rms = optax.scale_by_rms(decay=RMS_DECAY, eps=RMS_EPSILON, initial_scale=1.0)
+    trace = optax.trace(decay=MOMENTUM)
+
+    def init(params: Any) -> OptimizerState:
+        flat = ravel_pytree(params)[0]
+        return OptimizerState(rms.init(flat), trace.init(flat))
+
+    def update(
+        grads: Any,
+        state: OptimizerState,
+        params: Any,
+        *,
+        recipe: RecipeArrays,
+        learning_rate: jax.Array,
+    ) -> tuple[Any, OptimizerState]:
+        grads = jax.tree.map(
+            lambda g, p: g + recipe.weight_decay * p if is_kernel(p) else g, grads, params
+        )
+        flat, unravel = ravel_pytree(grads)
+        scaled, rms_state = rms.update(flat, state.rms)
+        direction = jnp.where(recipe.rmsprop > 0, scaled, flat)
+        steps, trace_state = trace.update(learning_rate * direction, state.momentum)
+        return unravel(-steps), OptimizerState(rms_state, trace_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def is_kernel(param: jax.Array) -> bool:
+    """Whether weight decay acts on a parameter: kernels have two axes or more, BN and biases one."""
+    return param.ndim > 1
+
+
+def learning_rate(recipe: RecipeArrays, step: jax.Array, steps_per_epoch: jax.Array) -> jax.Array:
+    """Learning rate `float32[]` of a step: linear warm-up times exponential decay per epoch."""
+    epoch = jnp.floor(step / steps_per_epoch)
+    warmup_steps = recipe.warmup_epochs * steps_per_epoch
+    warmup = jnp.minimum(1.0, (step + 1) / jnp.maximum(warmup_steps, 1.0))
+    return recipe.lr * warmup * recipe.lr_decay**epoch

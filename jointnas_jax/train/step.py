@@ -1,0 +1,160 @@
+"""One training step and one evaluation of a network, as pure functions.
+
+Shapes: B = batch size, H x W x C = stored image, L = classes.
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from jointnas_jax.data import augment
+from jointnas_jax.data.augment import Augmentation
+from jointnas_jax.nets.network import Network
+from jointnas_jax.space import ArchSpec
+from jointnas_jax.train.optimizer import OptimizerState, learning_rate, recipe_optimizer
+from jointnas_jax.train.recipe_arrays import RecipeArrays
+
+# Streams of a step's key.
+_DROPOUT, _STOCHASTIC_DEPTH = range(2)
+
+
+@flax.struct.dataclass
+class PixelStats:
+    """Mean and standard deviation of the training pixels per channel, `float32[C]` in [0, 255]."""
+
+    mean: jax.Array
+    std: jax.Array
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What evolves while one network trains.
+
+    Attributes:
+      step: `int32[]`, steps taken.
+      variables: Flax variables: `params` and `batch_stats`.
+      averaged: moving average of `variables`, flattened to `float32[V]`.
+      optimizer: state of the optimizer.
+    """
+
+    step: jax.Array
+    variables: Any
+    averaged: jax.Array
+    optimizer: OptimizerState
+
+
+@flax.struct.dataclass
+class Batch:
+    """One batch before augmentation; see `augment.EpochPlan`.
+
+    Attributes:
+      images: `uint8[B, H, W, C]`.
+      labels: `int32[B]`.
+      corners: `int32[B, 2]`.
+      flips: `bool[B]`.
+      mixup: `float32[]`.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    corners: jax.Array
+    flips: jax.Array
+    mixup: jax.Array
+
+
+def init_state(variables: Any) -> TrainState:
+    """Returns the state before the first step, given initial Flax variables."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        variables=variables,
+        averaged=ravel_pytree(variables)[0],
+        optimizer=recipe_optimizer().init(variables["params"]),
+    )
+
+
+def train_step(
+    module: Network,
+    augmentation: Augmentation,
+    state: TrainState,
+    recipe: RecipeArrays,
+    batch: Batch,
+    stats: PixelStats,
+    steps_per_epoch: jax.Array,
+    key: jax.Array,
+) -> tuple[TrainState, jax.Array]:
+    """Takes one step.
+
+    Args:
+      module: the network.
+      augmentation: what the dataset asks for.
+      state: before the step.
+      recipe: the recipe.
+      batch: the batch.
+      stats: pixel statistics for normalisation.
+      steps_per_epoch: `int32[]`.
+      key: the trial's key; folded with the step here.
+
+    Returns:
+      The state after the step and the loss `float32[]`.
+    """
+    key = jax.random.fold_in(key, state.step)
+    images, targets = augmented(module.arch, augmentation, recipe, batch, stats)
+
+    def loss_of(params: Any) -> tuple[jax.Array, Any]:
+        logits, updated = module.apply(
+            state.variables | {"params": params},
+            images,
+            train=True,
+            dropout=recipe.dropout,
+            stochastic_depth=recipe.stochastic_depth,
+            rngs={
+                "dropout": jax.random.fold_in(key, _DROPOUT),
+                "stochastic_depth": jax.random.fold_in(key, _STOCHASTIC_DEPTH),
+            },
+            mutable=["batch_stats"],
+        )
+        return optax.softmax_cross_entropy(logits, targets).mean(), updated["batch_stats"]
+
+    params = state.variables["params"]
+    (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+    updates, optimizer = recipe_optimizer().update(
+        grads, state.optimizer, params, recipe=recipe,
+        learning_rate=learning_rate(recipe, state.step, steps_per_epoch),
+    )
+    variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
+    # The average must not remember the initial weights: early on it forgets faster.
+    decay = jnp.minimum(recipe.ema_decay, (1 + state.step) / (10 + state.step))
+    averaged = decay * state.averaged + (1 - decay) * ravel_pytree(variables)[0]
+    return TrainState(state.step + 1, variables, averaged, optimizer), loss
+
+
+def augmented(
+    arch: ArchSpec, augmentation: Augmentation, recipe: RecipeArrays, batch: Batch, stats: PixelStats
+) -> tuple[jax.Array, jax.Array]:
+    """Returns what the network sees: `float32[B, R, R, C]` and class probabilities `float32[B, L]`."""
+    images = augment.crop(batch.images, batch.corners, augmentation.crop_padding)
+    if augmentation.flip:
+        images = augment.flip(images, batch.flips)
+    images = augment.resize(augment.normalise(images, stats.mean, stats.std), arch.resolution)
+    targets = jax.nn.one_hot(batch.labels, arch.num_classes)
+    targets = optax.smooth_labels(targets, recipe.label_smoothing)
+    return augment.mix(images, targets, batch.mixup)
+
+
+def trained_variables(state: TrainState, recipe: RecipeArrays) -> Any:
+    """Returns the variables that count for this recipe: averaged with EMA, else the last."""
+    last, unravel = ravel_pytree(state.variables)
+    return unravel(jnp.where(recipe.ema > 0, state.averaged, last))
+
+
+def count_correct(
+    module: Network, variables: Any, images: jax.Array, labels: jax.Array, stats: PixelStats
+) -> jax.Array:
+    """Counts right predictions `int32[]` on `uint8[B, H, W, C]`; a label of -1 is padding."""
+    images = augment.normalise(images, stats.mean, stats.std)
+    logits = module.apply(variables, augment.resize(images, module.arch.resolution))
+    return (logits.argmax(-1) == labels).sum()

@@ -1,0 +1,45 @@
+"""Searches architecture and training recipe jointly. README.md shows what comes out.
+
+python scripts/run_joint.py --config=configs/digits.py --config.search.pool_size=512
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from jointnas_jax.config import parse_config
+from jointnas_jax.errors import JointNASError
+
+DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
+INTERRUPTED = 3
+
+WORKDIR = flags.DEFINE_string("workdir", "", "Folder for everything written; default runs/NAME.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and train nothing.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the study that the workdir holds.")
+
+
+def main(argv: list[str]) -> int:
+    """Runs one study; returns the exit code."""
+    if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv[1:]):
+        print(__doc__ + "\n" + flags.FLAGS.main_module_help())
+        return 0
+    try:
+        config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
+        # Only now: the imports below take seconds, and a config error should not.
+        from jointnas_jax.study.main import run
+
+        return run(config, Path(WORKDIR.value or Path("runs") / config.name), DRY_RUN.value,
+                   OVERWRITE.value)
+    except JointNASError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; start again with --overwrite", file=sys.stderr, flush=True)
+        # Worker threads may be deep in compiled code; nothing of theirs needs saving.
+        os._exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
