@@ -134,7 +134,8 @@ class EvolutionConfig:
     Attributes:
       population: survivors of a generation.
       children_per_parent: children of a generation per survivor.
-      mutation: probabilities that a knob of a child mutates, for the best and the worst parent.
+      mutation: probabilities that a knob of a child mutates, for the best and the worst parent; one knob of
+        every child always does.
       crossover: probabilities that a knob comes from the partner, likewise.
       generations: at most.
       min_gain: gain of the best score below which a generation counts as saturated.
@@ -143,8 +144,8 @@ class EvolutionConfig:
 
     population: int = option(256, between(2, 1_000_000))
     children_per_parent: int = option(4, between(1, 1000))
-    mutation: tuple = option((0.05, 0.2), RATES)
-    crossover: tuple = option((0.1, 0.5), RATES)
+    mutation: tuple = option((0.0, 0.15), RATES)
+    crossover: tuple = option((0.0, 0.5), RATES)
     generations: int = option(200, between(1, 100_000))
     min_gain: float = option(1e-5, at_least(0))
     patience: int = option(10, between(1, 10_000))
@@ -308,7 +309,7 @@ def parse_config(argv: list[str], default_file: str, flag_values: flags.FlagValu
         holder = _define(default_file, flag_values, argv)
         rest = flag_values(argv)
     except Exception as error:  # absl and config_flags raise many kinds
-        raise ConfigError(_first_line(error)) from error
+        raise ConfigError(_one_line(error)) from error
     if len(rest) > 1:
         raise ConfigError(f"unexpected argument {rest[1]!r}; flags look like "
                           "--config.search.rounds=3")
@@ -387,7 +388,7 @@ def _load(file: str, argv: list[str]) -> ConfigDict:
         values(argv)
         config = holder.value
     except Exception as error:  # a config file is the user's code
-        raise ConfigError(f"config file `{file}` failed: {_first_line(error)}") from error
+        raise ConfigError(f"config file `{file}` failed: {_one_line(error)}") from error
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"get_config() of `{file}` must return a ConfigDict, got "
                           f"{type(config).__name__}")
@@ -413,7 +414,10 @@ def _join_config_flag(argv: list[str]) -> list[str]:
     return joined
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error.args[0]) if error.args else ""
-    line = " ".join(text.split())
-    return line[:300] if line else type(error).__name__
+def _one_line(error: Exception) -> str:
+    """The error's message on one line; of a traceback inside it, the error at its end."""
+    lines = (str(error.args[0]) if error.args else "").splitlines()
+    if any(line.startswith("Traceback") for line in lines):
+        last_frame = max(i for i, line in enumerate(lines) if line.startswith("  "))
+        lines = lines[last_frame + 1 :]
+    return " ".join(" ".join(lines).split())[:300] or type(error).__name__

@@ -20,10 +20,9 @@ def cache_dir() -> Path:
     return Path(base) / "jointnas_jax"
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Writes 1,437 training and 360 test images, 8x8 grey, ten classes."""
 
-    name = NAME
     VERSION = tfds.core.Version(VERSION)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -61,6 +60,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 def prepare_digits() -> Path:
     """Writes the dataset into the cache if it is not there; returns its folder."""
     root = cache_dir() / "tfds"
-    builder = Builder(data_dir=root, file_format="array_record")
+    builder = Digits(data_dir=root, file_format="array_record")
     builder.download_and_prepare()
     return Path(builder.data_dir)

@@ -78,13 +78,13 @@ class ImageDataset:
         return Split(images, labels)
 
     def count(self, split: str) -> int:
-        """Number of examples of a split; raises `DataError` as `load` does."""
-        return len(self._source(split))
+        """Number of examples of a split; raises `DataError` if there is no such split."""
+        return self._info(split).num_examples
 
     def check_disjoint(self, first: str, second: str) -> None:
-        """Raises `DataError` if two split expressions share examples."""
+        """Raises `DataError` if two split expressions share examples, or one cannot be read."""
         ranges = [
-            {(f.filename, i) for f in self._builder.info.splits[s].file_instructions
+            {(f.filename, i) for f in self._info(s).file_instructions
              for i in range(f.skip, f.skip + (f.examples_in_shard if f.take == -1 else f.take))}
             for s in (first, second)
         ]
@@ -93,10 +93,13 @@ class ImageDataset:
                             f"examples; test images must not be trained on")
 
     def _source(self, split: str) -> Any:
+        if not self._info(split).num_examples:
+            raise DataError(f"split `{split}` of `{self.name}` has no examples")
+        return self._builder.as_data_source(split)
+
+    def _info(self, split: str) -> Any:
         try:
-            if not self._builder.info.splits[split].num_examples:
-                raise DataError(f"split `{split}` of `{self.name}` has no examples")
-            return self._builder.as_data_source(split)
+            return self._builder.info.splits[split]
         except (ValueError, KeyError) as error:
             known = ", ".join(f"`{s}`" for s in self._builder.info.splits)
             raise DataError(f"split `{split}` of `{self.name}` cannot be read: its splits are "

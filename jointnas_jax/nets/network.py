@@ -174,7 +174,7 @@ class Network(nn.Module):
         x = act(Pointwise(head.channels, name="head_project")(x))
         if train:
             x = drop(x, dropout, self.make_rng("dropout"))
-        return nn.Dense(arch.num_classes, name="classifier")(x)
+        return nn.Dense(arch.num_classes, kernel_init=_he_normal, name="classifier")(x)
 
 
 def drop(x: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:

@@ -128,7 +128,7 @@ def children(
     Returns:
       `int32[C, K]` inside the space; every child differs from its parent where crossover did not undo it.
     """
-    partner_key, cross_key, mutate_key, force_key, value_key = jax.random.split(key, 5)
+    partner_key, cross_key, mutate_key, force_key, step_key, jump_key = jax.random.split(key, 6)
     size, knobs = population.shape
     count = size * config.children_per_parent
     alive = jnp.maximum(jnp.isfinite(scores).sum(), 1)
@@ -144,7 +144,9 @@ def children(
     genes = jnp.where(chance(cross_key, config.crossover), population[partner], population[parent])
     forced = jax.random.randint(force_key, (count,), 0, knobs)[:, None] == jnp.arange(knobs)
     mutated = chance(mutate_key, config.mutation) | forced
-    # A mutation moves to another value, each equally likely; a knob of one value stays.
-    others = jnp.maximum(jnp.asarray(cardinalities) - 1, 1)
-    shift = 1 + jax.random.randint(value_key, shape, 0, others)
-    return jnp.where(mutated, (genes + shift) % jnp.asarray(cardinalities), genes)
+    # Half of the mutations go one value up or down, around the ends; the others to any other value.
+    sizes = jnp.asarray(cardinalities)
+    direction = jax.random.randint(step_key, shape, 0, 4)
+    jump = 1 + jax.random.randint(jump_key, shape, 0, jnp.maximum(sizes - 1, 1))
+    shift = jnp.where(direction == 0, 1, jnp.where(direction == 1, sizes - 1, jump))
+    return jnp.where(mutated, (genes + shift) % sizes, genes)

@@ -276,8 +276,9 @@ def _read_section(name: str, kind: type, section: Any) -> dict[str, Any]:
                 raise SpaceError(f"`{name}.{field}` must have both `first` and `rest`, got {value}")
             slots |= {f"{name}_{field}_first": value["first"], f"{name}_{field}_rest": value["rest"]}
         elif field in split:
+            tied = isinstance(value, str)  # to both halves of another stage
             slots |= {f"{name}_{field}_first": value,
-                      f"{name}_{field}_rest": f"={name}_{field}_first"}
+                      f"{name}_{field}_rest": value if tied else f"={name}_{field}_first"}
         else:
             slots[f"{name}_{field}"] = value
     for field, default in fields.items():

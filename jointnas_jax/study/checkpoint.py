@@ -8,9 +8,9 @@ from orbax.checkpoint import v1 as ocp
 
 def save_variables(path: Path, variables: Any) -> None:
     """Writes Flax variables into a new folder `path`."""
-    ocp.save_pytree(path.resolve(), variables)
+    ocp.save(path.resolve(), variables)
 
 
 def load_variables(path: Path) -> Any:
     """Reads what `save_variables` wrote."""
-    return ocp.load_pytree(path.resolve())
+    return ocp.load(path.resolve())

@@ -24,7 +24,7 @@ from jointnas_jax.train.program import EvalData, TrainData, TrainProgram
 from jointnas_jax.train.step import PixelStats
 
 # Compiled architectures kept for a second use, such as retraining a finalist.
-_PROGRAMS_KEPT = 32
+_PROGRAMS_KEPT = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Evaluator:
         reason = None
         if training.failed_step is not None:
             reason = f"loss was not finite at step {training.failed_step}"
-        variables = jax.device_get(training.variables) if job.final else None
+        variables = training.variables if job.final else None
         return Outcome(training.accuracies, reason, variables, time.perf_counter() - start)
 
     def _program(self, arch: ArchSpec) -> TrainProgram:

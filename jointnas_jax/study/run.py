@@ -84,7 +84,7 @@ def run_study(config: Any, workdir: Path, console: Console) -> dict[str, Any]:
         with meter.stage("retraining"):
             winners = finalists[: config.search.winners]
             study.retrain([*winners, *references])
-            result = build_result(problem, rounds, stop, evolution, finalists, references, meter)
+    result = build_result(problem, rounds, stop, evolution, finalists, references, meter)
     write_json(workdir / RESULT, result)
     print_result(result, console)
     return result

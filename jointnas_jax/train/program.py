@@ -12,6 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from jointnas_jax.config import TrainConfig
 from jointnas_jax.data.augment import Augmentation, EpochPlan, plan_epoch
@@ -76,7 +77,7 @@ class Training(NamedTuple):
 
     Attributes:
       accuracies: after each epoch, fraction in [0, 1]; shorter than asked for after a failure.
-      variables: Flax variables that count for the recipe.
+      variables: Flax variables that count for the recipe, on the host; None after a failure.
       failed_step: first step with a non-finite loss, None if there was none.
     """
 
@@ -98,8 +99,7 @@ class TrainProgram:
         self._epoch = jit(
             functools.partial(_train_epoch, module, augmentation), donate_argnames="state"
         )
-        self._correct = jit(functools.partial(steps.count_correct, module))
-        self._variables = jax.jit(steps.trained_variables)
+        self._correct = jit(functools.partial(_count_correct, module, self._constants))
 
     def train(
         self, recipe: Recipe, data: TrainData, evaluation: EvalData, epochs: int, key: jax.Array,
@@ -122,26 +122,30 @@ class TrainProgram:
         plan_key = jax.random.fold_in(key, _PLAN)
         step_key = jax.random.fold_in(key, _STEP)
         initial = draw_kernels(self._constants, jax.random.fold_in(key, _INIT))
-        state = self._init(initial)
+        # Committed to the device like everything after it, or the second epoch would compile again.
+        state = self._init(jax.device_put(initial, data.labels.sharding))
         accuracies: list[float] = []
         for epoch in range(epochs):
             plan = plan_epoch(
                 data.members, arrays.mixup, jax.random.fold_in(plan_key, epoch),
                 self._augmentation, self._batch_size,
             )
-            state, failed_step = self._epoch(state, arrays, data, plan, step_key)
+            state, trained, failed_step = self._epoch(state, arrays, data, plan, step_key)
             if every_epoch or epoch == epochs - 1:
-                variables = self._variables(state, arrays)
-                accuracies.append(self.accuracy(variables, evaluation))
+                correct = [self._correct(trained, *batch, evaluation.stats)
+                           for batch in evaluation.batches]
+                accuracies.append(sum(int(c) for c in correct) / evaluation.count)
             if int(failed_step) >= 0:
                 return Training(tuple(accuracies), None, int(failed_step))
-        return Training(tuple(accuracies), variables, None)
+        return Training(tuple(accuracies), self._on_host(trained), None)
 
-    def accuracy(self, variables: Any, evaluation: EvalData) -> float:
-        """Fraction of right predictions of the given Flax variables."""
-        correct = [self._correct(variables, *batch, evaluation.stats)
-                   for batch in evaluation.batches]
-        return sum(int(c) for c in correct) / evaluation.count
+    def _on_host(self, trained: jax.Array) -> Any:
+        """Cuts `float32[V]` into Flax variables with NumPy, which compiles nothing."""
+        leaves, structure = jax.tree.flatten(self._constants)
+        cuts = np.cumsum([leaf.size for leaf in leaves])[:-1]
+        pieces = np.split(np.asarray(trained), cuts)
+        shaped = [p.reshape(leaf.shape) for p, leaf in zip(pieces, leaves, strict=True)]
+        return jax.tree.unflatten(structure, shaped)
 
 
 def compiler_options(fast: bool) -> dict[str, Any]:
@@ -154,8 +158,12 @@ def compiler_options(fast: bool) -> dict[str, Any]:
 def _train_epoch(
     module: Network, augmentation: Augmentation, state: steps.TrainState, recipe: RecipeArrays,
     data: TrainData, plan: EpochPlan, key: jax.Array,
-) -> tuple[steps.TrainState, jax.Array]:
-    """Runs one epoch; returns the state and the first step with a non-finite loss, or -1."""
+) -> tuple[steps.TrainState, jax.Array, jax.Array]:
+    """Runs one epoch.
+
+    Returns:
+      The state; the variables that count, flattened to `float32[V]`; the first step with a non-finite loss, or -1.
+    """
 
     def step(i: jax.Array, carry: tuple) -> tuple:
         state, failed_step = carry
@@ -169,4 +177,17 @@ def _train_epoch(
         failed = (failed_step < 0) & ~jnp.isfinite(loss)
         return after, jnp.where(failed, state.step, failed_step)
 
-    return jax.lax.fori_loop(0, plan.steps, step, (state, jnp.int32(-1)))
+    state, failed_step = jax.lax.fori_loop(0, plan.steps, step, (state, jnp.int32(-1)))
+    return state, steps.trained_variables(state, recipe), failed_step
+
+
+def _count_correct(
+    module: Network, template: Any, variables: jax.Array, images: jax.Array, labels: jax.Array,
+    stats: steps.PixelStats,
+) -> jax.Array:
+    """`steps.count_correct` with the variables as `float32[V]`, cut up like `template`.
+
+    One vector, because cutting it into a hundred arguments would be a program of its own.
+    """
+    _, unravel = ravel_pytree(template)
+    return steps.count_correct(module, unravel(variables), images, labels, stats)

@@ -145,10 +145,9 @@ def augmented(
     return augment.mix(images, targets, batch.mixup)
 
 
-def trained_variables(state: TrainState, recipe: RecipeArrays) -> Any:
-    """Returns the variables that count for this recipe: averaged with EMA, else the last."""
-    last, unravel = ravel_pytree(state.variables)
-    return unravel(jnp.where(recipe.ema > 0, state.averaged, last))
+def trained_variables(state: TrainState, recipe: RecipeArrays) -> jax.Array:
+    """Returns the variables that count for this recipe, averaged with EMA, else the last: `float32[V]`."""
+    return jnp.where(recipe.ema > 0, state.averaged, ravel_pytree(state.variables)[0])
 
 
 def count_correct(

@@ -1,0 +1,159 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from jointnas_jax.data import source
+from jointnas_jax.data.source import carve_validation, open_dataset
+from jointnas_jax.errors import DataError
+
+DIGITS = dict(name="digits", dir="", image_size=0)
+
+
+def _png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="PNG")
+    return file.getvalue()
+
+
+def write_dataset(folder, splits, shape=(8, 8, 3), num_classes=3, version="1.0.0", label=None):
+    """Writes `{split: [(png bytes, label), ...]}` as a TFDS dataset; returns its folder."""
+
+    class Shapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version(version)
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
+                "image": tfds.features.Image(shape=shape, encoding_format="png"),
+                "label": label or tfds.features.ClassLabel(num_classes=num_classes)}))
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(rows) for split, rows in splits.items()}
+
+        def _generate_examples(self, rows):
+            for i, (image, label) in enumerate(rows):
+                yield i, {"image": image, "label": label}
+
+    builder = Shapes(data_dir=folder, file_format="array_record")
+    builder.download_and_prepare()
+    return folder / "shapes" / version
+
+
+def rows(count, size=(8, 8, 3), classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return [(_png(rng.integers(0, 256, size, dtype=np.uint8).squeeze()), i % classes) for i in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    tfds.disable_progress_bar()
+
+
+def test_digits_are_written_once_and_read_back(tmp_path, monkeypatch):
+    from sklearn.datasets import load_digits
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    dataset = open_dataset(DIGITS)
+    assert (dataset.name, dataset.image_shape, dataset.num_classes) == ("digits/1.0.0", (8, 8, 1), 10)
+    train, test = dataset.load("train"), dataset.load("test")
+    assert (len(train), len(test)) == (1437, 360)
+    stored = np.concatenate([train.images, test.images])[..., 0]
+    original = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
+    assert sorted(i.tobytes() for i in stored) == sorted(i.tobytes() for i in original)
+    files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    open_dataset(DIGITS)
+    assert files == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("pick", ["root", "versions", "folder"])
+def test_a_prepared_folder_is_found_by_name_or_directly(tmp_path, pick):
+    write_dataset(tmp_path, {"train": rows(6)}, version="1.0.0")
+    newest = write_dataset(tmp_path, {"train": rows(9)}, version="1.10.0")
+    write_dataset(tmp_path, {"train": rows(7)}, version="1.9.0")
+    given = {"root": tmp_path, "versions": newest.parent, "folder": newest}[pick]
+    dataset = open_dataset(dict(name="shapes" if pick == "root" else "digits", dir=str(given), image_size=0))
+    assert dataset.name == "shapes/1.10.0"
+    assert len(dataset.load("train")) == 9
+
+
+def test_split_expressions_and_colour(tmp_path):
+    folder = write_dataset(tmp_path, {"train": rows(10), "test": rows(4, seed=1)})
+    dataset = open_dataset(dict(name="", dir=str(folder), image_size=0))
+    split = dataset.load("train[:60%]")
+    assert split.images.shape == (6, 8, 8, 3)
+    assert split.images.dtype == np.uint8
+    assert len(dataset.load("train+test")) == 14
+
+
+def test_images_of_different_sizes_need_one_size(tmp_path):
+    mixed = rows(3, (8, 8, 3)) + rows(3, (12, 10, 3))
+    folder = write_dataset(tmp_path, {"train": mixed}, shape=(None, None, 3))
+    with pytest.raises(DataError, match="differ in size.*image_size"):
+        open_dataset(dict(name="", dir=str(folder), image_size=0))
+    dataset = open_dataset(dict(name="", dir=str(folder), image_size=9))
+    assert dataset.load("train").images.shape == (6, 9, 9, 3)
+
+
+@pytest.mark.parametrize(("splits", "split", "message"), [
+    ({"train": rows(6)}, "test", "split `test`.*its splits are `train`"),
+    ({"train": rows(6)}, "train[:x]", r"split `train\[:x\]`"),
+    ({"train": rows(6)}, "train[:0]", "has no examples"),
+    ({"train": rows(6, classes=1)}, "train", "only images of class 0"),
+    ({"train": [(_png(np.zeros((8, 8, 3), np.uint8)), i) for i in (0, 1)] + [(b"no image", 1)]}, "train",
+     r"cannot be decoded"),
+])
+def test_bad_data_is_a_clear_error(tmp_path, splits, split, message):
+    folder = write_dataset(tmp_path, splits)
+    with pytest.raises(DataError, match=message):
+        open_dataset(dict(name="", dir=str(folder), image_size=0)).load(split)
+
+
+def test_labels_out_of_range_are_an_error(tmp_path):
+    """Written with ten classes, then described as having two."""
+    folder = write_dataset(tmp_path, {"train": rows(6, classes=3)}, num_classes=10)
+    features = folder / "features.json"
+    features.write_text(features.read_text().replace('"10"', '"2"'))
+    with pytest.raises(DataError, match="labels must be 0 to 1, example . has 2"):
+        open_dataset(dict(name="", dir=str(folder), image_size=0)).load("train")
+
+
+def test_a_dataset_without_classes_is_an_error(tmp_path):
+    folder = write_dataset(tmp_path, {"train": rows(6)}, label=tfds.features.Scalar(np.int64))
+    with pytest.raises(DataError, match="one Image and one ClassLabel"):
+        open_dataset(dict(name="", dir=str(folder), image_size=0))
+
+
+@pytest.mark.parametrize(("name", "message"), [("shape", "did you mean `shapes`"), ("", "no prepared")])
+def test_a_missing_dataset_names_the_nearest(tmp_path, name, message):
+    write_dataset(tmp_path, {"train": rows(6)})
+    with pytest.raises(DataError, match=message):
+        open_dataset(dict(name=name, dir=str(tmp_path), image_size=0))
+    with pytest.raises(DataError, match="existing folder"):
+        open_dataset(dict(name=name, dir=str(tmp_path / "nowhere"), image_size=0))
+
+
+def test_overlapping_train_and_test_splits_are_an_error(tmp_path):
+    folder = write_dataset(tmp_path, {"train": rows(20), "test": rows(5)})
+    dataset = open_dataset(dict(name="", dir=str(folder), image_size=0))
+    dataset.check_disjoint("train[:50%]", "train[50%:]")
+    with pytest.raises(DataError, match="share 10 examples"):
+        dataset.check_disjoint("train", "train[50%:]")
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.2, 0.999])
+def test_validation_is_carved_at_random_and_never_takes_all(fraction):
+    chosen = carve_validation(50, fraction, seed=0)
+    assert chosen.sum() == min(max(round(fraction * 50), 1), 49)
+    assert (chosen == carve_validation(50, fraction, seed=0)).all()
+
+
+def test_reading_in_pieces_keeps_the_order(tmp_path, monkeypatch):
+    folder = write_dataset(tmp_path, {"train": rows(20)})
+    dataset = open_dataset(dict(name="", dir=str(folder), image_size=0))
+    whole = dataset.load("train")
+    monkeypatch.setattr(source, "_READ_AT_ONCE", 7)
+    pieces = dataset.load("train")
+    np.testing.assert_array_equal(whole.images, pieces.images)
+    np.testing.assert_array_equal(whole.labels, pieces.labels)

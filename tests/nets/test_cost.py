@@ -1,0 +1,128 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jointnas_jax.nets.cost import COSTS, CostTable, count
+from jointnas_jax.nets.network import Network
+from jointnas_jax.space import ArchSpec, Head, Stage, Stem
+
+
+def _fbnetv3(resolution: int, stem: int, rows: list[tuple]) -> ArchSpec:
+    """A published network from the table in the facts: channels, depth, k first/rest, e first/rest."""
+    strides, se = (1, 2, 2, 2, 1, 2, 1), (False, False, True, False, True, True, True)
+    stages = tuple(Stage(*row, stride=s, se=e) for row, s, e in zip(rows, strides, se, strict=True))
+    return ArchSpec(resolution, 3, 1000, Stem(stem), stages, Head())
+
+
+# The two of the seven published networks without odd paddings.
+FBNETV3_D = _fbnetv3(248, 24, [
+    (16, 2, 3, 3, 1, 1), (24, 6, 3, 3, 5, 2), (40, 5, 5, 3, 4, 3), (72, 5, 3, 3, 5, 3),
+    (128, 7, 3, 5, 5, 3), (208, 6, 3, 5, 6, 5), (240, 1, 5, 5, 6, 6)])
+FBNETV3_G = _fbnetv3(320, 32, [
+    (24, 3, 3, 3, 1, 1), (40, 5, 5, 5, 4, 2), (56, 5, 5, 5, 4, 3), (104, 5, 5, 3, 5, 3),
+    (160, 9, 3, 5, 5, 3), (264, 7, 3, 5, 6, 5), (288, 2, 5, 5, 6, 6)])
+
+
+@pytest.mark.parametrize(("arch", "flops", "params"), [
+    (FBNETV3_D, 644_420_352, 10_237_552),
+    (FBNETV3_G, 2_129_656_384, 16_513_648),
+])
+def test_costs_equal_the_published_figures_to_the_digit(arch, flops, params):
+    costs = count(arch)
+    assert (costs.flops, costs.params) == (flops, params)
+
+
+def _variables(arch: ArchSpec):
+    shape = (1, arch.resolution, arch.resolution, arch.image_channels)
+    return jax.eval_shape(Network(arch).init, jax.random.key(0), jnp.zeros(shape))
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**32 - 1))
+def test_counted_params_equal_the_modules(tiny_space, seed):
+    arch = tiny_space.decode(tiny_space.sample(np.random.default_rng(seed), 1)[0]).arch
+    params = _variables(arch)["params"]
+    costs = count(arch)
+    assert costs.params_total == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert costs.params == sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
+
+
+def test_counted_params_of_a_published_network_equal_the_modules():
+    params = _variables(FBNETV3_D)["params"]
+    assert count(FBNETV3_D).params_total == sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**32 - 1))
+def test_counted_macs_equal_those_of_the_traced_program(tiny_space, seed):
+    arch = tiny_space.decode(tiny_space.sample(np.random.default_rng(seed), 1)[0]).arch
+    assert count(arch).macs == _traced_macs(arch)
+
+
+def test_counted_macs_of_a_published_network_equal_those_of_the_traced_program():
+    assert count(FBNETV3_G).macs == _traced_macs(FBNETV3_G)
+
+
+def _traced_macs(arch: ArchSpec) -> int:
+    """Counts from the operations JAX traces for one image, without the squeeze-and-excitation, whose weights the
+    rule counts once: they act on one position."""
+    image = jnp.zeros((1, arch.resolution, arch.resolution, arch.image_channels))
+    module = Network(arch, lowering="conv")
+    jaxpr = jax.make_jaxpr(module.apply)(_zeros(arch), image)
+    total = 0
+    for equation in _equations(jaxpr.jaxpr):
+        if equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape  # [k, k, C / groups, D]
+            total += equation.outvars[0].aval.size * kernel[0] * kernel[1] * kernel[2]
+        elif equation.primitive.name == "dot_general":
+            contracted = equation.params["dimension_numbers"][0][0]
+            shape = equation.invars[0].aval.shape
+            total += equation.outvars[0].aval.size * int(np.prod([shape[d] for d in contracted]))
+    return total
+
+
+def _zeros(arch: ArchSpec):
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _variables(arch))
+
+
+def _equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", None)
+            if inner is not None:
+                yield from _equations(inner)
+
+
+@pytest.mark.parametrize("space_name", ["paper_space", "tiny_space"])
+def test_the_table_equals_the_count(request, space_name):
+    space = request.getfixturevalue(space_name)
+    vectors = space.sample(np.random.default_rng(0), 200)
+    expected = [dataclasses.astuple(count(space.decode(v).arch)) for v in vectors]
+    assert CostTable.of(space)(vectors).tolist() == [list(e) for e in expected]
+
+
+def test_the_table_of_a_fixed_architecture_is_its_count(tiny_space):
+    candidate = tiny_space.decode(tiny_space.sample(np.random.default_rng(0), 1)[0])
+    space = tiny_space.with_fixed_arch(candidate.arch)
+    costs = CostTable.of(space)(space.sample(np.random.default_rng(0), 3))
+    assert costs.tolist() == [list(dataclasses.astuple(count(candidate.arch)))] * 3
+
+
+@given(st.data())
+def test_the_budget_test_on_the_device_is_exact(paper_space, data):
+    table = CostTable.of(paper_space)
+    vectors = paper_space.sample(np.random.default_rng(0), 100)
+    costs = table(vectors)
+    names = data.draw(st.lists(st.sampled_from(COSTS[:2]), unique=True))
+    # Limits at, just below and just above a candidate's cost: one FLOP in a billion must not be lost.
+    budget = {n: int(costs[data.draw(st.integers(0, 99)), COSTS.index(n)]) +
+              data.draw(st.integers(-1, 1)) for n in names}
+    expected = np.all([costs[:, COSTS.index(n)] <= limit for n, limit in budget.items()], axis=0)
+    expected = np.broadcast_to(expected, len(vectors))
+    assert (np.asarray(table.within(budget)(jnp.asarray(vectors))) == expected).all()

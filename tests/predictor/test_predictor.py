@@ -1,0 +1,139 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from jointnas_jax.config import PredictorConfig
+from jointnas_jax.nets.cost import CostTable
+from jointnas_jax.predictor.fit import FROZEN, fit, head_only
+from jointnas_jax.predictor.predictor import Predictor
+from jointnas_jax.space.features import FeatureTable
+
+CONFIG = PredictorConfig(members=3, width=32, embedding=16, pretrain_epochs=150)
+
+
+@pytest.fixture(scope="module")
+def vectors(tiny_space):
+    return tiny_space.sample(np.random.default_rng(0), 512)
+
+
+@pytest.fixture(scope="module")
+def costs(tiny_space, vectors):
+    return CostTable.of(tiny_space)(vectors)[:, :2]
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_space):
+    return Predictor(FeatureTable.of(tiny_space), CONFIG, capacity=64)
+
+
+@pytest.fixture(scope="module")
+def pretrained(predictor, vectors, costs):
+    return predictor.pretrain(vectors, costs, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def scores(tiny_space, vectors, costs):
+    """Accuracy that grows with the network and has a best learning rate."""
+    lr = np.array([tiny_space.values(v)["lr"] for v in vectors])
+    return (0.8 + 0.03 * np.log(costs[:, 0] / costs[:, 0].mean()) - 40 * (lr - 0.03) ** 2).astype(np.float32)
+
+
+def test_pretraining_learns_the_costs(predictor, pretrained, vectors, costs, tiny_space):
+    from jointnas_jax.predictor.model import PredictorNet
+
+    net = PredictorNet(2, CONFIG.width, CONFIG.embedding)
+    first = jax.tree.map(lambda p: p[0], pretrained.params)
+    fresh = tiny_space.sample(np.random.default_rng(1), 200)
+    predicted = net.apply(first, FeatureTable.of(tiny_space)(fresh)[0], method="predict_proxies")
+    true = np.log(CostTable.of(tiny_space)(fresh)[:, :2])
+    for column in range(2):
+        assert spearmanr(predicted[:, column], true[:, column])[0] > 0.97
+
+
+def test_a_fit_ranks_candidates_it_has_not_seen(predictor, pretrained, vectors, scores):
+    state = predictor.fit(pretrained, vectors[:64], scores[:64], jax.random.key(1))
+    mean, spread = predictor.predict(state, vectors[64:])
+    assert spearmanr(mean, scores[64:])[0] > 0.9
+    assert abs(mean.mean() - scores.mean()) < 0.02  # in units of the scores
+    assert (spread > 0).all()
+
+
+def test_pretraining_helps_with_few_trials(predictor, pretrained, vectors, scores, costs):
+    """The same fits with and without the free costs, 12 trials each."""
+    untaught = Predictor(predictor._features, dataclasses.replace(CONFIG, pretrain_epochs=0), capacity=64)
+    blank = untaught.pretrain(vectors, costs, jax.random.key(0))
+
+    def correlation(model, start):
+        values = []
+        for seed in range(5):
+            chosen = np.random.default_rng(seed).permutation(512)
+            train, test = chosen[:12], chosen[12:]
+            state = model.fit(start, vectors[train], scores[train], jax.random.key(seed))
+            values.append(spearmanr(model.predict(state, vectors[test])[0], scores[test])[0])
+        return np.mean(values)
+
+    assert correlation(predictor, pretrained) > correlation(untaught, blank) + 0.02
+
+
+def test_frozen_epochs_leave_the_encoder_alone_and_the_others_move_it(
+        tiny_space, pretrained, vectors, scores):
+    arch, recipe = FeatureTable.of(tiny_space)(vectors[:64])
+
+    def changed(frozen_epochs, full_epochs):
+        config = dataclasses.replace(CONFIG, frozen_epochs=frozen_epochs, full_epochs=full_epochs)
+        state = fit(pretrained, arch, recipe, scores[:64], np.int32(64), jax.random.key(0), config)
+        before, after = pretrained.params["params"], state.params["params"]
+        return {part for part in before if not all(
+            np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before[part]), jax.tree.leaves(after[part]),
+                                                 strict=True))}
+
+    assert changed(50, 0) == {"accuracy_head"}
+    assert changed(0, 5) == {"accuracy_head", "encoder"}
+
+
+def test_the_frozen_optimizer_moves_the_head_only(pretrained):
+    params = jax.tree.map(lambda p: p[0], pretrained.params)
+    optimizer = head_only(0.1)
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
+    for part, leaves in updates["params"].items():
+        moved = any(np.any(leaf) for leaf in jax.tree.leaves(leaves))
+        assert moved == (part not in FROZEN)
+
+
+def test_padding_rows_do_not_count(tiny_space, pretrained, vectors, scores):
+    arch, recipe = FeatureTable.of(tiny_space)(vectors[:64])
+
+    def fitted(fill):
+        padded = np.where(np.arange(64) < 20, scores[:64], np.float32(fill))
+        return fit(pretrained, arch, recipe, padded, np.int32(20), jax.random.key(0), CONFIG)
+
+    for a, b in zip(jax.tree.leaves(fitted(0.0)), jax.tree.leaves(fitted(1e3)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_more_trials_compile_nothing(predictor, pretrained, vectors, scores):
+    predictor.fit(pretrained, vectors[:5], scores[:5], jax.random.key(0))
+    before = fit._cache_size()
+    for count in (1, 17, 64):
+        state = predictor.fit(pretrained, vectors[:count], scores[:count], jax.random.key(0))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    assert fit._cache_size() == before
+
+
+def test_members_differ_and_the_key_decides(predictor, pretrained, vectors, scores):
+    a, b = (predictor.fit(pretrained, vectors[:30], scores[:30], jax.random.key(3)) for _ in range(2))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+    kernel = a.params["params"]["accuracy_head"]["layers_0"]["kernel"]
+    assert kernel.shape[0] == CONFIG.members
+    assert not np.allclose(kernel[0], kernel[1])
+
+
+def test_equal_scores_give_a_finite_predictor(predictor, pretrained, vectors):
+    state = predictor.fit(pretrained, vectors[:8], np.full(8, 0.9, np.float32), jax.random.key(0))
+    mean, _ = predictor.predict(state, vectors)
+    assert np.isfinite(mean).all()

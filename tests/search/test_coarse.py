@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from jointnas_jax.search.coarse import coarse_stage
+
+POOL = np.arange(40, dtype=np.int32)[:, None]
+
+
+def _run(evaluate, rounds=3, per_round=5, predict=lambda v: v[:, 0].astype(np.float32), pool=POOL):
+    fitted = []
+    done = list(coarse_stage(pool, rounds, per_round, evaluate,
+                             lambda v, s: fitted.append((v.copy(), s.copy())), predict))
+    return done, fitted
+
+
+def test_the_first_round_is_the_head_of_the_pool_and_later_ones_the_best_predicted():
+    done, _ = _run(lambda number, v, p: v[:, 0].astype(np.float32))
+    assert [r.vectors[:, 0].tolist() for r in done] == [
+        [0, 1, 2, 3, 4], [39, 38, 37, 36, 35], [34, 33, 32, 31, 30]]
+
+
+def test_no_candidate_is_evaluated_twice_and_the_pool_may_run_out():
+    done, _ = _run(lambda number, v, p: v[:, 0].astype(np.float32), rounds=20, per_round=7)
+    seen = np.concatenate([r.vectors[:, 0] for r in done])
+    assert sorted(seen.tolist()) == list(range(40))
+
+
+def test_ties_fall_to_the_earlier_candidate():
+    done, _ = _run(lambda number, v, p: np.zeros(len(v), np.float32), predict=lambda v: np.zeros(len(v)))
+    assert done[1].vectors[:, 0].tolist() == [5, 6, 7, 8, 9]
+
+
+def test_a_failed_trial_teaches_the_predictor_nothing():
+    done, fitted = _run(lambda number, v, p: np.where(v[:, 0] % 2, np.nan, v[:, 0]).astype(np.float32))
+    for vectors, scores in fitted:
+        assert (vectors[:, 0] % 2 == 0).all()
+        assert np.isfinite(scores).all()
+    assert [len(v) for v, _ in fitted] == [3, 5, 8]
+    assert np.isnan(done[0].scores).sum() == 2
+
+
+def test_predictions_are_compared_with_what_came_after_them():
+    """The predictor is right in round 2 and wrong in round 3."""
+    done, _ = _run(lambda number, v, p: (v[:, 0] if number < 3 else -v[:, 0]).astype(np.float32))
+    assert np.isnan(done[0].spearman)
+    assert np.isnan(done[0].predicted).all()
+    assert [done[1].spearman, done[2].kendall] == pytest.approx([1.0, -1.0])
+
+
+def test_nothing_is_fitted_while_everything_fails():
+    done, fitted = _run(lambda number, v, p: np.full(len(v), np.nan, np.float32))
+    assert fitted == []
+    assert [r.vectors[0, 0] for r in done] == [0, 5, 10]

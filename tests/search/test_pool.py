@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from jointnas_jax.errors import SpaceError
+from jointnas_jax.nets.cost import CostTable
+from jointnas_jax.search.pool import distinct, sobol_pool
+
+
+def test_a_pool_is_full_distinct_and_within_the_budget(paper_space):
+    costs = CostTable.of(paper_space)
+    limit = 700_000_000
+    pool = sobol_pool(paper_space, 500, costs, {0: limit}, seed=0)
+    assert pool.shape == (500, len(paper_space.knobs))
+    assert len(distinct(pool)) == 500
+    assert costs(pool)[:, 0].max() <= limit
+    assert (paper_space.check(pool) == pool).all()
+
+
+def test_the_seed_decides_the_pool(paper_space):
+    costs = CostTable.of(paper_space)
+    a, b, other = (sobol_pool(paper_space, 64, costs, {}, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, other)
+
+
+def test_a_pool_spreads_over_every_knob_more_evenly_than_chance(paper_space):
+    pool = sobol_pool(paper_space, 1024, CostTable.of(paper_space), {}, seed=0)
+    random = paper_space.sample(np.random.default_rng(0), 1024)
+
+    def unevenness(vectors):
+        shares = [np.bincount(vectors[:, j], minlength=n) / len(vectors) * n
+                  for j, n in enumerate(paper_space.cardinalities)]
+        return np.mean([np.abs(s - 1).max() for s in shares])
+
+    assert unevenness(pool) < 0.5 * unevenness(random)
+
+
+def test_a_small_space_gives_all_it_has(tiny_space):
+    candidate = tiny_space.decode(tiny_space.sample(np.random.default_rng(0), 1)[0])
+    space = tiny_space.with_fixed_arch(candidate.arch)
+    pool = sobol_pool(space, 10_000, CostTable.of(space), {}, seed=0)
+    assert len(pool) == space.recipe_size
+
+
+def test_an_impossible_budget_names_the_smallest_cost(tiny_space):
+    costs = CostTable.of(tiny_space)
+    with pytest.raises(SpaceError, match=r"at least [\d,]+ where the limit is 10"):
+        sobol_pool(tiny_space, 16, costs, {0: 10}, seed=0)

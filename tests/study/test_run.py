@@ -1,0 +1,287 @@
+"""Whole studies, in all modes, on very little data."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from rich.console import Console
+
+from jointnas_jax.config import parse_config
+from jointnas_jax.errors import ConfigError, DataError, InputError, SpaceError, StudyError
+from jointnas_jax.space import Candidate
+from jointnas_jax.study import run as study_run
+from jointnas_jax.study import workdir as workdirs
+from jointnas_jax.study.checkpoint import load_variables
+from jointnas_jax.study.evaluator import Evaluator, Outcome
+from jointnas_jax.study.problem import build_problem
+from jointnas_jax.study.run import run_study
+
+TINY = str(Path(__file__).parent / "tiny.py")
+CONSOLE = Console(quiet=True)
+
+
+def config(*arguments):
+    return parse_config(["run", *arguments], TINY, flags.FlagValues())
+
+
+def run(workdir, *arguments):
+    return run_study(config(*arguments), workdir, CONSOLE)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("study")
+    return workdir, run(workdir)
+
+
+def trials(workdir):
+    return [json.loads(line) for line in (workdir / "trials.jsonl").read_text().splitlines()]
+
+
+def test_result_json_holds_what_the_readme_promises(finished):
+    workdir, result = finished
+    assert json.loads((workdir / "result.json").read_text()) == result
+    winner, = result["winners"]
+    for entry in (winner, *result["references"].values()):
+        assert entry["knobs"].keys() == winner["knobs"].keys()
+        Candidate.from_dict(entry["candidate"])
+        assert entry["costs"]["flops"] > 0
+        assert 0 <= entry["predicted"] <= 1.5
+        for kind in ("validation", "test"):
+            seeds = entry[kind]["seeds"]
+            assert len(seeds) == 2
+            assert entry[kind]["mean"] == pytest.approx(np.mean(seeds))
+    assert winner["costs"]["flops"] <= result["budget"]["flops"] == 60_000
+    assert set(result["references"]) == set(result["comparison"]) == {"default", "random"}
+    assert [r["round"] for r in result["rounds"]] == [1, 2, 3]
+    assert result["rounds"][0]["spearman"] is None
+    assert result["seconds"].keys() == result["compilations"]["by_stage"].keys()
+    assert all(s > 0 for s in result["seconds"].values())
+    assert result["compilations"]["by_stage"]["coarse stage"] > 0
+
+
+def test_every_training_is_a_trial(finished):
+    workdir, result = finished
+    stored = trials(workdir)
+    assert [t["number"] for t in stored] == list(range(len(stored)))
+    stages = [t["stage"] for t in stored]
+    # Three rounds of 3; finalists: 1 evolved and 1 measured; references: default and best of 10 random.
+    assert {s: stages.count(s) for s in stages} == {
+        "coarse": 9, "finalist": 2 * 2, "random": 10, "reference": 2 * 2, "retrain": 3 * 2}
+    for t in stored:
+        assert t["status"] == "COMPLETED"
+        assert t["score"] == t["accuracies"][-1]
+        assert len(t["accuracies"]) == (1 if t["stage"] == "retrain" else t["epochs"])
+        assert t["costs"]["flops"] <= 60_000 or t["stage"] in ("reference", "retrain")
+    later = {t["epochs"] for t in stored if t["round"] in (2, 3)}
+    assert later == {result["early_stop"]["epochs"]}
+    assert [t["predicted"] is None for t in stored if t["stage"] == "coarse"] == [True] * 3 + [False] * 6
+
+
+def test_the_winner_was_the_best_finalist_by_validation(finished):
+    _, result = finished
+    means = [f["validation"]["mean"] for f in result["finalists"]]
+    assert means == sorted(means, reverse=True)
+    assert result["winners"][0]["knobs"] == result["finalists"][0]["knobs"]
+    assert result["finalists"][-1]["test"]["seeds"] == [] or len(result["finalists"]) == 1
+
+
+def test_the_winners_weights_reach_the_reported_accuracy(finished):
+    workdir, result = finished
+    candidate = Candidate.from_dict(json.loads((workdir / "winner0.json").read_text()))
+    from jointnas_jax.data import augment
+    from jointnas_jax.nets.network import Network
+
+    problem = build_problem(config())
+    train, test = problem.dataset.load("train[:400]"), problem.dataset.load("test")
+    mean, std = train.images.mean(), train.images.std()
+    for seed, reported in enumerate(result["winners"][0]["test"]["seeds"]):
+        variables = load_variables(workdir / "weights" / "winner0" / f"seed{seed}")
+        images = augment.normalise(test.images, np.float32(mean), np.float32(std))
+        logits = Network(candidate.arch).apply(variables, images)
+        assert float((logits.argmax(-1) == test.labels).mean()) == pytest.approx(reported, abs=0.003)
+
+
+def test_the_same_seed_gives_the_same_study_on_any_number_of_devices(finished, tmp_path):
+    workdir, result = finished
+    again = run(tmp_path, "--config.study.devices=1")
+    timeless = lambda rows: [{k: v for k, v in t.items() if k != "seconds"} for t in rows]
+    assert timeless(trials(workdir)) == timeless(trials(tmp_path))
+    for key in ("winners", "references", "finalists", "rounds", "early_stop", "evolution"):
+        assert result[key] == again[key]
+
+
+def test_another_seed_gives_another_study(finished, tmp_path):
+    workdir, _ = finished
+    run(tmp_path, "--config.seed=1", "--noconfig.study.random_reference")
+    assert trials(workdir)[0] != trials(tmp_path)[0]
+
+
+def test_recipe_mode_fixes_the_architecture(finished, tmp_path):
+    workdir, _ = finished
+    arch_file = workdir / "winner0.json"
+    result = run(tmp_path, "--config.mode=recipe", f"--config.arch_file={arch_file}",
+                 "--noconfig.study.random_reference")
+    arch = json.loads(arch_file.read_text())["arch"]
+    assert result["space"] == {"architectures": 1, "recipes": 10}
+    assert set(result["winners"][0]["knobs"]) == {"lr", "optimizer"}
+    assert result["winners"][0]["candidate"]["arch"] == arch
+    assert result["references"]["default"]["candidate"]["arch"] == arch
+
+
+def test_arch_mode_fixes_the_recipe(tmp_path):
+    result = run(tmp_path, "--config.mode=arch", "--noconfig.study.random_reference")
+    assert result["space"] == {"architectures": 8, "recipes": 1}
+    recipe = result["references"]["default"]["candidate"]["recipe"]
+    assert result["winners"][0]["candidate"]["recipe"] == recipe
+    assert set(result["winners"][0]["knobs"]) == {"stage1_expand", "stage1_channels", "head_channels"}
+
+
+# -- failures ---------------------------------------------------------------------------------------
+
+
+def fake_evaluator(monkeypatch, accuracy_of):
+    """Replaces training by a function: job -> accuracy, or None for a failure."""
+
+    def run_one(self, job, worker):
+        accuracy = accuracy_of(job)
+        count = 1 if job.final else job.epochs
+        if accuracy is None:
+            return Outcome((), "made to fail", None, 0.0)
+        return Outcome((accuracy,) * count, None, {"params": {"w": np.zeros(2)}}, 0.0)
+
+    monkeypatch.setattr(Evaluator, "_run_one", run_one)
+
+
+def test_a_failed_trial_never_wins_and_is_stored_with_its_reason(tmp_path, monkeypatch):
+    """RMSProp fails; what does not fail is worth its learning rate."""
+    fake_evaluator(monkeypatch, lambda job: None if job.candidate.recipe.optimizer == "rmsprop"
+                   else job.candidate.recipe.lr)
+    result = run(tmp_path)
+    assert result["winners"][0]["knobs"]["optimizer"] == "sgd"
+    failed = [t for t in trials(tmp_path) if t["status"] == "FAILED"]
+    assert failed
+    assert all(t["knobs"]["optimizer"] == "rmsprop" for t in failed)
+    assert all(t["score"] is None and t["reason"] == "made to fail" for t in failed)
+    assert sum(r["failed"] for r in result["rounds"]) == len([t for t in failed if t["stage"] == "coarse"])
+
+
+def test_where_everything_fails_the_study_stops_with_the_reason(tmp_path, monkeypatch):
+    fake_evaluator(monkeypatch, lambda job: None)
+    with pytest.raises(StudyError, match="every candidate failed: made to fail"):
+        run(tmp_path)
+
+
+def test_the_search_finds_what_is_best(tmp_path, monkeypatch):
+    fake_evaluator(monkeypatch, lambda job: 0.5 + 5 * job.candidate.recipe.lr
+                   + 0.2 * (job.candidate.recipe.optimizer == "sgd"))
+    result = run(tmp_path, "--config.search.pool_size=80")
+    assert result["winners"][0]["knobs"]["lr"] == 0.05
+    assert result["winners"][0]["knobs"]["optimizer"] == "sgd"
+    assert result["rounds"][-1]["best"] == pytest.approx(0.95)
+
+
+def test_an_exception_in_training_is_a_failed_trial(monkeypatch):
+    from jointnas_jax.study import evaluator
+
+    def broken(*_, **__):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nmore")
+
+    monkeypatch.setattr(evaluator.TrainProgram, "train", broken)
+    problem = build_problem(config())
+    split = problem.dataset.load("train[:64]")
+    worker = Evaluator(config(), split, np.arange(64) < 16, split)
+    outcomes = list(worker.run([evaluator.Job(problem.default, jax.random.key(0), 1)] * 3))
+    assert [o.reason for o in outcomes] == ["RuntimeError: RESOURCE_EXHAUSTED: out of memory"] * 3
+
+
+# -- bad input, before anything trains ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), [
+    (["--config.budget.flops=1K"], SpaceError, r"no candidate satisfies the budget.*at least [\d,]+ where"),
+    (["--config.data.dir=/nowhere"], DataError, "existing folder"),
+    (["--config.data.train_split=nope"], DataError, "split `nope`"),
+    (["--config.data.test_split=nope"], DataError, "split `nope`"),
+    (["--config.data.test_split=train[:10%]"], DataError, "test images must not be trained on"),
+    (["--config.train.batch_size=1000"], ConfigError, "at most the 320 training images"),
+    (["--config.default.lr=0.07"], ConfigError, r"`config.default`.*`lr` allows \[0.01"),
+    (["--config.space.resolution=1"], SpaceError, "`resolution` must be at least the total stride 2"),
+    (["--config.data.image_size=1"], DataError, "1 pixels wide, less than the total stride 2"),
+])
+def test_bad_input_stops_before_the_workdir_is_touched(tmp_path, arguments, error, message):
+    workdir = tmp_path / "study"
+    with pytest.raises(error, match=message):
+        run(workdir, *arguments)
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("{", "not readable JSON"),
+    ("[]", "architecture must be an object"),
+    ('{"arch": {}}', "architecture lacks"),
+])
+def test_a_bad_architecture_file_is_named(tmp_path, content, message):
+    file = tmp_path / "arch.json"
+    file.write_text(content)
+    with pytest.raises(InputError, match=f"arch.json.*{message}"):
+        build_problem(config("--config.mode=recipe", f"--config.arch_file={file}"))
+
+
+def test_an_architecture_of_another_dataset_is_refused(finished, tmp_path):
+    data = json.loads((finished[0] / "winner0.json").read_text())
+    data["arch"]["num_classes"] = 7
+    file = tmp_path / "arch.json"
+    file.write_text(json.dumps(data))
+    with pytest.raises(SpaceError, match=r"\(1, 7\), `digits/1.0.0` needs \(1, 10\)"):
+        build_problem(config("--config.mode=recipe", f"--config.arch_file={file}"))
+
+
+# -- the workdir -------------------------------------------------------------------------------------
+
+
+def test_a_finished_study_is_recognised_and_another_one_refused(finished):
+    workdir, result = finished
+    assert workdirs.stored_result(workdir, config()) == result
+    with pytest.raises(workdirs.WorkdirError, match="holds a finished study with another config.*--overwrite"):
+        workdirs.stored_result(workdir, config("--config.seed=5"))
+
+
+def test_an_unfinished_study_is_refused(tmp_path):
+    workdirs.start(tmp_path, config())
+    with pytest.raises(workdirs.WorkdirError, match="holds an unfinished study;"):
+        workdirs.stored_result(tmp_path, config())
+
+
+def test_overwriting_removes_the_study_and_nothing_else(finished, tmp_path):
+    mine = tmp_path / "notes.txt"
+    mine.write_text("keep")
+    for name in ("result.json", "trials.jsonl", "winner0.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "weights" / "winner0").mkdir(parents=True)
+    workdirs.start(tmp_path, config())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "notes.txt"]
+
+
+def test_test_images_reach_the_final_report_only(tmp_path, monkeypatch):
+    """Garbage test images change the test accuracies and nothing else."""
+    from jointnas_jax.data.source import ImageDataset
+
+    load = ImageDataset.load
+
+    def garbage(self, split):
+        loaded = load(self, split)
+        return dataclasses.replace(loaded, images=255 - loaded.images) if split == "test" else loaded
+
+    arguments = ("--noconfig.study.random_reference", "--config.search.rounds=2")
+    clean = run(tmp_path / "clean", *arguments)
+    monkeypatch.setattr(study_run.build_problem(config()).dataset.__class__, "load", garbage)
+    dirty = run(tmp_path / "dirty", *arguments)
+    strip = lambda entries: [{k: v for k, v in e.items() if k != "test"} for e in entries]
+    assert strip(clean["finalists"]) == strip(dirty["finalists"])
+    assert strip(clean["references"].values()) == strip(dirty["references"].values())
+    assert clean["winners"][0]["test"] != dirty["winners"][0]["test"]

@@ -1,0 +1,77 @@
+"""The imports between packages point downwards only (README, Design)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "jointnas_jax"
+
+# What each package may import, besides itself.
+ALLOWED = {
+    "errors": set(),
+    "space": {"errors"},
+    "config": {"errors", "space"},
+    "nets": {"errors", "config", "space"},
+    "data": {"errors", "config"},
+    "train": {"errors", "config", "space", "nets", "data"},
+    "predictor": {"errors", "config", "space"},
+    "search": {"errors", "config", "space"},
+    "report": {"errors", "config", "space"},
+    "study": {"errors", "config", "space", "nets", "data", "train", "predictor", "search", "report"},
+}
+# The evaluator alone turns candidates into trained networks.
+TRAINERS = {"study/evaluator.py"}
+
+
+def _imports(path: Path) -> set[str]:
+    """Names of our own packages that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("jointnas_jax."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("jointnas_jax.")}
+    return found
+
+
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem != "__init__")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_downwards(path):
+    layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    upward = _imports(path) - ALLOWED[layer] - {layer}
+    assert not upward, f"{path.name} in `{layer}` may not import {sorted(upward)}"
+
+
+def test_every_package_has_a_layer():
+    packages = {p.name for p in PACKAGE.iterdir() if p.is_dir() and not p.name.startswith("__")}
+    modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"}
+    assert packages | modules == set(ALLOWED)
+
+
+def test_only_the_evaluator_sees_the_training():
+    users = {str(p.relative_to(PACKAGE)) for p in PACKAGE.glob("study/*.py") if "train" in _imports(p)}
+    assert users == TRAINERS
+
+
+def test_an_upward_import_would_be_seen(tmp_path):
+    file = tmp_path / "bad.py"
+    file.write_text("def f():\n    from jointnas_jax.study.run import run_study\n    import jointnas_jax.train.step\n")
+    assert _imports(file) == {"study", "train"}
+
+
+@pytest.mark.parametrize("module", [
+    "config", "errors", "space", "space.joint", "space.features", "report.figures"])
+def test_imports_without_jax(module):
+    code = f"import sys, jointnas_jax.{module}; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_no_file_is_a_drawer_for_everything():
+    names = {p.stem for p in ROOT.rglob("*.py") if ".venv" not in p.parts}
+    assert not names & {"utils", "helpers", "common", "misc"}

@@ -1,0 +1,54 @@
+import jax
+import numpy as np
+import pytest
+
+from jointnas_jax.config import TrainConfig
+from jointnas_jax.data.augment import Augmentation
+from jointnas_jax.space import ArchSpec, Head, Recipe, Stage, Stem
+from jointnas_jax.train.program import EvalData, TrainData, TrainProgram
+from jointnas_jax.train.step import PixelStats
+
+
+@pytest.fixture(scope="session")
+def arch() -> ArchSpec:
+    """Three blocks, two of them residual, one with SE."""
+    stages = (Stage(8, 1, 3, 3, 1, 1), Stage(8, 2, 3, 3, 2, 2, se=True, activation="relu"))
+    return ArchSpec(8, 1, 3, Stem(8, stride=2), stages, Head(channels=16, expand=1))
+
+
+@pytest.fixture(scope="session")
+def images() -> tuple[np.ndarray, np.ndarray]:
+    """Three classes that differ by where they are bright, with noise: easy, but not at once."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(96, dtype=np.int32) % 3
+    images = rng.integers(0, 120, (96, 8, 8, 1))
+    for i, label in enumerate(labels):
+        images[i, 2 * label : 2 * label + 3] += 100
+    return images.astype(np.uint8), labels
+
+
+@pytest.fixture(scope="session")
+def data(images) -> TrainData:
+    stats = PixelStats(np.float32([images[0].mean()]), np.float32([images[0].std()]))
+    return jax.device_put(TrainData(*images, np.arange(96) < 64, stats), jax.devices()[0])
+
+
+@pytest.fixture(scope="session")
+def evaluation(images, data) -> EvalData:
+    held_out = EvalData.of(images[0][64:], images[1][64:], jax.device_get(data.stats), batch_size=20)
+    return jax.device_put(held_out, jax.devices()[0])
+
+
+@pytest.fixture(scope="session")
+def program(arch) -> TrainProgram:
+    return TrainProgram(arch, TrainConfig(batch_size=16, fast_compile=True), Augmentation())
+
+
+@pytest.fixture(scope="session")
+def run(program, data, evaluation):
+    """Trains a recipe for some epochs from the same start; returns the `Training`."""
+
+    def train(recipe: Recipe, epochs: int = 2, seed: int = 0):
+        return program.train(recipe, data, evaluation, epochs, jax.random.key(seed))
+
+    return train

@@ -1,0 +1,182 @@
+"""Every knob of the recipe acts on training, and acts as it should."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from recipes import PLAIN, flat
+
+from jointnas_jax.config import TrainConfig
+from jointnas_jax.data import augment
+from jointnas_jax.data.augment import Augmentation
+from jointnas_jax.nets.network import Network
+from jointnas_jax.train import step as steps
+from jointnas_jax.train.program import TrainProgram
+from jointnas_jax.train.recipe_arrays import RecipeArrays
+
+
+def change(**fields):
+    return dataclasses.replace(PLAIN, **fields)
+
+
+def test_training_learns(run):
+    accuracies = run(change(lr=0.1), epochs=12).accuracies
+    assert len(accuracies) == 12
+    assert accuracies[-1] >= 0.9
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):
+    a, b, other = (run(change(dropout=0.3, mixup=0.2), seed=s) for s in (0, 0, 1))
+    assert a.accuracies == b.accuracies
+    np.testing.assert_array_equal(flat(a), flat(b))
+    assert not np.array_equal(flat(a), flat(other))
+
+
+@pytest.mark.parametrize("fields", [
+    dict(lr=0.05), dict(optimizer="rmsprop"), dict(ema=True), dict(dropout=0.3), dict(stochastic_depth=0.5),
+    dict(mixup=0.5), dict(weight_decay=1e-2), dict(label_smoothing=0.1), dict(lr_decay=0.5),
+    dict(warmup_epochs=2.0), dict(sgd_lr_scale=2.0),
+])
+def test_every_knob_changes_the_weights(run, fields):
+    assert not np.allclose(flat(run(PLAIN)), flat(run(change(**fields))), atol=1e-6)
+
+
+def test_ema_decay_acts_where_ema_is_on_only(run):
+    off = [flat(run(change(ema_decay=d))) for d in (0.5, 0.9)]
+    on = [flat(run(change(ema=True, ema_decay=d), epochs=4)) for d in (0.05, 0.9)]
+    np.testing.assert_array_equal(*off)
+    assert not np.allclose(*on)
+
+
+def test_no_second_recipe_seed_or_split_compiles(run, program, data, evaluation):
+    run(PLAIN)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None)
+    run(change(lr=0.3, optimizer="rmsprop", ema=True, dropout=0.2, stochastic_depth=0.2, mixup=0.3), seed=7)
+    everything = data.replace(members=jax.device_put(np.ones(96, bool), jax.devices()[0]))
+    program.train(PLAIN, everything, evaluation, 3, jax.random.key(1))
+    jax.monitoring.clear_event_listeners()
+    assert compiled == []
+
+
+def test_a_diverging_loss_fails_at_its_step(run):
+    training = run(change(lr=1e18, sgd_lr_scale=1e18), epochs=4)
+    assert training.failed_step is not None
+    assert training.failed_step <= 4 * 4
+    assert training.variables is None
+    assert len(training.accuracies) < 4
+
+
+def test_a_shorter_training_is_the_beginning_of_a_longer_one(run):
+    assert run(change(lr_decay=0.8), epochs=5).accuracies[:3] == run(change(lr_decay=0.8), epochs=3).accuracies
+
+
+def test_training_uses_members_only(run, program, data, evaluation):
+    """What non-members look like makes no difference."""
+    noise = data.replace(images=jnp.where(data.members[:, None, None, None], data.images, 255 - data.images))
+    a = program.train(PLAIN, data, evaluation, 2, jax.random.key(0))
+    b = program.train(PLAIN, noise, evaluation, 2, jax.random.key(0))
+    np.testing.assert_array_equal(flat(a), flat(b))
+
+
+# -- one step, looked at closely --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def one(arch, images, data):
+    """Takes `count` steps on one batch; returns state and losses."""
+    from jointnas_jax.nets.init import constant_variables, draw_kernels
+
+    module = Network(arch, "shift")
+    initial = draw_kernels(constant_variables(module), jax.random.key(0))
+    step = jax.jit(lambda s, r, b: steps.train_step(module, Augmentation(), s, r, b, data.stats, jnp.int32(4),
+                                                    jax.random.key(5)))
+
+    def take(recipe, count=1, mixup=1.0):
+        batch = steps.Batch(jnp.asarray(images[0][:16]), jnp.asarray(images[1][:16]),
+                            jnp.zeros((16, 2), jnp.int32), jnp.zeros(16, bool), jnp.float32(mixup))
+        state, losses, history = steps.init_state(initial), [], []
+        for _ in range(count):
+            state, loss = step(state, RecipeArrays.of(recipe), batch)
+            losses.append(float(loss))
+            history.append(state)
+        return history, losses
+
+    return take
+
+
+def test_ema_averages_weights_and_batch_statistics(one):
+    recipe = change(ema=True, ema_decay=0.15)
+    flatten = lambda v: np.concatenate([np.ravel(x) for x in jax.tree.leaves(v)])
+    history, _ = one(recipe, count=4)
+    for i in range(1, 4):
+        decay = min(0.15, (1 + i) / (10 + i))  # less at first, so that the start is forgotten
+        expected = decay * history[i - 1].averaged + (1 - decay) * flatten(history[i].variables)
+        np.testing.assert_allclose(history[i].averaged, expected, rtol=1e-4, atol=1e-6)
+    last = history[-1]
+    assert set(last.variables) == {"params", "batch_stats"}
+    counts = lambda r: np.asarray(steps.trained_variables(last, RecipeArrays.of(r)))
+    np.testing.assert_array_equal(counts(recipe), last.averaged)
+    np.testing.assert_array_equal(counts(PLAIN), flatten(last.variables))
+
+
+def test_batch_statistics_move(one):
+    history, _ = one(PLAIN, count=2)
+    a, b = (jax.tree.leaves(s.variables["batch_stats"]) for s in history)
+    assert any(not np.allclose(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_weight_decay_shrinks_kernels(one):
+    norm = lambda history: sum(float((x**2).sum()) for x in jax.tree.leaves(
+        history[-1].variables["params"]) if x.ndim > 1)
+    assert norm(one(change(weight_decay=0.5), 10)[0]) < 0.9 * norm(one(PLAIN, 10)[0])
+
+
+def test_label_smoothing_and_mixup_raise_the_reachable_loss(one):
+    plain = one(change(lr=0.1), 40)[1][-1]
+    smooth = one(change(lr=0.1, label_smoothing=0.3), 40)[1][-1]
+    mixed = one(change(lr=0.1), 40, mixup=0.7)[1][-1]
+    # The entropy of the targets is the least that cross-entropy can reach.
+    entropy = -(0.8 * np.log(0.8) + 2 * 0.1 * np.log(0.1))
+    assert plain < 0.1
+    assert smooth >= entropy > plain
+    assert mixed > plain
+
+
+def test_dropout_and_stochastic_depth_act_in_training_only(arch, one, images, data):
+    module = Network(arch, "shift")
+    variables = one(change(lr=0.1), 5)[0][-1].variables
+    x = augment.normalise(jnp.asarray(images[0][:16]), data.stats.mean, data.stats.std)
+
+    def logits(train, seed=0, **rates):
+        rngs = {name: jax.random.key(seed) for name in ("dropout", "stochastic_depth")}
+        out = module.apply(variables, x, train=train, rngs=rngs, mutable=["batch_stats"], **rates)
+        return np.asarray(out[0])
+
+    for rates in (dict(dropout=0.5), dict(stochastic_depth=0.9)):
+        assert not np.allclose(logits(True, **rates), logits(True))
+        assert not np.allclose(logits(True, seed=0, **rates), logits(True, seed=1, **rates))
+        np.testing.assert_array_equal(logits(False, **rates), logits(False))
+
+
+def test_augmentation_acts_where_the_dataset_asks_for_it(arch, data, evaluation, run):
+    plain = flat(run(PLAIN))
+    for augmentation in (Augmentation(crop_padding=1), Augmentation(flip=True)):
+        config = TrainConfig(batch_size=16, fast_compile=True)
+        program = TrainProgram(arch, config, augmentation)
+        trained = program.train(PLAIN, data, evaluation, 2, jax.random.key(0))
+        assert not np.allclose(flat(trained), plain)
+
+
+def test_padding_does_not_count_in_accuracy(arch, data, evaluation, program, images):
+    """32 held-out images in batches of 20: 8 rows are padding."""
+    assert evaluation.count == 32
+    assert [len(b[1]) for b in evaluation.batches] == [20, 20]
+    training = program.train(change(lr=0.1), data, evaluation, 3, jax.random.key(0))
+    module = Network(arch, "shift")
+    x = augment.normalise(jnp.asarray(images[0][64:]), data.stats.mean, data.stats.std)
+    right = module.apply(training.variables, x).argmax(-1) == images[1][64:]
+    assert training.accuracies[-1] == pytest.approx(float(right.mean()))
