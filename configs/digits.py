@@ -1,7 +1,7 @@
 """Handwritten digits: a complete joint search in under five minutes on two CPU cores.
 
-Data: scikit-learn's 1,797 digits, 8x8 grey, written as a TFDS dataset into the cache folder. 1,437 to train on (20 %
-of them for validation), 360 to test.
+Data: scikit-learn's 1,797 digits, 8x8 grey, written as a TFDS dataset into the cache folder. 1,437
+to train on (20 % of them for validation), 360 to test.
 
     python scripts/run_joint.py
 """
@@ -12,7 +12,7 @@ from jointnas_jax.config import default_config
 def get_config():
     config = default_config()
     config.name = "digits"
-    config.budget.flops = "200K"
+    config.budget.flops = "250K"
     config.data.name = "digits"
     config.data.crop_padding = 1  # no flip: a mirrored digit is another sign
 
@@ -21,8 +21,14 @@ def get_config():
         stem=dict(channels=(8, 16, 4), stride=1),
         stages=(
             dict(kernel=[3, 5], expand=(1, 3), channels=(8, 24, 8), depth=(1, 2), stride=1),
-            dict(kernel=[3, 5], expand=(2, 4), channels=(16, 40, 8), depth=(1, 2), stride=2,
-                 se=[False, True]),
+            dict(
+                kernel=[3, 5],
+                expand=(2, 4),
+                channels=(16, 40, 8),
+                depth=(1, 2),
+                stride=2,
+                se=[False, True],
+            ),
         ),
         head=dict(expand=2, channels=64),
         recipe=dict(
@@ -41,10 +47,24 @@ def get_config():
     )
     # What one would try first by hand.
     config.default = dict(
-        resolution=8, stem_channels=8, stage1_kernel=3, stage1_expand=3, stage1_channels=16,
-        stage1_depth=1, stage2_kernel=3, stage2_expand=3, stage2_channels=24, stage2_depth=2,
-        stage2_se=True, lr=0.01, optimizer="sgd", ema=True, dropout=0.1, stochastic_depth=0.1,
-        mixup=0.1, weight_decay=1e-4,
+        resolution=8,
+        stem_channels=8,
+        stage1_kernel=3,
+        stage1_expand=2,
+        stage1_channels=16,
+        stage1_depth=1,
+        stage2_kernel=3,
+        stage2_expand=3,
+        stage2_channels=24,
+        stage2_depth=2,
+        stage2_se=True,
+        lr=0.01,
+        optimizer="sgd",
+        ema=True,
+        dropout=0.1,
+        stochastic_depth=0.1,
+        mixup=0.1,
+        weight_decay=1e-4,
     )
 
     config.train.epochs = 16

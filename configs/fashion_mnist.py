@@ -1,12 +1,13 @@
-"""Fashion-MNIST: a joint search on a tenth of the training images, under 20 minutes on two CPU cores.
+"""Fashion-MNIST: a joint search on a tenth of the training images, under 20 minutes on two cores.
 
-Data: Zalando's 28x28 grey articles, ten classes, as a prepared TFDS dataset. 6,000 of the 60,000 training images (a
-fifth of them for validation), all 10,000 test images.
+Data: Zalando's 28x28 grey articles, ten classes, as a prepared TFDS dataset. 6,000 of the 60,000
+training images (a fifth of them for validation), all 10,000 test images.
 
     python scripts/run_joint.py --config=configs/fashion_mnist.py --config.data.dir=DIR
 
-DIR is the folder that holds `fashion_mnist/`, or `fashion_mnist/3.0.1` itself; without it, TFDS's own data folder.
-The whole training split, on an accelerator: --config.data.train_split=train --config.train.epochs=30
+DIR is the folder that holds `fashion_mnist/`, or `fashion_mnist/3.0.1` itself; without it, TFDS's
+own data folder.
+On an accelerator, all of it: --config.data.train_split=train --config.train.epochs=30
 """
 
 from jointnas_jax.config import default_config
@@ -26,10 +27,17 @@ def get_config():
         stem=dict(channels=(8, 16, 4), stride=1),
         stages=(
             dict(kernel=[3, 5], expand=1, channels=(8, 16, 4), depth=(1, 2), stride=2),
-            dict(kernel=[3, 5], expand=dict(first=(3, 6), rest=(2, 4)), channels=(16, 40, 8),
-                 depth=(1, 3), stride=2, se=[False, True]),
-            dict(kernel=[3, 5], expand=(2, 5), channels=(32, 72, 8), depth=(1, 2), stride=2,
-                 se=True),
+            dict(
+                kernel=[3, 5],
+                expand=dict(first=(3, 6), rest=(2, 4)),
+                channels=(16, 40, 8),
+                depth=(1, 3),
+                stride=2,
+                se=[False, True],
+            ),
+            dict(
+                kernel=[3, 5], expand=(2, 5), channels=(32, 72, 8), depth=(1, 2), stride=2, se=True
+            ),
         ),
         head=dict(expand=3, channels=128),
         recipe=dict(
@@ -48,11 +56,28 @@ def get_config():
     )
     # What one would try first by hand.
     config.default = dict(
-        resolution=28, stem_channels=8, stage1_kernel=3, stage1_channels=12, stage1_depth=1,
-        stage2_kernel=3, stage2_expand_first=4, stage2_expand_rest=3, stage2_channels=24,
-        stage2_depth=2, stage2_se=True, stage3_kernel=3, stage3_expand=4, stage3_channels=48,
-        stage3_depth=1, lr=0.01, optimizer="sgd", ema=True, dropout=0.1, stochastic_depth=0.1,
-        mixup=0.1, weight_decay=1e-4,
+        resolution=28,
+        stem_channels=8,
+        stage1_kernel=3,
+        stage1_channels=12,
+        stage1_depth=1,
+        stage2_kernel=3,
+        stage2_expand_first=4,
+        stage2_expand_rest=3,
+        stage2_channels=24,
+        stage2_depth=2,
+        stage2_se=True,
+        stage3_kernel=3,
+        stage3_expand=4,
+        stage3_channels=48,
+        stage3_depth=1,
+        lr=0.01,
+        optimizer="sgd",
+        ema=True,
+        dropout=0.1,
+        stochastic_depth=0.1,
+        mixup=0.1,
+        weight_decay=1e-4,
     )
 
     config.train.epochs = 8

@@ -1,7 +1,7 @@
 """What can be configured: one dataclass per section, with default, rule and meaning of every field.
 
-A config file is Python: `get_config()` starts from `default_config()`, fills in what differs and returns an
-`ml_collections.ConfigDict`. Nothing here imports JAX, so a mistake is reported at once.
+A config file is Python: `get_config()` starts from `default_config()`, fills in what differs and
+returns an `ml_collections.ConfigDict`. Nothing here imports JAX, so a mistake is reported at once.
 """
 
 import dataclasses
@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from jointnas_jax.errors import ConfigError, nearest
 from jointnas_jax.space.joint import read_slots
@@ -57,8 +56,10 @@ POSITIVE = Rule("above 0", lambda v: 0 < v < math.inf)
 RATES = Rule("two probabilities (best parent, worst parent)", _rates)
 QUANTITY = Rule('a number such as "1.5M" (units K, M, G), or "" for no limit', _quantity_holds)
 FLAG = Rule("true or false", lambda v: True)
-NAME = Rule("1 to 64 letters, digits, `_`, `-` or `.`, starting with a letter or digit",
-            lambda v: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", v) is not None)
+NAME = Rule(
+    "1 to 64 letters, digits, `_`, `-` or `.`, starting with a letter or digit",
+    lambda v: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", v) is not None,
+)
 
 
 def option(default: Any, rule: Rule) -> Any:
@@ -80,8 +81,9 @@ class BudgetConfig:
 
     def limits(self) -> dict[str, int]:
         """Name of each limited cost -> limit."""
-        return {name: parse_quantity(getattr(self, name)) for name in COST_NAMES
-                if getattr(self, name)}
+        return {
+            name: parse_quantity(getattr(self, name)) for name in COST_NAMES if getattr(self, name)
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +119,8 @@ class TrainConfig:
       epochs: of a full training; the early-stop rule shortens it after the first round.
       batch_size: images per step; the incomplete last batch of an epoch is left out.
       lowering: of convolutions, see `nets/conv.py`.
-      fast_compile: compile in half the time to programs that run about 15 % slower (CPU only); pays while a
-        candidate trains for less than half a minute.
+      fast_compile: compile in half the time to programs that run about 15 % slower (CPU only); pays
+        while a candidate trains for less than half a minute.
     """
 
     epochs: int = option(10, between(1, 100_000))
@@ -134,8 +136,8 @@ class EvolutionConfig:
     Attributes:
       population: survivors of a generation.
       children_per_parent: children of a generation per survivor.
-      mutation: probabilities that a knob of a child mutates, for the best and the worst parent; one knob of
-        every child always does.
+      mutation: probabilities that a knob of a child mutates, for the best and the worst parent; one
+        knob of every child always does.
       crossover: probabilities that a knob comes from the partner, likewise.
       generations: at most.
       min_gain: gain of the best score below which a generation counts as saturated.
@@ -192,8 +194,8 @@ class SearchConfig:
       per_round: candidates trained in a round.
       threshold: rank correlation that the early-stop rule wants (paper: 0.92).
       correlation: the kind of rank correlation.
-      finalists: best candidates of the fine stage that are trained with all seeds, next to the best one of the
-        coarse stage.
+      finalists: best candidates of the fine stage that are trained with all seeds, next to the best
+        one of the coarse stage.
       winners: finalists, best first, that are retrained on the whole training split.
       evolution: the fine stage.
     """
@@ -231,7 +233,8 @@ class Config:
       name: of the study, also of its default workdir.
       seed: root of all random decisions.
       mode: `joint`; `recipe` (one architecture, AutoTrain); `arch` (one recipe).
-      arch_file: JSON file of the fixed architecture in mode `recipe`; empty: the default candidate's.
+      arch_file: JSON file of the fixed architecture in mode `recipe`; empty: the default
+        candidate's.
       budget: limits on the costs.
       data: the dataset.
       space: the search space, see `space/joint.py`.
@@ -276,44 +279,18 @@ def check_config(config: ConfigDict) -> Config:
     read_slots(checked.space)
     search = checked.search
     if search.winners > search.finalists:
-        raise ConfigError("`config.search.winners` must be at most `config.search.finalists` = "
-                          f"{search.finalists}, got {search.winners}")
+        raise ConfigError(
+            "`config.search.winners` must be at most `config.search.finalists` = "
+            f"{search.finalists}, got {search.winners}"
+        )
     if checked.arch_file and checked.mode != "recipe":
-        raise ConfigError("`config.arch_file` fixes the architecture of mode `recipe`, but "
-                          f"`config.mode` is `{checked.mode}`; add --config.mode=recipe")
+        raise ConfigError(
+            "`config.arch_file` fixes the architecture of mode `recipe`, but "
+            f"`config.mode` is `{checked.mode}`; add --config.mode=recipe"
+        )
     if checked.arch_file and not Path(checked.arch_file).is_file():
         raise ConfigError(f"`config.arch_file` must be a file, got {checked.arch_file!r}")
     return checked
-
-
-def parse_config(argv: list[str], default_file: str, flag_values: flags.FlagValues) -> Config:
-    """Parses a command line: `--config=FILE`, `--config.KEY=VALUE` and the flags already defined.
-
-    Args:
-      argv: as `sys.argv`.
-      default_file: config file where `--config` is not given.
-      flag_values: defined flags, parsed here.
-
-    Raises:
-      ConfigError: with one line, whatever is wrong.
-      SpaceError: the `space` section breaks a rule.
-    """
-    argv = _join_config_flag(argv)
-    file = next((a.split("=", 1)[1] for a in reversed(argv) if re.match("--?config=", a)),
-                default_file)
-    config = _load(file, argv[:1])
-    for argument in argv[1:]:
-        if match := re.match(r"--?(?:no)?config\.([^=]*)", argument):
-            _check_path(config, match[1])
-    try:
-        holder = _define(default_file, flag_values, argv)
-        rest = flag_values(argv)
-    except Exception as error:  # absl and config_flags raise many kinds
-        raise ConfigError(_one_line(error)) from error
-    if len(rest) > 1:
-        raise ConfigError(f"unexpected argument {rest[1]!r}; flags look like "
-                          "--config.search.rounds=3")
-    return check_config(holder.value)
 
 
 def parse_quantity(text: str) -> int:
@@ -350,74 +327,10 @@ def _check_value(field: dataclasses.Field, value: Any, path: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"`{path}` must be of type {kind.__name__}, got {value!r} of type "
-                          f"{type(value).__name__}")
+        raise ConfigError(
+            f"`{path}` must be of type {kind.__name__}, got {value!r} of type "
+            f"{type(value).__name__}"
+        )
     if not rule.holds(value):
         raise ConfigError(f"`{path}` must be {rule.text}, got {value!r}")
     return value
-
-
-def _check_path(config: ConfigDict, path: str) -> None:
-    """Raises `ConfigError` if a dotted path, such as `search.rounds`, is not in the config."""
-    node, seen = config, "config"
-    for part in path.split("."):
-        key, _, index = part.partition("[")
-        if not isinstance(node, Mapping | ConfigDict) or key not in node:
-            known = list(node) if isinstance(node, Mapping | ConfigDict) else []
-            raise ConfigError(f"`{seen}` has no key `{key}`{nearest(key, known)}")
-        node, seen = node[key], f"{seen}.{key}"
-        if index:
-            number = index.rstrip("]")
-            if not number.isdigit() or not isinstance(node, tuple | list) or \
-                    int(number) >= len(node):
-                raise ConfigError(f"`{seen}` has no item [{number}]")
-            node, seen = node[int(number)], f"{seen}[{number}]"
-    if isinstance(node, list):
-        raise ConfigError(f"`{seen}` is a list of choices, which a flag cannot replace; change it "
-                          "in a config file")
-
-
-def _load(file: str, argv: list[str]) -> ConfigDict:
-    """Runs `get_config()` of a config file, without overrides."""
-    if not Path(file).is_file():
-        near = [str(p) for p in sorted(Path(file).parent.glob("*.py"))]
-        raise ConfigError(f"config file `{file}` does not exist{nearest(file, near)}")
-    try:
-        values = flags.FlagValues()
-        holder = _define(file, values, argv)
-        values(argv)
-        config = holder.value
-    except Exception as error:  # a config file is the user's code
-        raise ConfigError(f"config file `{file}` failed: {_one_line(error)}") from error
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f"get_config() of `{file}` must return a ConfigDict, got "
-                          f"{type(config).__name__}")
-    check_config(config)
-    return config
-
-
-def _define(file: str, flag_values: flags.FlagValues, argv: list[str]) -> flags.FlagHolder:
-    return config_flags.DEFINE_config_file(
-        "config", file, "Config file; override with --config.KEY=VALUE.",
-        flag_values=flag_values, sys_argv=argv,
-    )
-
-
-def _join_config_flag(argv: list[str]) -> list[str]:
-    """Writes `--config FILE` as `--config=FILE`."""
-    joined: list[str] = []
-    for argument in argv:
-        if joined and joined[-1] in ("--config", "-config"):
-            joined[-1] = f"--config={argument}"
-        else:
-            joined.append(argument)
-    return joined
-
-
-def _one_line(error: Exception) -> str:
-    """The error's message on one line; of a traceback inside it, the error at its end."""
-    lines = (str(error.args[0]) if error.args else "").splitlines()
-    if any(line.startswith("Traceback") for line in lines):
-        last_frame = max(i for i, line in enumerate(lines) if line.startswith("  "))
-        lines = lines[last_frame + 1 :]
-    return " ".join(" ".join(lines).split())[:300] or type(error).__name__

@@ -40,7 +40,7 @@ class StudyError(JointNASError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Returns a hint such as `"; did you mean `pool_size`?"`, or the known words if none is near."""
+    """Returns a hint such as "; did you mean `pool_size`?", or all known words if none is near."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
     if near:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jointnas_jax.config import parse_config
+from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import JointNASError
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
@@ -30,8 +30,12 @@ def main(argv: list[str]) -> int:
         # Only now: the imports below take seconds, and a config error should not.
         from jointnas_jax.study.main import run
 
-        return run(config, Path(WORKDIR.value or Path("runs") / config.name), DRY_RUN.value,
-                   OVERWRITE.value)
+        return run(
+            config,
+            Path(WORKDIR.value or Path("runs") / config.name),
+            DRY_RUN.value,
+            OVERWRITE.value,
+        )
     except JointNASError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

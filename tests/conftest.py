@@ -23,10 +23,25 @@ def paper_description() -> dict:
         stages=(
             dict(kernel=[3, 5], expand=1, channels=(16, 24, 2), depth=(1, 4)),
             dict(kernel=[3, 5], expand=expand, channels=(20, 32, 4), depth=(4, 7), stride=2),
-            dict(kernel=[3, 5], expand=expand, channels=(24, 48, 4), depth=(4, 7), stride=2, se=True),
+            dict(
+                kernel=[3, 5], expand=expand, channels=(24, 48, 4), depth=(4, 7), stride=2, se=True
+            ),
             dict(kernel=[3, 5], expand=expand, channels=(56, 84, 4), depth=(4, 8), stride=2),
-            dict(kernel=[3, 5], expand="=stage4_expand", channels=(96, 144, 4), depth=(6, 10), se=True),
-            dict(kernel=[3, 5], expand=(4, 7), channels=(180, 224, 4), depth=(5, 9), stride=2, se=True),
+            dict(
+                kernel=[3, 5],
+                expand="=stage4_expand",
+                channels=(96, 144, 4),
+                depth=(6, 10),
+                se=True,
+            ),
+            dict(
+                kernel=[3, 5],
+                expand=(4, 7),
+                channels=(180, 224, 4),
+                depth=(5, 9),
+                stride=2,
+                se=True,
+            ),
             dict(kernel=[3, 5], expand=6, channels=(180, 224, 4), depth=1, se=True),
         ),
         head=dict(channels=1984, expand=6),
@@ -54,14 +69,29 @@ def tiny_description() -> dict:
         resolution=[8, 12],
         stem=dict(channels=(8, 16, 8), stride=1),
         stages=(
-            dict(kernel=[3, 5], expand=dict(first=(1, 3), rest=[2, 3]), channels=[8, 16], depth=(1, 2),
-                 activation=["hswish", "relu"]),
-            dict(kernel=dict(first=[3, 5], rest=3), expand="=stage1_expand", channels=[16, 24],
-                 stride=[1, 2], depth=(1, 2), se=[False, True]),
+            dict(
+                kernel=[3, 5],
+                expand=dict(first=(1, 3), rest=[2, 3]),
+                channels=[8, 16],
+                depth=(1, 2),
+                activation=["hswish", "relu"],
+            ),
+            dict(
+                kernel=dict(first=[3, 5], rest=3),
+                expand="=stage1_expand",
+                channels=[16, 24],
+                stride=[1, 2],
+                depth=(1, 2),
+                se=[False, True],
+            ),
         ),
         head=dict(channels=32, expand=2),
-        recipe=dict(lr=(0.01, 0.05, 0.01), optimizer=["sgd", "rmsprop"], ema=[False, True],
-                    dropout=(0.0, 0.2, 0.1)),
+        recipe=dict(
+            lr=(0.01, 0.05, 0.01),
+            optimizer=["sgd", "rmsprop"],
+            ema=[False, True],
+            dropout=(0.0, 0.2, 0.1),
+        ),
     )
 
 

@@ -6,7 +6,8 @@ from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jointnas_jax.config import Config, check_config, default_config, parse_config, parse_quantity
+from jointnas_jax.command_line import parse_config
+from jointnas_jax.config import Config, check_config, default_config, parse_quantity
 from jointnas_jax.errors import ConfigError, InputError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -25,8 +26,13 @@ def test_every_config_file_is_valid_and_a_lab_note(file):
 
 
 def test_overrides_reach_their_key():
-    config = parse("--config.search.pool_size=77", "--config.data.flip", "--config.budget.flops=1.5M",
-                   "--config.space.stages[0].depth=(1,3)", "--config.search.evolution.mutation=(0.1,0.2)")
+    config = parse(
+        "--config.search.pool_size=77",
+        "--config.data.flip",
+        "--config.budget.flops=1.5M",
+        "--config.space.stages[0].depth=(1,3)",
+        "--config.search.evolution.mutation=(0.1,0.2)",
+    )
     assert (config.search.pool_size, config.data.flip) == (77, True)
     assert config.budget.limits() == {"flops": 1_500_000}
     assert config.space["stages"][0]["depth"] == (1, 3)
@@ -35,54 +41,77 @@ def test_overrides_reach_their_key():
     assert parse("--config", str(CONFIGS / "fashion_mnist.py")).name == "fashion_mnist"
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--config.search.pol_size=7"], r"`config.search` has no key `pol_size`; did you mean `pool_size`\?"),
-    (["--config.serach.pool_size=7"], r"`config` has no key `serach`; did you mean `search`"),
-    (["--config.search.evolution.popluation=7"], "did you mean `population`"),
-    (["--config.search.pool_size=many"], "config.search.pool_size.*many"),
-    (["--config.search.pool_size=7.5"], "config.search.pool_size.*7.5"),
-    (["--config.search.pool_size=0"], "`config.search.pool_size` must be from 1 to 10000000, got 0"),
-    (["--config.train.epochs=-3"], "`config.train.epochs` must be from 1"),
-    (["--config.search.threshold=nan"], "`config.search.threshold` must be from -1 to 1, got nan"),
-    (["--config.predictor.full_lr=inf"], "`config.predictor.full_lr` must be above 0, got inf"),
-    (["--config.data.val_fraction=1"], "`config.data.val_fraction` must be above 0 and below 1"),
-    (["--config.data.flip=perhaps"], "config.data.flip.*perhaps"),
-    (["--config.mode=both"], "`config.mode` must be one of"),
-    (["--config.budget.flops=lots"], "`config.budget.flops` must be a number such as"),
-    (["--config.budget.flops=0"], "`config.budget.flops` must be a number such as"),
-    (["--config.search.evolution.mutation=(0.1,2)"], "two probabilities"),
-    (["--config.name=../escape"], "`config.name` must be"),
-    (["--config.space.stages[7].depth=2"], r"`config.space.stages` has no item \[7\]"),
-    (["--config.space.resolution=4"], "list of choices, which a flag cannot replace"),
-    (["--config.space.stages[0].depth=(2,1)"], "`stage1_depth`"),
-    (["--config.space.stem.chanels=8"], "`config.space.stem` has no key `chanels`; did you mean `channels`"),
-    (["--config=nowhere.py"], "config file `nowhere.py` does not exist"),
-    (["--config.search.winners=9"], "at most `config.search.finalists` = 3, got 9"),
-    (["--config.arch_file=x.json"], "add --config.mode=recipe"),
-    (["--config.mode=recipe", "--config.arch_file=x.json"], "must be a file, got 'x.json'"),
-    (["--confg.seed=1"], "confg"),
-    (["stray"], "unexpected argument 'stray'"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config.search.pol_size=7"],
+            r"`config.search` has no key `pol_size`; did you mean `pool_size`\?",
+        ),
+        (["--config.serach.pool_size=7"], r"`config` has no key `serach`; did you mean `search`"),
+        (["--config.search.evolution.popluation=7"], "did you mean `population`"),
+        (["--config.search.pool_size=many"], "config.search.pool_size.*many"),
+        (["--config.search.pool_size=7.5"], "config.search.pool_size.*7.5"),
+        (
+            ["--config.search.pool_size=0"],
+            "`config.search.pool_size` must be from 1 to 10000000, got 0",
+        ),
+        (["--config.train.epochs=-3"], "`config.train.epochs` must be from 1"),
+        (
+            ["--config.search.threshold=nan"],
+            "`config.search.threshold` must be from -1 to 1, got nan",
+        ),
+        (["--config.predictor.full_lr=inf"], "`config.predictor.full_lr` must be above 0, got inf"),
+        (
+            ["--config.data.val_fraction=1"],
+            "`config.data.val_fraction` must be above 0 and below 1",
+        ),
+        (["--config.data.flip=perhaps"], "config.data.flip.*perhaps"),
+        (["--config.mode=both"], "`config.mode` must be one of"),
+        (["--config.budget.flops=lots"], "`config.budget.flops` must be a number such as"),
+        (["--config.budget.flops=0"], "`config.budget.flops` must be a number such as"),
+        (["--config.search.evolution.mutation=(0.1,2)"], "two probabilities"),
+        (["--config.name=../escape"], "`config.name` must be"),
+        (["--config.space.stages[7].depth=2"], r"`config.space.stages` has no item \[7\]"),
+        (["--config.space.resolution=4"], "list of choices, which a flag cannot replace"),
+        (["--config.space.stages[0].depth=(2,1)"], "`stage1_depth`"),
+        (
+            ["--config.space.stem.chanels=8"],
+            "`config.space.stem` has no key `chanels`; did you mean `channels`",
+        ),
+        (["--config=nowhere.py"], "config file `nowhere.py` does not exist"),
+        (["--config.search.winners=9"], "at most `config.search.finalists` = 3, got 9"),
+        (["--config.arch_file=x.json"], "add --config.mode=recipe"),
+        (["--config.mode=recipe", "--config.arch_file=x.json"], "must be a file, got 'x.json'"),
+        (["--confg.seed=1"], "confg"),
+        (["stray"], "unexpected argument 'stray'"),
+    ],
+)
 def test_a_bad_command_line_is_one_clear_line(arguments, message):
     with pytest.raises(InputError, match=message) as error:
         parse(*arguments)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("body", "message"), [
-    ("config.serach.rounds = 3", "failed: .*serach"),
-    ("config.search.rounds = '3'", "failed: .*rounds"),
-    ("config.extra = 3", "no key `extra`"),
-    ("config.search.rounds = 0", "`config.search.rounds` must be from 1"),
-    ("config = 3", "must return a ConfigDict, got int"),
-    ("raise ValueError('broken\\nhere')", "failed: ValueError: broken here"),
-    ("config.space = dict(resolution=8)", r"`space` lacks \['stem', 'stages', 'head'\]"),
-    ("config.space = 3", "config"),
-])
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("config.serach.rounds = 3", "failed: .*serach"),
+        ("config.search.rounds = '3'", "failed: .*rounds"),
+        ("config.extra = 3", "no key `extra`"),
+        ("config.search.rounds = 0", "`config.search.rounds` must be from 1"),
+        ("config = 3", "must return a ConfigDict, got int"),
+        ("raise ValueError('broken\\nhere')", "failed: ValueError: broken here"),
+        ("config.space = dict(resolution=8)", r"`space` lacks \['stem', 'stages', 'head'\]"),
+        ("config.space = 3", "config"),
+    ],
+)
 def test_a_bad_config_file_is_one_clear_line(tmp_path, body, message):
     file = tmp_path / "mine.py"
-    file.write_text("from jointnas_jax.config import default_config\n\ndef get_config():\n"
-                    f"    config = default_config()\n    {body}\n    return config\n")
+    file.write_text(
+        "from jointnas_jax.config import default_config\n\ndef get_config():\n"
+        f"    config = default_config()\n    {body}\n    return config\n"
+    )
     with pytest.raises(InputError, match=message) as error:
         parse(f"--config={file}")
     assert "\n" not in str(error.value)
@@ -107,11 +136,24 @@ def test_every_option_has_a_rule_that_its_default_obeys():
 @given(st.floats(0.001, 10_000), st.sampled_from(["", "K", "M", "G", "k", "m", "g"]))
 def test_quantities_have_units(number, unit):
     factor = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[unit.lower()]
-    assert parse_quantity(f"{number:.6f}{unit}") == pytest.approx(float(f"{number:.6f}") * factor, abs=0.51)
+    assert parse_quantity(f"{number:.6f}{unit}") == pytest.approx(
+        float(f"{number:.6f}") * factor, abs=0.51
+    )
 
 
-KEYS = ["seed", "search.rounds", "search.threshold", "data.val_fraction", "data.flip", "train.batch_size",
-        "budget.flops", "mode", "predictor.members", "search.evolution.crossover", "space.stem.channels"]
+KEYS = [
+    "seed",
+    "search.rounds",
+    "search.threshold",
+    "data.val_fraction",
+    "data.flip",
+    "train.batch_size",
+    "budget.flops",
+    "mode",
+    "predictor.members",
+    "search.evolution.crossover",
+    "space.stem.channels",
+]
 
 
 @given(st.sampled_from(KEYS), st.text(min_size=1, max_size=12))

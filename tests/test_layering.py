@@ -15,13 +15,24 @@ ALLOWED = {
     "errors": set(),
     "space": {"errors"},
     "config": {"errors", "space"},
+    "command_line": {"errors", "config"},
     "nets": {"errors", "config", "space"},
     "data": {"errors", "config"},
     "train": {"errors", "config", "space", "nets", "data"},
     "predictor": {"errors", "config", "space"},
     "search": {"errors", "config", "space"},
     "report": {"errors", "config", "space"},
-    "study": {"errors", "config", "space", "nets", "data", "train", "predictor", "search", "report"},
+    "study": {
+        "errors",
+        "config",
+        "space",
+        "nets",
+        "data",
+        "train",
+        "predictor",
+        "search",
+        "report",
+    },
 }
 # The evaluator alone turns candidates into trained networks.
 TRAINERS = {"study/evaluator.py"}
@@ -31,10 +42,16 @@ def _imports(path: Path) -> set[str]:
     """Names of our own packages that a file imports, wherever in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("jointnas_jax."):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.startswith("jointnas_jax.")
+        ):
             found.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("jointnas_jax.")}
+            found |= {
+                a.name.split(".")[1] for a in node.names if a.name.startswith("jointnas_jax.")
+            }
     return found
 
 
@@ -55,18 +72,24 @@ def test_every_package_has_a_layer():
 
 
 def test_only_the_evaluator_sees_the_training():
-    users = {str(p.relative_to(PACKAGE)) for p in PACKAGE.glob("study/*.py") if "train" in _imports(p)}
+    users = {
+        str(p.relative_to(PACKAGE)) for p in PACKAGE.glob("study/*.py") if "train" in _imports(p)
+    }
     assert users == TRAINERS
 
 
 def test_an_upward_import_would_be_seen(tmp_path):
     file = tmp_path / "bad.py"
-    file.write_text("def f():\n    from jointnas_jax.study.run import run_study\n    import jointnas_jax.train.step\n")
+    file.write_text(
+        "def f():\n    from jointnas_jax.study.run import run_study\n"
+        "    import jointnas_jax.train.step\n"
+    )
     assert _imports(file) == {"study", "train"}
 
 
-@pytest.mark.parametrize("module", [
-    "config", "errors", "space", "space.joint", "space.features", "report.figures"])
+@pytest.mark.parametrize(
+    "module", ["config", "errors", "space", "space.joint", "space.features", "report.figures"]
+)
 def test_imports_without_jax(module):
     code = f"import sys, jointnas_jax.{module}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,10 +1,10 @@
 """What happens to a batch on the device, between the stored image and the network.
 
-All random numbers of an epoch are drawn at once, in `plan_epoch`: they depend on trial and epoch, not on the
-architecture, so one compiled program draws them for every candidate.
+All random numbers of an epoch are drawn at once, in `plan_epoch`: they depend on trial and epoch,
+not on the architecture, so one compiled program draws them for every candidate.
 
-Shapes: N images, B of them in a batch, S = N // B steps, H x W x C as stored, R = the architecture's
-resolution, L classes.
+Shapes: N images, B of them in a batch, S = N // B steps, H x W x C as stored, R = the
+architecture's resolution, L classes.
 """
 
 import functools
@@ -48,7 +48,11 @@ class EpochPlan:
 
 @functools.partial(jax.jit, static_argnames=("augmentation", "batch_size"))
 def plan_epoch(
-    members: jax.Array, alpha: jax.Array, key: jax.Array, augmentation: Augmentation, batch_size: int
+    members: jax.Array,
+    alpha: jax.Array,
+    key: jax.Array,
+    augmentation: Augmentation,
+    batch_size: int,
 ) -> EpochPlan:
     """Draws the batches of one epoch.
 
@@ -103,7 +107,7 @@ def flip(images: jax.Array, flips: jax.Array) -> jax.Array:
 
 
 def normalise(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-    """Maps `uint8[B, H, W, C]` to `float32`, zero mean and unit variance per channel (`float32[C]`)."""
+    """Maps `uint8[B, H, W, C]` to `float32`, each channel to zero mean and unit variance."""
     return (images.astype(jnp.float32) - mean) / std
 
 
@@ -113,9 +117,7 @@ def resize(images: jax.Array, resolution: int) -> jax.Array:
     return images if images.shape == shape else jax.image.resize(images, shape, "bilinear")
 
 
-def mix(
-    images: jax.Array, targets: jax.Array, weight: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def mix(images: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mixup: `weight * x + (1 - weight) * partner` (Zhang et al., arXiv 1710.09412).
 
     Image i meets image B - 1 - i, which in a shuffled batch is as good as a random partner.

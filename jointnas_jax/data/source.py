@@ -1,6 +1,7 @@
 """Image datasets through TFDS, without TensorFlow.
 
-A dataset that fits in memory is decoded once into one `uint8` array, which lives on the device from then on.
+A dataset that fits in memory is decoded once into one `uint8` array, which lives on the device from
+then on.
 """
 
 import dataclasses
@@ -70,11 +71,15 @@ class ImageDataset:
                 labels[i] = example[label_key]
         bad = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
         if bad.size:
-            raise DataError(f"split `{split}` of `{self.name}`: labels must be 0 to "
-                            f"{self.num_classes - 1}, example {bad[0]} has {labels[bad[0]]}")
+            raise DataError(
+                f"split `{split}` of `{self.name}`: labels must be 0 to "
+                f"{self.num_classes - 1}, example {bad[0]} has {labels[bad[0]]}"
+            )
         if len(np.unique(labels)) < 2:
-            raise DataError(f"split `{split}` of `{self.name}` has only images of class "
-                            f"{labels[0]}; a classifier needs two classes or more")
+            raise DataError(
+                f"split `{split}` of `{self.name}` has only images of class "
+                f"{labels[0]}; a classifier needs two classes or more"
+            )
         return Split(images, labels)
 
     def count(self, split: str) -> int:
@@ -84,13 +89,18 @@ class ImageDataset:
     def check_disjoint(self, first: str, second: str) -> None:
         """Raises `DataError` if two split expressions share examples, or one cannot be read."""
         ranges = [
-            {(f.filename, i) for f in self._info(s).file_instructions
-             for i in range(f.skip, f.skip + (f.examples_in_shard if f.take == -1 else f.take))}
+            {
+                (f.filename, i)
+                for f in self._info(s).file_instructions
+                for i in range(f.skip, f.skip + (f.examples_in_shard if f.take == -1 else f.take))
+            }
             for s in (first, second)
         ]
         if shared := len(ranges[0] & ranges[1]):
-            raise DataError(f"splits `{first}` and `{second}` of `{self.name}` share {shared} "
-                            f"examples; test images must not be trained on")
+            raise DataError(
+                f"splits `{first}` and `{second}` of `{self.name}` share {shared} "
+                f"examples; test images must not be trained on"
+            )
 
     def _source(self, split: str) -> Any:
         if not self._info(split).num_examples:
@@ -102,34 +112,42 @@ class ImageDataset:
             return self._builder.info.splits[split]
         except (ValueError, KeyError) as error:
             known = ", ".join(f"`{s}`" for s in self._builder.info.splits)
-            raise DataError(f"split `{split}` of `{self.name}` cannot be read: its splits are "
-                            f"{known}, and slices of them such as `train[:90%]`") from error
+            raise DataError(
+                f"split `{split}` of `{self.name}` cannot be read: its splits are "
+                f"{known}, and slices of them such as `train[:90%]`"
+            ) from error
 
     def _read(self, source: Any, indices: list[int], split: str) -> Any:
         try:
             return source.__getitems__(indices)
         except Exception as error:  # decoders raise what they like
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"split `{split}` of `{self.name}`: an example in "
-                            f"{indices[0]}..{indices[-1]} cannot be decoded ({reason})") from error
+            raise DataError(
+                f"split `{split}` of `{self.name}`: an example in "
+                f"{indices[0]}..{indices[-1]} cannot be decoded ({reason})"
+            ) from error
 
     def _fit(self, image: np.ndarray, split: str, index: int) -> np.ndarray:
-        height, width, channels = self.image_shape
+        height, width, _ = self.image_shape
         if self._resize and image.shape[:2] != (height, width):
-            planes = [Image.fromarray(image[..., c]).resize((width, height), Image.BILINEAR)
-                      for c in range(image.shape[-1])]
+            planes = [
+                Image.fromarray(image[..., c]).resize((width, height), Image.BILINEAR)
+                for c in range(image.shape[-1])
+            ]
             image = np.stack([np.asarray(p) for p in planes], axis=-1)
         if image.shape != self.image_shape:
-            raise DataError(f"split `{split}` of `{self.name}`: example {index} has shape "
-                            f"{image.shape}, expected {self.image_shape}")
+            raise DataError(
+                f"split `{split}` of `{self.name}`: example {index} has shape "
+                f"{image.shape}, expected {self.image_shape}"
+            )
         return image
 
 
 def open_dataset(data: Mapping[str, Any]) -> ImageDataset:
     """Opens the dataset that the `data` section of a config names; reads no image.
 
-    `dir` may be a prepared folder itself, or the folder that holds `name`; an empty `dir` means TFDS's own
-    data folder, or the cache for `digits`, which is written there first.
+    `dir` may be a prepared folder itself, or the folder that holds `name`; an empty `dir` means
+    TFDS's own data folder, or the cache for `digits`, which is written there first.
 
     Raises:
       DataError: nothing usable is there.
@@ -138,11 +156,14 @@ def open_dataset(data: Mapping[str, Any]) -> ImageDataset:
     try:
         builder = tfds.builder_from_directory(folder)
     except Exception as error:
-        raise DataError(f"`{folder}` cannot be read as a TFDS dataset: "
-                        f"{str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"`{folder}` cannot be read as a TFDS dataset: {str(error).splitlines()[0]}"
+        ) from error
     if builder.info.file_format.value != "array_record":
-        raise DataError(f"`{folder}` is stored as {builder.info.file_format.value}; prepare it with "
-                        "file_format=`array_record`, which can be read without TensorFlow")
+        raise DataError(
+            f"`{folder}` is stored as {builder.info.file_format.value}; prepare it as "
+            "`array_record`, which can be read without TensorFlow"
+        )
     name = f"{builder.info.name}/{builder.info.version}"
     image_key, label_key = _find_keys(builder, name)
     features = builder.info.features
@@ -152,12 +173,15 @@ def open_dataset(data: Mapping[str, Any]) -> ImageDataset:
     if size:
         shape = (size, size, shape[-1])
     if None in shape:
-        raise DataError(f"images of `{name}` differ in size ({shape}); give one size to load them "
-                        "at with `--config.data.image_size=`")
+        raise DataError(
+            f"images of `{name}` differ in size ({shape}); give one size to load them "
+            "at with `--config.data.image_size=`"
+        )
     num_classes = features[label_key].num_classes
     if num_classes is None or num_classes < 2:
         raise DataError(f"`{name}` has {num_classes} class(es); a classifier needs two or more")
-    return ImageDataset(name, tuple(shape), num_classes, builder, (image_key, label_key), bool(size))
+    keys = (image_key, label_key)
+    return ImageDataset(name, tuple(shape), num_classes, builder, keys, bool(size))
 
 
 def carve_validation(count: int, fraction: float, seed: int) -> np.ndarray:
@@ -187,8 +211,11 @@ def _newest_version(folder: Path) -> Path | None:
     """The folder itself if a dataset is prepared in it, else its newest prepared version."""
     if (folder / _INFO_FILE).is_file():
         return folder
-    versions = [info.parent for info in folder.glob("*/" + _INFO_FILE)
-                if all(part.isdigit() for part in info.parent.name.split("."))]
+    versions = [
+        info.parent
+        for info in folder.glob("*/" + _INFO_FILE)
+        if all(part.isdigit() for part in info.parent.name.split("."))
+    ]
     return max(versions, key=lambda v: [int(part) for part in v.name.split(".")], default=None)
 
 
@@ -202,11 +229,17 @@ def _find_keys(builder: tfds.core.DatasetBuilder, name: str) -> tuple[str, str]:
         images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
         labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
         if len(images) != 1 or len(labels) != 1:
-            raise DataError(f"`{name}` must have one Image and one ClassLabel feature, has "
-                            f"{images} and {labels}")
+            raise DataError(
+                f"`{name}` must have one Image and one ClassLabel feature, has "
+                f"{images} and {labels}"
+            )
         image_key, label_key = images[0], labels[0]
-    if not isinstance(features[label_key], tfds.features.ClassLabel) or \
-            len(features[image_key].shape) != 3:
-        raise DataError(f"`{name}` must map an image to a ClassLabel, its supervised keys are "
-                        f"`{image_key}` and `{label_key}`")
+    if (
+        not isinstance(features[label_key], tfds.features.ClassLabel)
+        or len(features[image_key].shape) != 3
+    ):
+        raise DataError(
+            f"`{name}` must map an image to a ClassLabel, its supervised keys are "
+            f"`{image_key}` and `{label_key}`"
+        )
     return image_key, label_key

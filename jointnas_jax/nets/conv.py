@@ -1,12 +1,12 @@
 """Convolutions, lowered so that each backend runs them fast.
 
 `shift` writes a depthwise convolution as a sum of k*k shifted products and every other one as a
-matmul. XLA:CPU runs that several times faster than a grouped convolution, inside a loop by orders of
-magnitude. `conv` uses `lax.conv_general_dilated`. Both agree to float rounding; which one ran is part
-of a result's identity, so it is a config field.
+matmul. XLA:CPU runs that several times faster than a grouped convolution, inside a loop by orders
+of magnitude. `conv` uses `lax.conv_general_dilated`. Both agree to float rounding; which one ran is
+part of a result's identity, so it is a config field.
 
-Shapes: N images, H x W input positions, C input channels, D output channels, k x k taps; k is odd and
-padding is (k-1)/2 on all sides, so that stride s gives ceil(H/s) x ceil(W/s) positions.
+Shapes: N images, H x W input positions, C input channels, D output channels, k x k taps; k is odd
+and padding is (k-1)/2 on all sides, so that stride s gives ceil(H/s) x ceil(W/s) positions.
 """
 
 import functools
@@ -29,8 +29,8 @@ def resolve_lowering(name: str) -> str:
 def pointwise(x: jax.Array, w: jax.Array) -> jax.Array:
     """1x1 convolution: `float[N, H, W, C]`, `float[C, D]` -> `float[N, H, W, D]`.
 
-    One 2-D matmul on any backend: its weight gradient contracts one axis instead of three, which XLA:CPU
-    does 3.6 times faster.
+    One 2-D matmul on any backend: its weight gradient contracts one axis instead of three, which
+    XLA:CPU does 3.6 times faster.
     """
     return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
 
@@ -54,8 +54,12 @@ def depthwise(x: jax.Array, w: jax.Array, stride: int, lowering: str) -> jax.Arr
 def _lax_conv(x: jax.Array, w: jax.Array, stride: int, groups: int) -> jax.Array:
     half = w.shape[0] // 2
     return lax.conv_general_dilated(
-        x, w, (stride, stride), ((half, half), (half, half)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
+        x,
+        w,
+        (stride, stride),
+        ((half, half), (half, half)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 
@@ -82,8 +86,10 @@ def _input_gradient(x: jax.Array, w: jax.Array, stride: int, dy: jax.Array) -> j
     """The same shifted sum with the flipped kernel, over dy spread out to the input's positions."""
     if stride > 1:
         height, width = x.shape[1:3]
-        config = [(0, size - (stride * (n - 1) + 1), stride - 1)
-                  for size, n in ((height, dy.shape[1]), (width, dy.shape[2]))]
+        config = [
+            (0, size - (stride * (n - 1) + 1), stride - 1)
+            for size, n in ((height, dy.shape[1]), (width, dy.shape[2]))
+        ]
         dy = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *config, (0, 0, 0)])
     return _shift_depthwise(dy, w[::-1, ::-1], 1)
 
@@ -91,9 +97,9 @@ def _input_gradient(x: jax.Array, w: jax.Array, stride: int, dy: jax.Array) -> j
 def _weight_gradient(x: jax.Array, w: jax.Array, stride: int, dy: jax.Array) -> jax.Array:
     """dw[i, j] = sum over images and positions of tap(i, j) * dy, a few images at a time.
 
-    Left to autodiff, these k*k reductions over sliced inputs are most of the backward pass on CPU. In
-    groups of images that fit the cache, summed over W at the end, they take a quarter of the time; the
-    loop over kernel rows halves the compile time.
+    Left to autodiff, these k*k reductions over sliced inputs are most of the backward pass on CPU.
+    In groups of images that fit the cache, summed over W at the end, they take a quarter of the
+    time; the loop over kernel rows halves the compile time.
     """
     k, (n, _, width, channels) = w.shape[0], dy.shape
     padded = _pad(x, k)

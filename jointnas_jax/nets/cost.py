@@ -5,8 +5,8 @@ the weights of each convolution times its output positions, plus the number of i
 adaptive average pool (each SE, the head's, and the 1x1 pool before the classifier). Params are the
 weights of convolutions and of the classifier, without biases and BN.
 
-A network's cost is a sum of parts: stem, stages, head. A part depends on few slots, so a table of its
-costs over the values of those slots is small, and costs of vectors are gathers and sums.
+A network's cost is a sum of parts: stem, stages, head. A part depends on few slots, so a table of
+its costs over the values of those slots is small, and costs of vectors are gathers and sums.
 """
 
 import dataclasses
@@ -45,9 +45,7 @@ class Costs:
 
 def count(arch: ArchSpec) -> Costs:
     """Returns the exact costs of one network."""
-    values = {
-        slot: np.asarray(v) for slot, v in arch.to_slots().items() if not isinstance(v, str)
-    }
+    values = {slot: np.asarray(v) for slot, v in arch.to_slots().items() if not isinstance(v, str)}
     parts = _parts(len(arch.stages), arch.image_channels, arch.num_classes)
     return Costs(*(int(c) for c in sum(part(values) for part in parts)))
 
@@ -125,13 +123,13 @@ class CostTable:
         return test
 
 
-# -- the counting rule; every function maps slot values to int64[4, ...] ------------------------------
+# -- the counting rule; every function maps slot values to int64[4, ...] --------------------------
 
 
 def _parts(
     stages: int, image_channels: int, num_classes: int
 ) -> list[Callable[[Values], np.ndarray]]:
-    stem = lambda v: _stem(v, image_channels)  # noqa: E731
+    stem = lambda v: _stem(v, image_channels)
     middle = [lambda v, s=s: _stage(v, s) for s in range(1, stages + 1)]
     return [stem, *middle, lambda v: _head(v, stages, num_classes)]
 
@@ -146,14 +144,22 @@ def _stage(v: Values, s: int) -> np.ndarray:
     before = v["stem_channels"] if s == 1 else v[f"stage{s - 1}_channels"]
     width, size = v[f"{name}_channels"], _size(v, s)
     se = v[f"{name}_se"]
-    first = _block(before, width, v[f"{name}_kernel_first"], v[f"{name}_expand_first"],
-                   _size(v, s - 1), size, se)
+    first = _block(
+        before,
+        width,
+        v[f"{name}_kernel_first"],
+        v[f"{name}_expand_first"],
+        _size(v, s - 1),
+        size,
+        se,
+    )
     rest = _block(width, width, v[f"{name}_kernel_rest"], v[f"{name}_expand_rest"], size, size, se)
     return first + (v[f"{name}_depth"] - 1) * rest
 
 
-def _block(c_in: Any, c_out: Any, kernel: Any, expand: Any, size_in: Any, size_out: Any,
-           se: Any) -> np.ndarray:
+def _block(
+    c_in: Any, c_out: Any, kernel: Any, expand: Any, size_in: Any, size_out: Any, se: Any
+) -> np.ndarray:
     hidden = _round8(c_in * expand)
     positions = size_out**2
     costs = np.where(hidden == c_in, 0, _conv(c_in * hidden, size_in**2, hidden))
@@ -201,8 +207,10 @@ def _round8(width: Any) -> Any:
 
 def _slots_used(part: Callable[[Values], np.ndarray], space: JointSpace) -> dict[str, Any]:
     """The slots that a part reads, found by watching it read one network."""
-    sample = {slot: source.values[0] if isinstance(source, Knob) else source
-              for slot, source in space.arch_slots.items()}
+    sample = {
+        slot: source.values[0] if isinstance(source, Knob) else source
+        for slot, source in space.arch_slots.items()
+    }
 
     class Watch(dict):
         def __missing__(self, slot: str) -> np.ndarray:

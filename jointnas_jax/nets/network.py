@@ -30,8 +30,8 @@ def _depthwise_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.flo
 class BatchNorm(nn.Module):
     """Batch normalisation in one pass over the input, folded into one scale and shift.
 
-    Flax's own computes the same; written so, XLA:CPU needs one read of the input less. Variance is E[x^2] - E[x]^2,
-    clipped at 0.
+    Flax's own computes the same; written so, XLA:CPU needs one read of the input less. Variance is
+    E[x^2] - E[x]^2, clipped at 0.
 
     Attributes:
       zero_scale: start the scale at 0, for the last BN before a residual is added.

@@ -1,7 +1,8 @@
 """Pretraining, fitting and scoring of the predictor, each one compiled program.
 
-An ensemble of members that differ in initialisation and batch order stands in for the paper's single network
-(`members=1` gives that): with a few dozen trials its mean ranks more reliably, and its spread says how sure it is.
+An ensemble of members that differ in initialisation and batch order stands in for the paper's
+single network (`members=1` gives that): with a few dozen trials its mean ranks more reliably, and
+its spread says how sure it is.
 
 Shapes: N candidates, A and R features of architecture and recipe, P proxies, M members.
 """
@@ -39,7 +40,10 @@ class PredictorState:
 
 @functools.partial(jax.jit, static_argnames="config")
 def pretrain(
-    arch: jax.Array, costs: jax.Array, recipe_width: jax.Array, key: jax.Array,
+    arch: jax.Array,
+    costs: jax.Array,
+    recipe_width: jax.Array,
+    key: jax.Array,
     config: PredictorConfig,
 ) -> PredictorState:
     """Initialises all members and trains encoder and proxy head on costs, which are free.
@@ -66,8 +70,16 @@ def pretrain(
         params = net.init(init_key, arch[:1], recipe)
         steps = config.pretrain_epochs * -(-len(arch) // 256)
         schedule = optax.cosine_decay_schedule(config.pretrain_lr, max(steps, 1))
-        return _train(loss, params, optax.adam(schedule), len(arch), len(arch), 256,
-                      config.pretrain_epochs, train_key)
+        return _train(
+            loss,
+            params,
+            optax.adam(schedule),
+            len(arch),
+            len(arch),
+            256,
+            config.pretrain_epochs,
+            train_key,
+        )
 
     params = jax.vmap(one)(jax.random.split(key, config.members))
     return PredictorState(params, jnp.zeros(()), jnp.ones(()))
@@ -75,13 +87,18 @@ def pretrain(
 
 @functools.partial(jax.jit, static_argnames="config")
 def fit(
-    pretrained: PredictorState, arch: jax.Array, recipe: jax.Array, scores: jax.Array,
-    count: jax.Array, key: jax.Array, config: PredictorConfig,
+    pretrained: PredictorState,
+    arch: jax.Array,
+    recipe: jax.Array,
+    scores: jax.Array,
+    count: jax.Array,
+    key: jax.Array,
+    config: PredictorConfig,
 ) -> PredictorState:
     """Fits all members to measured scores, starting from the pretrained weights.
 
-    Half of the epochs with encoder and proxy head frozen, half with everything trained at a lower rate (paper
-    section 3.2).
+    Half of the epochs with encoder and proxy head frozen, half with everything trained at a lower
+    rate (paper section 3.2).
 
     Args:
       pretrained: what `pretrain` returned.
@@ -101,13 +118,14 @@ def fit(
 
     def loss(params: Any, rows: jax.Array, mask: jax.Array) -> jax.Array:
         predicted = net.apply(params, arch[rows], recipe[rows], method="predict_accuracy")
-        return _masked_mean(optax.huber_loss(predicted, targets[rows], delta=config.huber_delta), mask)
+        return _masked_mean(
+            optax.huber_loss(predicted, targets[rows], delta=config.huber_delta), mask
+        )
 
     def one(params: Any, key: jax.Array) -> Any:
         first, second = jax.random.split(key)
         train = functools.partial(_train, loss, count=count, capacity=len(scores), batch_size=8)
-        params = train(params, head_only(config.frozen_lr), epochs=config.frozen_epochs,
-                       key=first)
+        params = train(params, head_only(config.frozen_lr), epochs=config.frozen_epochs, key=first)
         return train(params, optax.adam(config.full_lr), epochs=config.full_epochs, key=second)
 
     params = jax.vmap(one)(pretrained.params, jax.random.split(key, config.members))
@@ -133,8 +151,13 @@ def head_only(learning_rate: float) -> optax.GradientTransformation:
     """Adam on the accuracy head; encoder and proxy head stay as they are."""
 
     def labels(params: Any) -> Any:
-        return {"params": {k: jax.tree.map(lambda _: "frozen" if k in FROZEN else "trained", v)
-                           for k, v in params["params"].items()}}
+        names = {part: "frozen" if part in FROZEN else "trained" for part in params["params"]}
+        return {
+            "params": {
+                part: jax.tree.map(lambda _, name=names[part]: name, leaves)
+                for part, leaves in params["params"].items()
+            }
+        }
 
     return optax.multi_transform(
         {"trained": optax.adam(learning_rate), "frozen": optax.set_to_zero()}, labels
@@ -150,11 +173,16 @@ def _masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def _train(
-    loss: Callable[[Any, jax.Array, jax.Array], jax.Array], params: Any,
-    optimizer: optax.GradientTransformation, count: jax.Array | int, capacity: int,
-    batch_size: int, epochs: int, key: jax.Array,
+    loss: Callable[[Any, jax.Array, jax.Array], jax.Array],
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    count: jax.Array | int,
+    capacity: int,
+    batch_size: int,
+    epochs: int,
+    key: jax.Array,
 ) -> Any:
-    """Trains on rows `0 ... count - 1` of `capacity`, in shuffled batches; returns the parameters."""
+    """Trains on the first `count` of `capacity` rows, in shuffled batches; returns parameters."""
     batch_size = min(batch_size, capacity)
     steps = (count + batch_size - 1) // batch_size
 

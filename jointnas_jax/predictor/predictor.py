@@ -25,7 +25,7 @@ class Predictor:
         self._predict = jax.jit(self._score_all)
 
     def pretrain(self, vectors: np.ndarray, costs: np.ndarray, key: jax.Array) -> PredictorState:
-        """Trains the encoders on costs `int64[N, P]` of candidates `int32[N, K]`; consumes the key."""
+        """Trains the encoders on costs `int64[N, P]` of vectors `int32[N, K]`; consumes the key."""
         arch, recipe = self._features(vectors)
         return pretrain(arch, costs.astype(np.float32), recipe[:0], key, self._config)
 

@@ -24,8 +24,11 @@ def draw_figures(workdir: Path) -> list[Path]:
     folder = workdir / "figures"
     folder.mkdir(exist_ok=True)
     paths = []
-    for name, draw in (("accuracy_flops", _accuracy_flops), ("predictor", _predictor),
-                       ("learning_curves", _learning_curves)):
+    for name, draw in (
+        ("accuracy_flops", _accuracy_flops),
+        ("predictor", _predictor),
+        ("learning_curves", _learning_curves),
+    ):
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         draw(axes, result, trials)
         axes.spines[["top", "right"]].set_visible(False)
@@ -37,26 +40,44 @@ def draw_figures(workdir: Path) -> list[Path]:
 
 def _accuracy_flops(axes: Axes, result: dict[str, Any], trials: list[dict[str, Any]]) -> None:
     """Validation accuracy against FLOPs of all trials, with winner, references and budget."""
-    for stage, colour, label in (("random", GREY, "random candidates"),
-                                 ("coarse", BLUE, "coarse stage")):
+    for stage, colour, label in (
+        ("random", GREY, "random candidates"),
+        ("coarse", BLUE, "coarse stage"),
+    ):
         done = [t for t in trials if t["stage"] == stage and t["score"] is not None]
-        axes.scatter([t["costs"]["flops"] for t in done], [t["score"] for t in done], s=22,
-                     color=colour, alpha=0.7, label=label)
+        axes.scatter(
+            [t["costs"]["flops"] for t in done],
+            [t["score"] for t in done],
+            s=22,
+            color=colour,
+            alpha=0.7,
+            label=label,
+        )
     marks = [(w, "*", ORANGE, "winner") for w in result["winners"]]
-    marks += [(r, m, GREEN, r["source"]) for r, m in
-              zip(result["references"].values(), "sD", strict=False)]
+    marks += [
+        (r, m, GREEN, r["source"])
+        for r, m in zip(result["references"].values(), "sD", strict=False)
+    ]
     for entry, marker, colour, label in marks:
         seeds = entry["validation"]
         if seeds["mean"] is not None:
-            axes.errorbar(entry["costs"]["flops"], seeds["mean"], seeds["std"] or 0.0, fmt=marker,
-                          markersize=14 if marker == "*" else 8, color=colour, capsize=3,
-                          label=f"{label}, mean of seeds")
+            axes.errorbar(
+                entry["costs"]["flops"],
+                seeds["mean"],
+                seeds["std"] or 0.0,
+                fmt=marker,
+                markersize=14 if marker == "*" else 8,
+                color=colour,
+                capsize=3,
+                label=f"{label}, mean of seeds",
+            )
     if "flops" in result["budget"]:
         axes.axvline(result["budget"]["flops"], color="black", linestyle=":", label="budget")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 1e6:g} M"))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set(xlabel="FLOPs", ylabel="validation accuracy",
-             title=f"{result['name']}: what was trained")
+    axes.set(
+        xlabel="FLOPs", ylabel="validation accuracy", title=f"{result['name']}: what was trained"
+    )
     axes.legend(frameon=False, fontsize=8)
 
 
@@ -65,21 +86,30 @@ def _predictor(axes: Axes, result: dict[str, Any], trials: list[dict[str, Any]])
     rounds = [r for r in result["rounds"] if r["spearman"] is not None]
     epoch = result["early_stop"]["epochs"] - 1
     low, high = 1.0, 0.0
-    for entry, colour in zip(rounds, plt.cm.viridis([i / max(len(rounds), 2) for i in
-                                                     range(len(rounds))]), strict=True):
+    for entry, colour in zip(
+        rounds, plt.cm.viridis([i / max(len(rounds), 2) for i in range(len(rounds))]), strict=True
+    ):
         done = [t for t in trials if t["round"] == entry["round"] and t["score"] is not None]
         predicted = [t["predicted"] for t in done]
         measured = [t["accuracies"][epoch] for t in done]
-        axes.scatter(predicted, measured, s=26, color=colour,
-                     label=f"round {entry['round']}, Spearman {entry['spearman']:.2f}")
+        axes.scatter(
+            predicted,
+            measured,
+            s=26,
+            color=colour,
+            label=f"round {entry['round']}, Spearman {entry['spearman']:.2f}",
+        )
         low, high = min(low, *predicted, *measured), max(high, *predicted, *measured)
     if rounds:
         axes.plot([low, high], [low, high], color=GREY, linestyle="--", linewidth=1)
         axes.legend(frameon=False, fontsize=8)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set(xlabel="predicted accuracy", ylabel="measured accuracy",
-             title="Predictor on candidates it had not seen")
+    axes.set(
+        xlabel="predicted accuracy",
+        ylabel="measured accuracy",
+        title="Predictor on candidates it had not seen",
+    )
 
 
 def _learning_curves(axes: Axes, result: dict[str, Any], trials: list[dict[str, Any]]) -> None:
@@ -89,15 +119,20 @@ def _learning_curves(axes: Axes, result: dict[str, Any], trials: list[dict[str, 
     for curve in curves:
         axes.plot(epochs, curve, color=BLUE, alpha=0.5, linewidth=1)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set(xlabel="epoch", ylabel="validation accuracy (blue)",
-             title=f"Round 1, and the early-stop rule: {result['early_stop']['epochs']} of "
-                   f"{result['early_stop']['of']} epochs")
+    axes.set(
+        xlabel="epoch",
+        ylabel="validation accuracy (blue)",
+        title=f"Round 1, and the early-stop rule: {result['early_stop']['epochs']} of "
+        f"{result['early_stop']['of']} epochs",
+    )
     right = axes.twinx()
     stop = result["early_stop"]
     correlations = [float("nan") if c is None else c for c in stop["by_epoch"]]
     right.plot(epochs, correlations, color=ORANGE, marker=".")
     right.axhline(stop["threshold"], color=ORANGE, linestyle=":", linewidth=1)
     right.axvline(stop["epochs"], color="black", linestyle=":", linewidth=1)
-    right.set(ylabel=f"{stop['correlation']} correlation with the last epoch (orange)",
-              ylim=(min([0.0, *(c for c in correlations if c == c)]), 1.05))
+    right.set(
+        ylabel=f"{stop['correlation']} correlation with the last epoch (orange)",
+        ylim=(min([0.0, *(c for c in correlations if c == c)]), 1.05),
+    )
     right.spines["top"].set_visible(False)

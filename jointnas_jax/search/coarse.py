@@ -1,7 +1,8 @@
 """The coarse stage: constrained iterative optimisation (paper section 3.3, algorithm 1).
 
-In each round the candidates of the pool that are predicted best and not evaluated yet are evaluated, and the predictor is
-refit on all trials so far. The first round takes the head of the pool, which a Sobol sequence spreads evenly.
+In each round the candidates of the pool that are predicted best and not evaluated yet are
+evaluated, and the predictor is refit on all trials so far. The first round takes the head of the
+pool, which a Sobol sequence spreads evenly.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,7 +46,8 @@ def coarse_stage(
       pool: `int32[P, K]`.
       rounds: rounds to run; fewer if the pool is used up.
       per_round: m, candidates per round.
-      evaluate: `(round number, int32[m, K], predicted float32[m]) -> float32[m]`, nan for a failure.
+      evaluate: `(round number, int32[m, K], predicted float32[m]) -> float32[m]`, nan for a
+        failure.
       fit: called with all vectors and scores of trials that did not fail.
       predict: `int32[N, K] -> float32[N]`, used after the first fit.
     """
@@ -71,5 +73,11 @@ def coarse_stage(
         done_scores = np.concatenate([done_scores, scores[ok]])
         if len(done_scores):
             fit(done_vectors, done_scores)
-        yield Round(number, pool[chosen], scores, predicted,
-                    kendall(predicted[both], scores[both]), spearman(predicted[both], scores[both]))
+        yield Round(
+            number,
+            pool[chosen],
+            scores,
+            predicted,
+            kendall(predicted[both], scores[both]),
+            spearman(predicted[both], scores[both]),
+        )

@@ -45,7 +45,8 @@ def early_stop(accuracies: np.ndarray, threshold: float, kind: str) -> EarlyStop
       kind: key of `CORRELATIONS`.
 
     Returns:
-      The first epoch above the threshold, T if there is none before: fewer than three candidates rank nothing.
+      The first epoch above the threshold, T if there is none before: fewer than three candidates
+        rank nothing.
     """
     epochs = accuracies.shape[1]
     final = accuracies[:, -1]

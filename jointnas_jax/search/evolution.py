@@ -1,7 +1,8 @@
-"""The fine stage: predictor-guided evolution, one compiled program (paper section 3.3, algorithm 2).
+"""The fine stage: predictor-guided evolution in one compiled program (paper, algorithm 2).
 
-Every generation each parent makes children by crossover and mutation, all children are scored at once, and the best of parents
-and children survive. Better parents change less (adaptive genetic algorithm). It ends when the best score saturates.
+Every generation each parent makes children by crossover and mutation, all children are scored at
+once, and the best of parents and children survive. Better parents change less (adaptive genetic
+algorithm). It ends when the best score saturates.
 
 Shapes: Q = population, C = children of a generation, K knobs, G = most generations.
 """
@@ -61,8 +62,9 @@ def evolve(
 
     def generation(carry: tuple) -> tuple:
         count, stale, population, scores, best = carry
-        offspring = canonical(children(population, scores, jax.random.fold_in(key, count),
-                                       cardinalities, config))
+        offspring = canonical(
+            children(population, scores, jax.random.fold_in(key, count), cardinalities, config)
+        )
         child_scores = jnp.where(feasible(offspring), score(offspring), -jnp.inf)
         merged = jnp.concatenate([population, offspring])
         population, after = survivors(merged, jnp.concatenate([scores, child_scores]), size)
@@ -81,14 +83,12 @@ def evolve(
 def diverse(population: np.ndarray, count: int, distance: int) -> np.ndarray:
     """Picks the first `count` rows of `int[N, K]` that differ pairwise in `distance` knobs or more.
 
-    Neighbours in the population share the predictor's errors, so training several of them tells little. Where
-    too few differ, the first rows left out fill up.
+    Neighbours in the population share the predictor's errors, so training several of them tells
+    little. Where too few differ, the first rows left out fill up.
     """
     chosen: list[int] = []
     for i, row in enumerate(population):
-        if len(chosen) < count and all(
-            (row != population[j]).sum() >= distance for j in chosen
-        ):
+        if len(chosen) < count and all((row != population[j]).sum() >= distance for j in chosen):
             chosen.append(i)
     rest = [i for i in range(len(population)) if i not in chosen]
     return population[chosen + rest[: max(0, count - len(chosen))]]
@@ -97,13 +97,15 @@ def diverse(population: np.ndarray, count: int, distance: int) -> np.ndarray:
 def survivors(vectors: jax.Array, scores: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
     """Returns the best `size` distinct rows of `int32[N, K]`, best first, and their scores.
 
-    Repeated rows and missing ones get the score -inf: a population of one candidate's copies cannot evolve.
+    Repeated rows and missing ones get the score -inf: a population of one candidate's copies cannot
+    evolve.
     """
     if len(vectors) < size:
         padding = size - len(vectors)
         vectors = jnp.concatenate([vectors, jnp.repeat(vectors[:1], padding, axis=0)])
         scores = jnp.concatenate([scores, jnp.full(padding, -jnp.inf)])
-    # Best first; equal rows have equal scores, and the knobs as further sort keys make them neighbours.
+    # Best first; equal rows have equal scores, and the knobs as further sort keys make them
+    # neighbours.
     order = jnp.lexsort((*vectors.T, -scores))
     vectors, scores = vectors[order], scores[order]
     repeated = jnp.concatenate([jnp.zeros(1, bool), (vectors[1:] == vectors[:-1]).all(-1)])
@@ -113,7 +115,10 @@ def survivors(vectors: jax.Array, scores: jax.Array, size: int) -> tuple[jax.Arr
 
 
 def children(
-    population: jax.Array, scores: jax.Array, key: jax.Array, cardinalities: np.ndarray,
+    population: jax.Array,
+    scores: jax.Array,
+    key: jax.Array,
+    cardinalities: np.ndarray,
     config: EvolutionConfig,
 ) -> jax.Array:
     """Makes `children_per_parent` children of every parent. The key is consumed.
@@ -126,7 +131,8 @@ def children(
       config: rates.
 
     Returns:
-      `int32[C, K]` inside the space; every child differs from its parent where crossover did not undo it.
+      `int32[C, K]` inside the space; every child differs from its parent where crossover did not
+      undo it.
     """
     partner_key, cross_key, mutate_key, force_key, step_key, jump_key = jax.random.split(key, 6)
     size, knobs = population.shape

@@ -27,8 +27,8 @@ def sobol_pool(
       seed: of the scrambling.
 
     Returns:
-      `int32[P, K]` in order of the sequence; P is `size`, or less where the space has fewer candidates within the
-      budget or they are too rare.
+      `int32[P, K]` in order of the sequence; P is `size`, or less where the space has fewer
+      candidates within the budget or they are too rare.
 
     Raises:
       SpaceError: no candidate satisfies the budget; names the smallest cost seen.
@@ -52,8 +52,9 @@ def sobol_pool(
         if full:
             break
     if not len(pool):
-        limits = ", ".join(f"at least {smallest[c]:,} where the limit is {limit:,}"
-                           for c, limit in budget.items())
+        limits = ", ".join(
+            f"at least {smallest[c]:,} where the limit is {limit:,}" for c, limit in budget.items()
+        )
         raise SpaceError(f"no candidate satisfies the budget: the samples cost {limits}")
     return pool
 

@@ -6,5 +6,13 @@ from jointnas_jax.space.knobs import Knob
 from jointnas_jax.space.recipe import Recipe
 
 __all__ = [
-    "ArchSpec", "Block", "Candidate", "Head", "JointSpace", "Knob", "Recipe", "Stage", "Stem",
+    "ArchSpec",
+    "Block",
+    "Candidate",
+    "Head",
+    "JointSpace",
+    "Knob",
+    "Recipe",
+    "Stage",
+    "Stem",
 ]

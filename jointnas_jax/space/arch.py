@@ -198,8 +198,11 @@ def _fields(kind: type, data: Any, where: str) -> dict[str, Any]:
     for name in data:
         if name not in names:
             raise SpaceError(f"{where} has no field `{name}`{nearest(name, names)}")
-    missing = [f.name for f in dataclasses.fields(kind)
-               if f.name not in data and f.default is dataclasses.MISSING]
+    missing = [
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.name not in data and f.default is dataclasses.MISSING
+    ]
     if missing:
         raise SpaceError(f"{where} lacks the fields {missing}; it has {sorted(data)}")
     return dict(data)

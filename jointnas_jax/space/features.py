@@ -1,7 +1,7 @@
 """Feature vectors of candidates, as a table that any array library can gather from.
 
-Each knob value owns one row: a one-hot vector for a choice, one number in [0, 1] for an ordinal knob
-(paper section 3.2). The features of a candidate are the sum of the rows of its values.
+Each knob value owns one row: a one-hot vector for a choice, one number in [0, 1] for an ordinal
+knob (paper section 3.2). The features of a candidate are the sum of the rows of its values.
 """
 
 import dataclasses

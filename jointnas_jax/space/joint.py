@@ -103,16 +103,20 @@ class JointSpace:
         return Candidate(arch, Recipe(**self._fill(self.recipe_slots, vector)))
 
     def encode(self, candidate: Candidate) -> np.ndarray:
-        """Returns the canonical index vector `int32[K]`; raises `SpaceError` if not in the space."""
+        """Returns the canonical index vector `int32[K]`; raises `SpaceError` outside the space."""
         arch = candidate.arch
         given = arch.to_slots()
         if given.keys() != self.arch_slots.keys():
-            raise SpaceError(f"the space has {_stage_count(self.arch_slots)} stages, "
-                             f"the candidate {len(arch.stages)}")
+            raise SpaceError(
+                f"the space has {_stage_count(self.arch_slots)} stages, "
+                f"the candidate {len(arch.stages)}"
+            )
         dataset = (self.image_channels, self.num_classes)
         if (arch.image_channels, arch.num_classes) != dataset:
-            raise SpaceError(f"the space is for (image_channels, num_classes) = {dataset}, got "
-                             f"{(arch.image_channels, arch.num_classes)}")
+            raise SpaceError(
+                f"the space is for (image_channels, num_classes) = {dataset}, got "
+                f"{(arch.image_channels, arch.num_classes)}"
+            )
         vector = np.full(len(self.knobs), -1, np.int32)
         slots = [*self.arch_slots.items(), *self.recipe_slots.items()]
         for slot, value in {**given, **candidate.recipe.to_dict()}.items():
@@ -137,13 +141,17 @@ class JointSpace:
     def check(self, vectors: np.ndarray) -> np.ndarray:
         """Returns `vectors` (`int[..., K]`) unchanged; raises `SpaceError` if one lies outside."""
         if vectors.dtype.kind not in "iu" or vectors.shape[-1:] != (len(self.knobs),):
-            raise SpaceError(f"an index vector has {len(self.knobs)} integers, got "
-                             f"{vectors.dtype}{list(vectors.shape)}")
+            raise SpaceError(
+                f"an index vector has {len(self.knobs)} integers, got "
+                f"{vectors.dtype}{list(vectors.shape)}"
+            )
         bad = np.argwhere((vectors < 0) | (vectors >= self.cardinalities))
         if bad.size:
             knob = self.knobs[bad[0][-1]]
-            raise SpaceError(f"knob `{knob.name}` has indices 0 to {len(knob.values) - 1} "
-                             f"for {list(knob.values)}, got {vectors[tuple(bad[0])]}")
+            raise SpaceError(
+                f"knob `{knob.name}` has indices 0 to {len(knob.values) - 1} "
+                f"for {list(knob.values)}, got {vectors[tuple(bad[0])]}"
+            )
         return vectors
 
     # -- sampling and equality ----------------------------------------------------------------
@@ -167,12 +175,20 @@ class JointSpace:
         rules = []
         for knob in self.arch_knobs:
             uses = [slot for slot, source in self.arch_slots.items() if source is knob]
-            depths = [self.arch_slots[slot.split("_")[0] + "_depth"]
-                      for slot in uses if slot.endswith("_rest")]
-            if len(depths) == len(uses) and all(isinstance(d, Knob) and 1 in d.values
-                                                for d in depths):
-                rules.append((self.positions[knob.name],
-                              tuple((self.positions[d.name], d.index(1)) for d in depths)))
+            depths = [
+                self.arch_slots[slot.split("_")[0] + "_depth"]
+                for slot in uses
+                if slot.endswith("_rest")
+            ]
+            if len(depths) == len(uses) and all(
+                isinstance(d, Knob) and 1 in d.values for d in depths
+            ):
+                rules.append(
+                    (
+                        self.positions[knob.name],
+                        tuple((self.positions[d.name], d.index(1)) for d in depths),
+                    )
+                )
         return tuple(rules)
 
     def canonical(self, vectors: Any) -> Any:
@@ -198,7 +214,9 @@ class JointSpace:
     def with_fixed_arch(self, arch: ArchSpec) -> "JointSpace":
         """Returns the space of recipes for one architecture (AutoTrain, paper section 4.1)."""
         return dataclasses.replace(
-            self, arch_slots=arch.to_slots(), image_channels=arch.image_channels,
+            self,
+            arch_slots=arch.to_slots(),
+            image_channels=arch.image_channels,
             num_classes=arch.num_classes,
         )
 
@@ -211,7 +229,8 @@ class JointSpace:
     def _fill(self, slots: Slots, vector: np.ndarray) -> dict[str, Value]:
         return {
             slot: source.values[vector[self.positions[source.name]]]
-            if isinstance(source, Knob) else source
+            if isinstance(source, Knob)
+            else source
             for slot, source in slots.items()
         }
 
@@ -222,8 +241,10 @@ class JointSpace:
             return
         position, index = self.positions[source.name], source.index(value)
         if vector[position] not in (-1, index):
-            raise SpaceError(f"knob `{source.name}` is tied: `{slot}` = {value!r} contradicts "
-                             f"{source.values[vector[position]]!r} elsewhere")
+            raise SpaceError(
+                f"knob `{source.name}` is tied: `{slot}` = {value!r} contradicts "
+                f"{source.values[vector[position]]!r} elsewhere"
+            )
         vector[position] = index
 
 
@@ -253,8 +274,12 @@ def read_slots(description: Mapping[str, Any]) -> tuple[Slots, Slots]:
     for slot, source in arch_slots.items():
         stage, _, field = slot.partition("_")
         depth = arch_slots.get(f"{stage}_depth")
-        if field.endswith("_rest") and isinstance(source, Knob) and same(depth, 1) and \
-                source.name == slot:
+        if (
+            field.endswith("_rest")
+            and isinstance(source, Knob)
+            and same(depth, 1)
+            and source.name == slot
+        ):
             raise SpaceError(f"knob `{slot}` can never act: `{stage}` has one block")
     return arch_slots, _resolve(raw_recipe | dict(recipe), check_recipe_slot)
 
@@ -274,11 +299,16 @@ def _read_section(name: str, kind: type, section: Any) -> dict[str, Any]:
             _check_names(f"{name}.{field}", value, ("first", "rest"))
             if len(value) != 2:
                 raise SpaceError(f"`{name}.{field}` must have both `first` and `rest`, got {value}")
-            slots |= {f"{name}_{field}_first": value["first"], f"{name}_{field}_rest": value["rest"]}
+            slots |= {
+                f"{name}_{field}_first": value["first"],
+                f"{name}_{field}_rest": value["rest"],
+            }
         elif field in split:
             tied = isinstance(value, str)  # to both halves of another stage
-            slots |= {f"{name}_{field}_first": value,
-                      f"{name}_{field}_rest": value if tied else f"={name}_{field}_first"}
+            slots |= {
+                f"{name}_{field}_first": value,
+                f"{name}_{field}_rest": value if tied else f"={name}_{field}_first",
+            }
         else:
             slots[f"{name}_{field}"] = value
     for field, default in fields.items():
@@ -303,8 +333,9 @@ def _resolve(raw: dict[str, Any], check: Any) -> dict[str, Knob | Value]:
         for value in source.values if isinstance(source, Knob) else (source,):
             check(slot, value)
         # A single choice is no choice.
-        slots[slot] = source.values[0] if isinstance(source, Knob) and len(source.values) == 1 \
-            else source
+        slots[slot] = (
+            source.values[0] if isinstance(source, Knob) and len(source.values) == 1 else source
+        )
     return slots
 
 
@@ -313,8 +344,9 @@ def _tied(slot: str, other: str, slots: dict[str, Knob | Value]) -> Knob | Value
     for name in (other, other + suffix):
         if name in slots:
             return slots[name]
-    raise SpaceError(f"`{slot}` is tied to `{other}`, which must come before it"
-                     f"{nearest(other, slots)}")
+    raise SpaceError(
+        f"`{slot}` is tied to `{other}`, which must come before it{nearest(other, slots)}"
+    )
 
 
 def _check_names(where: str, given: Mapping[str, Any], known: Any) -> None:

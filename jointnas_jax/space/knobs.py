@@ -68,9 +68,11 @@ def parse_knob(name: str, description: Any) -> Knob | Value:
 def _range_values(name: str, description: tuple) -> tuple[Value, ...]:
     numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in description)
     if len(description) not in (2, 3) or not numbers:
-        raise SpaceError(f"range of `{name}` must be (low, high) or (low, high, step), "
-                         f"got {description!r}")
-    # Decimal, so that (0.01, 0.31, 0.01) ends at 0.31 and holds 0.07 rather than 0.07000000000000001.
+        raise SpaceError(
+            f"range of `{name}` must be (low, high) or (low, high, step), got {description!r}"
+        )
+    # Decimal, so that (0.01, 0.31, 0.01) ends at 0.31 and holds 0.07 rather than
+    # 0.07000000000000001.
     low, high, step = (Decimal(str(n)) for n in (*description, 1)[:3])
     if not (low.is_finite() and high.is_finite() and step.is_finite()):
         raise SpaceError(f"range of `{name}` must be finite, got {description!r}")
@@ -85,7 +87,8 @@ def _range_values(name: str, description: tuple) -> tuple[Value, ...]:
 
 def _check_choices(name: str, choices: Sequence[Any]) -> None:
     if not choices or not all(isinstance(c, Value) for c in choices):
-        raise SpaceError(f"choices of `{name}` must be a non-empty list of plain values, "
-                         f"got {choices!r}")
+        raise SpaceError(
+            f"choices of `{name}` must be a non-empty list of plain values, got {choices!r}"
+        )
     if any(same(a, b) for i, a in enumerate(choices) for b in choices[:i]):
         raise SpaceError(f"choices of `{name}` must differ, got {choices!r}")

@@ -1,8 +1,9 @@
 """Trains candidates: the one place that turns them into networks.
 
-Every device has a worker thread. A worker takes all jobs of one architecture, compiles once and trains them one after the
-other; XLA compiles and runs without holding Python's lock, so workers really run side by side. Training different
-architectures in one program will replace what is behind `Evaluator.run`.
+Every device has a worker thread. A worker takes all jobs of one architecture, compiles once and
+trains them one after the other; XLA compiles and runs without holding Python's lock, so workers
+really run side by side. Training different architectures in one program will replace what is behind
+`Evaluator.run`.
 """
 
 import collections
@@ -35,8 +36,8 @@ class Job:
       candidate: what to train.
       key: of the trial.
       epochs: how long.
-      final: train on the whole training split and measure test accuracy, once at the end; otherwise train without the
-        validation images and measure validation accuracy after each epoch.
+      final: train on the whole training split and measure test accuracy, once at the end; otherwise
+        train without the validation images and measure validation accuracy after each epoch.
     """
 
     candidate: Candidate
@@ -87,8 +88,10 @@ class Evaluator:
             data = jax.device_put(search, device)
             full = data.replace(members=jax.device_put(np.ones_like(validation), device))
             self._workers.append(
-                {False: (data, jax.device_put(held_out, device)),
-                 True: (full, jax.device_put(test_data, device))}
+                {
+                    False: (data, jax.device_put(held_out, device)),
+                    True: (full, jax.device_put(test_data, device)),
+                }
             )
         self._programs: collections.OrderedDict[ArchSpec, TrainProgram] = collections.OrderedDict()
         self._homes: dict[tuple[ArchSpec, int], int] = {}
@@ -100,7 +103,7 @@ class Evaluator:
         return len(self._workers)
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """Trains all jobs; yields outcomes in the order of the jobs, each as soon as it is there."""
+        """Trains all jobs; yields outcomes in the order of the jobs, each as soon as possible."""
         futures = [concurrent.futures.Future() for _ in jobs]
         waiting = self._groups(jobs)
 
@@ -109,8 +112,9 @@ class Evaluator:
                 for index in group:
                     futures[index].set_result(self._run_one(jobs[index], worker))
 
-        threads = [threading.Thread(target=work, args=(w,), daemon=True)
-                   for w in range(self.devices)]
+        threads = [
+            threading.Thread(target=work, args=(w,), daemon=True) for w in range(self.devices)
+        ]
         for thread in threads:
             thread.start()
         for future in futures:
@@ -122,8 +126,12 @@ class Evaluator:
         for index, job in enumerate(jobs):
             by_arch.setdefault(job.candidate.arch, []).append(index)
         parts = 1 if len(by_arch) >= self.devices else self.devices
-        return [((arch, part), indices[part::parts]) for arch, indices in by_arch.items()
-                for part in range(parts) if indices[part::parts]]
+        return [
+            ((arch, part), indices[part::parts])
+            for arch, indices in by_arch.items()
+            for part in range(parts)
+            if indices[part::parts]
+        ]
 
     def _take(self, waiting: list, worker: int) -> list[int] | None:
         """Next group for a worker: one that it compiled before, or one that nobody has."""
@@ -140,7 +148,11 @@ class Evaluator:
         try:
             with jax.default_device(self._devices[worker]):
                 training = self._program(job.candidate.arch).train(
-                    job.candidate.recipe, data, evaluation, job.epochs, job.key,
+                    job.candidate.recipe,
+                    data,
+                    evaluation,
+                    job.epochs,
+                    job.key,
                     every_epoch=not job.final,
                 )
         except Exception as error:  # one candidate must not end the study
@@ -169,5 +181,6 @@ class Evaluator:
 def _pixel_stats(images: np.ndarray) -> PixelStats:
     axes = (0, 1, 2)
     std = np.maximum(images.std(axes, dtype=np.float64), 1.0)  # a constant channel stays constant
-    return PixelStats(images.mean(axes, dtype=np.float64).astype(np.float32),
-                      std.astype(np.float32))
+    return PixelStats(
+        images.mean(axes, dtype=np.float64).astype(np.float32), std.astype(np.float32)
+    )

@@ -68,8 +68,16 @@ def make_plan(problem: Problem, pool: np.ndarray, images: int, devices: int) -> 
     per_arch, per_block = _COMPILE_SECONDS.get(platform, _ACCELERATOR_COMPILE_SECONDS)
     rate = _FLOPS_PER_SECOND.get(platform, _ACCELERATOR_FLOPS_PER_SECOND)
     seconds = (compiles * (per_arch + per_block * blocks) + train_flops / rate) / devices
-    return Plan(problem.space.arch_size, problem.space.recipe_size, len(pool), candidates,
-                trainings, compiles, float(train_flops), float(seconds) + 20)
+    return Plan(
+        problem.space.arch_size,
+        problem.space.recipe_size,
+        len(pool),
+        candidates,
+        trainings,
+        compiles,
+        float(train_flops),
+        float(seconds) + 20,
+    )
 
 
 def print_plan(problem: Problem, plan: Plan, console: Console) -> None:
@@ -80,12 +88,12 @@ def print_plan(problem: Problem, plan: Plan, console: Console) -> None:
     lines = {
         "study": f"{config.name}, mode {config.mode}, seed {config.seed}",
         "data": f"{problem.dataset.name}, {'x'.join(map(str, problem.dataset.image_shape))}, "
-                f"{problem.dataset.num_classes} classes",
+        f"{problem.dataset.num_classes} classes",
         "space": f"{plan.architectures:.3g} architectures x {plan.recipes:.3g} recipes",
         "budget": budget,
         "pool": f"{plan.pool:,} candidates within the budget",
         "coarse stage": f"{plan.candidates} candidates in {config.search.rounds} rounds, "
-                        f"{config.train.epochs} epochs in the first",
+        f"{config.train.epochs} epochs in the first",
         "trainings": f"{plan.trainings} in all, references and retraining included",
         "compiles": f"{plan.compiles} architectures at most",
         "training FLOPs": f"{plan.train_flops:.2g}",

@@ -1,4 +1,4 @@
-"""What a config amounts to once the dataset is known: the space, its costs, the default candidate."""
+"""What a config amounts to once the dataset is known: space, costs, default candidate."""
 
 import dataclasses
 import json
@@ -39,9 +39,13 @@ class Problem:
     def pool(self) -> np.ndarray:
         """Draws the pool of the coarse stage: `int32[P, K]`; raises `SpaceError` if it is empty."""
         limits = self.config.budget.limits()
-        return sobol_pool(self.space, self.config.search.pool_size, self.costs,
-                          {COSTS.index(name): limit for name, limit in limits.items()},
-                          self.config.seed)
+        return sobol_pool(
+            self.space,
+            self.config.search.pool_size,
+            self.costs,
+            {COSTS.index(name): limit for name, limit in limits.items()},
+            self.config.seed,
+        )
 
     def within_budget(self, costs: Costs) -> bool:
         """Whether costs satisfy the budget."""
@@ -66,14 +70,18 @@ def build_problem(config: Config) -> Problem:
     elif config.mode == "arch":
         space = joint.with_fixed_recipe(default.recipe)
     if not space.knobs:
-        raise SpaceError(f"mode `{config.mode}` leaves no knob to search; give a knob of `space` "
-                         "more than one value")
+        raise SpaceError(
+            f"mode `{config.mode}` leaves no knob to search; give a knob of `space` "
+            "more than one value"
+        )
     _check_sizes(space, dataset)
     problem = Problem(config, dataset, space, default, CostTable.of(space), FeatureTable.of(space))
     if config.mode == "recipe" and not problem.within_budget(costs := count(default.arch)):
-        raise ConfigError(f"the fixed architecture costs {costs.flops:,} FLOPs and {costs.params:,} "
-                          f"params, over the budget {config.budget.limits()}; raise or drop it "
-                          'with --config.budget.flops=""')
+        raise ConfigError(
+            f"the fixed architecture costs {costs.flops:,} FLOPs and {costs.params:,} "
+            f"params, over the budget {config.budget.limits()}; raise or drop it "
+            'with --config.budget.flops=""'
+        )
     return problem
 
 
@@ -91,15 +99,18 @@ def _read_arch(path: Path, dataset: ImageDataset) -> ArchSpec:
     except (OSError, ValueError) as error:
         raise ConfigError(f"`config.arch_file` = `{path}` is not readable JSON: {error}") from error
     try:
-        arch = ArchSpec.from_dict(data["arch"] if isinstance(data, dict) and "arch" in data
-                                  else data)
+        arch = ArchSpec.from_dict(
+            data["arch"] if isinstance(data, dict) and "arch" in data else data
+        )
     except SpaceError as error:
         raise SpaceError(f"`config.arch_file` = `{path}`: {error}") from error
     needed = (dataset.image_shape[2], dataset.num_classes)
     if (arch.image_channels, arch.num_classes) != needed:
-        raise SpaceError(f"`config.arch_file` = `{path}` has (image_channels, num_classes) = "
-                         f"{(arch.image_channels, arch.num_classes)}, `{dataset.name}` needs "
-                         f"{needed}")
+        raise SpaceError(
+            f"`config.arch_file` = `{path}` has (image_channels, num_classes) = "
+            f"{(arch.image_channels, arch.num_classes)}, `{dataset.name}` needs "
+            f"{needed}"
+        )
     return arch
 
 
@@ -112,9 +123,13 @@ def _check_sizes(space: JointSpace, dataset: ImageDataset) -> None:
 
     stride = math.prod(max(values(s)) for s in space.arch_slots if s.endswith("_stride"))
     if (resolution := min(values("resolution"))) < stride:
-        raise SpaceError(f"`resolution` must be at least the total stride {stride} of the largest "
-                         f"strides, got {resolution}; use fewer stages with stride 2")
+        raise SpaceError(
+            f"`resolution` must be at least the total stride {stride} of the largest "
+            f"strides, got {resolution}; use fewer stages with stride 2"
+        )
     if (side := min(dataset.image_shape[:2])) < stride:
-        raise DataError(f"images of `{dataset.name}` are {side} pixels wide, less than the total "
-                        f"stride {stride} of the space; use fewer stages with stride 2 or load "
-                        "them larger with --config.data.image_size=")
+        raise DataError(
+            f"images of `{dataset.name}` are {side} pixels wide, less than the total "
+            f"stride {stride} of the space; use fewer stages with stride 2 or load "
+            "them larger with --config.data.image_size="
+        )

@@ -49,8 +49,13 @@ class Contender:
 
 
 def build_result(
-    problem: Problem, rounds: Sequence[Round], stop: EarlyStop, evolution: Evolution,
-    finalists: Sequence[Contender], references: Sequence[Contender], meter: Meter,
+    problem: Problem,
+    rounds: Sequence[Round],
+    stop: EarlyStop,
+    evolution: Evolution,
+    finalists: Sequence[Contender],
+    references: Sequence[Contender],
+    meter: Meter,
 ) -> dict[str, Any]:
     """Returns the content of `result.json`; the README documents it."""
     config = problem.config
@@ -100,16 +105,27 @@ def print_result(result: dict[str, Any], console: Console) -> None:
     rows |= {r["source"]: r for r in result["references"].values()}
     for name, entry in rows.items():
         over = "" if entry["within_budget"] else " (over budget)"
-        table.add_row(name, _spread(entry["validation"]), _spread(entry["test"]),
-                      f"{entry['costs']['flops']:,}{over}", f"{entry['costs']['params']:,}")
+        table.add_row(
+            name,
+            _spread(entry["validation"]),
+            _spread(entry["test"]),
+            f"{entry['costs']['flops']:,}{over}",
+            f"{entry['costs']['params']:,}",
+        )
     console.print(table)
     for name, comparison in result["comparison"].items():
         source = result["references"][name]["source"]
-        console.print(f"  The search {comparison['verdict']} the {source}: "
-                      f"{_signed(comparison['difference'])} test accuracy.", highlight=False)
+        console.print(
+            f"  The search {comparison['verdict']} the {source}: "
+            f"{_signed(comparison['difference'])} test accuracy.",
+            highlight=False,
+        )
     total = sum(result["seconds"].values())
-    console.print(f"  {total:.0f} seconds, {result['compilations']['programs']} programs compiled "
-                  f"({result['compilations']['seconds']:.0f} s, in parallel).", highlight=False)
+    console.print(
+        f"  {total:.0f} seconds, {result['compilations']['programs']} programs compiled "
+        f"({result['compilations']['seconds']:.0f} s, in parallel).",
+        highlight=False,
+    )
 
 
 def _describe(problem: Problem, contender: Contender) -> dict[str, Any]:

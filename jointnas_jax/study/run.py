@@ -29,7 +29,8 @@ from jointnas_jax.study.result import Contender, build_result, print_result
 from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore
 from jointnas_jax.study.workdir import RESULT, WEIGHTS, start, write_json
 
-# Streams of the study's key. A key depends on the stream and an index, never on what was drawn before.
+# Streams of the study's key. A key depends on the stream and an index, never on what was drawn
+# before.
 _PRETRAIN, _FIT, _EVOLVE, _COARSE, _RANDOM, _FINALIST, _RETRAIN = range(7)
 
 
@@ -94,8 +95,14 @@ class Study:
     """The stages of a study, and what they share."""
 
     def __init__(
-        self, problem: Problem, train: Split, validation: np.ndarray, test: Split, workdir: Path,
-        meter: Meter, console: Console,
+        self,
+        problem: Problem,
+        train: Split,
+        validation: np.ndarray,
+        test: Split,
+        workdir: Path,
+        meter: Meter,
+        console: Console,
     ):
         self.problem, self.config = problem, problem.config
         self.workdir, self.meter, self.console = workdir, meter, console
@@ -103,8 +110,9 @@ class Study:
         self.store = TrialStore(workdir)
         self._trials = 0
         search = self.config.search
-        self._predictor = Predictor(problem.features, self.config.predictor,
-                                    search.rounds * search.per_round)
+        self._predictor = Predictor(
+            problem.features, self.config.predictor, search.rounds * search.per_round
+        )
         self._epochs = self.config.train.epochs
 
     def pretrain(self) -> PredictorState:
@@ -124,18 +132,24 @@ class Study:
         def evaluate(number: int, vectors: np.ndarray, predicted: np.ndarray) -> np.ndarray:
             nonlocal stop
             epochs = stop.epochs if stop else self._epochs
-            jobs = [Job(self.problem.space.decode(v), self._key(_COARSE, self._trials + i), epochs)
-                    for i, v in enumerate(vectors)]
+            jobs = [
+                Job(self.problem.space.decode(v), self._key(_COARSE, self._trials + i), epochs)
+                for i, v in enumerate(vectors)
+            ]
             outcomes = self._train(jobs, "coarse", vectors, predicted=predicted, round_=number)
             curves = [o.accuracies for o in outcomes if o.reason is None]
             if stop is None and curves:
-                stop = early_stop(np.array(curves), self.config.search.threshold,
-                                  self.config.search.correlation)
-                self.console.print(f"  early stop: later candidates train {stop.epochs} of "
-                                   f"{self._epochs} epochs")
+                stop = early_stop(
+                    np.array(curves), self.config.search.threshold, self.config.search.correlation
+                )
+                self.console.print(
+                    f"  early stop: later candidates train {stop.epochs} of {self._epochs} epochs"
+                )
             # After the rule all trials count at the same epoch, those of round 1 as well.
-            return np.array([o.accuracies[stop.epochs - 1] if o.reason is None else np.nan
-                             for o in outcomes], np.float32)
+            return np.array(
+                [o.accuracies[stop.epochs - 1] if o.reason is None else np.nan for o in outcomes],
+                np.float32,
+            )
 
         def fit(vectors: np.ndarray, scores: np.ndarray) -> None:
             nonlocal state
@@ -150,18 +164,27 @@ class Study:
         search = self.config.search
         for done in coarse_stage(pool, search.rounds, search.per_round, evaluate, fit, predict):
             rounds.append(done)
-            best = max((np.nanmax(r.scores) for r in rounds if np.isfinite(r.scores).any()),
-                       default=math.nan)
-            known = "" if math.isnan(done.spearman) else \
-                f", predictor's rank correlation {done.spearman:.2f}"
-            self.console.print(f"  round {done.number}: {len(done.scores)} candidates, best so far "
-                               f"{best:.2%}{known}")
+            best = max(
+                (np.nanmax(r.scores) for r in rounds if np.isfinite(r.scores).any()),
+                default=math.nan,
+            )
+            known = (
+                ""
+                if math.isnan(done.spearman)
+                else f", predictor's rank correlation {done.spearman:.2f}"
+            )
+            self.console.print(
+                f"  round {done.number}: {len(done.scores)} candidates, best so far "
+                f"{best:.2%}{known}"
+            )
         if stop is None:
             reasons = {t.reason for t in self.store.load()}
             raise StudyError(f"every candidate failed: {'; '.join(sorted(map(str, reasons)))}")
         return rounds, stop, state
 
-    def evolve(self, pool: np.ndarray, rounds: Sequence[Round], fitted: PredictorState) -> Evolution:
+    def evolve(
+        self, pool: np.ndarray, rounds: Sequence[Round], fitted: PredictorState
+    ) -> Evolution:
         """Runs the fine stage from all trials and the pool, whose scores cost nothing."""
         space = self.problem.space
         trained = np.concatenate([r.vectors[np.isfinite(r.scores)] for r in rounds])
@@ -169,13 +192,22 @@ class Study:
 
         @jax.jit
         def run(start: jax.Array, key: jax.Array, state: PredictorState) -> Evolution:
-            return evolve(start, key, self._predictor.score_fn(state), feasible, space.canonical,
-                          space.cardinalities, self.config.search.evolution)
+            return evolve(
+                start,
+                key,
+                self._predictor.score_fn(state),
+                feasible,
+                space.canonical,
+                space.cardinalities,
+                self.config.search.evolution,
+            )
 
         start = np.concatenate([trained, pool])
         evolution = jax.device_get(run(start, self._key(_EVOLVE, 0), fitted))
-        self.console.print(f"  fine stage: {evolution.generations} generations, best prediction "
-                           f"{evolution.scores[0]:.2%}")
+        self.console.print(
+            f"  fine stage: {evolution.generations} generations, best prediction "
+            f"{evolution.scores[0]:.2%}"
+        )
         return evolution
 
     def finalists(
@@ -209,8 +241,10 @@ class Study:
         references = [default]
         if self.config.study.random_reference:
             vectors = self._random_candidates(trained)
-            jobs = [Job(space.decode(v), self._key(_RANDOM, i), self._epochs)
-                    for i, v in enumerate(vectors)]
+            jobs = [
+                Job(space.decode(v), self._key(_RANDOM, i), self._epochs)
+                for i, v in enumerate(vectors)
+            ]
             outcomes = self._train(jobs, "random", vectors)
             scores = np.array([o.accuracies[-1] if o.reason is None else -1.0 for o in outcomes])
             best = space.decode(vectors[scores.argmax()])
@@ -222,8 +256,11 @@ class Study:
     def retrain(self, contenders: Sequence[Contender]) -> None:
         """Trains on the whole training split with all seeds and measures test accuracy, once."""
         seeds = range(self.config.study.seeds)
-        jobs = [Job(c.candidate, self._key(_RETRAIN, seed), self._epochs, final=True)
-                for c in contenders for seed in seeds]
+        jobs = [
+            Job(c.candidate, self._key(_RETRAIN, seed), self._epochs, final=True)
+            for c in contenders
+            for seed in seeds
+        ]
         vectors = np.repeat([c.vector for c in contenders], len(seeds), axis=0)
         outcomes = self._train(jobs, "retrain", vectors, seeds=[*seeds] * len(contenders))
         winners = self.config.search.winners
@@ -235,8 +272,9 @@ class Study:
                 write_json(self.workdir / f"{name}.json", contender.candidate.to_dict())
                 for seed, outcome in enumerate(own):
                     if outcome.reason is None:
-                        save_variables(self.workdir / WEIGHTS / name / f"seed{seed}",
-                                       outcome.variables)
+                        save_variables(
+                            self.workdir / WEIGHTS / name / f"seed{seed}", outcome.variables
+                        )
 
     def _contender(self, source: str, candidate: Candidate) -> Contender:
         vector = self.problem.space.encode(candidate)
@@ -246,8 +284,11 @@ class Study:
     def _validate(self, contenders: Sequence[Contender], stage: str) -> None:
         """Trains each with all seeds; a failed seed leaves None."""
         seeds = range(self.config.study.seeds)
-        jobs = [Job(c.candidate, self._key(_FINALIST, seed), self._epochs)
-                for c in contenders for seed in seeds]
+        jobs = [
+            Job(c.candidate, self._key(_FINALIST, seed), self._epochs)
+            for c in contenders
+            for seed in seeds
+        ]
         vectors = np.repeat([c.vector for c in contenders], len(seeds), axis=0)
         outcomes = self._train(jobs, stage, vectors, seeds=[*seeds] * len(contenders))
         for i, contender in enumerate(contenders):
@@ -269,30 +310,37 @@ class Study:
         return found[:wanted]
 
     def _train(
-        self, jobs: Sequence[Job], stage: str, vectors: np.ndarray,
-        predicted: np.ndarray | None = None, round_: int | None = None,
+        self,
+        jobs: Sequence[Job],
+        stage: str,
+        vectors: np.ndarray,
+        predicted: np.ndarray | None = None,
+        round_: int | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[Outcome]:
         """Trains jobs and stores one trial for each."""
         outcomes = []
         for i, (job, outcome) in enumerate(zip(jobs, self.evaluator.run(jobs), strict=True)):
             ok = outcome.reason is None
-            self.store.append(Trial(
-                number=self._trials,
-                stage=stage,
-                round=round_,
-                seed=seeds[i] if seeds else None,
-                knobs=self.problem.space.values(vectors[i]),
-                costs=dataclasses.asdict(count(job.candidate.arch)),
-                predicted=float(predicted[i])
-                if predicted is not None and math.isfinite(predicted[i]) else None,
-                epochs=job.epochs,
-                accuracies=outcome.accuracies,
-                score=outcome.accuracies[-1] if ok else None,
-                status=COMPLETED if ok else FAILED,
-                reason=outcome.reason,
-                seconds=round(outcome.seconds, 3),
-            ))
+            self.store.append(
+                Trial(
+                    number=self._trials,
+                    stage=stage,
+                    round=round_,
+                    seed=seeds[i] if seeds else None,
+                    knobs=self.problem.space.values(vectors[i]),
+                    costs=dataclasses.asdict(count(job.candidate.arch)),
+                    predicted=float(predicted[i])
+                    if predicted is not None and math.isfinite(predicted[i])
+                    else None,
+                    epochs=job.epochs,
+                    accuracies=outcome.accuracies,
+                    score=outcome.accuracies[-1] if ok else None,
+                    status=COMPLETED if ok else FAILED,
+                    reason=outcome.reason,
+                    seconds=round(outcome.seconds, 3),
+                )
+            )
             self._trials += 1
             outcomes.append(outcome)
         return outcomes
@@ -304,5 +352,7 @@ class Study:
 
 def _check_batch(config: Any, train: Split, validation: np.ndarray) -> None:
     if (left := int((~validation).sum())) < config.train.batch_size:
-        raise ConfigError(f"`config.train.batch_size` must be at most the {left} training images "
-                          f"left of {len(train)} after validation, got {config.train.batch_size}")
+        raise ConfigError(
+            f"`config.train.batch_size` must be at most the {left} training images "
+            f"left of {len(train)} after validation, got {config.train.batch_size}"
+        )

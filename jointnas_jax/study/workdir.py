@@ -30,12 +30,15 @@ def stored_result(workdir: Path, config: Config) -> dict[str, Any] | None:
         raise WorkdirError(f"workdir `{workdir}` cannot be read: {error}") from error
     state = "a finished" if finished else "an unfinished"
     other = "" if stored == _plain(config) else " with another config"
-    raise WorkdirError(f"workdir `{workdir}` holds {state} study{other}; give another --workdir, or "
-                       "replace it with --overwrite")
+    raise WorkdirError(
+        f"workdir `{workdir}` holds {state} study{other}; give another --workdir, or "
+        "replace it with --overwrite"
+    )
 
 
 def start(workdir: Path, config: Config) -> None:
-    """Makes the workdir ready for a new study: removes an earlier one's files and writes the config.
+    """Makes the workdir ready for a new study: removes an earlier one's files and writes the
+    config.
 
     Raises:
       WorkdirError: the folder cannot be written.

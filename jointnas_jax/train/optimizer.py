@@ -30,12 +30,12 @@ class OptimizerState(NamedTuple):
 def recipe_optimizer() -> optax.GradientTransformationExtraArgs:
     """Builds the optimizer; `update` takes the recipe and the learning rate of this step as arrays.
 
-    Weight decay is coupled (L2): its gradient is added before the optimizer sees it, as PyTorch's SGD and
-    RMSProp do, on kernels only and not on BN or biases. The learning rate multiplies before momentum: with a
-    constant rate this equals `optax.rmsprop` and `optax.sgd`.
+    Weight decay is coupled (L2): its gradient is added before the optimizer sees it, as PyTorch's
+    SGD and RMSProp do, on kernels only and not on BN or biases. The learning rate multiplies before
+    momentum: with a constant rate this equals `optax.rmsprop` and `optax.sgd`.
 
-    All parameters are one vector here. A few operations on one vector compile in a tenth of the time of
-    the same operations on each of a hundred parameters.
+    All parameters are one vector here. A few operations on one vector compile in a tenth of the
+    time of the same operations on each of a hundred parameters.
     """
     rms = optax.scale_by_rms(decay=RMS_DECAY, eps=RMS_EPSILON, initial_scale=1.0)
     trace = optax.trace(decay=MOMENTUM)
@@ -65,7 +65,7 @@ def recipe_optimizer() -> optax.GradientTransformationExtraArgs:
 
 
 def is_kernel(param: jax.Array) -> bool:
-    """Whether weight decay acts on a parameter: kernels have two axes or more, BN and biases one."""
+    """Whether weight decay acts on a parameter: kernels have two axes or more, others one."""
     return param.ndim > 1
 
 

@@ -1,8 +1,8 @@
 """The compiled training of one architecture, on one device, for any recipe and seed.
 
-Recipe, seed, split and number of epochs are arguments of the compiled programs, so a second recipe, a
-second seed or the retraining on more images compiles nothing. Each architecture compiles its own programs: init,
-one epoch, one evaluation batch.
+Recipe, seed, split and number of epochs are arguments of the compiled programs, so a second recipe,
+a second seed or the retraining on more images compiles nothing. Each architecture compiles its own
+programs: init, one epoch, one evaluation batch.
 """
 
 import functools
@@ -34,8 +34,8 @@ class TrainData:
     Attributes:
       images: `uint8[N, H, W, C]`.
       labels: `int32[N]`.
-      members: `bool[N]`, the images to train on. A mask rather than a subset, so that training with and
-        without the validation images is the same program.
+      members: `bool[N]`, the images to train on. A mask rather than a subset, so that training with
+        and without the validation images is the same program.
       stats: pixel statistics for normalisation.
     """
 
@@ -102,7 +102,12 @@ class TrainProgram:
         self._correct = jit(functools.partial(_count_correct, module, self._constants))
 
     def train(
-        self, recipe: Recipe, data: TrainData, evaluation: EvalData, epochs: int, key: jax.Array,
+        self,
+        recipe: Recipe,
+        data: TrainData,
+        evaluation: EvalData,
+        epochs: int,
+        key: jax.Array,
         every_epoch: bool = True,
     ) -> Training:
         """Trains from scratch on the device that holds `data`.
@@ -127,13 +132,17 @@ class TrainProgram:
         accuracies: list[float] = []
         for epoch in range(epochs):
             plan = plan_epoch(
-                data.members, arrays.mixup, jax.random.fold_in(plan_key, epoch),
-                self._augmentation, self._batch_size,
+                data.members,
+                arrays.mixup,
+                jax.random.fold_in(plan_key, epoch),
+                self._augmentation,
+                self._batch_size,
             )
             state, trained, failed_step = self._epoch(state, arrays, data, plan, step_key)
             if every_epoch or epoch == epochs - 1:
-                correct = [self._correct(trained, *batch, evaluation.stats)
-                           for batch in evaluation.batches]
+                correct = [
+                    self._correct(trained, *batch, evaluation.stats) for batch in evaluation.batches
+                ]
                 accuracies.append(sum(int(c) for c in correct) / evaluation.count)
             if int(failed_step) >= 0:
                 return Training(tuple(accuracies), None, int(failed_step))
@@ -156,13 +165,19 @@ def compiler_options(fast: bool) -> dict[str, Any]:
 
 
 def _train_epoch(
-    module: Network, augmentation: Augmentation, state: steps.TrainState, recipe: RecipeArrays,
-    data: TrainData, plan: EpochPlan, key: jax.Array,
+    module: Network,
+    augmentation: Augmentation,
+    state: steps.TrainState,
+    recipe: RecipeArrays,
+    data: TrainData,
+    plan: EpochPlan,
+    key: jax.Array,
 ) -> tuple[steps.TrainState, jax.Array, jax.Array]:
     """Runs one epoch.
 
     Returns:
-      The state; the variables that count, flattened to `float32[V]`; the first step with a non-finite loss, or -1.
+      The state; the variables that count, flattened to `float32[V]`; the first step with a
+      non-finite loss, or -1.
     """
 
     def step(i: jax.Array, carry: tuple) -> tuple:
@@ -182,7 +197,11 @@ def _train_epoch(
 
 
 def _count_correct(
-    module: Network, template: Any, variables: jax.Array, images: jax.Array, labels: jax.Array,
+    module: Network,
+    template: Any,
+    variables: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
     stats: steps.PixelStats,
 ) -> jax.Array:
     """`steps.count_correct` with the variables as `float32[V]`, cut up like `template`.

@@ -122,7 +122,10 @@ def train_step(
     params = state.variables["params"]
     (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
     updates, optimizer = recipe_optimizer().update(
-        grads, state.optimizer, params, recipe=recipe,
+        grads,
+        state.optimizer,
+        params,
+        recipe=recipe,
         learning_rate=learning_rate(recipe, state.step, steps_per_epoch),
     )
     variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
@@ -133,9 +136,13 @@ def train_step(
 
 
 def augmented(
-    arch: ArchSpec, augmentation: Augmentation, recipe: RecipeArrays, batch: Batch, stats: PixelStats
+    arch: ArchSpec,
+    augmentation: Augmentation,
+    recipe: RecipeArrays,
+    batch: Batch,
+    stats: PixelStats,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns what the network sees: `float32[B, R, R, C]` and class probabilities `float32[B, L]`."""
+    """Returns what the network sees: images `float32[B, R, R, C]` and targets `float32[B, L]`."""
     images = augment.crop(batch.images, batch.corners, augmentation.crop_padding)
     if augmentation.flip:
         images = augment.flip(images, batch.flips)
@@ -146,7 +153,7 @@ def augmented(
 
 
 def trained_variables(state: TrainState, recipe: RecipeArrays) -> jax.Array:
-    """Returns the variables that count for this recipe, averaged with EMA, else the last: `float32[V]`."""
+    """Returns what counts for this recipe, `float32[V]`: the average with EMA, else the last."""
     return jnp.where(recipe.ema > 0, state.averaged, ravel_pytree(state.variables)[0])
 
 

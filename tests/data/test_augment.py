@@ -65,12 +65,17 @@ def test_flip_mirrors_only_the_chosen():
     np.testing.assert_array_equal(flipped[1], images[1])
 
 
-@pytest.mark.parametrize(("augmentation", "moved", "mirrored"), [
-    (Augmentation(0, False), False, False), (Augmentation(2, False), True, False),
-    (Augmentation(0, True), False, True)])
+@pytest.mark.parametrize(
+    ("augmentation", "moved", "mirrored"),
+    [
+        (Augmentation(0, False), False, False),
+        (Augmentation(2, False), True, False),
+        (Augmentation(0, True), False, True),
+    ],
+)
 def test_the_plan_holds_what_the_dataset_asks_for(augmentation, moved, mirrored):
     plan = _plan(np.ones(256, bool), augmentation=augmentation)
-    assert (np.asarray(plan.corners).max() == 2 * augmentation.crop_padding)
+    assert np.asarray(plan.corners).max() == 2 * augmentation.crop_padding
     assert (np.ptp(np.asarray(plan.corners)) > 0) == moved
     assert np.asarray(plan.flips).any() == mirrored
 

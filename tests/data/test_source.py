@@ -25,9 +25,15 @@ def write_dataset(folder, splits, shape=(8, 8, 3), num_classes=3, version="1.0.0
         VERSION = tfds.core.Version(version)
 
         def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
-                "image": tfds.features.Image(shape=shape, encoding_format="png"),
-                "label": label or tfds.features.ClassLabel(num_classes=num_classes)}))
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(
+                    {
+                        "image": tfds.features.Image(shape=shape, encoding_format="png"),
+                        "label": label or tfds.features.ClassLabel(num_classes=num_classes),
+                    }
+                ),
+            )
 
         def _split_generators(self, dl_manager):
             return {split: self._generate_examples(rows) for split, rows in splits.items()}
@@ -43,7 +49,10 @@ def write_dataset(folder, splits, shape=(8, 8, 3), num_classes=3, version="1.0.0
 
 def rows(count, size=(8, 8, 3), classes=3, seed=0):
     rng = np.random.default_rng(seed)
-    return [(_png(rng.integers(0, 256, size, dtype=np.uint8).squeeze()), i % classes) for i in range(count)]
+    return [
+        (_png(rng.integers(0, 256, size, dtype=np.uint8).squeeze()), i % classes)
+        for i in range(count)
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +65,11 @@ def test_digits_are_written_once_and_read_back(tmp_path, monkeypatch):
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     dataset = open_dataset(DIGITS)
-    assert (dataset.name, dataset.image_shape, dataset.num_classes) == ("digits/1.0.0", (8, 8, 1), 10)
+    assert (dataset.name, dataset.image_shape, dataset.num_classes) == (
+        "digits/1.0.0",
+        (8, 8, 1),
+        10,
+    )
     train, test = dataset.load("train"), dataset.load("test")
     assert (len(train), len(test)) == (1437, 360)
     stored = np.concatenate([train.images, test.images])[..., 0]
@@ -73,7 +86,9 @@ def test_a_prepared_folder_is_found_by_name_or_directly(tmp_path, pick):
     newest = write_dataset(tmp_path, {"train": rows(9)}, version="1.10.0")
     write_dataset(tmp_path, {"train": rows(7)}, version="1.9.0")
     given = {"root": tmp_path, "versions": newest.parent, "folder": newest}[pick]
-    dataset = open_dataset(dict(name="shapes" if pick == "root" else "digits", dir=str(given), image_size=0))
+    dataset = open_dataset(
+        dict(name="shapes" if pick == "root" else "digits", dir=str(given), image_size=0)
+    )
     assert dataset.name == "shapes/1.10.0"
     assert len(dataset.load("train")) == 9
 
@@ -96,14 +111,23 @@ def test_images_of_different_sizes_need_one_size(tmp_path):
     assert dataset.load("train").images.shape == (6, 9, 9, 3)
 
 
-@pytest.mark.parametrize(("splits", "split", "message"), [
-    ({"train": rows(6)}, "test", "split `test`.*its splits are `train`"),
-    ({"train": rows(6)}, "train[:x]", r"split `train\[:x\]`"),
-    ({"train": rows(6)}, "train[:0]", "has no examples"),
-    ({"train": rows(6, classes=1)}, "train", "only images of class 0"),
-    ({"train": [(_png(np.zeros((8, 8, 3), np.uint8)), i) for i in (0, 1)] + [(b"no image", 1)]}, "train",
-     r"cannot be decoded"),
-])
+@pytest.mark.parametrize(
+    ("splits", "split", "message"),
+    [
+        ({"train": rows(6)}, "test", "split `test`.*its splits are `train`"),
+        ({"train": rows(6)}, "train[:x]", r"split `train\[:x\]`"),
+        ({"train": rows(6)}, "train[:0]", "has no examples"),
+        ({"train": rows(6, classes=1)}, "train", "only images of class 0"),
+        (
+            {
+                "train": [(_png(np.zeros((8, 8, 3), np.uint8)), i) for i in (0, 1)]
+                + [(b"no image", 1)]
+            },
+            "train",
+            r"cannot be decoded",
+        ),
+    ],
+)
 def test_bad_data_is_a_clear_error(tmp_path, splits, split, message):
     folder = write_dataset(tmp_path, splits)
     with pytest.raises(DataError, match=message):
@@ -125,7 +149,9 @@ def test_a_dataset_without_classes_is_an_error(tmp_path):
         open_dataset(dict(name="", dir=str(folder), image_size=0))
 
 
-@pytest.mark.parametrize(("name", "message"), [("shape", "did you mean `shapes`"), ("", "no prepared")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("shape", "did you mean `shapes`"), ("", "no prepared")]
+)
 def test_a_missing_dataset_names_the_nearest(tmp_path, name, message):
     write_dataset(tmp_path, {"train": rows(6)})
     with pytest.raises(DataError, match=message):

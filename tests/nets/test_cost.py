@@ -13,25 +13,48 @@ from jointnas_jax.space import ArchSpec, Head, Stage, Stem
 
 
 def _fbnetv3(resolution: int, stem: int, rows: list[tuple]) -> ArchSpec:
-    """A published network from the table in the facts: channels, depth, k first/rest, e first/rest."""
+    """A published network; a row is channels, depth, kernel first/rest, expansion first/rest."""
     strides, se = (1, 2, 2, 2, 1, 2, 1), (False, False, True, False, True, True, True)
     stages = tuple(Stage(*row, stride=s, se=e) for row, s, e in zip(rows, strides, se, strict=True))
     return ArchSpec(resolution, 3, 1000, Stem(stem), stages, Head())
 
 
 # The two of the seven published networks without odd paddings.
-FBNETV3_D = _fbnetv3(248, 24, [
-    (16, 2, 3, 3, 1, 1), (24, 6, 3, 3, 5, 2), (40, 5, 5, 3, 4, 3), (72, 5, 3, 3, 5, 3),
-    (128, 7, 3, 5, 5, 3), (208, 6, 3, 5, 6, 5), (240, 1, 5, 5, 6, 6)])
-FBNETV3_G = _fbnetv3(320, 32, [
-    (24, 3, 3, 3, 1, 1), (40, 5, 5, 5, 4, 2), (56, 5, 5, 5, 4, 3), (104, 5, 5, 3, 5, 3),
-    (160, 9, 3, 5, 5, 3), (264, 7, 3, 5, 6, 5), (288, 2, 5, 5, 6, 6)])
+FBNETV3_D = _fbnetv3(
+    248,
+    24,
+    [
+        (16, 2, 3, 3, 1, 1),
+        (24, 6, 3, 3, 5, 2),
+        (40, 5, 5, 3, 4, 3),
+        (72, 5, 3, 3, 5, 3),
+        (128, 7, 3, 5, 5, 3),
+        (208, 6, 3, 5, 6, 5),
+        (240, 1, 5, 5, 6, 6),
+    ],
+)
+FBNETV3_G = _fbnetv3(
+    320,
+    32,
+    [
+        (24, 3, 3, 3, 1, 1),
+        (40, 5, 5, 5, 4, 2),
+        (56, 5, 5, 5, 4, 3),
+        (104, 5, 5, 3, 5, 3),
+        (160, 9, 3, 5, 5, 3),
+        (264, 7, 3, 5, 6, 5),
+        (288, 2, 5, 5, 6, 6),
+    ],
+)
 
 
-@pytest.mark.parametrize(("arch", "flops", "params"), [
-    (FBNETV3_D, 644_420_352, 10_237_552),
-    (FBNETV3_G, 2_129_656_384, 16_513_648),
-])
+@pytest.mark.parametrize(
+    ("arch", "flops", "params"),
+    [
+        (FBNETV3_D, 644_420_352, 10_237_552),
+        (FBNETV3_G, 2_129_656_384, 16_513_648),
+    ],
+)
 def test_costs_equal_the_published_figures_to_the_digit(arch, flops, params):
     costs = count(arch)
     assert (costs.flops, costs.params) == (flops, params)
@@ -69,8 +92,7 @@ def test_counted_macs_of_a_published_network_equal_those_of_the_traced_program()
 
 
 def _traced_macs(arch: ArchSpec) -> int:
-    """Counts from the operations JAX traces for one image, without the squeeze-and-excitation, whose weights the
-    rule counts once: they act on one position."""
+    """Counts multiply-adds in the operations that JAX traces for one image."""
     image = jnp.zeros((1, arch.resolution, arch.resolution, arch.image_channels))
     module = Network(arch, lowering="conv")
     jaxpr = jax.make_jaxpr(module.apply)(_zeros(arch), image)
@@ -120,9 +142,11 @@ def test_the_budget_test_on_the_device_is_exact(paper_space, data):
     vectors = paper_space.sample(np.random.default_rng(0), 100)
     costs = table(vectors)
     names = data.draw(st.lists(st.sampled_from(COSTS[:2]), unique=True))
-    # Limits at, just below and just above a candidate's cost: one FLOP in a billion must not be lost.
-    budget = {n: int(costs[data.draw(st.integers(0, 99)), COSTS.index(n)]) +
-              data.draw(st.integers(-1, 1)) for n in names}
+    # At, just below and just above a candidate's cost: one FLOP in a billion must not be lost.
+    budget = {
+        n: int(costs[data.draw(st.integers(0, 99)), COSTS.index(n)]) + data.draw(st.integers(-1, 1))
+        for n in names
+    }
     expected = np.all([costs[:, COSTS.index(n)] <= limit for n, limit in budget.items()], axis=0)
     expected = np.broadcast_to(expected, len(vectors))
     assert (np.asarray(table.within(budget)(jnp.asarray(vectors))) == expected).all()

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,8 +43,11 @@ def test_batch_norm_equals_flax():
     y, updated = ours.apply(variables, x, train=True, mutable=["batch_stats"])
     expected, flax_updated = flax.apply(flax.init(jax.random.key(0), x), x, mutable=["batch_stats"])
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), updated["batch_stats"],
-                 flax_updated["batch_stats"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4),
+        updated["batch_stats"],
+        flax_updated["batch_stats"],
+    )
     inference = ours.apply({**variables, **updated}, x, train=False)
     reference = flax.clone(use_running_average=True).apply({**variables, **flax_updated}, x)
     np.testing.assert_allclose(inference, reference, rtol=1e-4, atol=1e-4)
@@ -80,36 +85,53 @@ def test_se_gate_scales_channels_between_0_and_1():
     variables = se.init(jax.random.key(0), x)
     off = jax.tree.map(jnp.zeros_like, variables)
     np.testing.assert_allclose(se.apply(off, x), 0.5 * x, rtol=1e-6)  # hard-sigmoid(0) = 1/2
-    closed = {"params": {**off["params"], "expand": {**off["params"]["expand"], "bias": jnp.full(8, -3.0)}}}
+    closed = {
+        "params": {
+            **off["params"],
+            "expand": {**off["params"]["expand"], "bias": jnp.full(8, -3.0)},
+        }
+    }
     np.testing.assert_allclose(se.apply(closed, x), 0.0)
 
 
 def test_stochastic_depth_drops_single_images_and_more_in_later_blocks(module):
-    """With a rate of 0.9 the last block's branch is dropped for most images, the first one's for few."""
+    """At a rate of 0.9 the last branch is dropped for most images, the first for few."""
     variables = jax.tree.map(jnp.asarray, _initial(module))
     residual = [b.name for b in module.arch.blocks() if b.residual]
     names = [b.name for b in module.arch.blocks()]
     for name in residual:  # make branches count
         variables["params"][name]["project_bn"]["scale"] = jnp.ones_like(
-            variables["params"][name]["project_bn"]["scale"])
+            variables["params"][name]["project_bn"]["scale"]
+        )
     images = _images(module, 256)
 
     def branch_scales(rate):
         def capture(mdl, method):
-            return isinstance(mdl, type(module)) is False and mdl.name in names and method == "__call__"
+            return (
+                isinstance(mdl, type(module)) is False
+                and mdl.name in names
+                and method == "__call__"
+            )
 
         _, state = module.apply(
-            variables, images, train=True, stochastic_depth=rate, mutable=["batch_stats", "intermediates"],
+            variables,
+            images,
+            train=True,
+            stochastic_depth=rate,
+            mutable=["batch_stats", "intermediates"],
             rngs={"dropout": jax.random.key(0), "stochastic_depth": jax.random.key(1)},
-            capture_intermediates=capture)
+            capture_intermediates=capture,
+        )
         return state["intermediates"]
 
-    # An image whose branch is dropped leaves a block as it came in: compare with its predecessor's output.
+    # An image whose branch is dropped leaves a block as it came in.
     outputs = branch_scales(0.9)
     dropped = {}
-    for before, name in zip(names, names[1:], strict=False):
+    for before, name in itertools.pairwise(names):
         if name in residual:
-            same = jnp.isclose(outputs[before]["__call__"][0], outputs[name]["__call__"][0], atol=1e-7)
+            same = jnp.isclose(
+                outputs[before]["__call__"][0], outputs[name]["__call__"][0], atol=1e-7
+            )
             dropped[name] = float(same.all(axis=(1, 2, 3)).mean())
     expected = {name: 0.9 * (names.index(name) + 1) / len(names) for name in dropped}
     assert len(dropped) >= 2

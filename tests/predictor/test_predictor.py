@@ -39,7 +39,9 @@ def pretrained(predictor, vectors, costs):
 def scores(tiny_space, vectors, costs):
     """Accuracy that grows with the network and has a best learning rate."""
     lr = np.array([tiny_space.values(v)["lr"] for v in vectors])
-    return (0.8 + 0.03 * np.log(costs[:, 0] / costs[:, 0].mean()) - 40 * (lr - 0.03) ** 2).astype(np.float32)
+    return (0.8 + 0.03 * np.log(costs[:, 0] / costs[:, 0].mean()) - 40 * (lr - 0.03) ** 2).astype(
+        np.float32
+    )
 
 
 def test_pretraining_learns_the_costs(predictor, pretrained, vectors, costs, tiny_space):
@@ -64,7 +66,9 @@ def test_a_fit_ranks_candidates_it_has_not_seen(predictor, pretrained, vectors, 
 
 def test_pretraining_helps_with_few_trials(predictor, pretrained, vectors, scores, costs):
     """The same fits with and without the free costs, 12 trials each."""
-    untaught = Predictor(predictor._features, dataclasses.replace(CONFIG, pretrain_epochs=0), capacity=64)
+    untaught = Predictor(
+        predictor._features, dataclasses.replace(CONFIG, pretrain_epochs=0), capacity=64
+    )
     blank = untaught.pretrain(vectors, costs, jax.random.key(0))
 
     def correlation(model, start):
@@ -80,16 +84,24 @@ def test_pretraining_helps_with_few_trials(predictor, pretrained, vectors, score
 
 
 def test_frozen_epochs_leave_the_encoder_alone_and_the_others_move_it(
-        tiny_space, pretrained, vectors, scores):
+    tiny_space, pretrained, vectors, scores
+):
     arch, recipe = FeatureTable.of(tiny_space)(vectors[:64])
 
     def changed(frozen_epochs, full_epochs):
         config = dataclasses.replace(CONFIG, frozen_epochs=frozen_epochs, full_epochs=full_epochs)
         state = fit(pretrained, arch, recipe, scores[:64], np.int32(64), jax.random.key(0), config)
         before, after = pretrained.params["params"], state.params["params"]
-        return {part for part in before if not all(
-            np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before[part]), jax.tree.leaves(after[part]),
-                                                 strict=True))}
+        return {
+            part
+            for part in before
+            if not all(
+                np.array_equal(a, b)
+                for a, b in zip(
+                    jax.tree.leaves(before[part]), jax.tree.leaves(after[part]), strict=True
+                )
+            )
+        }
 
     assert changed(50, 0) == {"accuracy_head"}
     assert changed(0, 5) == {"accuracy_head", "encoder"}
@@ -98,7 +110,9 @@ def test_frozen_epochs_leave_the_encoder_alone_and_the_others_move_it(
 def test_the_frozen_optimizer_moves_the_head_only(pretrained):
     params = jax.tree.map(lambda p: p[0], pretrained.params)
     optimizer = head_only(0.1)
-    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
+    updates, _ = optimizer.update(
+        jax.tree.map(jnp.ones_like, params), optimizer.init(params), params
+    )
     for part, leaves in updates["params"].items():
         moved = any(np.any(leaf) for leaf in jax.tree.leaves(leaves))
         assert moved == (part not in FROZEN)
@@ -125,7 +139,9 @@ def test_more_trials_compile_nothing(predictor, pretrained, vectors, scores):
 
 
 def test_members_differ_and_the_key_decides(predictor, pretrained, vectors, scores):
-    a, b = (predictor.fit(pretrained, vectors[:30], scores[:30], jax.random.key(3)) for _ in range(2))
+    a, b = (
+        predictor.fit(pretrained, vectors[:30], scores[:30], jax.random.key(3)) for _ in range(2)
+    )
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y)
     kernel = a.params["params"]["accuracy_head"]["layers_0"]["kernel"]

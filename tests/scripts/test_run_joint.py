@@ -14,17 +14,27 @@ TINY = ROOT / "tests" / "study" / "tiny.py"
 
 def command(*arguments, cwd=ROOT, cache=None):
     environment = dict(os.environ) | ({"XDG_CACHE_HOME": str(cache)} if cache else {})
-    return subprocess.run([sys.executable, str(ROOT / "scripts" / "run_joint.py"), *arguments], cwd=cwd,
-                          env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "run_joint.py"), *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--config.search.pol_size=7"], "did you mean `pool_size`?"),
-    (["--config.search.rounds=zero"], "config.search.rounds"),
-    (["--config.train.epochs=0"], "must be from 1"),
-    (["--config=missing.py"], "does not exist"),
-    (["--workdri=x"], "workdir"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.search.pol_size=7"], "did you mean `pool_size`?"),
+        (["--config.search.rounds=zero"], "config.search.rounds"),
+        (["--config.train.epochs=0"], "must be from 1"),
+        (["--config=missing.py"], "does not exist"),
+        (["--workdri=x"], "workdir"),
+    ],
+)
 def test_a_config_error_is_one_line_exit_2_and_quick(arguments, message):
     start = time.monotonic()
     done = command(*arguments)
@@ -33,7 +43,9 @@ def test_a_config_error_is_one_line_exit_2_and_quick(arguments, message):
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
-    assert time.monotonic() - start < 10  # under 3 s on an idle machine; this only catches an import of JAX
+    assert (
+        time.monotonic() - start < 10
+    )  # under 3 s on an idle machine; this only catches an import of JAX
 
 
 def test_help_names_the_flags():
@@ -45,7 +57,15 @@ def test_help_names_the_flags():
 def test_a_dry_run_plans_and_trains_nothing(tmp_path):
     done = command(f"--config={TINY}", "--dry_run", cwd=tmp_path)
     assert done.returncode == 0
-    for line in ("space", "budget", "pool", "trainings", "compiles", "training FLOPs", "estimated time"):
+    for line in (
+        "space",
+        "budget",
+        "pool",
+        "trainings",
+        "compiles",
+        "training FLOPs",
+        "estimated time",
+    ):
         assert f"  {line}" in done.stdout
     assert list(tmp_path.iterdir()) == []
 

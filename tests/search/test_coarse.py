@@ -8,15 +8,26 @@ POOL = np.arange(40, dtype=np.int32)[:, None]
 
 def _run(evaluate, rounds=3, per_round=5, predict=lambda v: v[:, 0].astype(np.float32), pool=POOL):
     fitted = []
-    done = list(coarse_stage(pool, rounds, per_round, evaluate,
-                             lambda v, s: fitted.append((v.copy(), s.copy())), predict))
+    done = list(
+        coarse_stage(
+            pool,
+            rounds,
+            per_round,
+            evaluate,
+            lambda v, s: fitted.append((v.copy(), s.copy())),
+            predict,
+        )
+    )
     return done, fitted
 
 
 def test_the_first_round_is_the_head_of_the_pool_and_later_ones_the_best_predicted():
     done, _ = _run(lambda number, v, p: v[:, 0].astype(np.float32))
     assert [r.vectors[:, 0].tolist() for r in done] == [
-        [0, 1, 2, 3, 4], [39, 38, 37, 36, 35], [34, 33, 32, 31, 30]]
+        [0, 1, 2, 3, 4],
+        [39, 38, 37, 36, 35],
+        [34, 33, 32, 31, 30],
+    ]
 
 
 def test_no_candidate_is_evaluated_twice_and_the_pool_may_run_out():
@@ -26,12 +37,16 @@ def test_no_candidate_is_evaluated_twice_and_the_pool_may_run_out():
 
 
 def test_ties_fall_to_the_earlier_candidate():
-    done, _ = _run(lambda number, v, p: np.zeros(len(v), np.float32), predict=lambda v: np.zeros(len(v)))
+    done, _ = _run(
+        lambda number, v, p: np.zeros(len(v), np.float32), predict=lambda v: np.zeros(len(v))
+    )
     assert done[1].vectors[:, 0].tolist() == [5, 6, 7, 8, 9]
 
 
 def test_a_failed_trial_teaches_the_predictor_nothing():
-    done, fitted = _run(lambda number, v, p: np.where(v[:, 0] % 2, np.nan, v[:, 0]).astype(np.float32))
+    done, fitted = _run(
+        lambda number, v, p: np.where(v[:, 0] % 2, np.nan, v[:, 0]).astype(np.float32)
+    )
     for vectors, scores in fitted:
         assert (vectors[:, 0] % 2 == 0).all()
         assert np.isfinite(scores).all()

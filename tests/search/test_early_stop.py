@@ -23,7 +23,9 @@ def test_correlations_are_reported_for_every_epoch():
     assert stop.correlations[-1] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("curves", [np.ones((5, 4)), np.random.default_rng(0).random((2, 4)), np.zeros((1, 4))])
+@pytest.mark.parametrize(
+    "curves", [np.ones((5, 4)), np.random.default_rng(0).random((2, 4)), np.zeros((1, 4))]
+)
 def test_where_nothing_ranks_training_stays_long(curves):
     assert early_stop(curves, 0.92, "spearman").epochs == 4
 

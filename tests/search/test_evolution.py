@@ -20,9 +20,16 @@ def _distance(target):
 
 
 def _run(space, score, feasible, start, seed=0, config=CONFIG):
-    run = jax.jit(functools.partial(
-        evolve, score=score, feasible=feasible, canonical=space.canonical,
-        cardinalities=space.cardinalities, config=config))
+    run = jax.jit(
+        functools.partial(
+            evolve,
+            score=score,
+            feasible=feasible,
+            canonical=space.canonical,
+            cardinalities=space.cardinalities,
+            config=config,
+        )
+    )
     return jax.device_get(run(start, jax.random.key(seed)))
 
 
@@ -75,7 +82,9 @@ def test_it_stops_when_the_best_score_saturates(tiny_space):
 
 def test_the_key_decides(tiny_space):
     start = tiny_space.sample(np.random.default_rng(0), 32)
-    random_score = lambda vectors: jnp.sin((vectors * jnp.arange(1, vectors.shape[1] + 1)).sum(-1) * 1.7)
+    random_score = lambda vectors: jnp.sin(
+        (vectors * jnp.arange(1, vectors.shape[1] + 1)).sum(-1) * 1.7
+    )
     a, b = (_run(tiny_space, random_score, ALWAYS, start, seed=4) for _ in range(2))
     np.testing.assert_array_equal(a.population, b.population)
     np.testing.assert_array_equal(a.best, b.best)
@@ -95,19 +104,25 @@ def test_children_are_inside_the_space_and_descend_from_the_living(tiny_space, s
     population = jnp.asarray(tiny_space.sample(np.random.default_rng(seed), 16))
     scores = jnp.where(jnp.arange(16) < alive, 1.0, -jnp.inf)
     config = EvolutionConfig(population=16, mutation=(0.0, 0.0), crossover=(0.0, 0.5))
-    made = np.asarray(children(population, scores, jax.random.key(seed), tiny_space.cardinalities, config))
+    made = np.asarray(
+        children(population, scores, jax.random.key(seed), tiny_space.cardinalities, config)
+    )
     assert made.shape == (64, len(tiny_space.knobs))
     tiny_space.check(made)
     # Only one knob is mutated, so all others come from living parents.
     living = np.asarray(population[:alive])
-    foreign = [(made[:, j][:, None] != living[:, j][None]).all(axis=1) for j in range(made.shape[1])]
+    foreign = [
+        (made[:, j][:, None] != living[:, j][None]).all(axis=1) for j in range(made.shape[1])
+    ]
     assert (np.sum(foreign, axis=0) <= 1).all()
 
 
 def test_better_parents_change_less(paper_space):
     population = jnp.asarray(paper_space.sample(np.random.default_rng(0), 256))
     config = EvolutionConfig(population=256, children_per_parent=8, crossover=(0.0, 0.0))
-    made = children(population, jnp.zeros(256), jax.random.key(0), paper_space.cardinalities, config)
+    made = children(
+        population, jnp.zeros(256), jax.random.key(0), paper_space.cardinalities, config
+    )
     parents = jnp.tile(population, (8, 1))
     changed = (made != parents).mean(axis=1).reshape(8, 256).mean(axis=0)
     assert changed[:64].mean() < 0.6 * changed[-64:].mean()

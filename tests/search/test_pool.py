@@ -28,8 +28,10 @@ def test_a_pool_spreads_over_every_knob_more_evenly_than_chance(paper_space):
     random = paper_space.sample(np.random.default_rng(0), 1024)
 
     def unevenness(vectors):
-        shares = [np.bincount(vectors[:, j], minlength=n) / len(vectors) * n
-                  for j, n in enumerate(paper_space.cardinalities)]
+        shares = [
+            np.bincount(vectors[:, j], minlength=n) / len(vectors) * n
+            for j, n in enumerate(paper_space.cardinalities)
+        ]
         return np.mean([np.abs(s - 1).max() for s in shares])
 
     assert unevenness(pool) < 0.5 * unevenness(random)

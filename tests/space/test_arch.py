@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import pytest
 from hypothesis import given
@@ -22,8 +23,10 @@ def test_blocks_chain_and_the_first_of_a_stage_has_the_stride(tiny_space):
         blocks = list(arch.blocks())
         assert len(blocks) == sum(s.depth for s in arch.stages)
         assert blocks[0].in_channels == arch.stem.channels
-        assert all(a.out_channels == b.in_channels for a, b in zip(blocks, blocks[1:], strict=False))
-        assert [b.stride for b in blocks if b.name.endswith("block0")] == [s.stride for s in arch.stages]
+        assert all(a.out_channels == b.in_channels for a, b in itertools.pairwise(blocks))
+        assert [b.stride for b in blocks if b.name.endswith("block0")] == [
+            s.stride for s in arch.stages
+        ]
         assert all(b.stride == 1 for b in blocks if not b.name.endswith("block0"))
 
 
@@ -33,18 +36,21 @@ def test_json_round_trip(tiny_space):
         assert ArchSpec.from_dict(arch.to_dict()) == arch
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda d: d["stages"][0].update(kernel_first=4), "stage1_kernel_first.*odd.*4"),
-    (lambda d: d["stages"][0].update(expand_rest=0.5), "stage1_expand_rest.*from 1"),
-    (lambda d: d["stages"][0].update(expand_rest=float("nan")), "stage1_expand_rest"),
-    (lambda d: d["stages"][1].update(se=1), "stage2_se.*true or false"),
-    (lambda d: d["stages"][1].update(stride=3), "stage2_stride.*1 or 2"),
-    (lambda d: d["stages"][1].update(kernal=3), "no field `kernal`"),
-    (lambda d: d["stem"].pop("channels"), "stem lacks.*channels"),
-    (lambda d: d.update(stages=[]), "non-empty list"),
-    (lambda d: d.update(num_classes="ten"), "num_classes.*positive integer"),
-    (lambda d: d.update(resolution=True), "resolution.*positive integer"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["stages"][0].update(kernel_first=4), "stage1_kernel_first.*odd.*4"),
+        (lambda d: d["stages"][0].update(expand_rest=0.5), "stage1_expand_rest.*from 1"),
+        (lambda d: d["stages"][0].update(expand_rest=float("nan")), "stage1_expand_rest"),
+        (lambda d: d["stages"][1].update(se=1), "stage2_se.*true or false"),
+        (lambda d: d["stages"][1].update(stride=3), "stage2_stride.*1 or 2"),
+        (lambda d: d["stages"][1].update(kernal=3), "no field `kernal`"),
+        (lambda d: d["stem"].pop("channels"), "stem lacks.*channels"),
+        (lambda d: d.update(stages=[]), "non-empty list"),
+        (lambda d: d.update(num_classes="ten"), "num_classes.*positive integer"),
+        (lambda d: d.update(resolution=True), "resolution.*positive integer"),
+    ],
+)
 def test_a_bad_architecture_is_refused_by_field(tiny_space, change, message):
     data = tiny_space.decode(tiny_space.sample(_rng(), 1)[0]).arch.to_dict()
     change(data)
@@ -57,8 +63,9 @@ def test_slots_hold_every_field(tiny_space):
     slots = arch.to_slots()
     assert ArchSpec.from_slots(slots, arch.image_channels, arch.num_classes) == arch
     assert slots["stage2_stride"] == arch.stages[1].stride
-    assert len(slots) == 1 + len(dataclasses.fields(arch.stem)) + len(dataclasses.fields(arch.head)) \
-        + 2 * len(dataclasses.fields(arch.stages[0]))
+    assert len(slots) == 1 + len(dataclasses.fields(arch.stem)) + len(
+        dataclasses.fields(arch.head)
+    ) + 2 * len(dataclasses.fields(arch.stages[0]))
 
 
 def _rng():

@@ -64,37 +64,46 @@ def test_a_broken_tie_does_not_encode(paper_space):
         paper_space.encode(Candidate.from_dict(candidate))
 
 
-@pytest.mark.parametrize(("vector", "message"), [
-    ([0, 0], "has 12 integers"),
-    ([0.0] * 12, "integers"),
-    ([-1] + [0] * 11, "`resolution` has indices 0 to 1.*-1"),
-    ([0, 2] + [0] * 10, "`stem_channels` has indices 0 to 1.*2"),
-])
+@pytest.mark.parametrize(
+    ("vector", "message"),
+    [
+        ([0, 0], "has 12 integers"),
+        ([0.0] * 12, "integers"),
+        ([-1] + [0] * 11, "`resolution` has indices 0 to 1.*-1"),
+        ([0, 2] + [0] * 10, "`stem_channels` has indices 0 to 1.*2"),
+    ],
+)
 def test_a_vector_outside_is_refused_by_knob(tiny_description, vector, message):
     description = {**tiny_description, "recipe": dict(lr=[0.1, 0.2])}
     space = JointSpace.from_config(description, 1, 10)
-    vector = np.array((vector + [0] * len(space.knobs))[: len(space.knobs)]) if len(vector) > 2 \
+    vector = (
+        np.array((vector + [0] * len(space.knobs))[: len(space.knobs)])
+        if len(vector) > 2
         else np.array(vector)
+    )
     with pytest.raises(SpaceError, match=message.replace("12", str(len(space.knobs)))):
         space.decode(vector)
 
 
-@pytest.mark.parametrize(("path", "value", "message"), [
-    (["resolution"], (32, 16), "`resolution`"),
-    (["resolution"], 0, "`resolution` must be a positive integer"),
-    (["stem", "chanels"], 8, "no entry `chanels`; did you mean `channels`"),
-    (["stages", 0, "kernel"], [3, 4], "`stage1_kernel_first` must be an odd integer"),
-    (["stages", 0, "expand"], dict(first=2), "both `first` and `rest`"),
-    (["stages", 1, "expand"], "=stage9_expand", "tied to `stage9_expand`"),
-    (["stages", 0, "activation"], "gelu", "one of"),
-    (["stages", 0], dict(kernel=3), "`stage1` lacks `channels`"),
-    (["stages"], (), "non-empty"),
-    (["recipe", "learning_rate"], 0.1, "no entry `learning_rate`"),
-    (["recipe", "dropout"], (0.5, 1.0, 0.5), r"`dropout` must be a number in \[0, 1\)"),
-    (["recipe", "optimizer"], ["adam"], "`optimizer` must be one of"),
-    (["recipe", "lr"], True, "`lr` must be a number"),
-    (["recipe", "lr"], float("inf"), "`lr` must be a number"),
-])
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["resolution"], (32, 16), "`resolution`"),
+        (["resolution"], 0, "`resolution` must be a positive integer"),
+        (["stem", "chanels"], 8, "no entry `chanels`; did you mean `channels`"),
+        (["stages", 0, "kernel"], [3, 4], "`stage1_kernel_first` must be an odd integer"),
+        (["stages", 0, "expand"], dict(first=2), "both `first` and `rest`"),
+        (["stages", 1, "expand"], "=stage9_expand", "tied to `stage9_expand`"),
+        (["stages", 0, "activation"], "gelu", "one of"),
+        (["stages", 0], dict(kernel=3), "`stage1` lacks `channels`"),
+        (["stages"], (), "non-empty"),
+        (["recipe", "learning_rate"], 0.1, "no entry `learning_rate`"),
+        (["recipe", "dropout"], (0.5, 1.0, 0.5), r"`dropout` must be a number in \[0, 1\)"),
+        (["recipe", "optimizer"], ["adam"], "`optimizer` must be one of"),
+        (["recipe", "lr"], True, "`lr` must be a number"),
+        (["recipe", "lr"], float("inf"), "`lr` must be a number"),
+    ],
+)
 def test_a_bad_description_is_refused_by_entry(tiny_description, path, value, message):
     description = copy.deepcopy(tiny_description)
     description["stages"] = list(description["stages"])
@@ -131,6 +140,8 @@ def test_modes_fix_one_half(tiny_space):
 def test_canonical_is_the_same_under_jit(tiny_space):
     import jax
 
-    vectors = np.random.default_rng(0).integers(0, tiny_space.cardinalities, (200, len(tiny_space.knobs)))
+    vectors = np.random.default_rng(0).integers(
+        0, tiny_space.cardinalities, (200, len(tiny_space.knobs))
+    )
     vectors = vectors.astype(np.int32)
     assert (jax.jit(tiny_space.canonical)(vectors) == tiny_space.canonical(vectors)).all()

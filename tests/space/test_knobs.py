@@ -25,10 +25,25 @@ def test_a_list_is_choices_and_a_value_is_fixed():
     assert parse_knob("k", "relu") == "relu"
 
 
-@pytest.mark.parametrize("bad", [
-    (1,), (1, 2, 3, 4), (3, 1), (1, 4, 2), (1, 3, 0), (1, 3, -1), (1, float("nan")), (1, "3"), (True, 3),
-    [], [1, 1], [[1]], None, {"low": 1},
-])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        (1,),
+        (1, 2, 3, 4),
+        (3, 1),
+        (1, 4, 2),
+        (1, 3, 0),
+        (1, 3, -1),
+        (1, float("nan")),
+        (1, "3"),
+        (True, 3),
+        [],
+        [1, 1],
+        [[1]],
+        None,
+        {"low": 1},
+    ],
+)
 def test_other_descriptions_are_refused_by_name(bad):
     with pytest.raises(SpaceError, match="`k`"):
         parse_knob("k", bad)

@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 from rich.console import Console
 
-from jointnas_jax.config import parse_config
+from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import ConfigError, DataError, InputError, SpaceError, StudyError
 from jointnas_jax.space import Candidate
 from jointnas_jax.study import run as study_run
@@ -45,7 +45,7 @@ def trials(workdir):
 def test_result_json_holds_what_the_readme_promises(finished):
     workdir, result = finished
     assert json.loads((workdir / "result.json").read_text()) == result
-    winner, = result["winners"]
+    (winner,) = result["winners"]
     for entry in (winner, *result["references"].values()):
         assert entry["knobs"].keys() == winner["knobs"].keys()
         Candidate.from_dict(entry["candidate"])
@@ -69,9 +69,14 @@ def test_every_training_is_a_trial(finished):
     stored = trials(workdir)
     assert [t["number"] for t in stored] == list(range(len(stored)))
     stages = [t["stage"] for t in stored]
-    # Three rounds of 3; finalists: 1 evolved and 1 measured; references: default and best of 10 random.
+    # Three rounds of 3; finalists: 1 evolved, 1 measured; references: default, best of 10 random.
     assert {s: stages.count(s) for s in stages} == {
-        "coarse": 9, "finalist": 2 * 2, "random": 10, "reference": 2 * 2, "retrain": 3 * 2}
+        "coarse": 9,
+        "finalist": 2 * 2,
+        "random": 10,
+        "reference": 2 * 2,
+        "retrain": 3 * 2,
+    }
     for t in stored:
         assert t["status"] == "COMPLETED"
         assert t["score"] == t["accuracies"][-1]
@@ -79,7 +84,9 @@ def test_every_training_is_a_trial(finished):
         assert t["costs"]["flops"] <= 60_000 or t["stage"] in ("reference", "retrain")
     later = {t["epochs"] for t in stored if t["round"] in (2, 3)}
     assert later == {result["early_stop"]["epochs"]}
-    assert [t["predicted"] is None for t in stored if t["stage"] == "coarse"] == [True] * 3 + [False] * 6
+    assert [t["predicted"] is None for t in stored if t["stage"] == "coarse"] == [True] * 3 + [
+        False
+    ] * 6
 
 
 def test_the_winner_was_the_best_finalist_by_validation(finished):
@@ -103,7 +110,9 @@ def test_the_winners_weights_reach_the_reported_accuracy(finished):
         variables = load_variables(workdir / "weights" / "winner0" / f"seed{seed}")
         images = augment.normalise(test.images, np.float32(mean), np.float32(std))
         logits = Network(candidate.arch).apply(variables, images)
-        assert float((logits.argmax(-1) == test.labels).mean()) == pytest.approx(reported, abs=0.003)
+        assert float((logits.argmax(-1) == test.labels).mean()) == pytest.approx(
+            reported, abs=0.003
+        )
 
 
 def test_the_same_seed_gives_the_same_study_on_any_number_of_devices(finished, tmp_path):
@@ -124,8 +133,12 @@ def test_another_seed_gives_another_study(finished, tmp_path):
 def test_recipe_mode_fixes_the_architecture(finished, tmp_path):
     workdir, _ = finished
     arch_file = workdir / "winner0.json"
-    result = run(tmp_path, "--config.mode=recipe", f"--config.arch_file={arch_file}",
-                 "--noconfig.study.random_reference")
+    result = run(
+        tmp_path,
+        "--config.mode=recipe",
+        f"--config.arch_file={arch_file}",
+        "--noconfig.study.random_reference",
+    )
     arch = json.loads(arch_file.read_text())["arch"]
     assert result["space"] == {"architectures": 1, "recipes": 10}
     assert set(result["winners"][0]["knobs"]) == {"lr", "optimizer"}
@@ -138,10 +151,14 @@ def test_arch_mode_fixes_the_recipe(tmp_path):
     assert result["space"] == {"architectures": 8, "recipes": 1}
     recipe = result["references"]["default"]["candidate"]["recipe"]
     assert result["winners"][0]["candidate"]["recipe"] == recipe
-    assert set(result["winners"][0]["knobs"]) == {"stage1_expand", "stage1_channels", "head_channels"}
+    assert set(result["winners"][0]["knobs"]) == {
+        "stage1_expand",
+        "stage1_channels",
+        "head_channels",
+    }
 
 
-# -- failures ---------------------------------------------------------------------------------------
+# -- failures ------------------------------------------------------------------------------------
 
 
 def fake_evaluator(monkeypatch, accuracy_of):
@@ -159,15 +176,21 @@ def fake_evaluator(monkeypatch, accuracy_of):
 
 def test_a_failed_trial_never_wins_and_is_stored_with_its_reason(tmp_path, monkeypatch):
     """RMSProp fails; what does not fail is worth its learning rate."""
-    fake_evaluator(monkeypatch, lambda job: None if job.candidate.recipe.optimizer == "rmsprop"
-                   else job.candidate.recipe.lr)
+    fake_evaluator(
+        monkeypatch,
+        lambda job: (
+            None if job.candidate.recipe.optimizer == "rmsprop" else job.candidate.recipe.lr
+        ),
+    )
     result = run(tmp_path)
     assert result["winners"][0]["knobs"]["optimizer"] == "sgd"
     failed = [t for t in trials(tmp_path) if t["status"] == "FAILED"]
     assert failed
     assert all(t["knobs"]["optimizer"] == "rmsprop" for t in failed)
     assert all(t["score"] is None and t["reason"] == "made to fail" for t in failed)
-    assert sum(r["failed"] for r in result["rounds"]) == len([t for t in failed if t["stage"] == "coarse"])
+    assert sum(r["failed"] for r in result["rounds"]) == len(
+        [t for t in failed if t["stage"] == "coarse"]
+    )
 
 
 def test_where_everything_fails_the_study_stops_with_the_reason(tmp_path, monkeypatch):
@@ -177,8 +200,12 @@ def test_where_everything_fails_the_study_stops_with_the_reason(tmp_path, monkey
 
 
 def test_the_search_finds_what_is_best(tmp_path, monkeypatch):
-    fake_evaluator(monkeypatch, lambda job: 0.5 + 5 * job.candidate.recipe.lr
-                   + 0.2 * (job.candidate.recipe.optimizer == "sgd"))
+    fake_evaluator(
+        monkeypatch,
+        lambda job: (
+            0.5 + 5 * job.candidate.recipe.lr + 0.2 * (job.candidate.recipe.optimizer == "sgd")
+        ),
+    )
     result = run(tmp_path, "--config.search.pool_size=80")
     assert result["winners"][0]["knobs"]["lr"] == 0.05
     assert result["winners"][0]["knobs"]["optimizer"] == "sgd"
@@ -199,20 +226,31 @@ def test_an_exception_in_training_is_a_failed_trial(monkeypatch):
     assert [o.reason for o in outcomes] == ["RuntimeError: RESOURCE_EXHAUSTED: out of memory"] * 3
 
 
-# -- bad input, before anything trains ----------------------------------------------------------------
+# -- bad input, before anything trains -----------------------------------------------------------
 
 
-@pytest.mark.parametrize(("arguments", "error", "message"), [
-    (["--config.budget.flops=1K"], SpaceError, r"no candidate satisfies the budget.*at least [\d,]+ where"),
-    (["--config.data.dir=/nowhere"], DataError, "existing folder"),
-    (["--config.data.train_split=nope"], DataError, "split `nope`"),
-    (["--config.data.test_split=nope"], DataError, "split `nope`"),
-    (["--config.data.test_split=train[:10%]"], DataError, "test images must not be trained on"),
-    (["--config.train.batch_size=1000"], ConfigError, "at most the 320 training images"),
-    (["--config.default.lr=0.07"], ConfigError, r"`config.default`.*`lr` allows \[0.01"),
-    (["--config.space.resolution=1"], SpaceError, "`resolution` must be at least the total stride 2"),
-    (["--config.data.image_size=1"], DataError, "1 pixels wide, less than the total stride 2"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            ["--config.budget.flops=1K"],
+            SpaceError,
+            r"no candidate satisfies the budget.*at least [\d,]+ where",
+        ),
+        (["--config.data.dir=/nowhere"], DataError, "existing folder"),
+        (["--config.data.train_split=nope"], DataError, "split `nope`"),
+        (["--config.data.test_split=nope"], DataError, "split `nope`"),
+        (["--config.data.test_split=train[:10%]"], DataError, "test images must not be trained on"),
+        (["--config.train.batch_size=1000"], ConfigError, "at most the 320 training images"),
+        (["--config.default.lr=0.07"], ConfigError, r"`config.default`.*`lr` allows \[0.01"),
+        (
+            ["--config.space.resolution=1"],
+            SpaceError,
+            "`resolution` must be at least the total stride 2",
+        ),
+        (["--config.data.image_size=1"], DataError, "1 pixels wide, less than the total stride 2"),
+    ],
+)
 def test_bad_input_stops_before_the_workdir_is_touched(tmp_path, arguments, error, message):
     workdir = tmp_path / "study"
     with pytest.raises(error, match=message):
@@ -220,11 +258,14 @@ def test_bad_input_stops_before_the_workdir_is_touched(tmp_path, arguments, erro
     assert not workdir.exists()
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("{", "not readable JSON"),
-    ("[]", "architecture must be an object"),
-    ('{"arch": {}}', "architecture lacks"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not readable JSON"),
+        ("[]", "architecture must be an object"),
+        ('{"arch": {}}', "architecture lacks"),
+    ],
+)
 def test_a_bad_architecture_file_is_named(tmp_path, content, message):
     file = tmp_path / "arch.json"
     file.write_text(content)
@@ -241,13 +282,15 @@ def test_an_architecture_of_another_dataset_is_refused(finished, tmp_path):
         build_problem(config("--config.mode=recipe", f"--config.arch_file={file}"))
 
 
-# -- the workdir -------------------------------------------------------------------------------------
+# -- the workdir ---------------------------------------------------------------------------------
 
 
 def test_a_finished_study_is_recognised_and_another_one_refused(finished):
     workdir, result = finished
     assert workdirs.stored_result(workdir, config()) == result
-    with pytest.raises(workdirs.WorkdirError, match="holds a finished study with another config.*--overwrite"):
+    with pytest.raises(
+        workdirs.WorkdirError, match="holds a finished study with another config.*--overwrite"
+    ):
         workdirs.stored_result(workdir, config("--config.seed=5"))
 
 
@@ -275,7 +318,9 @@ def test_test_images_reach_the_final_report_only(tmp_path, monkeypatch):
 
     def garbage(self, split):
         loaded = load(self, split)
-        return dataclasses.replace(loaded, images=255 - loaded.images) if split == "test" else loaded
+        return (
+            dataclasses.replace(loaded, images=255 - loaded.images) if split == "test" else loaded
+        )
 
     arguments = ("--noconfig.study.random_reference", "--config.search.rounds=2")
     clean = run(tmp_path / "clean", *arguments)

@@ -14,10 +14,18 @@ def get_config():
         stem=dict(channels=8, stride=2),
         stages=(dict(kernel=3, expand=(1, 2), channels=[8, 16], depth=1),),
         head=dict(expand=1, channels=[16, 32]),
-        recipe=dict(lr=(0.01, 0.05, 0.01), optimizer=["sgd", "rmsprop"], ema=False, dropout=0.0, mixup=0.0,
-                    stochastic_depth=0.0),
+        recipe=dict(
+            lr=(0.01, 0.05, 0.01),
+            optimizer=["sgd", "rmsprop"],
+            ema=False,
+            dropout=0.0,
+            mixup=0.0,
+            stochastic_depth=0.0,
+        ),
     )
-    config.default = dict(stage1_expand=1, stage1_channels=8, head_channels=16, lr=0.02, optimizer="sgd")
+    config.default = dict(
+        stage1_expand=1, stage1_channels=8, head_channels=16, lr=0.02, optimizer="sgd"
+    )
     config.train.epochs = 3
     config.train.batch_size = 32
     config.train.fast_compile = True

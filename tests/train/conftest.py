@@ -35,7 +35,9 @@ def data(images) -> TrainData:
 
 @pytest.fixture(scope="session")
 def evaluation(images, data) -> EvalData:
-    held_out = EvalData.of(images[0][64:], images[1][64:], jax.device_get(data.stats), batch_size=20)
+    held_out = EvalData.of(
+        images[0][64:], images[1][64:], jax.device_get(data.stats), batch_size=20
+    )
     return jax.device_put(held_out, jax.devices()[0])
 
 

@@ -29,25 +29,42 @@ def _run(optimizer, params, steps=5, **extra):
     return params
 
 
-@pytest.mark.parametrize(("name", "reference"), [
-    ("sgd", optax.sgd(0.1, momentum=MOMENTUM)),
-    ("rmsprop", optax.rmsprop(0.1, decay=RMS_DECAY, eps=RMS_EPSILON, initial_scale=1.0, momentum=MOMENTUM)),
-])
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("sgd", optax.sgd(0.1, momentum=MOMENTUM)),
+        (
+            "rmsprop",
+            optax.rmsprop(
+                0.1, decay=RMS_DECAY, eps=RMS_EPSILON, initial_scale=1.0, momentum=MOMENTUM
+            ),
+        ),
+    ],
+)
 def test_equals_the_optax_optimizer_of_that_name(name, reference):
     recipe = RecipeArrays.of(Recipe(optimizer=name, weight_decay=0.0))
     ours = _run(recipe_optimizer(), _params(), recipe=recipe, learning_rate=jnp.float32(0.1))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, _run(reference, _params()))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, _run(reference, _params())
+    )
 
 
 @pytest.mark.parametrize("name", ["sgd", "rmsprop"])
 def test_weight_decay_is_coupled_and_spares_vectors(name):
     recipe = RecipeArrays.of(Recipe(optimizer=name, weight_decay=0.1))
     ours = _run(recipe_optimizer(), _params(), recipe=recipe, learning_rate=jnp.float32(0.1))
-    base = optax.sgd(0.1, momentum=MOMENTUM) if name == "sgd" else optax.rmsprop(
-        0.1, decay=RMS_DECAY, eps=RMS_EPSILON, initial_scale=1.0, momentum=MOMENTUM)
+    base = (
+        optax.sgd(0.1, momentum=MOMENTUM)
+        if name == "sgd"
+        else optax.rmsprop(
+            0.1, decay=RMS_DECAY, eps=RMS_EPSILON, initial_scale=1.0, momentum=MOMENTUM
+        )
+    )
     mask = {"kernel": True, "bias": False}
     reference = optax.chain(optax.add_decayed_weights(0.1, mask=mask), base)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, _run(reference, _params()))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, _run(reference, _params())
+    )
 
 
 def test_learning_rate_warms_up_then_decays_once_an_epoch():
@@ -58,6 +75,8 @@ def test_learning_rate_warms_up_then_decays_once_an_epoch():
 
 
 def test_sgd_gets_its_own_scale_of_the_learning_rate():
-    lr = {name: float(RecipeArrays.of(Recipe(lr=0.02, optimizer=name, sgd_lr_scale=4.0)).lr)
-          for name in ("sgd", "rmsprop")}
+    lr = {
+        name: float(RecipeArrays.of(Recipe(lr=0.02, optimizer=name, sgd_lr_scale=4.0)).lr)
+        for name in ("sgd", "rmsprop")
+    }
     assert lr == pytest.approx({"sgd": 0.08, "rmsprop": 0.02})

@@ -34,11 +34,22 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):
     assert not np.array_equal(flat(a), flat(other))
 
 
-@pytest.mark.parametrize("fields", [
-    dict(lr=0.05), dict(optimizer="rmsprop"), dict(ema=True), dict(dropout=0.3), dict(stochastic_depth=0.5),
-    dict(mixup=0.5), dict(weight_decay=1e-2), dict(label_smoothing=0.1), dict(lr_decay=0.5),
-    dict(warmup_epochs=2.0), dict(sgd_lr_scale=2.0),
-])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(lr=0.05),
+        dict(optimizer="rmsprop"),
+        dict(ema=True),
+        dict(dropout=0.3),
+        dict(stochastic_depth=0.5),
+        dict(mixup=0.5),
+        dict(weight_decay=1e-2),
+        dict(label_smoothing=0.1),
+        dict(lr_decay=0.5),
+        dict(warmup_epochs=2.0),
+        dict(sgd_lr_scale=2.0),
+    ],
+)
 def test_every_knob_changes_the_weights(run, fields):
     assert not np.allclose(flat(run(PLAIN)), flat(run(change(**fields))), atol=1e-6)
 
@@ -54,8 +65,12 @@ def test_no_second_recipe_seed_or_split_compiles(run, program, data, evaluation)
     run(PLAIN)
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None)
-    run(change(lr=0.3, optimizer="rmsprop", ema=True, dropout=0.2, stochastic_depth=0.2, mixup=0.3), seed=7)
+        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+    )
+    run(
+        change(lr=0.3, optimizer="rmsprop", ema=True, dropout=0.2, stochastic_depth=0.2, mixup=0.3),
+        seed=7,
+    )
     everything = data.replace(members=jax.device_put(np.ones(96, bool), jax.devices()[0]))
     program.train(PLAIN, everything, evaluation, 3, jax.random.key(1))
     jax.monitoring.clear_event_listeners()
@@ -71,18 +86,23 @@ def test_a_diverging_loss_fails_at_its_step(run):
 
 
 def test_a_shorter_training_is_the_beginning_of_a_longer_one(run):
-    assert run(change(lr_decay=0.8), epochs=5).accuracies[:3] == run(change(lr_decay=0.8), epochs=3).accuracies
+    assert (
+        run(change(lr_decay=0.8), epochs=5).accuracies[:3]
+        == run(change(lr_decay=0.8), epochs=3).accuracies
+    )
 
 
 def test_training_uses_members_only(run, program, data, evaluation):
     """What non-members look like makes no difference."""
-    noise = data.replace(images=jnp.where(data.members[:, None, None, None], data.images, 255 - data.images))
+    noise = data.replace(
+        images=jnp.where(data.members[:, None, None, None], data.images, 255 - data.images)
+    )
     a = program.train(PLAIN, data, evaluation, 2, jax.random.key(0))
     b = program.train(PLAIN, noise, evaluation, 2, jax.random.key(0))
     np.testing.assert_array_equal(flat(a), flat(b))
 
 
-# -- one step, looked at closely --------------------------------------------------------------------
+# -- one step, looked at closely -----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +112,20 @@ def one(arch, images, data):
 
     module = Network(arch, "shift")
     initial = draw_kernels(constant_variables(module), jax.random.key(0))
-    step = jax.jit(lambda s, r, b: steps.train_step(module, Augmentation(), s, r, b, data.stats, jnp.int32(4),
-                                                    jax.random.key(5)))
+    step = jax.jit(
+        lambda s, r, b: steps.train_step(
+            module, Augmentation(), s, r, b, data.stats, jnp.int32(4), jax.random.key(5)
+        )
+    )
 
     def take(recipe, count=1, mixup=1.0):
-        batch = steps.Batch(jnp.asarray(images[0][:16]), jnp.asarray(images[1][:16]),
-                            jnp.zeros((16, 2), jnp.int32), jnp.zeros(16, bool), jnp.float32(mixup))
+        batch = steps.Batch(
+            jnp.asarray(images[0][:16]),
+            jnp.asarray(images[1][:16]),
+            jnp.zeros((16, 2), jnp.int32),
+            jnp.zeros(16, bool),
+            jnp.float32(mixup),
+        )
         state, losses, history = steps.init_state(initial), [], []
         for _ in range(count):
             state, loss = step(state, RecipeArrays.of(recipe), batch)
@@ -130,8 +158,9 @@ def test_batch_statistics_move(one):
 
 
 def test_weight_decay_shrinks_kernels(one):
-    norm = lambda history: sum(float((x**2).sum()) for x in jax.tree.leaves(
-        history[-1].variables["params"]) if x.ndim > 1)
+    norm = lambda history: sum(
+        float((x**2).sum()) for x in jax.tree.leaves(history[-1].variables["params"]) if x.ndim > 1
+    )
     assert norm(one(change(weight_decay=0.5), 10)[0]) < 0.9 * norm(one(PLAIN, 10)[0])
 
 
