@@ -12,7 +12,7 @@ from jointnas_jax.config import default_config
 def get_config():
     config = default_config()
     config.name = "digits"
-    config.budget.flops = "250K"
+    config.budget.flops = "400K"
     config.data.name = "digits"
     config.data.crop_padding = 1  # no flip: a mirrored digit is another sign
 
@@ -48,13 +48,13 @@ def get_config():
     # What one would try first by hand.
     config.default = dict(
         resolution=8,
-        stem_channels=8,
+        stem_channels=16,
         stage1_kernel=3,
-        stage1_expand=2,
+        stage1_expand=3,
         stage1_channels=16,
         stage1_depth=1,
         stage2_kernel=3,
-        stage2_expand=3,
+        stage2_expand=4,
         stage2_channels=24,
         stage2_depth=2,
         stage2_se=True,

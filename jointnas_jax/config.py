@@ -119,8 +119,8 @@ class TrainConfig:
       epochs: of a full training; the early-stop rule shortens it after the first round.
       batch_size: images per step; the incomplete last batch of an epoch is left out.
       lowering: of convolutions, see `nets/conv.py`.
-      fast_compile: compile in half the time to programs that run about 15 % slower (CPU only); pays
-        while a candidate trains for less than half a minute.
+      fast_compile: compile in half the time to programs that run about a quarter slower (CPU only);
+        pays while a candidate trains for less than some ten seconds.
     """
 
     epochs: int = option(10, between(1, 100_000))

@@ -1,5 +1,6 @@
 """scikit-learn's handwritten digits as a TFDS dataset: real images without a download."""
 
+import contextlib
 import io
 import os
 from collections.abc import Iterator
@@ -63,5 +64,6 @@ def prepare_digits() -> Path:
     """Writes the dataset into the cache if it is not there; returns its folder."""
     root = cache_dir() / "tfds"
     builder = Digits(data_dir=root, file_format="array_record")
-    builder.download_and_prepare()
+    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of a download; there is none
+        builder.download_and_prepare()
     return Path(builder.data_dir)

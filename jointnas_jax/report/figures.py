@@ -12,6 +12,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
+# Accuracies this far below the best are drawn at the bottom edge: they would flatten the rest.
+_SHOWN = 0.15
 # Okabe-Ito colours: told apart with any colour vision.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 
@@ -40,19 +42,28 @@ def draw_figures(workdir: Path) -> list[Path]:
 
 def _accuracy_flops(axes: Axes, result: dict[str, Any], trials: list[dict[str, Any]]) -> None:
     """Validation accuracy against FLOPs of all trials, with winner, references and budget."""
+    scores = [t["score"] for t in trials if t["score"] is not None]
+    floor = max(scores) - _SHOWN if scores else 0.0
     for stage, colour, label in (
         ("random", GREY, "random candidates"),
         ("coarse", BLUE, "coarse stage"),
     ):
         done = [t for t in trials if t["stage"] == stage and t["score"] is not None]
-        axes.scatter(
-            [t["costs"]["flops"] for t in done],
-            [t["score"] for t in done],
-            s=22,
-            color=colour,
-            alpha=0.7,
-            label=label,
-        )
+        for marker, rows in (
+            ("o", [t for t in done if t["score"] >= floor]),
+            ("v", [t for t in done if t["score"] < floor]),
+        ):
+            axes.scatter(
+                [t["costs"]["flops"] for t in rows],
+                [max(t["score"], floor) for t in rows],
+                s=22,
+                color=colour,
+                alpha=0.7,
+                marker=marker,
+                label=label if marker == "o" else None,
+            )
+    if any(score < floor for score in scores):
+        axes.annotate("▾ below", (0.01, 0.01), xycoords="axes fraction", color=GREY, fontsize=8)
     marks = [(w, "*", ORANGE, "winner") for w in result["winners"]]
     marks += [
         (r, m, GREEN, r["source"])
@@ -78,7 +89,7 @@ def _accuracy_flops(axes: Axes, result: dict[str, Any], trials: list[dict[str, A
     axes.set(
         xlabel="FLOPs", ylabel="validation accuracy", title=f"{result['name']}: what was trained"
     )
-    axes.legend(frameon=False, fontsize=8)
+    axes.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
 
 
 def _predictor(axes: Axes, result: dict[str, Any], trials: list[dict[str, Any]]) -> None:
@@ -133,6 +144,6 @@ def _learning_curves(axes: Axes, result: dict[str, Any], trials: list[dict[str, 
     right.axvline(stop["epochs"], color="black", linestyle=":", linewidth=1)
     right.set(
         ylabel=f"{stop['correlation']} correlation with the last epoch (orange)",
-        ylim=(min([0.0, *(c for c in correlations if c == c)]), 1.05),
+        ylim=(min([0.0, *(c for c in correlations if c == c)]) - 0.05, 1.05),
     )
     right.spines["top"].set_visible(False)

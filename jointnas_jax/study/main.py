@@ -45,7 +45,8 @@ def prepare_jax(devices: int) -> None:
     On CPU there is one device per core: candidates train side by side on them.
     """
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", devices or os.cpu_count())
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        jax.config.update("jax_num_cpu_devices", devices or cores)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = cache_dir() / "compiled"
         # Private: whoever can write compiled programs can run code.

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from jointnas_jax.config import Config
 from jointnas_jax.data.source import Split, carve_validation
 from jointnas_jax.errors import ConfigError, StudyError
 from jointnas_jax.nets.cost import COSTS, count
@@ -34,7 +35,7 @@ from jointnas_jax.study.workdir import RESULT, WEIGHTS, start, write_json
 _PRETRAIN, _FIT, _EVOLVE, _COARSE, _RANDOM, _FINALIST, _RETRAIN = range(7)
 
 
-def dry_run(config: Any, console: Console) -> None:
+def dry_run(config: Config, console: Console) -> None:
     """Prints the plan of a study; opens the dataset, trains nothing."""
     problem = build_problem(config)
     images = problem.dataset.count(config.data.train_split)
@@ -42,7 +43,7 @@ def dry_run(config: Any, console: Console) -> None:
     print_plan(problem, make_plan(problem, problem.pool(), images, devices), console)
 
 
-def run_study(config: Any, workdir: Path, console: Console) -> dict[str, Any]:
+def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]:
     """Runs a whole study.
 
     Args:
@@ -81,7 +82,8 @@ def run_study(config: Any, workdir: Path, console: Console) -> dict[str, Any]:
         with meter.stage("finalists"):
             finalists = study.finalists(rounds, evolution, fitted)
         with meter.stage("references"):
-            references = study.references(sum(len(r.vectors) for r in rounds) + len(finalists) - 1)
+            trained = sum(len(r.vectors) for r in rounds) + len(finalists) - 1
+            references = study.references(trained, fitted)
         with meter.stage("retraining"):
             winners = finalists[: config.search.winners]
             study.retrain([*winners, *references])
@@ -231,14 +233,15 @@ class Study:
         contenders.sort(key=lambda c: -c.mean_validation)
         if not math.isfinite(contenders[0].mean_validation):
             raise StudyError("every finalist failed; see `trials.jsonl` in the workdir")
-        self._predict_with = fitted
         return contenders
 
-    def references(self, trained: int) -> list[Contender]:
-        """Trains what the search has to beat: the default candidate and random search."""
+    def references(self, trained: int, fitted: PredictorState) -> list[Contender]:
+        """Trains what the search has to beat: the default candidate and random search.
+
+        Random search gets as many candidates as the search trained, all for the full epochs.
+        """
         space = self.problem.space
-        default = self._contender("default candidate", self.problem.default)
-        references = [default]
+        references = [self._contender("default candidate", self.problem.default, fitted)]
         if self.config.study.random_reference:
             vectors = self._random_candidates(trained)
             jobs = [
@@ -248,7 +251,7 @@ class Study:
             outcomes = self._train(jobs, "random", vectors)
             scores = np.array([o.accuracies[-1] if o.reason is None else -1.0 for o in outcomes])
             best = space.decode(vectors[scores.argmax()])
-            references.append(self._contender(f"best of {len(vectors)} random", best))
+            references.append(self._contender(f"best of {len(vectors)} random", best, fitted))
             self.console.print(f"  best of {len(vectors)} random candidates: {scores.max():.2%}")
         self._validate(references, "reference")
         return references
@@ -276,9 +279,9 @@ class Study:
                             self.workdir / WEIGHTS / name / f"seed{seed}", outcome.variables
                         )
 
-    def _contender(self, source: str, candidate: Candidate) -> Contender:
+    def _contender(self, source: str, candidate: Candidate, fitted: PredictorState) -> Contender:
         vector = self.problem.space.encode(candidate)
-        predicted = self._predictor.predict(self._predict_with, vector[None])[0]
+        predicted = self._predictor.predict(fitted, vector[None])[0]
         return Contender(source, candidate, vector, float(predicted[0]))
 
     def _validate(self, contenders: Sequence[Contender], stage: str) -> None:
@@ -350,7 +353,7 @@ class Study:
         return jax.random.fold_in(jax.random.fold_in(root, stream), index)
 
 
-def _check_batch(config: Any, train: Split, validation: np.ndarray) -> None:
+def _check_batch(config: Config, train: Split, validation: np.ndarray) -> None:
     if (left := int((~validation).sum())) < config.train.batch_size:
         raise ConfigError(
             f"`config.train.batch_size` must be at most the {left} training images "

@@ -15,7 +15,7 @@ class Trial:
 
     Attributes:
       number: position in the study, from 0.
-      stage: `coarse`, `finalist`, `random`, `default` (validation accuracy), or `retrain`, the
+      stage: `coarse`, `finalist`, `random`, `reference` (validation accuracy), or `retrain`, the
         training on the whole training split (test accuracy).
       round: of the coarse stage, from 1; None elsewhere.
       seed: which of the repeated trainings, from 0; None where there is one.

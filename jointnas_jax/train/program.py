@@ -158,7 +158,7 @@ class TrainProgram:
 
 
 def compiler_options(fast: bool) -> dict[str, Any]:
-    """Options for XLA. `fast` halves the compile time on CPU for programs that run 15 % slower."""
+    """Options for XLA. `fast` halves the compile time on CPU for programs that run slower."""
     if not fast or jax.default_backend() != "cpu":
         return {}
     return {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
