@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jointnas_jax.errors import ConfigError, nearest
-from jointnas_jax.space.joint import read_slots
+from jointnas_jax.errors import ConfigError, SpaceError, nearest
+from jointnas_jax.space.joint import JointSpace
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 COST_NAMES = ("flops", "params")
@@ -116,7 +116,9 @@ class TrainConfig:
     """Training of candidates, whatever the recipe.
 
     Attributes:
-      epochs: of a full training; the early-stop rule shortens it after the first round.
+      epochs: of a candidate in the search; the early-stop rule shortens it after the first round.
+      final_epochs: of finalists, references and winners; the learning rate decays over all of them
+        as much as over `epochs` in the search. 0: as many as `epochs`. (Paper: 150 and 400.)
       batch_size: images per step; the incomplete last batch of an epoch is left out.
       lowering: of convolutions, see `nets/conv.py`.
       fast_compile: compile in half the time to programs that run about a quarter slower (CPU only);
@@ -124,6 +126,7 @@ class TrainConfig:
     """
 
     epochs: int = option(10, between(1, 100_000))
+    final_epochs: int = option(0, between(0, 100_000))
     batch_size: int = option(64, between(2, 65_536))
     lowering: str = option("auto", one_of("auto", "shift", "conv"))
     fast_compile: bool = option(False, FLAG)
@@ -259,7 +262,7 @@ class Config:
     study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain data, ready for JSON (tuples become lists there)."""
+        """Returns all sections as nested dicts."""
         return dataclasses.asdict(self)
 
 
@@ -276,7 +279,7 @@ def check_config(config: ConfigDict) -> Config:
       SpaceError: the `space` section breaks a rule.
     """
     checked = _check_section(Config, config, "config")
-    read_slots(checked.space)
+    _check_default(checked)
     search = checked.search
     if search.winners > search.finalists:
         raise ConfigError(
@@ -291,6 +294,15 @@ def check_config(config: ConfigDict) -> Config:
     if checked.arch_file and not Path(checked.arch_file).is_file():
         raise ConfigError(f"`config.arch_file` must be a file, got {checked.arch_file!r}")
     return checked
+
+
+def _check_default(config: Config) -> None:
+    """The default candidate must be in the space; that needs no dataset, so any will do."""
+    space = JointSpace.from_config(config.space, image_channels=3, num_classes=2)
+    try:
+        space.vector_from_values(config.default)
+    except SpaceError as error:
+        raise ConfigError(f"`config.default`, the default candidate: {error}") from error
 
 
 def parse_quantity(text: str) -> int:

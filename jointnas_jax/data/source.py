@@ -5,7 +5,7 @@ then on.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +184,7 @@ def open_dataset(data: Mapping[str, Any]) -> ImageDataset:
     return ImageDataset(name, tuple(shape), num_classes, builder, keys, bool(size))
 
 
-def carve_validation(count: int, fraction: float, seed: int) -> np.ndarray:
+def carve_validation(count: int, fraction: float, seed: int | Sequence[int]) -> np.ndarray:
     """Returns `bool[count]`: which training images are kept for validation, drawn at random."""
     validation = np.zeros(count, bool)
     size = min(max(round(fraction * count), 1), count - 1)

@@ -16,8 +16,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-LOWERINGS = ("auto", "shift", "conv")
-
 
 def resolve_lowering(name: str) -> str:
     """Returns `shift` or `conv`; `auto` is `shift` on CPU, where it was measured to win."""

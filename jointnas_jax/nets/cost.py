@@ -22,6 +22,9 @@ from jointnas_jax.space import ArchSpec, JointSpace, Knob
 COSTS = ("flops", "params", "macs", "params_total")
 _FLOPS, _PARAMS, _MACS, _TOTAL = range(4)
 
+# A larger cost does not fit two limbs; see `CostTable.within`.
+_LARGEST = 2**46
+
 # Slot -> integer array. One element each for one network; a grid of values for a table.
 Values = Mapping[str, Any]
 
@@ -105,7 +108,7 @@ class CostTable:
         """
         # JAX has no int64 by default, and a FLOPs count overflows int32. Two int32 limbs are exact.
         columns = [COSTS.index(name) for name in budget]
-        limits = np.array([budget[name] for name in budget], np.int64)
+        limits = np.array([min(budget[name], _LARGEST) for name in budget], np.int64)
         limbs = [(table[:, columns] >> 16, table[:, columns] & 0xFFFF) for table in self.tables]
         limbs = [(high.astype(np.int32), low.astype(np.int32)) for high, low in limbs]
         limit_high, limit_low = (limits >> 16).astype(np.int32), (limits & 0xFFFF).astype(np.int32)

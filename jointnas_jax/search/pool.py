@@ -1,6 +1,6 @@
 """The pool of the coarse stage: quasi-Monte-Carlo samples that satisfy the budget."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy.stats import qmc
@@ -9,13 +9,17 @@ from jointnas_jax.errors import SpaceError
 from jointnas_jax.space import JointSpace
 
 # Give up when this many times the pool was drawn and it is still not full.
-_MOST_DRAWS = 256
+_MOST_DRAWS = 64
 
 CostFn = Callable[[np.ndarray], np.ndarray]
 
 
 def sobol_pool(
-    space: JointSpace, size: int, costs: CostFn, budget: Mapping[int, int], seed: int
+    space: JointSpace,
+    size: int,
+    costs: CostFn,
+    budget: Mapping[int, int],
+    seed: int | Sequence[int],
 ) -> np.ndarray:
     """Draws distinct candidates within the budget from a scrambled Sobol sequence.
 
@@ -40,16 +44,20 @@ def sobol_pool(
     block = max(10, int(size - 1).bit_length())
     pool = np.zeros((0, len(space.knobs)), np.int32)
     smallest: dict[int, int] = {}
+    repeats = 0
     for _ in range(max(1, (_MOST_DRAWS * size) >> block)):
         vectors = space.from_unit(sampler.random(2**block))
         drawn = costs(vectors)
         for column in budget:
             smallest[column] = min(smallest.get(column, drawn[0, column]), drawn[:, column].min())
-        fits = np.all([drawn[:, c] <= limit for c, limit in budget.items()], axis=0)
-        grown = distinct(np.concatenate([pool, vectors[np.broadcast_to(fits, len(vectors))]]))
-        full = len(grown) >= size or len(grown) == len(pool) > 0
+        fits = np.ones(len(vectors), bool)
+        for column, limit in budget.items():
+            fits &= drawn[:, column] <= limit
+        grown = distinct(np.concatenate([pool, vectors[fits]]))
+        repeats = 0 if len(grown) > len(pool) else repeats + int(np.sum(fits))
         pool = grown[:size]
-        if full:
+        # What fits was known already, several times over: the space has no more of it.
+        if len(pool) == size or repeats > 4 * len(pool):
             break
     if not len(pool):
         limits = ", ".join(

@@ -8,7 +8,7 @@ knob, architecture knobs first: `int32[K]`, entry j in `range(len(knobs[j].value
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -192,7 +192,7 @@ class JointSpace:
         return tuple(rules)
 
     def canonical(self, vectors: Any) -> Any:
-        """Sets knobs that act on nothing to index 0, so that equal candidates have equal vectors.
+        """Sets knobs that act on nothing to index 0, so that equal networks have equal vectors.
 
         Args:
           vectors: `int32[..., K]`, a NumPy or JAX array, also under `jit`.
@@ -319,24 +319,29 @@ def _read_section(name: str, kind: type, section: Any) -> dict[str, Any]:
     return slots
 
 
-def _resolve(raw: dict[str, Any], check: Any) -> dict[str, Knob | Value]:
+def _resolve(raw: dict[str, Any], check: Callable[[str, Any], None]) -> dict[str, Knob | Value]:
     """Turns descriptions into knobs and values, and ties (`"=slot"`) into shared knobs."""
     slots: dict[str, Knob | Value] = {}
     for slot, description in raw.items():
         if isinstance(description, str) and description.startswith("="):
             slots[slot] = _tied(slot, description[1:], slots)
+            _check_values(slot, slots[slot], check)
             continue
         # A knob that serves the first and the other blocks alike carries the plain name.
         plain = slot.removesuffix("_first")
         shared = plain != slot and raw.get(f"{plain}_rest") == f"={slot}"
         source = parse_knob(plain if shared else slot, description)
-        for value in source.values if isinstance(source, Knob) else (source,):
-            check(slot, value)
+        _check_values(slot, source, check)
         # A single choice is no choice.
         slots[slot] = (
             source.values[0] if isinstance(source, Knob) and len(source.values) == 1 else source
         )
     return slots
+
+
+def _check_values(slot: str, source: Knob | Value, check: Callable[[str, Any], None]) -> None:
+    for value in source.values if isinstance(source, Knob) else (source,):
+        check(slot, value)
 
 
 def _tied(slot: str, other: str, slots: dict[str, Knob | Value]) -> Knob | Value:

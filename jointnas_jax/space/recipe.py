@@ -18,7 +18,7 @@ class Recipe:
       optimizer: `sgd` or `rmsprop`, both with momentum 0.9.
       ema: whether the exponential moving average of weights and BN statistics is what counts.
       dropout: drop probability before the classifier.
-      stochastic_depth: drop probability of the last residual block; earlier ones less, linearly.
+      stochastic_depth: drop probability of the last block; earlier ones less, linearly.
       mixup: alpha of the Beta(alpha, alpha) distribution of mixing weights; 0 is off.
       weight_decay: L2 coefficient added to the gradients of convolution and dense weights.
       label_smoothing: share of the label spread over all classes.
@@ -40,6 +40,10 @@ class Recipe:
     warmup_epochs: float = 0.0
     ema_decay: float = 0.99
     sgd_lr_scale: float = 4.0
+
+    def stretched(self, factor: float) -> "Recipe":
+        """The recipe for `factor` times the epochs: the learning rate decays as much over them."""
+        return dataclasses.replace(self, lr_decay=self.lr_decay ** (1 / factor))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, ready for JSON."""

@@ -24,7 +24,7 @@ from jointnas_jax.space import ArchSpec, Candidate
 from jointnas_jax.train.program import EvalData, TrainData, TrainProgram
 from jointnas_jax.train.step import PixelStats
 
-# Compiled architectures kept for a second use, such as retraining a finalist.
+# Compiled architectures kept for a second use, retraining a finalist, besides those in use.
 _PROGRAMS_KEPT = 8
 
 
@@ -64,7 +64,11 @@ class Outcome:
 
 
 class Evaluator:
-    """Trains candidates on all devices; results do not depend on how many there are."""
+    """Trains candidates on all devices; results do not depend on how many there are.
+
+    Attributes:
+      pixels: `mean` and `std` per channel of the training split, validation images included.
+    """
 
     def __init__(self, config: Config, train: Split, validation: np.ndarray, test: Split):
         """Puts the images on every device.
@@ -79,6 +83,7 @@ class Evaluator:
         self._augmentation = Augmentation(config.data.crop_padding, config.data.flip)
         devices = jax.local_devices()[: config.study.devices or None]
         stats = _pixel_stats(train.images)
+        self.pixels = {"mean": stats.mean.tolist(), "std": stats.std.tolist()}
         search = TrainData(train.images, train.labels, ~validation, stats)
         held_out = EvalData.of(train.images[validation], train.labels[validation], stats)
         test_data = EvalData.of(test.images, test.labels, stats)
@@ -171,16 +176,20 @@ class Evaluator:
                 return self._programs[arch]
         program = TrainProgram(arch, self._train, self._augmentation)
         with self._lock:
-            self._programs[arch] = program
-            if len(self._programs) > _PROGRAMS_KEPT:
+            program = self._programs.setdefault(arch, program)  # another worker may have been first
+            if len(self._programs) > _PROGRAMS_KEPT + self.devices:
                 old, _ = self._programs.popitem(last=False)
                 self._homes = {g: w for g, w in self._homes.items() if g[0] != old}
         return program
 
 
 def _pixel_stats(images: np.ndarray) -> PixelStats:
-    axes = (0, 1, 2)
-    std = np.maximum(images.std(axes, dtype=np.float64), 1.0)  # a constant channel stays constant
-    return PixelStats(
-        images.mean(axes, dtype=np.float64).astype(np.float32), std.astype(np.float32)
-    )
+    """Mean and deviation per channel of `uint8[N, H, W, C]`, exact, from the 256 counts."""
+    values = np.arange(256)
+    means, deviations = [], []
+    for channel in range(images.shape[-1]):
+        counts = np.bincount(images[..., channel].ravel(), minlength=256)
+        means.append(np.average(values, weights=counts))
+        deviations.append(np.sqrt(np.average((values - means[-1]) ** 2, weights=counts)))
+    # A constant channel stays constant.
+    return PixelStats(np.float32(means), np.maximum(np.float32(deviations), np.float32(1.0)))

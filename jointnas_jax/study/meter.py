@@ -1,6 +1,7 @@
 """Where the time of a study goes: seconds per stage, programs compiled."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 
@@ -23,6 +24,7 @@ class Meter:
         self.compilations: dict[str, int] = {}
         self.compile_seconds = 0.0
         self._stage = ""
+        self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -42,8 +44,9 @@ class Meter:
 
         def listener(event: str, duration: float, **_: object) -> None:
             if event == _COMPILED and self._stage:
-                self.compilations[self._stage] += 1
-                self.compile_seconds += duration
+                with self._lock:  # workers compile side by side
+                    self.compilations[self._stage] += 1
+                    self.compile_seconds += duration
 
         jax.monitoring.register_event_duration_secs_listener(listener)
         try:

@@ -10,10 +10,11 @@ from jointnas_jax.nets.cost import COSTS
 from jointnas_jax.study.problem import Problem
 
 # Rough rates, from runs of this project on two CPU cores; on accelerators not measured.
-_FLOPS_PER_SECOND = {"cpu": 6e9}  # useful multiply-adds x 2, per device
+_FLOPS_PER_SECOND = {"cpu": 1e10}  # useful multiply-adds x 2, per device
 _ACCELERATOR_FLOPS_PER_SECOND = 2e12
-_COMPILE_SECONDS = {"cpu": (2.5, 1.0)}  # per architecture, and per MBConv block
+_COMPILE_SECONDS = {"cpu": (2.0, 0.8)}  # per architecture and MBConv block, with fast_compile
 _ACCELERATOR_COMPILE_SECONDS = (10.0, 1.5)
+_OVERHEAD = 10  # imports, pretraining, fits, evolution
 _BACKWARD = 3  # a training step costs about three forward passes
 
 
@@ -59,24 +60,31 @@ def make_plan(problem: Problem, pool: np.ndarray, images: int, devices: int) -> 
     references = 2 if study.random_reference else 1
     compared = finalists + references
     retrained = search.winners + references
-    trainings = candidates + random + (compared + retrained) * study.seeds
-    compiles = candidates + random + compared if config.mode != "recipe" else 1
+    finals = (compared + retrained) * study.seeds
+    # One architecture for all is compiled on every device, side by side.
+    shared = config.mode == "recipe"
+    compiles = devices if shared else candidates + random + compared
     macs = problem.costs(pool)[:, COSTS.index("macs")].mean()
     blocks = np.mean([sum(1 for _ in problem.space.decode(v).arch.blocks()) for v in pool[:32]])
-    train_flops = 2 * macs * _BACKWARD * images * config.train.epochs * trainings
+    final_epochs = config.train.final_epochs or config.train.epochs
+    epochs = (candidates + random) * config.train.epochs + finals * final_epochs
+    train_flops = 2 * macs * _BACKWARD * images * epochs
     platform = jax.default_backend()
     per_arch, per_block = _COMPILE_SECONDS.get(platform, _ACCELERATOR_COMPILE_SECONDS)
     rate = _FLOPS_PER_SECOND.get(platform, _ACCELERATOR_FLOPS_PER_SECOND)
-    seconds = (compiles * (per_arch + per_block * blocks) + train_flops / rate) / devices
+    compile_seconds = compiles * (per_arch + per_block * blocks) / devices
+    if platform == "cpu" and not config.train.fast_compile:
+        compile_seconds *= 2
+    seconds = compile_seconds + train_flops / rate / devices
     return Plan(
         problem.space.arch_size,
         problem.space.recipe_size,
         len(pool),
         candidates,
-        trainings,
+        candidates + random + finals,
         compiles,
         float(train_flops),
-        float(seconds) + 20,
+        float(seconds) + _OVERHEAD,
     )
 
 
@@ -84,6 +92,7 @@ def print_plan(problem: Problem, plan: Plan, console: Console) -> None:
     """Prints a plan for people."""
     config = problem.config
     limits = config.budget.limits()
+    wanted = config.search.rounds * config.search.per_round
     budget = ", ".join(f"{c} <= {v:,}" for c, v in limits.items()) or "none"
     lines = {
         "study": f"{config.name}, mode {config.mode}, seed {config.seed}",
@@ -91,9 +100,12 @@ def print_plan(problem: Problem, plan: Plan, console: Console) -> None:
         f"{problem.dataset.num_classes} classes",
         "space": f"{plan.architectures:.3g} architectures x {plan.recipes:.3g} recipes",
         "budget": budget,
-        "pool": f"{plan.pool:,} candidates within the budget",
+        "pool": f"{plan.pool:,} candidates within the budget"
+        + (f", less than the {wanted} to train" if plan.pool < wanted else ""),
         "coarse stage": f"{plan.candidates} candidates in {config.search.rounds} rounds, "
         f"{config.train.epochs} epochs in the first",
+        "final": f"{config.train.final_epochs or config.train.epochs} epochs, "
+        f"{config.study.seeds} seeds",
         "trainings": f"{plan.trainings} in all, references and retraining included",
         "compiles": f"{plan.compiles} architectures at most",
         "training FLOPs": f"{plan.train_flops:.2g}",

@@ -15,6 +15,10 @@ from jointnas_jax.search.pool import sobol_pool
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob
 from jointnas_jax.space.features import FeatureTable
 
+# Streams of NumPy's random numbers, next to the study's seed: pool, validation split, pretraining
+# samples, random search.
+POOL_STREAM, VALIDATION_STREAM, PRETRAIN_STREAM, RANDOM_STREAM = range(4)
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -39,13 +43,13 @@ class Problem:
     def pool(self) -> np.ndarray:
         """Draws the pool of the coarse stage: `int32[P, K]`; raises `SpaceError` if it is empty."""
         limits = self.config.budget.limits()
-        return sobol_pool(
-            self.space,
-            self.config.search.pool_size,
-            self.costs,
-            {COSTS.index(name): limit for name, limit in limits.items()},
-            self.config.seed,
-        )
+        budget = {COSTS.index(name): limit for name, limit in limits.items()}
+        seed = (self.config.seed, POOL_STREAM)
+        return sobol_pool(self.space, self.config.search.pool_size, self.costs, budget, seed)
+
+    def feasible(self, vectors: np.ndarray) -> np.ndarray:
+        """Which of `int32[N, K]` satisfy the budget: `bool[N]`."""
+        return self.costs.within(self.config.budget.limits())(vectors)
 
     def within_budget(self, costs: Costs) -> bool:
         """Whether costs satisfy the budget."""
@@ -61,7 +65,7 @@ def build_problem(config: Config) -> Problem:
     dataset = open_dataset(dataclasses.asdict(config.data))
     dataset.check_disjoint(config.data.train_split, config.data.test_split)
     joint = JointSpace.from_config(config.space, dataset.image_shape[2], dataset.num_classes)
-    default = _default_candidate(config, joint)
+    default = joint.decode(joint.vector_from_values(config.default))
     space = joint
     if config.mode == "recipe":
         arch = _read_arch(Path(config.arch_file), dataset) if config.arch_file else default.arch
@@ -83,13 +87,6 @@ def build_problem(config: Config) -> Problem:
             'with --config.budget.flops=""'
         )
     return problem
-
-
-def _default_candidate(config: Config, space: JointSpace) -> Candidate:
-    try:
-        return space.decode(space.vector_from_values(config.default))
-    except SpaceError as error:
-        raise ConfigError(f"`config.default`, the default candidate: {error}") from error
 
 
 def _read_arch(path: Path, dataset: ImageDataset) -> ArchSpec:

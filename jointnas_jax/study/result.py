@@ -50,30 +50,36 @@ class Contender:
 
 def build_result(
     problem: Problem,
+    pixels: dict[str, list[float]],
     rounds: Sequence[Round],
     stop: EarlyStop,
     evolution: Evolution,
+    winners: Sequence[Contender],
     finalists: Sequence[Contender],
     references: Sequence[Contender],
     meter: Meter,
 ) -> dict[str, Any]:
     """Returns the content of `result.json`; the README documents it."""
     config = problem.config
-    winners = finalists[: config.search.winners]
     names = ["default", "random"][: len(references)]
     described = {n: _describe(problem, c) for n, c in zip(names, references, strict=True)}
     first = _describe(problem, winners[0])
+    test_images = problem.dataset.count(config.data.test_split)
     return {
         "schema": SCHEMA,
         "name": config.name,
         "mode": config.mode,
         "seed": config.seed,
-        "dataset": problem.dataset.name,
+        "dataset": {"name": problem.dataset.name, "pixels": pixels},
         "space": {"architectures": problem.space.arch_size, "recipes": problem.space.recipe_size},
         "budget": config.budget.limits(),
+        "epochs": {
+            "search": config.train.epochs,
+            "final": config.train.final_epochs or config.train.epochs,
+        },
         "winners": [_describe(problem, c) for c in winners],
         "references": described,
-        "comparison": {n: _compare(first, d) for n, d in described.items()},
+        "comparison": {n: _compare(first, d, test_images) for n, d in described.items()},
         "finalists": [_describe(problem, c) for c in finalists],
         "rounds": [_round(r) for r in rounds],
         "early_stop": {
@@ -98,12 +104,12 @@ def build_result(
 
 def print_result(result: dict[str, Any], console: Console) -> None:
     """Prints who won, against what, and says where the search did not beat a reference."""
-    table = Table(title=f"{result['name']} on {result['dataset']}", title_justify="left")
+    table = Table(title=f"{result['name']} on {result['dataset']['name']}", title_justify="left")
     for column in ("", "validation", "test", "FLOPs", "params"):
         table.add_column(column, justify="left" if not column else "right")
-    rows = {f"winner ({w['source']})": w for w in result["winners"]}
-    rows |= {r["source"]: r for r in result["references"].values()}
-    for name, entry in rows.items():
+    rows = [(f"winner ({w['source']})", w) for w in result["winners"]]
+    rows += [(r["source"], r) for r in result["references"].values()]
+    for name, entry in rows:
         over = "" if entry["within_budget"] else " (over budget)"
         table.add_row(
             name,
@@ -143,28 +149,35 @@ def _describe(problem: Problem, contender: Contender) -> dict[str, Any]:
 
 
 def _statistics(accuracies: Sequence[float | None]) -> dict[str, Any]:
-    ok = [a for a in accuracies if a is not None]
+    """Mean and deviation over seeds; none where a seed failed, for the rest would flatter."""
+    sound = bool(accuracies) and None not in accuracies
     return {
         "seeds": list(accuracies),
-        "mean": statistics.fmean(ok) if ok else None,
-        "std": statistics.stdev(ok) if len(ok) > 1 else None,
+        "mean": statistics.fmean(accuracies) if sound else None,
+        "std": statistics.stdev(accuracies) if sound and len(accuracies) > 1 else None,
     }
 
 
-def _compare(winner: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
-    """Difference of mean test accuracy, and a verdict that respects the noise of the seeds."""
-    ours, theirs = winner["test"], reference["test"]
-    if ours["mean"] is None or theirs["mean"] is None:
+def _compare(winner: dict[str, Any], reference: dict[str, Any], test_images: int) -> dict[str, Any]:
+    """Difference of mean test accuracy, with a verdict that respects the noise.
+
+    The standard error has two parts: of the seeds, and of a test set of this size.
+    """
+    both = (winner["test"], reference["test"])
+    if None in (both[0]["mean"], both[1]["mean"]):
         return {"difference": None, "standard_error": None, "verdict": "could not be compared with"}
-    difference = ours["mean"] - theirs["mean"]
-    variances = [(s["std"] or 0.0) ** 2 / len(s["seeds"]) for s in (ours, theirs)]
-    error = math.sqrt(sum(variances))
-    if difference > 2 * error:
-        verdict = "beat"
-    elif difference > 0:
-        verdict = "is ahead, within the noise of the seeds, of"
-    else:
+    difference = both[0]["mean"] - both[1]["mean"]
+    error = None
+    if None not in (both[0]["std"], both[1]["std"]):
+        seeds = sum(s["std"] ** 2 / len(s["seeds"]) for s in both)
+        images = sum(s["mean"] * (1 - s["mean"]) / test_images for s in both)
+        error = math.sqrt(seeds + images)
+    if difference <= 0:
         verdict = "did not beat"
+    elif error is not None and difference > 2 * error:
+        verdict = "beat"
+    else:
+        verdict = "is ahead, within the noise, of"
     return {"difference": difference, "standard_error": error, "verdict": verdict}
 
 

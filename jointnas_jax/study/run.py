@@ -13,7 +13,7 @@ from rich.console import Console
 from jointnas_jax.config import Config
 from jointnas_jax.data.source import Split, carve_validation
 from jointnas_jax.errors import ConfigError, StudyError
-from jointnas_jax.nets.cost import COSTS, count
+from jointnas_jax.nets.cost import count
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.predictor import Predictor
 from jointnas_jax.search.coarse import Round, coarse_stage
@@ -25,21 +25,27 @@ from jointnas_jax.study.checkpoint import save_variables
 from jointnas_jax.study.evaluator import Evaluator, Job, Outcome
 from jointnas_jax.study.meter import Meter
 from jointnas_jax.study.plan import make_plan, print_plan
-from jointnas_jax.study.problem import Problem, build_problem
+from jointnas_jax.study.problem import (
+    PRETRAIN_STREAM,
+    RANDOM_STREAM,
+    VALIDATION_STREAM,
+    Problem,
+    build_problem,
+)
 from jointnas_jax.study.result import Contender, build_result, print_result
 from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore
 from jointnas_jax.study.workdir import RESULT, WEIGHTS, start, write_json
 
 # Streams of the study's key. A key depends on the stream and an index, never on what was drawn
 # before.
-_PRETRAIN, _FIT, _EVOLVE, _COARSE, _RANDOM, _FINALIST, _RETRAIN = range(7)
+_PRETRAIN, _FIT, _EVOLVE, _COARSE, _RANDOM, _FINAL, _RETRAIN = range(7)
 
 
 def dry_run(config: Config, console: Console) -> None:
     """Prints the plan of a study; opens the dataset, trains nothing."""
     problem = build_problem(config)
     images = problem.dataset.count(config.data.train_split)
-    devices = config.study.devices or jax.local_device_count()
+    devices = min(config.study.devices or math.inf, jax.local_device_count())
     print_plan(problem, make_plan(problem, problem.pool(), images, devices), console)
 
 
@@ -63,7 +69,8 @@ def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]
         with meter.stage("data"):
             problem = build_problem(config)
             train = problem.dataset.load(config.data.train_split)
-            validation = carve_validation(len(train), config.data.val_fraction, config.seed)
+            seed = (config.seed, VALIDATION_STREAM)
+            validation = carve_validation(len(train), config.data.val_fraction, seed)
             # Read now, so that a bad test split is found before training; used by `retrain` only.
             test = problem.dataset.load(config.data.test_split)
             _check_batch(config, train, validation)
@@ -79,15 +86,20 @@ def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]
             rounds, stop, fitted = study.coarse(pool, pretrained)
         with meter.stage("fine stage"):
             evolution = study.evolve(pool, rounds, fitted)
-        with meter.stage("finalists"):
             finalists = study.finalists(rounds, evolution, fitted)
-        with meter.stage("references"):
+        with meter.stage("random search"):
             trained = sum(len(r.vectors) for r in rounds) + len(finalists) - 1
             references = study.references(trained, fitted)
+        with meter.stage("finalists"):
+            study.validate([*finalists, *references])
+            finalists.sort(key=lambda contender: -contender.mean_validation)
+            winners = study.winners(finalists)
         with meter.stage("retraining"):
-            winners = finalists[: config.search.winners]
-            study.retrain([*winners, *references])
-    result = build_result(problem, rounds, stop, evolution, finalists, references, meter)
+            study.retrain(winners, references)
+    pixels = study.evaluator.pixels
+    result = build_result(
+        problem, pixels, rounds, stop, evolution, winners, finalists, references, meter
+    )
     write_json(workdir / RESULT, result)
     print_result(result, console)
     return result
@@ -119,7 +131,7 @@ class Study:
 
     def pretrain(self) -> PredictorState:
         """Pretrains the predictor's encoders on the costs of random architectures."""
-        rng = np.random.default_rng(self.config.seed)
+        rng = np.random.default_rng((self.config.seed, PRETRAIN_STREAM))
         vectors = self.problem.space.sample(rng, self.config.predictor.pretrain_samples)
         costs = self.problem.costs(vectors)[:, :2]
         return self._predictor.pretrain(vectors, costs, self._key(_PRETRAIN, 0))
@@ -215,7 +227,7 @@ class Study:
     def finalists(
         self, rounds: Sequence[Round], evolution: Evolution, fitted: PredictorState
     ) -> list[Contender]:
-        """Trains the best of both stages with all seeds; returns them best first."""
+        """Picks the best of the fine stage, and the best measured candidate of the coarse stage."""
         vectors = np.concatenate([r.vectors for r in rounds])
         scores = np.concatenate([r.scores for r in rounds])
         measured = vectors[np.nanargmax(scores)]
@@ -225,18 +237,13 @@ class Study:
         chosen = np.concatenate([evolved, measured[None]])
         predicted = self._predictor.predict(fitted, chosen)[0]
         sources = ["fine stage"] * len(evolved) + ["coarse stage"]
-        contenders = [
+        return [
             Contender(source, self.problem.space.decode(v), v, float(p))
             for source, v, p in zip(sources, chosen, predicted, strict=True)
         ]
-        self._validate(contenders, "finalist")
-        contenders.sort(key=lambda c: -c.mean_validation)
-        if not math.isfinite(contenders[0].mean_validation):
-            raise StudyError("every finalist failed; see `trials.jsonl` in the workdir")
-        return contenders
 
     def references(self, trained: int, fitted: PredictorState) -> list[Contender]:
-        """Trains what the search has to beat: the default candidate and random search.
+        """Finds what the search has to beat: the default candidate and the best by random search.
 
         Random search gets as many candidates as the search trained, all for the full epochs.
         """
@@ -249,68 +256,75 @@ class Study:
                 for i, v in enumerate(vectors)
             ]
             outcomes = self._train(jobs, "random", vectors)
-            scores = np.array([o.accuracies[-1] if o.reason is None else -1.0 for o in outcomes])
+            scores = np.array([o.accuracies[-1] if o.reason is None else 0.0 for o in outcomes])
             best = space.decode(vectors[scores.argmax()])
             references.append(self._contender(f"best of {len(vectors)} random", best, fitted))
             self.console.print(f"  best of {len(vectors)} random candidates: {scores.max():.2%}")
-        self._validate(references, "reference")
         return references
 
-    def retrain(self, contenders: Sequence[Contender]) -> None:
+    def validate(self, contenders: Sequence[Contender]) -> None:
+        """Trains with all seeds, without the validation images, and measures accuracy on them."""
+        for contender, outcomes in self._train_seeds(contenders, "final", _FINAL):
+            contender.validation = _accuracies(outcomes)
+
+    def winners(self, finalists: Sequence[Contender]) -> list[Contender]:
+        """The best finalists none of whose seeds failed; raises `StudyError` if there is none."""
+        sound = [f for f in finalists if math.isfinite(f.mean_validation)]
+        if not sound:
+            raise StudyError("every finalist failed; `trials.jsonl` in the workdir says why")
+        return sound[: self.config.search.winners]
+
+    def retrain(self, winners: Sequence[Contender], references: Sequence[Contender]) -> None:
         """Trains on the whole training split with all seeds and measures test accuracy, once."""
-        seeds = range(self.config.study.seeds)
-        jobs = [
-            Job(c.candidate, self._key(_RETRAIN, seed), self._epochs, final=True)
-            for c in contenders
-            for seed in seeds
-        ]
-        vectors = np.repeat([c.vector for c in contenders], len(seeds), axis=0)
-        outcomes = self._train(jobs, "retrain", vectors, seeds=[*seeds] * len(contenders))
-        winners = self.config.search.winners
-        for rank, contender in enumerate(contenders):
-            own = outcomes[rank * len(seeds) : (rank + 1) * len(seeds)]
-            contender.test = [o.accuracies[-1] if o.reason is None else None for o in own]
-            if rank < winners:
-                name = f"winner{rank}"
-                write_json(self.workdir / f"{name}.json", contender.candidate.to_dict())
-                for seed, outcome in enumerate(own):
-                    if outcome.reason is None:
-                        save_variables(
-                            self.workdir / WEIGHTS / name / f"seed{seed}", outcome.variables
-                        )
+        trained = self._train_seeds([*winners, *references], "retrain", _RETRAIN)
+        for rank, (contender, outcomes) in enumerate(trained):
+            contender.test = _accuracies(outcomes)
+            if rank >= len(winners):
+                continue
+            name = f"winner{rank}"
+            write_json(self.workdir / f"{name}.json", contender.candidate.to_dict())
+            for seed, outcome in enumerate(outcomes):
+                if outcome.reason is None:
+                    path = self.workdir / WEIGHTS / name / f"seed{seed}"
+                    save_variables(path, outcome.variables)
 
     def _contender(self, source: str, candidate: Candidate, fitted: PredictorState) -> Contender:
         vector = self.problem.space.encode(candidate)
         predicted = self._predictor.predict(fitted, vector[None])[0]
         return Contender(source, candidate, vector, float(predicted[0]))
 
-    def _validate(self, contenders: Sequence[Contender], stage: str) -> None:
-        """Trains each with all seeds; a failed seed leaves None."""
+    def _train_seeds(
+        self, contenders: Sequence[Contender], stage: str, stream: int
+    ) -> list[tuple[Contender, list[Outcome]]]:
+        """Trains every contender for the final epochs, once per seed, the same seeds for all."""
         seeds = range(self.config.study.seeds)
-        jobs = [
-            Job(c.candidate, self._key(_FINALIST, seed), self._epochs)
-            for c in contenders
-            for seed in seeds
+        epochs = self.config.train.final_epochs or self._epochs
+        jobs, vectors = [], []
+        for contender in contenders:
+            recipe = contender.candidate.recipe.stretched(epochs / self._epochs)
+            candidate = dataclasses.replace(contender.candidate, recipe=recipe)
+            for seed in seeds:
+                jobs.append(Job(candidate, self._key(stream, seed), epochs, stream == _RETRAIN))
+                vectors.append(contender.vector)
+        outcomes = self._train(jobs, stage, np.array(vectors), seeds=[*seeds] * len(contenders))
+        return [
+            (contender, outcomes[i * len(seeds) : (i + 1) * len(seeds)])
+            for i, contender in enumerate(contenders)
         ]
-        vectors = np.repeat([c.vector for c in contenders], len(seeds), axis=0)
-        outcomes = self._train(jobs, stage, vectors, seeds=[*seeds] * len(contenders))
-        for i, contender in enumerate(contenders):
-            own = outcomes[i * len(seeds) : (i + 1) * len(seeds)]
-            contender.validation = [o.accuracies[-1] if o.reason is None else None for o in own]
 
     def _random_candidates(self, wanted: int) -> np.ndarray:
-        """Distinct uniform candidates within the budget; fewer only where the pool has fewer."""
-        rng = np.random.default_rng([self.config.seed, _RANDOM])
-        limits = self.config.budget.limits()
-        columns = [COSTS.index(c) for c in limits]
+        """Distinct uniform candidates within the budget, `int32[N, K]`.
+
+        Where they are too rare to be met by chance, fewer than wanted, but at least one.
+        """
+        rng = np.random.default_rng((self.config.seed, RANDOM_STREAM))
         found = np.zeros((0, len(self.problem.space.knobs)), np.int32)
         for _ in range(1000):
             drawn = self.problem.space.sample(rng, 1024)
-            fits = (self.problem.costs(drawn)[:, columns] <= list(limits.values())).all(axis=1)
-            found = distinct(np.concatenate([found, drawn[fits]]))
+            found = distinct(np.concatenate([found, drawn[self.problem.feasible(drawn)]]))
             if len(found) >= wanted:
                 break
-        return found[:wanted]
+        return found[:wanted] if len(found) else self.problem.pool()[-wanted:]
 
     def _train(
         self,
@@ -351,6 +365,11 @@ class Study:
     def _key(self, stream: int, index: int) -> jax.Array:
         root = jax.random.key(self.config.seed)
         return jax.random.fold_in(jax.random.fold_in(root, stream), index)
+
+
+def _accuracies(outcomes: Sequence[Outcome]) -> list[float | None]:
+    """The last accuracy of each training, None where it failed."""
+    return [o.accuracies[-1] if o.reason is None else None for o in outcomes]
 
 
 def _check_batch(config: Config, train: Split, validation: np.ndarray) -> None:

@@ -15,8 +15,8 @@ class Trial:
 
     Attributes:
       number: position in the study, from 0.
-      stage: `coarse`, `finalist`, `random`, `reference` (validation accuracy), or `retrain`, the
-        training on the whole training split (test accuracy).
+      stage: `coarse`, `random`, `final` (finalists and references with all seeds), all three with
+        validation accuracy, or `retrain`, on the whole training split with test accuracy.
       round: of the coarse stage, from 1; None elsewhere.
       seed: which of the repeated trainings, from 0; None where there is one.
       knobs: value of every knob.

@@ -157,11 +157,22 @@ class TrainProgram:
         return jax.tree.unflatten(structure, shaped)
 
 
+@functools.cache
 def compiler_options(fast: bool) -> dict[str, Any]:
     """Options for XLA. `fast` halves the compile time on CPU for programs that run slower."""
     if not fast or jax.default_backend() != "cpu":
         return {}
-    return {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
+    wanted = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
+    return {name: value for name, value in wanted.items() if _is_known({name: value})}
+
+
+def _is_known(option: dict[str, Any]) -> bool:
+    """Whether the installed XLA has an option: they come and go between versions."""
+    try:
+        jax.jit(lambda x: x, compiler_options=option).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def _train_epoch(

@@ -72,16 +72,15 @@ def test_every_training_is_a_trial(finished):
     # Three rounds of 3; finalists: 1 evolved, 1 measured; references: default, best of 10 random.
     assert {s: stages.count(s) for s in stages} == {
         "coarse": 9,
-        "finalist": 2 * 2,
+        "final": 4 * 2,
         "random": 10,
-        "reference": 2 * 2,
         "retrain": 3 * 2,
     }
     for t in stored:
         assert t["status"] == "COMPLETED"
         assert t["score"] == t["accuracies"][-1]
         assert len(t["accuracies"]) == (1 if t["stage"] == "retrain" else t["epochs"])
-        assert t["costs"]["flops"] <= 60_000 or t["stage"] in ("reference", "retrain")
+        assert t["costs"]["flops"] <= 60_000 or t["stage"] in ("final", "retrain")
     later = {t["epochs"] for t in stored if t["round"] in (2, 3)}
     assert later == {result["early_stop"]["epochs"]}
     assert [t["predicted"] is None for t in stored if t["stage"] == "coarse"] == [True] * 3 + [
@@ -242,7 +241,6 @@ def test_an_exception_in_training_is_a_failed_trial(monkeypatch):
         (["--config.data.test_split=nope"], DataError, "split `nope`"),
         (["--config.data.test_split=train[:10%]"], DataError, "test images must not be trained on"),
         (["--config.train.batch_size=1000"], ConfigError, "at most the 320 training images"),
-        (["--config.default.lr=0.07"], ConfigError, r"`config.default`.*`lr` allows \[0.01"),
         (
             ["--config.space.resolution=1"],
             SpaceError,
