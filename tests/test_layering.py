@@ -39,15 +39,15 @@ TRAINERS = {"study/evaluator.py"}
 
 
 def _imports(path: Path) -> set[str]:
-    """Names of our own packages that a file imports, wherever in it."""
+    """Names of our own packages that a file imports, wherever in it and in whatever form."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if (
-            isinstance(node, ast.ImportFrom)
-            and node.module
-            and node.module.startswith("jointnas_jax.")
-        ):
-            found.add(node.module.split(".")[1])
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative imports hide what is imported"
+            if node.module == "jointnas_jax":
+                found |= {a.name for a in node.names}
+            elif node.module.startswith("jointnas_jax."):
+                found.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
             found |= {
                 a.name.split(".")[1] for a in node.names if a.name.startswith("jointnas_jax.")
@@ -83,12 +83,25 @@ def test_an_upward_import_would_be_seen(tmp_path):
     file.write_text(
         "def f():\n    from jointnas_jax.study.run import run_study\n"
         "    import jointnas_jax.train.step\n"
+        "    from jointnas_jax import report\n"
     )
-    assert _imports(file) == {"study", "train"}
+    assert _imports(file) == {"study", "train", "report"}
+    file.write_text("from . import run")
+    with pytest.raises(AssertionError, match="relative"):
+        _imports(file)
 
 
 @pytest.mark.parametrize(
-    "module", ["config", "errors", "space", "space.joint", "space.features", "report.figures"]
+    "module",
+    [
+        "config",
+        "command_line",
+        "errors",
+        "space",
+        "space.joint",
+        "space.features",
+        "report.figures",
+    ],
 )
 def test_imports_without_jax(module):
     code = f"import sys, jointnas_jax.{module}; sys.exit('jax' in sys.modules)"

@@ -144,7 +144,11 @@ def test_members_differ_and_the_key_decides(predictor, pretrained, vectors, scor
     )
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y)
-    kernel = a.params["params"]["accuracy_head"]["layers_0"]["kernel"]
+    other = predictor.fit(pretrained, vectors[:30], scores[:30], jax.random.key(4))
+    kernel, another = (
+        s.params["params"]["accuracy_head"]["layers_0"]["kernel"] for s in (a, other)
+    )
+    assert not np.allclose(kernel, another)
     assert kernel.shape[0] == CONFIG.members
     assert not np.allclose(kernel[0], kernel[1])
 

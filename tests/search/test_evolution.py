@@ -88,6 +88,8 @@ def test_the_key_decides(tiny_space):
     a, b = (_run(tiny_space, random_score, ALWAYS, start, seed=4) for _ in range(2))
     np.testing.assert_array_equal(a.population, b.population)
     np.testing.assert_array_equal(a.best, b.best)
+    other = _run(tiny_space, random_score, ALWAYS, start, seed=5)
+    assert not np.array_equal(a.population, other.population)
 
 
 def test_a_start_over_budget_cannot_win(tiny_space):

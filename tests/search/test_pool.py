@@ -44,6 +44,17 @@ def test_a_small_space_gives_all_it_has(tiny_space):
     assert len(pool) == space.recipe_size
 
 
+def test_a_rare_budget_is_sampled_on(tiny_space):
+    """One candidate in some hundred fits: whole blocks of samples may bring nothing new."""
+    costs = CostTable.of(tiny_space)
+    limit = int(
+        np.quantile(costs(tiny_space.sample(np.random.default_rng(0), 20_000))[:, 0], 0.005)
+    )
+    pool = sobol_pool(tiny_space, 300, costs, {0: limit}, seed=0)
+    assert len(pool) > 50
+    assert costs(pool)[:, 0].max() <= limit
+
+
 def test_an_impossible_budget_names_the_smallest_cost(tiny_space):
     costs = CostTable.of(tiny_space)
     with pytest.raises(SpaceError, match=r"at least [\d,]+ where the limit is 10"):

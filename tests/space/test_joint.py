@@ -115,6 +115,14 @@ def test_a_bad_description_is_refused_by_entry(tiny_description, path, value, me
         read_slots(description)
 
 
+@pytest.mark.parametrize(("field", "tie"), [("kernel", "=stem_channels"), ("se", "=stage1_depth")])
+def test_a_tie_to_values_that_do_not_fit_is_refused(tiny_description, field, tie):
+    description = copy.deepcopy(tiny_description)
+    description["stages"][1][field] = tie
+    with pytest.raises(SpaceError, match=f"`stage2_{field}"):
+        read_slots(description)
+
+
 def test_a_knob_that_can_never_act_is_refused(tiny_description):
     description = copy.deepcopy(tiny_description)
     description["stages"][0]["depth"] = 1

@@ -192,6 +192,61 @@ def test_a_failed_trial_never_wins_and_is_stored_with_its_reason(tmp_path, monke
     )
 
 
+def test_winners_are_sound_finalists_even_where_fewer_are_left_than_wanted(tmp_path, monkeypatch):
+    """In final trainings all but one kind of candidate fail, and more winners are wanted."""
+    fake_evaluator(
+        monkeypatch,
+        lambda job: (
+            0.5 + 5 * job.candidate.recipe.lr
+            if job.epochs < 5
+            else (
+                0.9
+                if job.candidate.recipe.lr == 0.05 and job.candidate.recipe.optimizer == "sgd"
+                else None
+            )
+        ),
+    )
+    result = run(
+        tmp_path,
+        "--config.train.final_epochs=7",
+        "--config.search.finalists=4",
+        "--config.search.winners=4",
+        "--config.search.pool_size=80",
+    )
+    assert all(None not in w["validation"]["seeds"] for w in result["winners"])
+    assert 1 <= len(result["winners"]) < 4
+    files = sorted(p.name for p in tmp_path.glob("winner*.json"))
+    assert files == [f"winner{i}.json" for i in range(len(result["winners"]))]
+    assert result["comparison"]["default"]["verdict"] == "could not be compared with"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        ([0.99, 0.98], [0.80, 0.82], "beat"),
+        ([0.99, 0.98], [0.98, 0.97], "is ahead, within the noise, of"),
+        ([0.99, 0.98], [0.99, 0.99], "did not beat"),
+        ([0.99, None], [0.80, 0.82], "could not be compared with"),
+        ([0.99], [0.70], "is ahead, within the noise, of"),  # one seed shows no noise
+    ],
+)
+def test_a_verdict_respects_the_noise(ours, theirs, verdict):
+    from jointnas_jax.study.result import _compare, _statistics
+
+    entries = [{"test": _statistics(accuracies)} for accuracies in (ours, theirs)]
+    assert _compare(*entries, test_images=360)["verdict"] == verdict
+
+
+def test_final_trainings_are_longer_and_decay_as_much(tmp_path, monkeypatch):
+    jobs = []
+    fake_evaluator(monkeypatch, lambda job: jobs.append(job) or job.candidate.recipe.lr)
+    result = run(tmp_path, "--config.train.final_epochs=6")
+    assert result["epochs"] == {"search": 3, "final": 6}
+    ends = {job.epochs: job.candidate.recipe.lr_decay**job.epochs for job in jobs}
+    assert ends[6] == pytest.approx(ends[3])
+    assert {t["epochs"] for t in trials(tmp_path) if t["stage"] in ("final", "retrain")} == {6}
+
+
 def test_where_everything_fails_the_study_stops_with_the_reason(tmp_path, monkeypatch):
     fake_evaluator(monkeypatch, lambda job: None)
     with pytest.raises(StudyError, match="every candidate failed: made to fail"):
@@ -290,6 +345,18 @@ def test_a_finished_study_is_recognised_and_another_one_refused(finished):
         workdirs.WorkdirError, match="holds a finished study with another config.*--overwrite"
     ):
         workdirs.stored_result(workdir, config("--config.seed=5"))
+
+
+def test_a_range_is_not_the_list_of_its_numbers(tmp_path):
+    range_, choices = (
+        dataclasses.replace(config(), space={**config().space, "resolution": r})
+        for r in ((8, 16, 4), [8, 16, 4])
+    )
+    workdirs.start(tmp_path, range_)
+    workdirs.write_json(tmp_path / "result.json", {})
+    assert workdirs.stored_result(tmp_path, range_) == {}
+    with pytest.raises(workdirs.WorkdirError, match="another config"):
+        workdirs.stored_result(tmp_path, choices)
 
 
 def test_an_unfinished_study_is_refused(tmp_path):
