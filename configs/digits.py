@@ -4,6 +4,9 @@ Data: scikit-learn's 1,797 digits, 8x8 grey, written as a TFDS dataset into the 
 to train on (20 % of them for validation), 360 to test.
 
     python scripts/run_joint.py
+
+On two cores: 3 min 50 s, 1.5 GB, winner 98.8 % test accuracy (default candidate 98.6 %, best of 21
+random candidates 98.7 %). All three lie within the noise: this shows that everything works.
 """
 
 from jointnas_jax.config import default_config

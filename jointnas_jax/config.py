@@ -121,7 +121,7 @@ class TrainConfig:
         as much as over `epochs` in the search. 0: as many as `epochs`. (Paper: 150 and 400.)
       batch_size: images per step; the incomplete last batch of an epoch is left out.
       lowering: of convolutions, see `nets/conv.py`.
-      fast_compile: compile in half the time to programs that run about a quarter slower (CPU only);
+      fast_compile: compile in half the time to programs that run 10 to 50 % slower (CPU only);
         pays while a candidate trains for less than some ten seconds.
     """
 
