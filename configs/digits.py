@@ -71,10 +71,11 @@ def get_config():
     )
 
     config.train.epochs = 10
-    config.train.final_epochs = 24
+    config.train.final_epochs = 20
     config.train.batch_size = 32
     config.train.fast_compile = True
     config.search.pool_size = 2048
     config.search.rounds = 3
-    config.search.per_round = 6
+    config.search.per_round = 5
+    config.search.finalists = 2
     return config
