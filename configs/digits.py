@@ -5,8 +5,8 @@ to train on (20 % of them for validation), 360 to test.
 
     python scripts/run_joint.py
 
-On two cores: 3 min 50 s, 1.5 GB, winner 98.8 % test accuracy (default candidate 98.6 %, best of 21
-random candidates 98.7 %). All three lie within the noise: this shows that everything works.
+On two cores: 3 min 30 s, 1.7 GB, winner 98.7 % test accuracy, like the default candidate and the
+best of 17 random candidates: the digits are too easy to tell them apart. It shows that all works.
 """
 
 from jointnas_jax.config import default_config
