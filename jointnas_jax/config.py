@@ -131,6 +131,11 @@ class TrainConfig:
     lowering: str = option("auto", one_of("auto", "shift", "conv"))
     fast_compile: bool = option(False, FLAG)
 
+    @property
+    def epochs_at_end(self) -> int:
+        """Epochs of finalists, references and winners."""
+        return self.final_epochs or self.epochs
+
 
 @dataclasses.dataclass(frozen=True)
 class EvolutionConfig:

@@ -96,8 +96,8 @@ def _weight_gradient(x: jax.Array, w: jax.Array, stride: int, dy: jax.Array) -> 
     """dw[i, j] = sum over images and positions of tap(i, j) * dy, a few images at a time.
 
     Left to autodiff, these k*k reductions over sliced inputs are most of the backward pass on CPU.
-    In groups of images that fit the cache, summed over W at the end, they take a quarter of the
-    time; the loop over kernel rows halves the compile time.
+    In groups of images that fit the cache, summed over W at the end, they take down to a quarter of
+    the time (5x5 taps, 64 x 16 x 16 x 64); the loop over kernel rows halves the compile time.
     """
     k, (n, _, width, channels) = w.shape[0], dy.shape
     padded = _pad(x, k)

@@ -1,4 +1,4 @@
-"""Exact costs of architectures: one network, or index vectors by the million through a table.
+"""Exact costs of architectures: one network, or many index vectors through a table.
 
 The rule of the official FBNetV3 implementation, which reproduces its published figures: FLOPs are
 the weights of each convolution times its output positions, plus the number of inputs of every
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jointnas_jax.space import ArchSpec, JointSpace, Knob
+from jointnas_jax.space.arch import round8, se_width
 
 # The costs, in the order of the last axis of every cost array.
 COSTS = ("flops", "params", "macs", "params_total")
@@ -104,7 +105,7 @@ class CostTable:
           budget: name of a cost -> limit, such as `{"flops": 1_500_000}`; may be empty.
 
         Returns:
-          A function from `int32[N, K]` (JAX) to `bool[N]`.
+          A function from `int32[N, K]`, NumPy or JAX, to `bool[N]`.
         """
         # JAX has no int64 by default, and a FLOPs count overflows int32. Two int32 limbs are exact.
         columns = [COSTS.index(name) for name in budget]
@@ -124,6 +125,11 @@ class CostTable:
             return ((high < limit_high) | ((high == limit_high) & (low <= limit_low))).all(axis=-1)
 
         return test
+
+
+# The rules of the networks, on arrays.
+_round8 = np.vectorize(round8, otypes=[np.int64])
+_se_width = np.vectorize(se_width, otypes=[np.int64])
 
 
 # -- the counting rule; every function maps slot values to int64[4, ...] --------------------------
@@ -168,7 +174,7 @@ def _block(
     costs = np.where(hidden == c_in, 0, _conv(c_in * hidden, size_in**2, hidden))
     costs = costs + _conv(kernel**2 * hidden, positions, hidden)
     costs = costs + _conv(hidden * c_out, positions, c_out)
-    squeeze = _round8((hidden * 0.25 / expand).astype(np.int64))
+    squeeze = _se_width(hidden, expand)
     weights, biases = 2 * hidden * squeeze, hidden + squeeze
     gate = _stack(weights + positions * hidden, weights, weights, weights + biases)
     return costs + np.where(se, gate, 0)
@@ -200,12 +206,6 @@ def _size(v: Values, stage: int) -> Any:
     for stride in (v["stem_stride"], *(v[f"stage{s}_stride"] for s in range(1, stage + 1))):
         size = -(-size // stride)
     return size
-
-
-def _round8(width: Any) -> Any:
-    """`space.arch.round8` on arrays."""
-    rounded = np.maximum(8, (width + 4).astype(np.int64) // 8 * 8)
-    return np.where(rounded < 0.95 * width, rounded + 8, rounded)
 
 
 def _slots_used(part: Callable[[Values], np.ndarray], space: JointSpace) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def _depthwise_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.flo
 class BatchNorm(nn.Module):
     """Batch normalisation in one pass over the input, folded into one scale and shift.
 
-    Flax's own computes the same; written so, XLA:CPU needs one read of the input less. Variance is
+    Flax's own computes the same, normalising first and scaling after. Variance is
     E[x^2] - E[x]^2, clipped at 0.
 
     Attributes:
@@ -163,7 +163,7 @@ class Network(nn.Module):
         scales = jnp.ones((len(blocks), len(x)))
         if train:
             rates = stochastic_depth * jnp.arange(1, len(blocks) + 1) / len(blocks)
-            # One draw for all blocks: a draw of its own in each of them doubles the compile time.
+            # One draw for all blocks: each draw of its own costs compile time.
             scales = drop(scales, rates[:, None], self.make_rng("stochastic_depth"))
         for block, scale in zip(blocks, scales, strict=True):
             x = MBConv(block, self.lowering, name=block.name)(x, train, scale)

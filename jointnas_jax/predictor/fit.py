@@ -1,8 +1,8 @@
 """Pretraining, fitting and scoring of the predictor, each one compiled program.
 
 An ensemble of members that differ in initialisation and batch order stands in for the paper's
-single network (`members=1` gives that): with a few dozen trials its mean ranks more reliably, and
-its spread says how sure it is.
+single network (`members=1` gives that): its mean varies less from fit to fit, and its spread
+says how sure it is.
 
 Shapes: N candidates, A and R features of architecture and recipe, P proxies, M members.
 """
@@ -38,11 +38,11 @@ class PredictorState:
     std: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@functools.partial(jax.jit, static_argnames=("recipe_width", "config"))
 def pretrain(
     arch: jax.Array,
     costs: jax.Array,
-    recipe_width: jax.Array,
+    recipe_width: int,
     key: jax.Array,
     config: PredictorConfig,
 ) -> PredictorState:
@@ -51,7 +51,7 @@ def pretrain(
     Args:
       arch: `float32[N, A]`, features of random architectures.
       costs: `float32[N, P]`, positive; the target is the standardised logarithm.
-      recipe_width: `float32[0, R]`, gives R.
+      recipe_width: R.
       key: consumed.
       config: sizes and schedules.
     """
@@ -66,7 +66,7 @@ def pretrain(
 
     def one(key: jax.Array) -> Any:
         init_key, train_key = jax.random.split(key)
-        recipe = jnp.zeros((1, recipe_width.shape[1]))
+        recipe = jnp.zeros((1, recipe_width))
         params = net.init(init_key, arch[:1], recipe)
         steps = config.pretrain_epochs * -(-len(arch) // 256)
         schedule = optax.cosine_decay_schedule(config.pretrain_lr, max(steps, 1))

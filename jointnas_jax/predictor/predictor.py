@@ -27,7 +27,7 @@ class Predictor:
     def pretrain(self, vectors: np.ndarray, costs: np.ndarray, key: jax.Array) -> PredictorState:
         """Trains the encoders on costs `int64[N, P]` of vectors `int32[N, K]`; consumes the key."""
         arch, recipe = self._features(vectors)
-        return pretrain(arch, costs.astype(np.float32), recipe[:0], key, self._config)
+        return pretrain(arch, costs.astype(np.float32), recipe.shape[1], key, self._config)
 
     def fit(
         self, pretrained: PredictorState, vectors: np.ndarray, scores: np.ndarray, key: jax.Array

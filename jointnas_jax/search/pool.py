@@ -24,7 +24,7 @@ def sobol_pool(
     """Draws distinct candidates within the budget from a scrambled Sobol sequence.
 
     Args:
-      space: the space.
+      space: the space, with at least one knob.
       size: candidates wanted.
       costs: maps `int32[N, K]` to `int64[N, costs]`.
       budget: column of `costs` -> limit.
@@ -37,8 +37,6 @@ def sobol_pool(
     Raises:
       SpaceError: no candidate satisfies the budget; names the smallest cost seen.
     """
-    if not space.knobs:
-        return np.zeros((1, 0), np.int32)
     sampler = qmc.Sobol(len(space.knobs), scramble=True, rng=np.random.default_rng(seed))
     # Sobol points come in powers of two; single ones in between would be less even.
     block = max(10, int(size - 1).bit_length())

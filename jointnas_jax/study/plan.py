@@ -66,14 +66,14 @@ def make_plan(problem: Problem, pool: np.ndarray, images: int, devices: int) -> 
     compiles = devices if shared else candidates + random + compared
     macs = problem.costs(pool)[:, COSTS.index("macs")].mean()
     blocks = np.mean([sum(1 for _ in problem.space.decode(v).arch.blocks()) for v in pool[:32]])
-    final_epochs = config.train.final_epochs or config.train.epochs
-    epochs = (candidates + random) * config.train.epochs + finals * final_epochs
+    train = config.train
+    epochs = (candidates + random) * train.epochs + finals * train.epochs_at_end
     train_flops = 2 * macs * _BACKWARD * images * epochs
     platform = jax.default_backend()
     per_arch, per_block = _COMPILE_SECONDS.get(platform, _ACCELERATOR_COMPILE_SECONDS)
     rate = _FLOPS_PER_SECOND.get(platform, _ACCELERATOR_FLOPS_PER_SECOND)
     compile_seconds = compiles * (per_arch + per_block * blocks) / devices
-    if platform == "cpu" and not config.train.fast_compile:
+    if platform == "cpu" and not train.fast_compile:
         compile_seconds *= 2
     seconds = compile_seconds + train_flops / rate / devices
     return Plan(
@@ -104,8 +104,7 @@ def print_plan(problem: Problem, plan: Plan, console: Console) -> None:
         + (f", less than the {wanted} to train" if plan.pool < wanted else ""),
         "coarse stage": f"{plan.candidates} candidates in {config.search.rounds} rounds, "
         f"{config.train.epochs} epochs in the first",
-        "final": f"{config.train.final_epochs or config.train.epochs} epochs, "
-        f"{config.study.seeds} seeds",
+        "final": f"{config.train.epochs_at_end} epochs, {config.study.seeds} seeds",
         "trainings": f"{plan.trainings} in all, references and retraining included",
         "compiles": f"{plan.compiles} architectures at most",
         "training FLOPs": f"{plan.train_flops:.2g}",

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,9 +49,9 @@ class Problem:
         seed = (self.config.seed, POOL_STREAM)
         return sobol_pool(self.space, self.config.search.pool_size, self.costs, budget, seed)
 
-    def feasible(self, vectors: np.ndarray) -> np.ndarray:
-        """Which of `int32[N, K]` satisfy the budget: `bool[N]`."""
-        return self.costs.within(self.config.budget.limits())(vectors)
+    def budget_test(self) -> Callable[[Any], Any]:
+        """Returns the test which of `int32[N, K]` satisfy the budget, NumPy or under `jit`."""
+        return self.costs.within(self.config.budget.limits())
 
     def within_budget(self, costs: Costs) -> bool:
         """Whether costs satisfy the budget."""

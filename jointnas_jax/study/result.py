@@ -63,7 +63,7 @@ def build_result(
     config = problem.config
     names = ["default", "random"][: len(references)]
     described = {n: _describe(problem, c) for n, c in zip(names, references, strict=True)}
-    first = _describe(problem, winners[0])
+    best = [_describe(problem, c) for c in winners]
     test_images = problem.dataset.count(config.data.test_split)
     return {
         "schema": SCHEMA,
@@ -73,13 +73,10 @@ def build_result(
         "dataset": {"name": problem.dataset.name, "pixels": pixels},
         "space": {"architectures": problem.space.arch_size, "recipes": problem.space.recipe_size},
         "budget": config.budget.limits(),
-        "epochs": {
-            "search": config.train.epochs,
-            "final": config.train.final_epochs or config.train.epochs,
-        },
-        "winners": [_describe(problem, c) for c in winners],
+        "epochs": {"search": config.train.epochs, "final": config.train.epochs_at_end},
+        "winners": best,
         "references": described,
-        "comparison": {n: _compare(first, d, test_images) for n, d in described.items()},
+        "comparison": {n: _compare(best[0], d, test_images) for n, d in described.items()},
         "finalists": [_describe(problem, c) for c in finalists],
         "rounds": [_round(r) for r in rounds],
         "early_stop": {

@@ -76,7 +76,7 @@ def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]
             _check_batch(config, train, validation)
         with meter.stage("pool"):
             pool = problem.pool()
-            study = Study(problem, train, validation, test, workdir, meter, console)
+            study = Study(problem, train, validation, test, workdir, console)
             plan = make_plan(problem, pool, len(train), study.evaluator.devices)
             print_plan(problem, plan, console)
             start(workdir, config)  # the last thing before training: bad input leaves no trace
@@ -115,11 +115,10 @@ class Study:
         validation: np.ndarray,
         test: Split,
         workdir: Path,
-        meter: Meter,
         console: Console,
     ):
         self.problem, self.config = problem, problem.config
-        self.workdir, self.meter, self.console = workdir, meter, console
+        self.workdir, self.console = workdir, console
         self.evaluator = Evaluator(self.config, train, validation, test)
         self.store = TrialStore(workdir)
         self._trials = 0
@@ -202,7 +201,7 @@ class Study:
         """Runs the fine stage from all trials and the pool, whose scores cost nothing."""
         space = self.problem.space
         trained = np.concatenate([r.vectors[np.isfinite(r.scores)] for r in rounds])
-        feasible = self.problem.costs.within(self.config.budget.limits())
+        feasible = self.problem.budget_test()
 
         @jax.jit
         def run(start: jax.Array, key: jax.Array, state: PredictorState) -> Evolution:
@@ -298,7 +297,7 @@ class Study:
     ) -> list[tuple[Contender, list[Outcome]]]:
         """Trains every contender for the final epochs, once per seed, the same seeds for all."""
         seeds = range(self.config.study.seeds)
-        epochs = self.config.train.final_epochs or self._epochs
+        epochs = self.config.train.epochs_at_end
         jobs, vectors = [], []
         for contender in contenders:
             recipe = contender.candidate.recipe.stretched(epochs / self._epochs)
@@ -318,10 +317,11 @@ class Study:
         Where they are too rare to be met by chance, fewer than wanted, but at least one.
         """
         rng = np.random.default_rng((self.config.seed, RANDOM_STREAM))
+        feasible = self.problem.budget_test()
         found = np.zeros((0, len(self.problem.space.knobs)), np.int32)
         for _ in range(1000):
             drawn = self.problem.space.sample(rng, 1024)
-            found = distinct(np.concatenate([found, drawn[self.problem.feasible(drawn)]]))
+            found = distinct(np.concatenate([found, drawn[feasible(drawn)]]))
             if len(found) >= wanted:
                 break
         return found[:wanted] if len(found) else self.problem.pool()[-wanted:]

@@ -24,7 +24,7 @@ class Trial:
       predicted: predicted score before the trial; None where nothing was predicted.
       epochs: epochs trained.
       accuracies: after each epoch, fractions in [0, 1].
-      score: accuracy that counts; None where the trial failed.
+      score: accuracy after the last epoch; None where the trial failed.
       status: `COMPLETED` or `FAILED`.
       reason: why it failed.
       seconds: wall time, compiling included.

@@ -34,8 +34,8 @@ def recipe_optimizer() -> optax.GradientTransformationExtraArgs:
     SGD and RMSProp do, on kernels only and not on BN or biases. The learning rate multiplies before
     momentum: with a constant rate this equals `optax.rmsprop` and `optax.sgd`.
 
-    All parameters are one vector here. A few operations on one vector compile in a tenth of the
-    time of the same operations on each of a hundred parameters.
+    All parameters are one vector here: a few operations on it compile far faster than the same
+    operations on each of a hundred parameters.
     """
     rms = optax.scale_by_rms(decay=RMS_DECAY, eps=RMS_EPSILON, initial_scale=1.0)
     trace = optax.trace(decay=MOMENTUM)
