@@ -27,7 +27,7 @@ def parse_config(argv: list[str], default_file: str, flag_values: flags.FlagValu
     file = next(
         (a.split("=", 1)[1] for a in reversed(argv) if re.match("--?config=", a)), default_file
     )
-    config = _load(file, argv[:1])
+    config = load_config(file, argv[:1])
     for argument in argv[1:]:
         if match := re.match(r"--?(?:no)?config\.([^=]*)", argument):
             _check_path(config, match[1])
@@ -68,7 +68,7 @@ def _check_path(config: ConfigDict, path: str) -> None:
         )
 
 
-def _load(file: str, argv: list[str]) -> ConfigDict:
+def load_config(file: str, argv: list[str]) -> ConfigDict:
     """Runs `get_config()` of a config file, without overrides."""
     if not Path(file).is_file():
         near = [str(p) for p in sorted(Path(file).parent.glob("*.py"))]

@@ -121,14 +121,19 @@ class TrainConfig:
         as much as over `epochs` in the search. 0: as many as `epochs`. (Paper: 150 and 400.)
       batch_size: images per step; the incomplete last batch of an epoch is left out.
       lowering: of convolutions, see `nets/conv.py`.
-      fast_compile: compile in half the time to programs that run 10 to 50 % slower (CPU only);
+      program: `envelope`: candidates share programs compiled for their largest shapes; `exact`:
+        each has its own; `auto`: whichever is expected to take less time, see `train/packing.py`.
+      lanes: candidates that train at once on one device; 0: as many as fit its memory, on CPU one.
+      fast_compile: compile exact programs in less time, to run 10 to 50 % slower (CPU only);
         pays while a candidate trains for less than some ten seconds.
     """
 
     epochs: int = option(10, between(1, 100_000))
     final_epochs: int = option(0, between(0, 100_000))
     batch_size: int = option(64, between(2, 65_536))
-    lowering: str = option("auto", one_of("auto", "shift", "conv"))
+    lowering: str = option("auto", one_of("auto", "matmul", "conv"))
+    program: str = option("auto", one_of("auto", "envelope", "exact"))
+    lanes: int = option(0, between(0, 4096))
     fast_compile: bool = option(False, FLAG)
 
     @property

@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 
 import hypothesis
 import pytest

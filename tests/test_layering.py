@@ -19,6 +19,7 @@ ALLOWED = {
     "nets": {"errors", "config", "space"},
     "data": {"errors", "config"},
     "train": {"errors", "config", "space", "nets", "data"},
+    "bench": {"errors", "config", "space", "nets", "data", "train"},
     "predictor": {"errors", "config", "space"},
     "search": {"errors", "config", "space"},
     "report": {"errors", "config", "space"},

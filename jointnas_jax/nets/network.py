@@ -1,22 +1,23 @@
 """A candidate's network as a Flax module.
 
-Shapes: N images, R = resolution, C image channels, L classes.
+Shapes: N images, R = resolution, C image channels, L classes, B blocks. "map" is a feature map in
+the layout of the lowering, see `nets/conv.py`.
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from jointnas_jax.nets import conv
+from jointnas_jax.nets.envelope import Envelope, Switches
+from jointnas_jax.nets.norm import ACTIVATIONS, batch_norm, moving_average, normalise
 from jointnas_jax.space import ArchSpec, Block
-from jointnas_jax.space.arch import round8
 
-BN_MOMENTUM = 0.9
-BN_EPSILON = 1e-5
-
-ACTIVATIONS = {"hswish": nn.hard_swish, "relu": nn.relu, "swish": nn.swish}
+# More than any stage has blocks; see `_draws`.
+_BLOCKS_PER_STAGE = 1024
 
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -28,73 +29,88 @@ def _depthwise_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.flo
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation in one pass over the input, folded into one scale and shift.
-
-    Flax's own computes the same, normalising first and scaling after. Variance is
-    E[x^2] - E[x]^2, clipped at 0.
+    """Batch normalisation with the activation behind it; see `nets/norm.py`.
 
     Attributes:
+      lowering: see `nets/conv.py`.
+      activation: name of the activation; "" is none.
       zero_scale: start the scale at 0, for the last BN before a residual is added.
     """
 
+    lowering: str = "conv"
+    activation: str = ""
     zero_scale: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        width = x.shape[-1:]
+        axis = conv.channel_axis(self.lowering)
+        width = x.shape[axis : axis + 1]
         init = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
         scale = self.param("scale", init, width)
         bias = self.param("bias", nn.initializers.zeros, width)
         mean = self.variable("batch_stats", "mean", jnp.zeros, width)
         var = self.variable("batch_stats", "var", jnp.ones, width)
-        if train:
-            axes = tuple(range(x.ndim - 1))
-            batch_mean = x.mean(axes)
-            batch_var = jnp.maximum(jnp.square(x).mean(axes) - jnp.square(batch_mean), 0.0)
-            if not self.is_initializing():
-                mean.value = BN_MOMENTUM * mean.value + (1 - BN_MOMENTUM) * batch_mean
-                var.value = BN_MOMENTUM * var.value + (1 - BN_MOMENTUM) * batch_var
-        else:
-            batch_mean, batch_var = mean.value, var.value
-        factor = scale * jax.lax.rsqrt(batch_var + BN_EPSILON)
-        return x * factor + (bias - batch_mean * factor)
+        if not train:
+            stats = (mean.value, var.value)
+            return normalise(x, *stats, scale, bias, self.activation, self.lowering)
+        y, (batch_mean, batch_var) = batch_norm(x, scale, bias, self.activation, self.lowering)
+        if not self.is_initializing():
+            mean.value = moving_average(mean.value, batch_mean)
+            var.value = moving_average(var.value, batch_var)
+        return y
 
 
 class Pointwise(nn.Module):
-    """1x1 convolution without bias: `float32[..., C]` -> `float32[..., features]`."""
+    """1x1 convolution without bias: map of C channels -> map of `features` channels."""
 
     features: int
+    lowering: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return conv.pointwise(x, self.param("kernel", _he_normal, (x.shape[-1], self.features)))
+        shape = (x.shape[conv.channel_axis(self.lowering)], self.features)
+        return conv.pointwise(x, self.param("kernel", _he_normal, shape), self.lowering)
 
 
 class Depthwise(nn.Module):
-    """Depthwise convolution without bias: `float32[N, H, W, C]` -> `float32[N, H/s, W/s, C]`."""
+    """Depthwise convolution without bias: map -> map of H/s x W/s positions."""
 
     kernel: int
     stride: int
     lowering: str
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.kernel, self.kernel, x.shape[-1])
+    def __call__(self, x: jax.Array, true_kernel: jax.Array | None = None) -> jax.Array:
+        """Applies it; the taps outside of `true_kernel: int32[]` stay zero."""
+        shape = (self.kernel, self.kernel, x.shape[conv.channel_axis(self.lowering)])
         w = self.param("kernel", _depthwise_init, shape)
-        return conv.depthwise(x, w, self.stride, self.lowering)
+        if true_kernel is not None:
+            w = w * tap_mask(self.kernel, true_kernel)
+        return conv.depthwise(x, w, self.stride, self.lowering, true_kernel)
+
+
+def tap_mask(kernel: int, true_kernel: jax.Array) -> jax.Array:
+    """`bool[k, k, 1]`: the taps of a smaller kernel in the middle of a larger one."""
+    inside = abs(jnp.arange(kernel) - kernel // 2) <= true_kernel // 2
+    return (inside[:, None] & inside)[:, :, None]
 
 
 class SqueezeExcite(nn.Module):
     """Scales each channel by a hard-sigmoid gate computed from the channels' means."""
 
     channels: int
+    lowering: str = "conv"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        gate = x.mean(axis=(1, 2))
-        gate = nn.hard_swish(nn.Dense(self.channels, kernel_init=_he_normal, name="reduce")(gate))
-        gate = nn.Dense(x.shape[-1], kernel_init=_he_normal, name="expand")(gate)
-        return x * nn.hard_sigmoid(gate)[:, None, None, :]
+    def __call__(self, x: jax.Array, on: jax.Array | None = None) -> jax.Array:
+        """Applies the gate to a map; where `on: float32[]` is 0, the gate is open."""
+        means = conv.pool(x, self.lowering)
+        gate = nn.Dense(self.channels, kernel_init=_he_normal, name="reduce")(means)
+        gate = nn.Dense(means.shape[-1], kernel_init=_he_normal, name="expand")(nn.hard_swish(gate))
+        gate = nn.hard_sigmoid(gate)
+        if on is not None:
+            gate = jnp.where(on > 0, gate, 1.0)
+        return x * conv.gate(gate, self.lowering)
 
 
 class MBConv(nn.Module):
@@ -104,34 +120,80 @@ class MBConv(nn.Module):
     lowering: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, branch_scale: jax.Array) -> jax.Array:
-        """Applies the block to `float32[N, H, W, C]`; `branch_scale: float32[N]` multiplies the
-        residual branch of each image."""
-        b, act = self.block, ACTIVATIONS[self.block.activation]
+    def __call__(
+        self,
+        x: jax.Array,
+        train: bool,
+        branch_scale: jax.Array,
+        switches: Switches | None = None,
+    ) -> jax.Array:
+        """Applies the block.
+
+        Args:
+          x: map.
+          train: use batch statistics and `branch_scale`.
+          branch_scale: `float32[N]`, multiplies the residual branch of each image.
+          switches: this block's, of scalars, in an envelope.
+        """
+        b, low = self.block, self.lowering
         y = x
-        if b.hidden != b.in_channels:
-            y = act(BatchNorm(name="expand_bn")(Pointwise(b.hidden, name="expand")(y), train))
-        y = Depthwise(b.kernel, b.stride, self.lowering, name="depthwise")(y)
-        y = act(BatchNorm(name="depthwise_bn")(y, train))
+        if b.expands:
+            y = Pointwise(b.hidden, low, name="expand")(y)
+            y = BatchNorm(low, b.activation, name="expand_bn")(y, train)
+        if switches:
+            y = jnp.where(switches.expands > 0, y, fit_channels(x, b.hidden, low))
+        depthwise = Depthwise(b.kernel, b.stride, low, name="depthwise")
+        y = depthwise(y, switches.kernel if switches else None)
+        y = BatchNorm(low, b.activation, name="depthwise_bn")(y, train)
         if b.se_channels:
-            y = SqueezeExcite(b.se_channels, name="se")(y)
-        y = Pointwise(b.out_channels, name="project")(y)
-        y = BatchNorm(zero_scale=b.residual, name="project_bn")(y, train)
-        if not b.residual:
-            return y
-        return x + y * branch_scale[:, None, None, None] if train else x + y
+            se = SqueezeExcite(b.se_channels, low, name="se")
+            y = se(y, switches.se if switches else None)
+        y = Pointwise(b.out_channels, low, name="project")(y)
+        y = BatchNorm(low, zero_scale=b.residual, name="project_bn")(y, train)
+        return add_residual(x, y, b, low, branch_scale if train else None, switches)
+
+
+def add_residual(
+    x: jax.Array,
+    y: jax.Array,
+    block: Block,
+    lowering: str,
+    branch_scale: jax.Array | None,
+    switches: Switches | None,
+) -> jax.Array:
+    """Returns the output of a block, given its input and the output of its last BN."""
+    scaled = y if branch_scale is None else y * conv.per_image(branch_scale, lowering)
+    if switches is None:
+        return x + scaled if block.residual else y
+    # An absent block is a residual block whose branch is zero.
+    y = switches.present * (jnp.where(switches.residual > 0, scaled, y) if block.residual else y)
+    if not block.residual:
+        return y
+    return y + switches.residual * fit_channels(x, block.out_channels, lowering)
+
+
+def fit_channels(x: jax.Array, channels: int, lowering: str) -> jax.Array:
+    """Pads a map with zero channels, or cuts off its last ones."""
+    axis = conv.channel_axis(lowering)
+    x = jax.lax.slice_in_dim(x, 0, min(channels, x.shape[axis]), axis=axis)
+    widths = [(0, channels - x.shape[axis] if a == axis else 0) for a in range(4)]
+    return jnp.pad(x, widths)
 
 
 class Network(nn.Module):
     """The network of one architecture: stem, MBConv stages, MBPool head, classifier.
 
+    Given an envelope instead, it is every architecture inside of it: `switches` say which.
+
     Attributes:
-      arch: the architecture.
-      lowering: `shift` or `conv`, see `jointnas_jax.nets.conv`.
+      arch: the architecture, or an envelope.
+      lowering: `matmul` or `conv`, see `nets/conv.py`.
+      block: the module that computes a block.
     """
 
-    arch: ArchSpec
+    arch: ArchSpec | Envelope
     lowering: str = "conv"
+    block: type[nn.Module] = MBConv
 
     @nn.compact
     def __call__(
@@ -140,6 +202,7 @@ class Network(nn.Module):
         train: bool = False,
         dropout: jax.Array | float = 0.0,
         stochastic_depth: jax.Array | float = 0.0,
+        switches: Switches | None = None,
     ) -> jax.Array:
         """Returns logits `float32[N, L]`.
 
@@ -150,36 +213,53 @@ class Network(nn.Module):
           dropout: `float32[]`, drop probability before the classifier.
           stochastic_depth: `float32[]`, drop probability of the last block; that of block l of L is
             l / L of it.
+          switches: which architecture of the envelope, of `[B]` arrays.
         """
-        arch = self.arch
+        arch, low = self.arch, self.lowering
         stem, head = arch.stem, arch.head
         shape = (stem.kernel, stem.kernel, arch.image_channels, stem.channels)
         # The official stem also carries a bias, which the BN behind it cancels.
         w = self.param("stem", _he_normal, shape)
-        x = conv.conv(images, w, stem.stride, self.lowering)
-        x = ACTIVATIONS[stem.activation](BatchNorm(name="stem_bn")(x, train))
+        x = conv.conv(conv.to_map(images, low), w, stem.stride, low)
+        x = BatchNorm(low, stem.activation, name="stem_bn")(x, train)
 
         blocks = list(arch.blocks())
-        scales = jnp.ones((len(blocks), len(x)))
+        scales = jnp.ones((len(blocks), len(images)))
         if train:
-            rates = stochastic_depth * jnp.arange(1, len(blocks) + 1) / len(blocks)
-            # One draw for all blocks: each draw of its own costs compile time.
-            scales = drop(scales, rates[:, None], self.make_rng("stochastic_depth"))
-        for block, scale in zip(blocks, scales, strict=True):
-            x = MBConv(block, self.lowering, name=block.name)(x, train, scale)
+            depth = switches.depth if switches else jnp.arange(1, len(blocks) + 1) / len(blocks)
+            rows = np.array([_BLOCKS_PER_STAGE * b.stage + b.index for b in blocks])
+            draws = _draws(self.make_rng("stochastic_depth"), rows, len(images))
+            scales = drop(scales, stochastic_depth * depth[:, None], draws)
+        for i, block in enumerate(blocks):
+            own = jax.tree.map(lambda s, i=i: s[i], switches)
+            module = self.block(block, low, name=block.name)
+            x = module(x, train, scales[i], own)
 
-        act = ACTIVATIONS[head.activation]
-        x = Pointwise(round8(x.shape[-1] * head.expand), name="head_expand")(x)
-        x = act(BatchNorm(name="head_bn")(x, train)).mean(axis=(1, 2))
-        x = act(Pointwise(head.channels, name="head_project")(x))
+        x = Pointwise(arch.head_hidden, low, name="head_expand")(x)
+        x = conv.pool(BatchNorm(low, head.activation, name="head_bn")(x, train), low)
+        project = nn.Dense(
+            head.channels, use_bias=False, kernel_init=_he_normal, name="head_project"
+        )
+        x = ACTIVATIONS[head.activation](project(x))
         if train:
-            x = drop(x, dropout, self.make_rng("dropout"))
+            draws = _draws(self.make_rng("dropout"), np.arange(head.channels), len(images))
+            x = drop(x, dropout, draws.T)
         return nn.Dense(arch.num_classes, kernel_init=_he_normal, name="classifier")(x)
 
 
-def drop(x: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
-    """Zeroes entries with probability `rate` and rescales the others. The key is consumed.
+def drop(x: jax.Array, rate: jax.Array, draws: jax.Array) -> jax.Array:
+    """Zeroes entries with probability `rate` and rescales the others, by uniform `draws`.
 
     Unlike `nn.Dropout` this takes a traced rate, so that a new recipe compiles nothing.
     """
-    return x * jax.random.bernoulli(key, 1.0 - rate, x.shape) / (1.0 - rate)
+    return x * (draws >= rate) / (1.0 - rate)
+
+
+def _draws(key: jax.Array, rows: np.ndarray, count: int) -> jax.Array:
+    """Uniform draws `float32[R, count]`, one key for each of `rows: int[R]`.
+
+    A row depends on its number alone: a network draws the same for a block or channel whatever
+    other blocks and channels it, or the envelope it trains in, has. The key is consumed.
+    """
+    draw = lambda row: jax.random.uniform(jax.random.fold_in(key, row), (count,))
+    return jax.vmap(draw)(rows)

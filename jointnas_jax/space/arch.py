@@ -52,19 +52,22 @@ class Head:
 class Block:
     """One MBConv block with every width worked out; see `ArchSpec.blocks`."""
 
-    name: str
+    stage: int  # from 1
+    index: int  # in its stage, from 0
     in_channels: int
-    hidden: int  # width after expansion; no expansion where it equals in_channels
+    hidden: int  # width after expansion
     out_channels: int
     kernel: int
     stride: int
     se_channels: int  # 0: no squeeze-and-excitation
     activation: str
+    expands: bool  # whether there is an expansion, with BN and activation
+    residual: bool  # whether the input is added to the output
 
     @property
-    def residual(self) -> bool:
-        """Whether the input is added to the output."""
-        return self.stride == 1 and self.in_channels == self.out_channels
+    def name(self) -> str:
+        """Name of the block's variables."""
+        return f"stage{self.stage}_block{self.index}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,18 +88,27 @@ class ArchSpec:
             for b in range(stage.depth):
                 first = b == 0
                 expand = stage.expand_first if first else stage.expand_rest
+                stride = stage.stride if first else 1
                 hidden = round8(width * expand)
                 yield Block(
-                    name=f"stage{s}_block{b}",
+                    stage=s,
+                    index=b,
                     in_channels=width,
                     hidden=hidden,
                     out_channels=stage.channels,
                     kernel=stage.kernel_first if first else stage.kernel_rest,
-                    stride=stage.stride if first else 1,
+                    stride=stride,
                     se_channels=se_width(hidden, expand) if stage.se else 0,
                     activation=stage.activation,
+                    expands=hidden != width,
+                    residual=stride == 1 and width == stage.channels,
                 )
                 width = stage.channels
+
+    @property
+    def head_hidden(self) -> int:
+        """Width of the head's expansion."""
+        return round8(self.stages[-1].channels * self.head.expand)
 
     @property
     def stride(self) -> int:

@@ -1,14 +1,14 @@
 """Trains candidates: the one place that turns them into networks.
 
-Every device has a worker thread. A worker takes all jobs of one architecture, compiles once and
-trains them one after the other; XLA compiles and runs without holding Python's lock, so workers
-really run side by side. Training different architectures in one program will replace what is behind
-`Evaluator.run`.
+Candidates that share an envelope train side by side in one program on all devices. Those that run
+exactly have a program each: every device has a worker thread that compiles and trains one after the
+other; XLA compiles and runs without holding Python's lock, so workers really run side by side.
 """
 
 import collections
 import concurrent.futures
 import dataclasses
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,12 +20,18 @@ import numpy as np
 from jointnas_jax.config import Config
 from jointnas_jax.data.augment import Augmentation
 from jointnas_jax.data.source import Split
-from jointnas_jax.space import ArchSpec, Candidate
-from jointnas_jax.train.program import EvalData, TrainData, TrainProgram
+from jointnas_jax.nets.conv import resolve_lowering
+from jointnas_jax.nets.envelope import Envelope
+from jointnas_jax.space import Candidate, JointSpace
+from jointnas_jax.train.packing import ACCELERATOR, CPU, Pack, Planner, Shape, Work, lane_bytes
+from jointnas_jax.train.program import EvalData, TrainData, TrainProgram, on_device, replicate
 from jointnas_jax.train.step import PixelStats
 
-# Compiled architectures kept for a second use, retraining a finalist, besides those in use.
+# Programs of single architectures kept for a second use, retraining a finalist, besides those in
+# use. Envelopes are kept for good.
 _PROGRAMS_KEPT = 8
+# Share of a device's memory that lanes may fill.
+_MEMORY_SHARE = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +59,8 @@ class Outcome:
     Attributes:
       accuracies: after each epoch (after the last one only for a final training), fractions.
       reason: why the job failed, None if it did not.
-      variables: trained Flax variables on the host, for final trainings.
-      seconds: wall time, compiling included.
+      variables: trained Flax variables on the host, None after a failure.
+      seconds: wall time, compiling included, shared out among those that trained side by side.
     """
 
     accuracies: tuple[float, ...]
@@ -63,127 +69,229 @@ class Outcome:
     seconds: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """How the jobs of one call were divided.
+
+    Attributes:
+      candidates: jobs.
+      envelopes: programs that several architectures share.
+      exact: programs of one architecture.
+      efficiency: useful over executed multiply-adds.
+    """
+
+    candidates: int
+    envelopes: int
+    exact: int
+    efficiency: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.candidates} trainings in {self.envelopes} envelopes and {self.exact} exact "
+            f"programs, {self.efficiency:.0%} of the executed FLOPs useful"
+        )
+
+
 class Evaluator:
-    """Trains candidates on all devices; results do not depend on how many there are.
+    """Trains candidates on all devices.
 
     Attributes:
       pixels: `mean` and `std` per channel of the training split, validation images included.
+      packings: of all calls so far.
     """
 
-    def __init__(self, config: Config, train: Split, validation: np.ndarray, test: Split):
+    def __init__(
+        self, config: Config, space: JointSpace, train: Split, validation: np.ndarray, test: Split
+    ):
         """Puts the images on every device.
 
         Args:
           config: of the study.
+          space: all candidates that may come.
           train: the training split.
           validation: `bool[N]`, images of it kept for validation.
           test: the test split, used by final jobs only.
         """
         self._train = config.train
         self._augmentation = Augmentation(config.data.crop_padding, config.data.flip)
-        devices = jax.local_devices()[: config.study.devices or None]
-        stats = _pixel_stats(train.images)
+        self._devices = tuple(jax.local_devices()[: config.study.devices or None])
+        self.packings: list[Packing] = []
+        stats = pixel_stats(train.images)
         self.pixels = {"mean": stats.mean.tolist(), "std": stats.std.tolist()}
         search = TrainData(train.images, train.labels, ~validation, stats)
         held_out = EvalData.of(train.images[validation], train.labels[validation], stats)
-        test_data = EvalData.of(test.images, test.labels, stats)
-        self._workers: list[dict[bool, tuple[TrainData, EvalData]]] = []
-        self._devices = devices
-        for device in devices:
-            data = jax.device_put(search, device)
-            full = data.replace(members=jax.device_put(np.ones_like(validation), device))
-            self._workers.append(
-                {
-                    False: (data, jax.device_put(held_out, device)),
-                    True: (full, jax.device_put(test_data, device)),
-                }
-            )
-        self._programs: collections.OrderedDict[ArchSpec, TrainProgram] = collections.OrderedDict()
-        self._homes: dict[tuple[ArchSpec, int], int] = {}
+        data = replicate(search, self._devices)
+        full = data.replace(members=replicate(np.ones_like(validation), self._devices))
+        self._data = {
+            False: (data, replicate(held_out, self._devices)),
+            True: (full, replicate(EvalData.of(test.images, test.labels, stats), self._devices)),
+        }
+        images = {False: int((~validation).sum()), True: len(validation)}
+        self._steps = {final: n // config.train.batch_size for final, n in images.items()}
+        on_cpu = self._devices[0].platform == "cpu"
+        tiled = resolve_lowering(config.train.lowering) == "matmul" and on_cpu
+        self._planner = Planner(
+            space,
+            CPU if on_cpu else ACCELERATOR,
+            len(self._devices),
+            config.train.batch_size,
+            tiled,
+            config.train.program,
+        )
+        self._programs: collections.OrderedDict[tuple, TrainProgram] = collections.OrderedDict()
         self._lock = threading.Lock()
 
     @property
     def devices(self) -> int:
         """Number of devices in use."""
-        return len(self._workers)
+        return len(self._devices)
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """Trains all jobs; yields outcomes in the order of the jobs, each as soon as possible."""
+    def run(self, jobs: Sequence[Job], later: int = 0) -> Iterator[Outcome]:
+        """Trains all jobs; yields outcomes in the order of the jobs, each as soon as possible.
+
+        Args:
+          jobs: to train.
+          later: how many jobs like these will follow; it can pay to compile for them as well.
+        """
         futures = [concurrent.futures.Future() for _ in jobs]
-        waiting = self._groups(jobs)
+        works = [Work(j.candidate.arch, j.epochs * self._steps[j.final]) for j in jobs]
+        packs = self._planner.plan(works, later)
+        shared = [p for p in packs if isinstance(p.shape, Envelope)]
+        exact = [p for p in packs if not isinstance(p.shape, Envelope)]
+        self.packings.append(
+            Packing(len(jobs), len(shared), len(exact), self._planner.efficiency(works, packs))
+        )
 
-        def work(worker: int) -> None:
-            while group := self._take(waiting, worker):
-                for index in group:
-                    futures[index].set_result(self._run_one(jobs[index], worker))
+        def work() -> None:
+            for pack in shared:
+                self._run_pack(pack, jobs, futures, None)
+            # Few architectures: the trainings of one share its program, on all devices.
+            if len(exact) < self.devices:
+                for pack in exact:
+                    self._run_pack(pack, jobs, futures, None)
+            else:
+                self._run_exact(exact, jobs, futures)
 
-        threads = [
-            threading.Thread(target=work, args=(w,), daemon=True) for w in range(self.devices)
-        ]
-        for thread in threads:
-            thread.start()
+        threading.Thread(target=work, daemon=True).start()
         for future in futures:
             yield future.result()
 
-    def _groups(self, jobs: Sequence[Job]) -> list[tuple[tuple[ArchSpec, int], list[int]]]:
-        """Jobs by architecture; where there are fewer architectures than devices, each is split."""
-        by_arch: dict[ArchSpec, list[int]] = {}
-        for index, job in enumerate(jobs):
-            by_arch.setdefault(job.candidate.arch, []).append(index)
-        parts = 1 if len(by_arch) >= self.devices else self.devices
+    def _run_exact(self, packs: Sequence[Pack], jobs: Sequence[Job], futures: Sequence) -> None:
+        """One worker for each device takes one architecture after the other."""
+        waiting = list(packs)
+
+        def take(worker: int) -> Pack | None:
+            """An architecture that this device compiled before, or one that no other did."""
+            with self._lock:
+                for position, pack in enumerate(waiting):
+                    homes = {device for shape, device, _ in self._programs if shape == pack.shape}
+                    if not homes - {None} or worker in homes:
+                        return waiting.pop(position)
+                return None
+
+        def work(worker: int) -> None:
+            while pack := take(worker):
+                self._run_pack(pack, jobs, futures, worker)
+
+        workers = [threading.Thread(target=work, args=(w,)) for w in range(self.devices)]
+        for thread in workers:
+            thread.start()
+        for thread in workers:
+            thread.join()
+
+    def _run_pack(
+        self, pack: Pack, jobs: Sequence[Job], futures: Sequence, device: int | None
+    ) -> None:
+        """Trains a pack on one device, or on all; jobs of one kind side by side."""
+        kinds: dict[tuple[int, bool], list[int]] = {}
+        for index in pack.members:
+            kinds.setdefault((jobs[index].epochs, jobs[index].final), []).append(index)
+        lanes = self._lanes_per_device(pack.shape, max(map(len, kinds.values())), device)
+        for indices in kinds.values():
+            waiting = list(indices)
+            while waiting:
+                start = time.perf_counter()
+                count = lanes * (self.devices if device is None else 1)
+                now = waiting[:count]
+                try:
+                    outcomes = self._train_lanes(pack.shape, [jobs[i] for i in now], lanes, device)
+                except Exception as error:  # one pack must not end the study
+                    if _out_of_memory(error) and lanes > 1:
+                        lanes = -(-lanes // 2)
+                        continue
+                    reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                    outcomes = [Outcome((), reason, None, 0.0)] * len(now)
+                seconds = (time.perf_counter() - start) / len(now)
+                for index, outcome in zip(now, outcomes, strict=True):
+                    futures[index].set_result(dataclasses.replace(outcome, seconds=seconds))
+                del waiting[: len(now)]
+
+    def _train_lanes(
+        self, shape: Shape, jobs: Sequence[Job], lanes: int, device: int | None
+    ) -> list[Outcome]:
+        """Trains jobs of one kind at once."""
+        final, epochs = jobs[0].final, jobs[0].epochs
+        data, evaluation = self._data[final]
+        devices = self._devices
+        if device is not None:
+            devices = devices[device : device + 1]
+            data, evaluation = on_device((data, evaluation), devices[0])
+        program = self._program(shape, device, lanes, devices)
+        with jax.default_device(devices[0]):
+            trainings = program.train(
+                [job.candidate for job in jobs],
+                [job.key for job in jobs],
+                data,
+                evaluation,
+                epochs,
+                every_epoch=not final,
+            )
         return [
-            ((arch, part), indices[part::parts])
-            for arch, indices in by_arch.items()
-            for part in range(parts)
-            if indices[part::parts]
+            Outcome(
+                training.accuracies,
+                None
+                if training.failed_step is None
+                else f"loss was not finite at step {training.failed_step}",
+                training.variables,
+                0.0,
+            )
+            for training in trainings
         ]
 
-    def _take(self, waiting: list, worker: int) -> list[int] | None:
-        """Next group for a worker: one that it compiled before, or one that nobody has."""
-        with self._lock:
-            for position, (group, indices) in enumerate(waiting):
-                if self._homes.setdefault(group, worker) == worker:
-                    del waiting[position]
-                    return indices
-            return None
+    def _lanes_per_device(self, shape: Shape, jobs: int, device: int | None) -> int:
+        """As many lanes as are needed and fit; on CPU one, since more fall out of its caches."""
+        wanted = -(-jobs // (self.devices if device is None else 1))
+        if self._train.lanes:
+            return min(self._train.lanes, wanted)
+        memory = (self._devices[0].memory_stats() or {}).get("bytes_limit", 0)
+        if self._devices[0].platform == "cpu" or not memory:
+            return 1
+        fit = _MEMORY_SHARE * memory / lane_bytes(shape, self._train.batch_size)
+        # A power of two, so that a smaller last pack or round seldom needs a program of its own.
+        return 2 ** int(math.log2(max(1, min(wanted, fit))))
 
-    def _run_one(self, job: Job, worker: int) -> Outcome:
-        start = time.perf_counter()
-        data, evaluation = self._workers[worker][job.final]
-        try:
-            with jax.default_device(self._devices[worker]):
-                training = self._program(job.candidate.arch).train(
-                    job.candidate.recipe,
-                    data,
-                    evaluation,
-                    job.epochs,
-                    job.key,
-                    every_epoch=not job.final,
-                )
-        except Exception as error:  # one candidate must not end the study
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            return Outcome((), reason, None, time.perf_counter() - start)
-        reason = None
-        if training.failed_step is not None:
-            reason = f"loss was not finite at step {training.failed_step}"
-        variables = training.variables if job.final else None
-        return Outcome(training.accuracies, reason, variables, time.perf_counter() - start)
-
-    def _program(self, arch: ArchSpec) -> TrainProgram:
+    def _program(
+        self, shape: Shape, device: int | None, lanes: int, devices: Sequence[jax.Device]
+    ) -> TrainProgram:
+        name = (shape, device, lanes)
         with self._lock:
-            if arch in self._programs:
-                self._programs.move_to_end(arch)
-                return self._programs[arch]
-        program = TrainProgram(arch, self._train, self._augmentation)
+            if name in self._programs:
+                self._programs.move_to_end(name)
+                return self._programs[name]
+        program = TrainProgram(shape, self._train, self._augmentation, devices, lanes)
         with self._lock:
-            program = self._programs.setdefault(arch, program)  # another worker may have been first
-            if len(self._programs) > _PROGRAMS_KEPT + self.devices:
-                old, _ = self._programs.popitem(last=False)
-                self._homes = {g: w for g, w in self._homes.items() if g[0] != old}
+            self._programs[name] = program
+            exact = [n for n in self._programs if not isinstance(n[0], Envelope)]
+            for old in exact[: -_PROGRAMS_KEPT - self.devices]:
+                del self._programs[old]
         return program
 
 
-def _pixel_stats(images: np.ndarray) -> PixelStats:
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def pixel_stats(images: np.ndarray) -> PixelStats:
     """Mean and deviation per channel of `uint8[N, H, W, C]`, exact, from the 256 counts."""
     values = np.arange(256)
     means, deviations = [], []

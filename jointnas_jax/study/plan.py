@@ -106,7 +106,7 @@ def print_plan(problem: Problem, plan: Plan, console: Console) -> None:
         f"{config.train.epochs} epochs in the first",
         "final": f"{config.train.epochs_at_end} epochs, {config.study.seeds} seeds",
         "trainings": f"{plan.trainings} in all, references and retraining included",
-        "compiles": f"{plan.compiles} architectures at most",
+        "programs": f"{plan.compiles} at most, fewer where candidates share envelopes",
         "training FLOPs": f"{plan.train_flops:.2g}",
         "estimated time": f"{plan.seconds / 60:.1f} minutes (rough)",
     }

@@ -78,6 +78,7 @@ def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]
             pool = problem.pool()
             study = Study(problem, train, validation, test, workdir, console)
             plan = make_plan(problem, pool, len(train), study.evaluator.devices)
+            study.planned = plan.trainings
             print_plan(problem, plan, console)
             start(workdir, config)  # the last thing before training: bad input leaves no trace
         with meter.stage("pretraining"):
@@ -106,7 +107,13 @@ def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]
 
 
 class Study:
-    """The stages of a study, and what they share."""
+    """The stages of a study, and what they share.
+
+    Attributes:
+      planned: trainings in all, as far as is known.
+    """
+
+    planned = 0
 
     def __init__(
         self,
@@ -119,7 +126,7 @@ class Study:
     ):
         self.problem, self.config = problem, problem.config
         self.workdir, self.console = workdir, console
-        self.evaluator = Evaluator(self.config, train, validation, test)
+        self.evaluator = Evaluator(self.config, problem.space, train, validation, test)
         self.store = TrialStore(workdir)
         self._trials = 0
         search = self.config.search
@@ -337,7 +344,9 @@ class Study:
     ) -> list[Outcome]:
         """Trains jobs and stores one trial for each."""
         outcomes = []
-        for i, (job, outcome) in enumerate(zip(jobs, self.evaluator.run(jobs), strict=True)):
+        later = max(0, self.planned - self._trials - len(jobs))
+        running = self.evaluator.run(jobs, later)
+        for i, (job, outcome) in enumerate(zip(jobs, running, strict=True)):
             ok = outcome.reason is None
             self.store.append(
                 Trial(
@@ -360,6 +369,7 @@ class Study:
             )
             self._trials += 1
             outcomes.append(outcome)
+        self.console.print(f"  {stage}: {self.evaluator.packings[-1]}", highlight=False)
         return outcomes
 
     def _key(self, stream: int, index: int) -> jax.Array:

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
@@ -62,6 +63,14 @@ def recipe_optimizer() -> optax.GradientTransformationExtraArgs:
         return unravel(-steps), OptimizerState(rms_state, trace_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def initial_optimizer(size: int) -> OptimizerState:
+    """What `recipe_optimizer().init` gives for `size` parameters, made without compiling."""
+    fill = lambda array, value: np.full(array.shape, value, array.dtype)
+    shapes = jax.eval_shape(recipe_optimizer().init, np.zeros(size, np.float32))
+    rms = jax.tree.map(lambda a: fill(a, 1.0), shapes.rms)
+    return OptimizerState(rms, jax.tree.map(lambda a: fill(a, 0.0), shapes.momentum))
 
 
 def is_kernel(param: jax.Array) -> bool:

@@ -1,11 +1,17 @@
-"""The compiled training of one architecture, on one device, for any recipe and seed.
+"""The compiled training of candidates, side by side, in one program.
 
-Recipe, seed, split and number of epochs are arguments of the compiled programs, so a second recipe,
-a second seed or the retraining on more images compiles nothing. Each architecture compiles its own
-programs: init, one epoch, one evaluation batch.
+A program is compiled for a shape: an envelope, or one architecture. Everything about a candidate
+is an argument of it: variables, switches, recipe, seed, split, number of epochs. So a second
+candidate, recipe or seed, or the retraining on more images, compiles nothing.
+
+Every candidate trains in a lane. `pmap` puts one lane or more on every device, `vmap` several on
+one device; what a lane computes depends on its candidate and key alone.
+
+D = devices, V = size of the variables of the shape.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -13,13 +19,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jointnas_jax.config import TrainConfig
 from jointnas_jax.data.augment import Augmentation, EpochPlan, plan_epoch
 from jointnas_jax.nets.conv import resolve_lowering
-from jointnas_jax.nets.init import constant_variables, draw_kernels
-from jointnas_jax.nets.network import Network
-from jointnas_jax.space import ArchSpec, Recipe
+from jointnas_jax.nets.envelope import (
+    Envelope,
+    Switches,
+    cut_variables,
+    pad_variables,
+    stack,
+)
+from jointnas_jax.nets.init import initial_variables, zero_variables
+from jointnas_jax.nets.network import MBConv, Network
+from jointnas_jax.nets.tiled import TiledMBConv
+from jointnas_jax.space import ArchSpec, Candidate
 from jointnas_jax.train import step as steps
 from jointnas_jax.train.recipe_arrays import RecipeArrays
 
@@ -87,74 +102,207 @@ class Training(NamedTuple):
 
 
 class TrainProgram:
-    """Compiled programs of one architecture; see the module docstring."""
+    """Compiled programs of one shape; see the module docstring.
 
-    def __init__(self, arch: ArchSpec, config: TrainConfig, augmentation: Augmentation):
-        module = Network(arch, resolve_lowering(config.lowering))
-        jit = functools.partial(jax.jit, compiler_options=compiler_options(config.fast_compile))
+    Attributes:
+      lanes: candidates that train at once.
+    """
+
+    def __init__(
+        self,
+        shape: ArchSpec | Envelope,
+        config: TrainConfig,
+        augmentation: Augmentation,
+        devices: Sequence[jax.Device],
+        lanes_per_device: int = 1,
+    ):
+        self.lanes = len(devices) * lanes_per_device
+        self._shape = shape
+        self._devices = devices
+        self._per_device = lanes_per_device
         self._batch_size = config.batch_size
         self._augmentation = augmentation
-        self._constants = constant_variables(module)
-        self._init = jax.jit(steps.init_state)
-        self._epoch = jit(
-            functools.partial(_train_epoch, module, augmentation), donate_argnames="state"
+        self._template = zero_variables(shape)
+        lowering = resolve_lowering(config.lowering)
+        # Under `vmap` the loop over tiles would run as long as its longest lane.
+        tiled = isinstance(shape, Envelope) and lowering == "matmul" and lanes_per_device == 1
+        module = Network(shape, lowering, TiledMBConv if tiled else MBConv)
+        parallel = functools.partial(
+            _parallel, devices=tuple(devices), lanes_per_device=lanes_per_device
         )
-        self._correct = jit(functools.partial(_count_correct, module, self._constants))
+        # An envelope is compiled once for many candidates: its speed is worth more.
+        options = compiler_options(config.fast_compile and not isinstance(shape, Envelope))
+        self._epoch = parallel(
+            functools.partial(_train_epoch, module, augmentation), "lllsll", options, donate=(0,)
+        )
+        self._correct = parallel(
+            functools.partial(_count_correct, module, self._template), "llsss", options
+        )
+        self._plan = _plan_program(
+            tuple(devices), lanes_per_device, augmentation, config.batch_size
+        )
 
     def train(
         self,
-        recipe: Recipe,
+        candidates: Sequence[Candidate],
+        keys: Sequence[jax.Array],
         data: TrainData,
         evaluation: EvalData,
         epochs: int,
-        key: jax.Array,
         every_epoch: bool = True,
-    ) -> Training:
-        """Trains from scratch on the device that holds `data`.
+    ) -> list[Training]:
+        """Trains candidates from scratch.
 
         Args:
-          recipe: the recipe.
-          data: images to train on.
-          evaluation: images to measure accuracy on, on the same device.
+          candidates: `lanes` of them at most, all inside of the shape.
+          keys: of the trials, consumed.
+          data: images to train on, on every device; see `replicate`.
+          evaluation: images to measure accuracy on, likewise.
           epochs: at least 1.
-          key: the trial's key, consumed.
           every_epoch: measure accuracy after each epoch, not only after the last.
 
         Returns:
-          Accuracies and weights. A non-finite loss ends the training at that epoch.
+          Accuracies and weights of each candidate. A non-finite loss ends the training of its lane
+          at that epoch, and leaves the others alone.
         """
-        arrays = RecipeArrays.of(recipe)
-        plan_key = jax.random.fold_in(key, _PLAN)
-        step_key = jax.random.fold_in(key, _STEP)
-        initial = draw_kernels(self._constants, jax.random.fold_in(key, _INIT))
-        # Committed to the device like everything after it, or the second epoch would compile again.
-        state = self._init(jax.device_put(initial, data.labels.sharding))
-        accuracies: list[float] = []
+        lanes = [*range(len(candidates)), *[0] * (self.lanes - len(candidates))]
+        arrays = [self._lane(candidates[i], keys[i]) for i in lanes]
+        state, switches, recipes, plan_keys, step_keys = (
+            self._spread([a[part] for a in arrays]) for part in range(5)
+        )
+        counts, failures = [], []
         for epoch in range(epochs):
-            plan = plan_epoch(
-                data.members,
-                arrays.mixup,
-                jax.random.fold_in(plan_key, epoch),
-                self._augmentation,
-                self._batch_size,
-            )
-            state, trained, failed_step = self._epoch(state, arrays, data, plan, step_key)
+            plan = self._plan(data.members, recipes.mixup, plan_keys, np.int32(epoch))
+            state, trained, failed = self._epoch(state, recipes, switches, data, plan, step_keys)
             if every_epoch or epoch == epochs - 1:
-                correct = [
-                    self._correct(trained, *batch, evaluation.stats) for batch in evaluation.batches
-                ]
-                accuracies.append(sum(int(c) for c in correct) / evaluation.count)
-            if int(failed_step) >= 0:
-                return Training(tuple(accuracies), None, int(failed_step))
-        return Training(tuple(accuracies), self._on_host(trained), None)
+                counts.append(
+                    [
+                        self._correct(trained, switches, *batch, evaluation.stats)
+                        for batch in evaluation.batches
+                    ]
+                )
+            failures.append(np.asarray(failed).reshape(-1))
+            if (failures[-1][: len(candidates)] >= 0).all():
+                break
+        correct = [sum(np.asarray(c).reshape(-1) for c in epoch) for epoch in counts]
+        accuracies = np.array(correct) / evaluation.count
+        trained = np.asarray(trained).reshape(self.lanes, -1)
+        return [
+            self._training(candidate.arch, accuracies[:, lane], [f[lane] for f in failures], row)
+            for lane, (candidate, row) in enumerate(zip(candidates, trained, strict=False))
+        ]
 
-    def _on_host(self, trained: jax.Array) -> Any:
+    def _lane(self, candidate: Candidate, key: jax.Array) -> tuple:
+        """Everything about a candidate, as arrays on the host."""
+        initial = initial_variables(candidate.arch, jax.random.fold_in(key, _INIT))
+        switches = None
+        if isinstance(self._shape, Envelope):
+            initial = pad_variables(initial, self._template)
+            switches = Switches.of(candidate.arch, self._shape)
+        data = lambda stream: np.asarray(jax.random.key_data(jax.random.fold_in(key, stream)))
+        state = steps.init_state(initial)
+        return state, switches, RecipeArrays.of(candidate.recipe), data(_PLAN), data(_STEP)
+
+    def _spread(self, items: list[Any]) -> Any:
+        """Stacks what the lanes hold to `[D, ...]`, or `[D, lanes per device, ...]`."""
+        shape = (len(self._devices), self._per_device)
+        keep = 1 if self._per_device == 1 else 2
+        return jax.tree.map(
+            lambda a: a.reshape(*shape[:keep], *a.shape[1:]),
+            stack(items),
+        )
+
+    def _training(
+        self, arch: ArchSpec, accuracies: np.ndarray, failures: list[int], row: np.ndarray
+    ) -> Training:
+        failed = next((epoch for epoch, step in enumerate(failures) if step >= 0), None)
+        if failed is not None:
+            every = len(accuracies) == len(failures)
+            kept = accuracies[: failed + 1] if every else ()
+            return Training(tuple(map(float, kept)), None, int(failures[failed]))
+        variables = self._on_host(row)
+        if isinstance(self._shape, Envelope):
+            variables = cut_variables(variables, zero_variables(arch))
+        return Training(tuple(map(float, accuracies)), variables, None)
+
+    def _on_host(self, trained: np.ndarray) -> Any:
         """Cuts `float32[V]` into Flax variables with NumPy, which compiles nothing."""
-        leaves, structure = jax.tree.flatten(self._constants)
+        leaves, structure = jax.tree.flatten(self._template)
         cuts = np.cumsum([leaf.size for leaf in leaves])[:-1]
-        pieces = np.split(np.asarray(trained), cuts)
+        pieces = np.split(trained, cuts)
         shaped = [p.reshape(leaf.shape) for p, leaf in zip(pieces, leaves, strict=True)]
         return jax.tree.unflatten(structure, shaped)
+
+
+def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Puts arrays on every device once; programs on these devices read them where they are."""
+    mesh = Mesh(np.array(devices), ("devices",))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def on_device(tree: Any, device: jax.Device) -> Any:
+    """What `replicate` put on a device, without a copy."""
+    return jax.tree.map(
+        lambda a: next(shard.data for shard in a.addressable_shards if shard.device == device), tree
+    )
+
+
+def _parallel(
+    function: Any,
+    axes: str,
+    options: dict[str, Any],
+    devices: tuple[jax.Device, ...],
+    lanes_per_device: int,
+    donate: tuple[int, ...] = (),
+) -> Any:
+    """Compiles a function of one lane for all lanes.
+
+    Args:
+      function: of positional arguments.
+      axes: one letter for each of them: `l` differs between lanes, `s` is shared by all.
+      options: for XLA.
+      devices: to run on.
+      lanes_per_device: on each.
+      donate: arguments that may be overwritten.
+    """
+    mapped = tuple(0 if a == "l" else None for a in axes)
+    if lanes_per_device > 1:
+        function = jax.vmap(function, in_axes=mapped)
+    # Every argument in a tuple of its own: where there are as many arguments as leaves, `pmap` of
+    # jax 0.10 takes `in_axes` for the axes of the leaves, and mixes up None and containers.
+    program = jax.pmap(
+        lambda *args: function(*(value for (value,) in args)),
+        in_axes=tuple((axis,) for axis in mapped),
+        devices=devices,
+        donate_argnums=donate,
+    )
+    compiled: dict[tuple, Any] = {}
+
+    def call(*values: Any) -> Any:
+        args = tuple((value,) for value in values)
+        # Compiled by hand, because `pmap` takes no compiler options.
+        shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(args))
+        if shapes not in compiled:
+            compiled[shapes] = program.lower(*args).compile(compiler_options=options)
+        return compiled[shapes](*args)
+
+    return call
+
+
+@functools.lru_cache(maxsize=32)
+def _plan_program(
+    devices: tuple[jax.Device, ...],
+    lanes_per_device: int,
+    augmentation: Augmentation,
+    batch_size: int,
+) -> Any:
+    """`plan_epoch` for all lanes; one program for every shape."""
+
+    def plan(members: jax.Array, alpha: jax.Array, key: jax.Array, epoch: jax.Array) -> EpochPlan:
+        key = jax.random.fold_in(jax.random.wrap_key_data(key), epoch)
+        return plan_epoch(members, alpha, key, augmentation, batch_size)
+
+    return _parallel(plan, "slls", {}, devices, lanes_per_device)
 
 
 @functools.cache
@@ -180,16 +328,19 @@ def _train_epoch(
     augmentation: Augmentation,
     state: steps.TrainState,
     recipe: RecipeArrays,
+    switches: Switches | None,
     data: TrainData,
     plan: EpochPlan,
     key: jax.Array,
 ) -> tuple[steps.TrainState, jax.Array, jax.Array]:
-    """Runs one epoch.
+    """Runs one epoch of a lane; `key` is the data of the trial's key.
 
     Returns:
       The state; the variables that count, flattened to `float32[V]`; the first step with a
       non-finite loss, or -1.
     """
+
+    key = jax.random.wrap_key_data(key)
 
     def step(i: jax.Array, carry: tuple) -> tuple:
         state, failed_step = carry
@@ -198,7 +349,7 @@ def _train_epoch(
             data.images[chosen], data.labels[chosen], plan.corners[i], plan.flips[i], plan.mixup[i]
         )
         after, loss = steps.train_step(
-            module, augmentation, state, recipe, batch, data.stats, plan.steps, key
+            module, augmentation, state, recipe, batch, data.stats, plan.steps, key, switches
         )
         failed = (failed_step < 0) & ~jnp.isfinite(loss)
         return after, jnp.where(failed, state.step, failed_step)
@@ -211,6 +362,7 @@ def _count_correct(
     module: Network,
     template: Any,
     variables: jax.Array,
+    switches: Switches | None,
     images: jax.Array,
     labels: jax.Array,
     stats: steps.PixelStats,
@@ -220,4 +372,4 @@ def _count_correct(
     One vector, because cutting it into a hundred arguments would be a program of its own.
     """
     _, unravel = ravel_pytree(template)
-    return steps.count_correct(module, unravel(variables), images, labels, stats)
+    return steps.count_correct(module, unravel(variables), images, labels, stats, switches)

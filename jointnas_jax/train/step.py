@@ -8,14 +8,21 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
 from jointnas_jax.data import augment
 from jointnas_jax.data.augment import Augmentation
+from jointnas_jax.nets.envelope import Envelope, Switches
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec
-from jointnas_jax.train.optimizer import OptimizerState, learning_rate, recipe_optimizer
+from jointnas_jax.train.optimizer import (
+    OptimizerState,
+    initial_optimizer,
+    learning_rate,
+    recipe_optimizer,
+)
 from jointnas_jax.train.recipe_arrays import RecipeArrays
 
 # Streams of a step's key.
@@ -67,12 +74,13 @@ class Batch:
 
 
 def init_state(variables: Any) -> TrainState:
-    """Returns the state before the first step, given initial Flax variables."""
+    """Returns the state before the first step, on the host, given initial Flax variables."""
+    flatten = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
+        step=np.zeros((), np.int32),
         variables=variables,
-        averaged=ravel_pytree(variables)[0],
-        optimizer=recipe_optimizer().init(variables["params"]),
+        averaged=flatten(variables),
+        optimizer=initial_optimizer(flatten(variables["params"]).size),
     )
 
 
@@ -85,6 +93,7 @@ def train_step(
     stats: PixelStats,
     steps_per_epoch: jax.Array,
     key: jax.Array,
+    switches: Switches | None = None,
 ) -> tuple[TrainState, jax.Array]:
     """Takes one step.
 
@@ -97,6 +106,7 @@ def train_step(
       stats: pixel statistics for normalisation.
       steps_per_epoch: `int32[]`.
       key: the trial's key; folded with the step here.
+      switches: which architecture, if the network is an envelope.
 
     Returns:
       The state after the step and the loss `float32[]`.
@@ -111,6 +121,7 @@ def train_step(
             train=True,
             dropout=recipe.dropout,
             stochastic_depth=recipe.stochastic_depth,
+            switches=switches,
             rngs={
                 "dropout": jax.random.fold_in(key, _DROPOUT),
                 "stochastic_depth": jax.random.fold_in(key, _STOCHASTIC_DEPTH),
@@ -136,7 +147,7 @@ def train_step(
 
 
 def augmented(
-    arch: ArchSpec,
+    arch: ArchSpec | Envelope,
     augmentation: Augmentation,
     recipe: RecipeArrays,
     batch: Batch,
@@ -158,9 +169,15 @@ def trained_variables(state: TrainState, recipe: RecipeArrays) -> jax.Array:
 
 
 def count_correct(
-    module: Network, variables: Any, images: jax.Array, labels: jax.Array, stats: PixelStats
+    module: Network,
+    variables: Any,
+    images: jax.Array,
+    labels: jax.Array,
+    stats: PixelStats,
+    switches: Switches | None = None,
 ) -> jax.Array:
     """Counts right predictions `int32[]` on `uint8[B, H, W, C]`; a label of -1 is padding."""
     images = augment.normalise(images, stats.mean, stats.std)
-    logits = module.apply(variables, augment.resize(images, module.arch.resolution))
+    images = augment.resize(images, module.arch.resolution)
+    logits = module.apply(variables, images, switches=switches)
     return (logits.argmax(-1) == labels).sum()

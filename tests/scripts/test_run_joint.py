@@ -69,7 +69,7 @@ def test_a_dry_run_plans_and_trains_nothing(tmp_path):
         "budget",
         "pool",
         "trainings",
-        "compiles",
+        "programs",
         "training FLOPs",
         "estimated time",
     ):

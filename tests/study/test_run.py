@@ -162,14 +162,17 @@ def test_arch_mode_fixes_the_recipe(tmp_path):
 def fake_evaluator(monkeypatch, accuracy_of):
     """Replaces training by a function: job -> accuracy, or None for a failure."""
 
-    def run_one(self, job, worker):
+    def train_one(job):
         accuracy = accuracy_of(job)
         count = 1 if job.final else job.epochs
         if accuracy is None:
             return Outcome((), "made to fail", None, 0.0)
         return Outcome((accuracy,) * count, None, {"params": {"w": np.zeros(2)}}, 0.0)
 
-    monkeypatch.setattr(Evaluator, "_run_one", run_one)
+    def train_lanes(self, shape, jobs, lanes, device):
+        return [train_one(job) for job in jobs]
+
+    monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)
 
 
 def test_a_failed_trial_never_wins_and_is_stored_with_its_reason(tmp_path, monkeypatch):
@@ -274,7 +277,7 @@ def test_an_exception_in_training_is_a_failed_trial(monkeypatch):
     monkeypatch.setattr(evaluator.TrainProgram, "train", broken)
     problem = build_problem(config())
     split = problem.dataset.load("train[:64]")
-    worker = Evaluator(config(), split, np.arange(64) < 16, split)
+    worker = Evaluator(config(), problem.space, split, np.arange(64) < 16, split)
     outcomes = list(worker.run([evaluator.Job(problem.default, jax.random.key(0), 1)] * 3))
     assert [o.reason for o in outcomes] == ["RuntimeError: RESOURCE_EXHAUSTED: out of memory"] * 3
 

@@ -4,8 +4,8 @@ import pytest
 
 from jointnas_jax.config import TrainConfig
 from jointnas_jax.data.augment import Augmentation
-from jointnas_jax.space import ArchSpec, Head, Recipe, Stage, Stem
-from jointnas_jax.train.program import EvalData, TrainData, TrainProgram
+from jointnas_jax.space import ArchSpec, Candidate, Head, Recipe, Stage, Stem
+from jointnas_jax.train.program import EvalData, TrainData, TrainProgram, replicate
 from jointnas_jax.train.step import PixelStats
 
 
@@ -30,7 +30,7 @@ def images() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="session")
 def data(images) -> TrainData:
     stats = PixelStats(np.float32([images[0].mean()]), np.float32([images[0].std()]))
-    return jax.device_put(TrainData(*images, np.arange(96) < 64, stats), jax.devices()[0])
+    return replicate(TrainData(*images, np.arange(96) < 64, stats), jax.devices()[:1])
 
 
 @pytest.fixture(scope="session")
@@ -38,19 +38,21 @@ def evaluation(images, data) -> EvalData:
     held_out = EvalData.of(
         images[0][64:], images[1][64:], jax.device_get(data.stats), batch_size=20
     )
-    return jax.device_put(held_out, jax.devices()[0])
+    return replicate(held_out, jax.devices()[:1])
 
 
 @pytest.fixture(scope="session")
 def program(arch) -> TrainProgram:
-    return TrainProgram(arch, TrainConfig(batch_size=16, fast_compile=True), Augmentation())
+    config = TrainConfig(batch_size=16, fast_compile=True)
+    return TrainProgram(arch, config, Augmentation(), jax.devices()[:1])
 
 
 @pytest.fixture(scope="session")
-def run(program, data, evaluation):
+def run(arch, program, data, evaluation):
     """Trains a recipe for some epochs from the same start; returns the `Training`."""
 
     def train(recipe: Recipe, epochs: int = 2, seed: int = 0):
-        return program.train(recipe, data, evaluation, epochs, jax.random.key(seed))
+        candidates, keys = [Candidate(arch, recipe)], [jax.random.key(seed)]
+        return program.train(candidates, keys, data, evaluation, epochs)[0]
 
     return train

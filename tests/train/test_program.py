@@ -11,10 +11,17 @@ from recipes import PLAIN, flat
 from jointnas_jax.config import TrainConfig
 from jointnas_jax.data import augment
 from jointnas_jax.data.augment import Augmentation
+from jointnas_jax.nets.init import initial_variables
 from jointnas_jax.nets.network import Network
+from jointnas_jax.space import Candidate
 from jointnas_jax.train import step as steps
-from jointnas_jax.train.program import TrainProgram
+from jointnas_jax.train.program import TrainProgram, replicate
 from jointnas_jax.train.recipe_arrays import RecipeArrays
+
+
+def _train(program, arch, recipe, data, evaluation, epochs, seed=0):
+    candidates, keys = [Candidate(arch, recipe)], [jax.random.key(seed)]
+    return program.train(candidates, keys, data, evaluation, epochs)[0]
 
 
 def change(**fields):
@@ -61,7 +68,7 @@ def test_ema_decay_acts_where_ema_is_on_only(run):
     assert not np.allclose(*on)
 
 
-def test_no_second_recipe_seed_or_split_compiles(run, program, data, evaluation):
+def test_no_second_recipe_seed_or_split_compiles(arch, run, program, data, evaluation):
     run(PLAIN)
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
@@ -71,8 +78,8 @@ def test_no_second_recipe_seed_or_split_compiles(run, program, data, evaluation)
         change(lr=0.3, optimizer="rmsprop", ema=True, dropout=0.2, stochastic_depth=0.2, mixup=0.3),
         seed=7,
     )
-    everything = data.replace(members=jax.device_put(np.ones(96, bool), jax.devices()[0]))
-    program.train(PLAIN, everything, evaluation, 3, jax.random.key(1))
+    everything = data.replace(members=replicate(np.ones(96, bool), jax.devices()[:1]))
+    _train(program, arch, PLAIN, everything, evaluation, 3, seed=1)
     jax.monitoring.clear_event_listeners()
     assert compiled == []
 
@@ -92,13 +99,13 @@ def test_a_shorter_training_is_the_beginning_of_a_longer_one(run):
     )
 
 
-def test_training_uses_members_only(run, program, data, evaluation):
+def test_training_uses_members_only(arch, program, data, evaluation):
     """What non-members look like makes no difference."""
     noise = data.replace(
         images=jnp.where(data.members[:, None, None, None], data.images, 255 - data.images)
     )
-    a = program.train(PLAIN, data, evaluation, 2, jax.random.key(0))
-    b = program.train(PLAIN, noise, evaluation, 2, jax.random.key(0))
+    a = _train(program, arch, PLAIN, data, evaluation, 2)
+    b = _train(program, arch, PLAIN, noise, evaluation, 2)
     np.testing.assert_array_equal(flat(a), flat(b))
 
 
@@ -108,10 +115,8 @@ def test_training_uses_members_only(run, program, data, evaluation):
 @pytest.fixture(scope="module")
 def one(arch, images, data):
     """Takes `count` steps on one batch; returns state and losses."""
-    from jointnas_jax.nets.init import constant_variables, draw_kernels
-
-    module = Network(arch, "shift")
-    initial = draw_kernels(constant_variables(module), jax.random.key(0))
+    module = Network(arch, "matmul")
+    initial = initial_variables(arch, jax.random.key(0))
     step = jax.jit(
         lambda s, r, b: steps.train_step(
             module, Augmentation(), s, r, b, data.stats, jnp.int32(4), jax.random.key(5)
@@ -176,7 +181,7 @@ def test_label_smoothing_and_mixup_raise_the_reachable_loss(one):
 
 
 def test_dropout_and_stochastic_depth_act_in_training_only(arch, one, images, data):
-    module = Network(arch, "shift")
+    module = Network(arch, "matmul")
     variables = one(change(lr=0.1), 5)[0][-1].variables
     x = augment.normalise(jnp.asarray(images[0][:16]), data.stats.mean, data.stats.std)
 
@@ -195,8 +200,8 @@ def test_augmentation_acts_where_the_dataset_asks_for_it(arch, data, evaluation,
     plain = flat(run(PLAIN))
     for augmentation in (Augmentation(crop_padding=1), Augmentation(flip=True)):
         config = TrainConfig(batch_size=16, fast_compile=True)
-        program = TrainProgram(arch, config, augmentation)
-        trained = program.train(PLAIN, data, evaluation, 2, jax.random.key(0))
+        program = TrainProgram(arch, config, augmentation, jax.devices()[:1])
+        trained = _train(program, arch, PLAIN, data, evaluation, 2)
         assert not np.allclose(flat(trained), plain)
 
 
@@ -204,8 +209,8 @@ def test_padding_does_not_count_in_accuracy(arch, data, evaluation, program, ima
     """32 held-out images in batches of 20: 8 rows are padding."""
     assert evaluation.count == 32
     assert [len(b[1]) for b in evaluation.batches] == [20, 20]
-    training = program.train(change(lr=0.1), data, evaluation, 3, jax.random.key(0))
-    module = Network(arch, "shift")
+    training = _train(program, arch, change(lr=0.1), data, evaluation, 3)
+    module = Network(arch, "matmul")
     x = augment.normalise(jnp.asarray(images[0][64:]), data.stats.mean, data.stats.std)
     right = module.apply(training.variables, x).argmax(-1) == images[1][64:]
     assert training.accuracies[-1] == pytest.approx(float(right.mean()))

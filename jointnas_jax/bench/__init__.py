@@ -1,0 +1,1 @@
+"""Benchmarks against other frameworks. Nothing else in the package imports this."""

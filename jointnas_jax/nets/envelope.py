@@ -1,0 +1,229 @@
+"""Envelopes: one program's shapes for many architectures, and what tells them apart as arrays.
+
+An envelope has the largest width, depth and kernel that any architecture inside of it has. What an
+architecture is, arrives as arrays: its variables, padded with zeros, and its `Switches`. Zeros stay
+zeros: a padded channel has zero weights, BN scale and bias, so its values and all its gradients are
+exactly zero, and no mask is needed. Switches say the rest: which blocks are present, expand, have a
+residual or SE, and how large their kernel is.
+
+B = blocks of the envelope.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+
+from jointnas_jax.space import ArchSpec, Block, Head, JointSpace, Knob, Stem
+from jointnas_jax.space.arch import round8, se_width
+from jointnas_jax.space.knobs import Value
+
+# Slot -> the values that an architecture of the envelope may have there.
+Ranges = Mapping[str, tuple[Value, ...]]
+
+# The slots that set a width, a depth or a kernel of a block; architectures of one envelope may
+# differ there and nowhere else.
+_FREE = ("channels", "depth", "kernel_first", "kernel_rest", "expand_first", "expand_rest", "se")
+
+
+@dataclasses.dataclass(frozen=True)
+class Envelope:
+    """The largest shapes of a set of architectures; stands in for an `ArchSpec` in `Network`.
+
+    Attributes:
+      ranges: what the set is, as pairs of slot and values.
+      resolution: of all of them.
+      image_channels: likewise.
+      num_classes: likewise.
+      stem: the widest.
+      head: the widest.
+      head_hidden: the largest width of the head's expansion.
+    """
+
+    ranges: tuple[tuple[str, tuple[Value, ...]], ...]
+    resolution: int
+    image_channels: int
+    num_classes: int
+    stem: Stem
+    head: Head
+    head_hidden: int
+    _blocks: tuple[Block, ...]
+
+    @classmethod
+    def of(cls, ranges: Ranges, image_channels: int, num_classes: int) -> "Envelope":
+        """Builds the envelope of all architectures with every slot in its range.
+
+        Args:
+          ranges: of every slot; one value where `is_free` does not hold.
+          image_channels: of the dataset.
+          num_classes: of the dataset.
+        """
+        largest = {slot: max(values) for slot, values in ranges.items()}
+        stages = sum(1 for slot in ranges if slot.startswith("stage") and slot.endswith("_depth"))
+        part = lambda kind, name: kind(
+            **{f.name: largest[f"{name}_{f.name}"] for f in dataclasses.fields(kind)}
+        )
+        expanded = itertools.product(ranges[f"stage{stages}_channels"], ranges["head_expand"])
+        return cls(
+            ranges=tuple((slot, tuple(values)) for slot, values in ranges.items()),
+            resolution=largest["resolution"],
+            image_channels=image_channels,
+            num_classes=num_classes,
+            stem=part(Stem, "stem"),
+            head=part(Head, "head"),
+            head_hidden=max(round8(width * expand) for width, expand in expanded),
+            _blocks=tuple(_blocks(ranges, stages)),
+        )
+
+    @classmethod
+    def of_space(cls, space: JointSpace, arch: ArchSpec) -> "Envelope":
+        """The envelope of all architectures of a space that can share one with `arch`."""
+        return cls.of(ranges_of(space, arch), space.image_channels, space.num_classes)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yields the largest blocks from input to output."""
+        return iter(self._blocks)
+
+    def holds(self, arch: ArchSpec) -> bool:
+        """Whether an architecture is in the set."""
+        slots = arch.to_slots()
+        return (arch.image_channels, arch.num_classes, slots.keys()) == (
+            self.image_channels,
+            self.num_classes,
+            dict(self.ranges).keys(),
+        ) and all(slots[slot] in values for slot, values in self.ranges)
+
+
+@flax.struct.dataclass
+class Switches:
+    """What an architecture is, inside an envelope; `[B]` arrays, scalars for one block.
+
+    Attributes:
+      present: `float32`, 1 or 0.
+      expands: `float32`, 1 or 0.
+      residual: `float32`, 1 or 0; 1 for absent blocks, which pass their input on.
+      se: `float32`, 1 or 0.
+      kernel: `int32`, true kernel size.
+      hidden: `int32`, true width after expansion; 0 for absent blocks.
+      depth: `float32`, l / L for the l-th of L blocks.
+    """
+
+    present: Any
+    expands: Any
+    residual: Any
+    se: Any
+    kernel: Any
+    hidden: Any
+    depth: Any
+
+    @classmethod
+    def of(cls, arch: ArchSpec, envelope: Envelope) -> "Switches":
+        """The switches of an architecture that the envelope holds."""
+        own = {block.name: (number, block) for number, block in enumerate(arch.blocks(), start=1)}
+        total = len(own)
+        rows = []
+        for block in envelope.blocks():
+            if block.name not in own:
+                rows.append((0, 0, 1, 0, block.kernel, 0, 0))
+                continue
+            number, b = own[block.name]
+            se = b.se_channels > 0
+            rows.append((1, b.expands, b.residual, se, b.kernel, b.hidden, number / total))
+        columns = [np.array(column) for column in zip(*rows, strict=True)]
+        types = [np.float32] * 4 + [np.int32] * 2 + [np.float32]
+        return cls(*(c.astype(t) for c, t in zip(columns, types, strict=True)))
+
+
+def pad_variables(variables: Any, template: Any) -> Any:
+    """Pads the variables of an architecture with zeros to the shapes of its envelope.
+
+    Args:
+      variables: Flax variables (NumPy arrays) of the architecture's own `Network`.
+      template: those of the envelope's.
+
+    Returns:
+      Variables with the structure and shapes of `template`; absent blocks are zero.
+    """
+
+    def pad(leaf: Any, shape: tuple[int, ...]) -> np.ndarray:
+        before = _margins(leaf.shape, shape)
+        widths = [(b, s - b - n) for b, n, s in zip(before, leaf.shape, shape, strict=True)]
+        return np.pad(leaf, widths)
+
+    def walk(own: Any, theirs: Any) -> Any:
+        if isinstance(theirs, Mapping):
+            return {k: walk(None if own is None else own.get(k), v) for k, v in theirs.items()}
+        return np.zeros_like(theirs) if own is None else pad(own, theirs.shape)
+
+    return walk(variables, template)
+
+
+def cut_variables(variables: Any, template: Any) -> Any:
+    """Inverse of `pad_variables`: `template` holds the architecture's own variables."""
+
+    def cut(own: Any, theirs: Any) -> Any:
+        if isinstance(own, Mapping):
+            return {k: cut(v, theirs[k]) for k, v in own.items()}
+        before = _margins(own.shape, theirs.shape)
+        return theirs[tuple(slice(b, b + n) for b, n in zip(before, own.shape, strict=True))]
+
+    return cut(template, variables)
+
+
+def _margins(shape: tuple[int, ...], envelope: tuple[int, ...]) -> list[int]:
+    """Where an array starts in its envelope: kernels of convolutions in the middle."""
+    taps = range(2) if len(shape) >= 3 else ()
+    return [(envelope[a] - n) // 2 if a in taps else 0 for a, n in enumerate(shape)]
+
+
+def is_free(slot: str) -> bool:
+    """Whether architectures of one envelope may differ in a slot."""
+    name = slot.partition("_")[2]
+    return slot.startswith("stage") and name in _FREE or slot in ("stem_channels", "head_channels")
+
+
+def ranges_of(space: JointSpace, arch: ArchSpec) -> dict[str, tuple[Value, ...]]:
+    """The values of every slot in a space; those of `arch` where `is_free` does not hold."""
+    own = arch.to_slots()
+    values: Callable[[Any], tuple] = lambda s: s.values if isinstance(s, Knob) else (s,)
+    return {
+        slot: values(source) if is_free(slot) else (own[slot],)
+        for slot, source in space.arch_slots.items()
+    }
+
+
+def _blocks(ranges: Ranges, stages: int) -> Iterator[Block]:
+    """The largest blocks of each stage, over all combinations of input width and expansion."""
+    before = ranges["stem_channels"]
+    for s in range(1, stages + 1):
+        width = ranges[f"stage{s}_channels"]
+        for index in range(max(ranges[f"stage{s}_depth"])):
+            kind = "rest" if index else "first"
+            stride = 1 if index else ranges[f"stage{s}_stride"][0]
+            expansions = ranges[f"stage{s}_expand_{kind}"]
+            hidden = [(w, e, round8(w * e)) for w, e in itertools.product(before, expansions)]
+            yield Block(
+                stage=s,
+                index=index,
+                in_channels=max(before),
+                hidden=max(h for _, _, h in hidden),
+                out_channels=max(width),
+                kernel=max(ranges[f"stage{s}_kernel_{kind}"]),
+                stride=stride,
+                se_channels=max(se_width(h, e) for _, e, h in hidden)
+                if any(ranges[f"stage{s}_se"])
+                else 0,
+                activation=ranges[f"stage{s}_activation"][0],
+                expands=any(h != w for w, _, h in hidden),
+                residual=stride == 1 and not set(before).isdisjoint(width),
+            )
+            before = width
+
+
+def stack(items: list[Any]) -> Any:
+    """Stacks pytrees of NumPy arrays along a new first axis."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *items)

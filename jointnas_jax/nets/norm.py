@@ -1,0 +1,117 @@
+"""Batch normalisation and the activation behind it, in few passes over the map.
+
+    y = act(x * factor + shift),  factor = scale / sqrt(var + eps),  shift = bias - mean * factor
+
+Mean and variance come from one pass (variance is E[x^2] - E[x]^2, clipped at 0), normalising is
+folded into one scale and shift for each channel, and the derivative is written out: it needs two
+sums per channel and one more pass. Left to autodiff, XLA computes the factors of a channel anew at
+every element. "map" and lowering: see `nets/conv.py`; C channels.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from jointnas_jax.nets import conv
+
+BN_MOMENTUM = 0.9
+BN_EPSILON = 1e-5
+
+ACTIVATIONS = {"hswish": nn.hard_swish, "relu": nn.relu, "swish": nn.swish, "": lambda x: x}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def batch_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, activation: str, lowering: str
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Normalises a map by its own statistics and applies an activation.
+
+    Args:
+      x: map.
+      scale: `float32[C]`.
+      bias: `float32[C]`.
+      activation: name in `ACTIVATIONS`.
+      lowering: of the map.
+
+    Returns:
+      The map, and mean and variance `float32[C]`, which have no derivative.
+    """
+    return _forward(x, scale, bias, activation, lowering)[0]
+
+
+def _forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, activation: str, lowering: str
+) -> tuple:
+    axes = _axes(lowering)
+    mean = x.mean(axes)
+    var = jnp.maximum(jnp.square(x).mean(axes) - jnp.square(mean), 0.0)
+    y = normalise(x, mean, var, scale, bias, activation, lowering)
+    return (y, (mean, var)), (x, mean, var, scale, bias)
+
+
+def _backward(activation: str, lowering: str, saved: tuple, cotangents: tuple) -> tuple:
+    return batch_norm_gradients(*saved, cotangents[0], activation, lowering)
+
+
+batch_norm.defvjp(_forward, _backward)
+
+
+def normalise(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    activation: str,
+    lowering: str,
+) -> jax.Array:
+    """Normalises a map by given statistics `float32[C]` and applies an activation."""
+    factor, shift = _fold(mean, var, scale, bias, lowering)
+    return ACTIVATIONS[activation](x * factor + shift)
+
+
+def batch_norm_gradients(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    dy: jax.Array,
+    activation: str,
+    lowering: str,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients of x, scale and bias, given the statistics of x and the gradient of y."""
+    axes = _axes(lowering)
+    count = x.size // mean.size
+    factor, shift = _fold(mean, var, scale, bias, lowering)
+    if activation:
+        (dy,) = jax.vjp(ACTIVATIONS[activation], x * factor + shift)[1](dy)
+    dbias, along = dy.sum(axes), (dy * x).sum(axes)
+    inverse = lax.rsqrt(var + BN_EPSILON)
+    centred = along - mean * dbias  # sum of dy * (x - mean)
+    slope = -scale * inverse**3 * centred / count
+    offset = -scale * inverse * dbias / count - mean * slope
+    slope, offset = lax.optimization_barrier((slope, offset))
+    dx = dy * factor + x * conv.per_channel(slope, lowering) + conv.per_channel(offset, lowering)
+    return dx, inverse * centred, dbias
+
+
+def moving_average(old: jax.Array, new: jax.Array) -> jax.Array:
+    """Running statistics after a step."""
+    return BN_MOMENTUM * old + (1 - BN_MOMENTUM) * new
+
+
+def _fold(
+    mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, lowering: str
+) -> tuple[jax.Array, jax.Array]:
+    """Factor and shift, ready to broadcast; the barrier keeps them out of the loop over x."""
+    factor = scale * lax.rsqrt(var + BN_EPSILON)
+    factor, shift = lax.optimization_barrier((factor, bias - mean * factor))
+    return conv.per_channel(factor, lowering), conv.per_channel(shift, lowering)
+
+
+def _axes(lowering: str) -> tuple[int, ...]:
+    return tuple(axis for axis in range(4) if axis != conv.channel_axis(lowering))

@@ -1,0 +1,343 @@
+"""MBConv blocks of an envelope that compute the true channels only.
+
+An envelope pads the expansion of every block to the largest of its architectures, yet everything
+from the expansion to the projection treats channels apart: expand, BN, depthwise, BN and the rows
+of the projection. So a block runs as a loop over tiles of a few channels, whose number of rounds is
+an array: an architecture pays for its own width, and an absent block for nothing. A tile stays in
+the cache of a core besides. SE couples the channels through one small gate, between two such loops.
+
+A loop whose length is an array has no derivative in JAX; `_branch` brings its own. It saves the
+outputs of expansion and depthwise convolution, and computes BN and activation again.
+
+For lowering `matmul`, on devices with one lane: under `vmap` a loop runs as long as its longest
+lane. Shapes: T channels of a tile, C input and D output channels, N images.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from jointnas_jax.nets import conv
+from jointnas_jax.nets.envelope import Switches
+from jointnas_jax.nets.network import (
+    BatchNorm,
+    MBConv,
+    add_residual,
+    fit_channels,
+    tap_mask,
+)
+from jointnas_jax.nets.norm import batch_norm, batch_norm_gradients, moving_average, normalise
+from jointnas_jax.space import Block
+
+_LOW = "matmul"
+# Bytes of a tile's map before the depthwise convolution. Half and double were slower.
+_TILE_BYTES = 512 * 1024
+_LARGEST_TILE = 64
+
+
+class Tile(NamedTuple):
+    """The weights of the tiles of a block, each `float32[tiles, ...]`; of one tile in a loop.
+
+    Attributes:
+      expand: `[T, C]`; None in a block that never expands.
+      expand_scale: `[T]`, of the BN, likewise.
+      expand_bias: `[T]`, likewise.
+      depthwise: `[T, k, k]`.
+      scale: `[T]`, of the BN behind it.
+      bias: `[T]`.
+      project: `[T, D]`.
+    """
+
+    expand: Any
+    expand_scale: Any
+    expand_bias: Any
+    depthwise: Any
+    scale: Any
+    bias: Any
+    project: Any
+
+
+class Flags(NamedTuple):
+    """The switches that act inside of a branch, and how many tiles it computes.
+
+    Attributes:
+      expands: `float32[]`.
+      se: `float32[]`.
+      kernel: `int32[]`.
+      tiles: `int32[]`.
+    """
+
+    expands: jax.Array
+    se: jax.Array
+    kernel: jax.Array
+    tiles: jax.Array
+
+
+class TiledMBConv(nn.Module):
+    """`MBConv` inside an envelope, with the same variables; trains in tiles, evaluates whole."""
+
+    block: Block
+    lowering: str = _LOW
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, train: bool, branch_scale: jax.Array, switches: Switches
+    ) -> jax.Array:
+        """See `MBConv`."""
+        b = self.block
+        if not train:
+            whole = MBConv(b, _LOW, parent=None)
+            return whole.apply(self.variables, x, train, branch_scale, switches)
+        params, stats = self.variables["params"], self.variables["batch_stats"]
+        size, _ = tiles(b.hidden, x[0].size)
+        weights = _cut(b, params, switches, size)
+        channels = len(weights.scale) * size
+        x_in = x if b.expands else fit_channels(x, channels, _LOW)
+        se = _pad_se(params["se"], channels) if b.se_channels else None
+        flags = Flags(switches.expands, switches.se, switches.kernel, -(-switches.hidden // size))
+        y, moments_ = _branch((b.stride, b.activation), x_in, weights, se, flags)
+        for name, (mean, var) in moments_.items():
+            new = {"mean": mean, "var": var}
+            new = {k: v.reshape(-1)[: b.hidden] for k, v in new.items()}
+            self.put_variable("batch_stats", name, jax.tree.map(moving_average, stats[name], new))
+        y = BatchNorm(_LOW, zero_scale=b.residual, name="project_bn")(y, train)
+        return add_residual(x, y, b, _LOW, branch_scale, switches)
+
+
+def tiles(channels: int, values: int) -> tuple[int, int]:
+    """How channels are cut into tiles of about equal size.
+
+    Args:
+      channels: to cut.
+      values: of one channel before the depthwise convolution, positions times images.
+
+    Returns:
+      Channels of a tile, a multiple of 8, and how many tiles there are.
+    """
+    largest = min(_LARGEST_TILE, max(8, _TILE_BYTES // (4 * values) // 8 * 8))
+    count = -(-channels // largest)
+    return -(-channels // (8 * count)) * 8, count
+
+
+def _cut(block: Block, params: Any, switches: Switches, size: int) -> Tile:
+    """Cuts the weights of a block into tiles, the last one padded with zeros."""
+    count = -(-block.hidden // size)
+
+    def cut(w: jax.Array) -> jax.Array:  # channels first
+        w = jnp.pad(w, [(0, count * size - block.hidden)] + [(0, 0)] * (w.ndim - 1))
+        return w.reshape(count, size, *w.shape[1:])
+
+    expand = (None, None, None)
+    if block.expands:
+        w = params["expand"]["kernel"].T
+        # Without expansion a branch works on the block's input: the identity selects it.
+        w = jnp.where(switches.expands > 0, w, jnp.eye(*w.shape))
+        bn = params["expand_bn"]
+        expand = (cut(w), cut(bn["scale"]), cut(bn["bias"]))
+    kernel = params["depthwise"]["kernel"] * tap_mask(block.kernel, switches.kernel)
+    bn = params["depthwise_bn"]
+    own = (kernel.transpose(2, 0, 1), bn["scale"], bn["bias"], params["project"]["kernel"])
+    return Tile(*expand, *(cut(w) for w in own))
+
+
+def _pad_se(se: Any, channels: int) -> Any:
+    """Pads the channels of the SE weights to whole tiles."""
+    missing = channels - se["reduce"]["kernel"].shape[0]
+    rows, columns, entries = ((0, missing), (0, 0)), ((0, 0), (0, missing)), (0, missing)
+    return {
+        "reduce": se["reduce"] | {"kernel": jnp.pad(se["reduce"]["kernel"], rows)},
+        "expand": {
+            "kernel": jnp.pad(se["expand"]["kernel"], columns),
+            "bias": jnp.pad(se["expand"]["bias"], entries),
+        },
+    }
+
+
+# -- the branch -----------------------------------------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _branch(static: tuple, x: jax.Array, weights: Tile, se: Any, flags: Flags) -> tuple:
+    """From a block's input `[C, H, W, N]` to its projection `[D, H/s, W/s, N]`.
+
+    Args:
+      static: stride and activation.
+      x: the input; padded to whole tiles if the block never expands.
+      weights: of the tiles.
+      se: variables of the SE, or None.
+      flags: switches.
+
+    Returns:
+      The projection, and for each BN by name the mean and variance `float32[tiles, T]`.
+    """
+    return _branch_forward(static, x, weights, se, flags)[0]
+
+
+def _branch_forward(
+    static: tuple, x: jax.Array, weights: Tile, se: Any, flags: Flags
+) -> tuple[tuple, tuple]:
+    stride, activation = static
+    count, size = weights.scale.shape
+    _, height, width, n = x.shape
+    small = (size, -(-height // stride), -(-width // stride), n)
+    # Of what is not written nothing is read, except for the statistics.
+    buffer = lambda shape: lax.empty((count, *shape), x.dtype)
+    stats = (jnp.zeros_like(weights.scale),) * 2
+    expanded = None if weights.expand is None else (buffer((size, height, width, n)), stats)
+    saved = (expanded, buffer(small), stats)
+
+    def compute(t: jax.Array) -> tuple:
+        """The saved values of a tile, and its output."""
+        tile = _at(weights, t)
+        before, z, moments_z = _expand(static, x, tile, flags, t)
+        d = _depthwise(static, flags, before, tile.depthwise)
+        y, moments_d = batch_norm(d, tile.scale, tile.bias, activation, _LOW)
+        return (None if z is None else (z, moments_z), d, moments_d), y
+
+    project = lambda t, y: weights_at(t).T @ y.reshape(size, -1)
+    weights_at = lambda t: _at(weights.project, t)
+    total = jnp.zeros((weights.project.shape[2], small[1] * small[2] * n))
+    if se is None:
+
+        def add(t: jax.Array, carry: tuple) -> tuple:
+            saved, total = carry
+            own, y = compute(t)
+            return _put(saved, own, t), total + project(t, y)
+
+        saved, total = lax.fori_loop(0, flags.tiles, add, (saved, total))
+        gated = None
+    else:
+
+        def keep(t: jax.Array, carry: tuple) -> tuple:
+            own, y = compute(t)
+            return _put(carry, (own, y, y.mean((1, 2))), t)
+
+        carry = (saved, buffer(small), jnp.zeros((count, size, n)))
+        saved, outputs, means = lax.fori_loop(0, flags.tiles, keep, carry)
+        gates = _gates(se, means, flags.se)
+
+        def add_gated(t: jax.Array, total: jax.Array) -> jax.Array:
+            y, g = _at((outputs, gates), t)
+            return total + project(t, y * g[:, None, None])
+
+        total = lax.fori_loop(0, flags.tiles, add_gated, total)
+        gated = (outputs, means, gates)
+    expanded, _, moments_d = saved
+    found = {"depthwise_bn": moments_d}
+    if expanded is not None:
+        found["expand_bn"] = jax.tree.map(lambda v: v * flags.expands, expanded[1])
+    y = total.reshape(-1, *small[1:])
+    return (y, found), (x, weights, se, flags, saved, gated)
+
+
+def _branch_backward(static: tuple, saved_all: tuple, cotangents: tuple) -> tuple:
+    x, weights, se, flags, (expanded, depthwise, moments_d), gated = saved_all
+    activation = static[1]
+    dout = cotangents[0].reshape(cotangents[0].shape[0], -1)  # running statistics have none
+    channels, size = x.shape[0], weights.scale.shape[1]
+    small = depthwise.shape[1:]
+
+    def backward(t: jax.Array, dy: jax.Array, dx: jax.Array) -> tuple[jax.Array, Tile]:
+        """From the gradient of a tile's output to dx and the weights' gradients."""
+        tile, d, stats = _at((weights, depthwise, moments_d), t)
+        dd, dscale, dbias = batch_norm_gradients(
+            d, *stats, tile.scale, tile.bias, dy, activation, _LOW
+        )
+        if expanded is None:
+            before = lax.dynamic_slice_in_dim(x, t * size, size)
+        else:
+            z, stats = _at(expanded, t)
+            bn = (*stats, tile.expand_scale, tile.expand_bias)
+            a = normalise(z, *bn, activation, _LOW)
+            before = jnp.where(flags.expands > 0, a, z)
+        _, to_before = jax.vjp(functools.partial(_depthwise, static, flags), before, tile.depthwise)
+        dbefore, dkernel = to_before(dd)
+        if expanded is None:
+            dx, dexpand = lax.dynamic_update_slice_in_dim(dx, dbefore, t * size, 0), (None,) * 3
+        else:
+            da = dbefore * flags.expands
+            dz, dexpand_scale, dexpand_bias = batch_norm_gradients(z, *bn, da, activation, _LOW)
+            dz = jnp.where(flags.expands > 0, dz, dbefore).reshape(size, -1)
+            dx = dx + (tile.expand.T @ dz).reshape(dx.shape)
+            dexpand = (dz @ x.reshape(channels, -1).T, dexpand_scale, dexpand_bias)
+        return dx, Tile(*dexpand, dkernel, dscale, dbias, None)
+
+    dweights, dx = jax.tree.map(jnp.zeros_like, weights), jnp.zeros_like(x)
+    dproject, dweights = dweights.project, dweights._replace(project=None)
+    if se is None:
+
+        def step(t: jax.Array, carry: tuple) -> tuple:
+            dx, dweights, dproject = carry
+            dx, own = backward(t, (_at(weights.project, t) @ dout).reshape(small), dx)
+            tile, d, stats = _at((weights, depthwise, moments_d), t)
+            y = normalise(d, *stats, tile.scale, tile.bias, activation, _LOW)
+            return dx, *_put((dweights, dproject), (own, y.reshape(size, -1) @ dout.T), t)
+
+        dx, dweights, dproject = lax.fori_loop(0, flags.tiles, step, (dx, dweights, dproject))
+        return dx, dweights._replace(project=dproject), None, None
+
+    outputs, means, gates = gated
+
+    def step_project(t: jax.Array, carry: tuple) -> tuple:
+        y, g, w = _at((outputs, gates, weights.project), t)
+        dgated = (w @ dout).reshape(small)
+        dw = (y * g[:, None, None]).reshape(size, -1) @ dout.T
+        return _put(carry, (dgated, dw, (dgated * y).sum((1, 2))), t)
+
+    carry = (lax.empty(outputs.shape, outputs.dtype), dproject, jnp.zeros_like(gates))
+    dgated, dproject, dgates = lax.fori_loop(0, flags.tiles, step_project, carry)
+    _, to_means = jax.vjp(lambda se, means: _gates(se, means, flags.se), se, means)
+    dse, dmeans = to_means(dgates)
+    dmeans = dmeans / (small[1] * small[2])
+
+    def step_rest(t: jax.Array, carry: tuple) -> tuple:
+        dx, dweights = carry
+        d, g, m = _at((dgated, gates, dmeans), t)
+        dx, own = backward(t, d * g[:, None, None] + m[:, None, None], dx)
+        return dx, _put(dweights, own, t)
+
+    dx, dweights = lax.fori_loop(0, flags.tiles, step_rest, (dx, dweights))
+    return dx, dweights._replace(project=dproject), dse, None
+
+
+_branch.defvjp(_branch_forward, _branch_backward)
+
+
+def _expand(
+    static: tuple, x: jax.Array, tile: Tile, flags: Flags, t: jax.Array
+) -> tuple[jax.Array, jax.Array | None, tuple | None]:
+    """Input of a tile's depthwise convolution; output of its expansion and moments of its BN."""
+    size = tile.scale.shape[0]
+    if tile.expand is None:
+        return lax.dynamic_slice_in_dim(x, t * size, size), None, None
+    z = (tile.expand @ x.reshape(x.shape[0], -1)).reshape(size, *x.shape[1:])
+    a, found = batch_norm(z, tile.expand_scale, tile.expand_bias, static[1], _LOW)
+    return jnp.where(flags.expands > 0, a, z), z, found
+
+
+def _depthwise(static: tuple, flags: Flags, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return conv.depthwise(x, kernel.transpose(1, 2, 0), static[0], _LOW, flags.kernel)
+
+
+def _gates(se: Any, means: jax.Array, on: jax.Array) -> jax.Array:
+    """Gates `float32[tiles, T, N]` of an SE, from the channels' means of the same shape."""
+    flat = means.reshape(-1, means.shape[2])
+    reduced = se["reduce"]["kernel"].T @ flat + se["reduce"]["bias"][:, None]
+    gates = se["expand"]["kernel"].T @ nn.hard_swish(reduced) + se["expand"]["bias"][:, None]
+    return jnp.where(on > 0, nn.hard_sigmoid(gates), 1.0).reshape(means.shape)
+
+
+def _at(values: Any, t: jax.Array) -> Any:
+    """Entry t of every leaf."""
+    return jax.tree.map(lambda v: lax.dynamic_index_in_dim(v, t, keepdims=False), values)
+
+
+def _put(buffers: Any, values: Any, t: jax.Array) -> Any:
+    """Writes entry t of every leaf."""
+    return jax.tree.map(
+        lambda b, v: lax.dynamic_update_index_in_dim(b, v, t, axis=0), buffers, values
+    )

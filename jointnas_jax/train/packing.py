@@ -1,0 +1,284 @@
+"""Which candidates train in which program.
+
+Candidates that agree in everything an envelope cannot vary (resolution, strides, activations:
+their *frame*) can share one. The envelopes of a frame divide the space, not only the candidates at
+hand, so that no later candidate needs another program. Where padding costs more than compiling does
+(large networks, long training), candidates run in exact programs of their own.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from jointnas_jax.nets.cost import count
+from jointnas_jax.nets.envelope import Envelope, Ranges, is_free, ranges_of
+from jointnas_jax.nets.tiled import tiles
+from jointnas_jax.space import ArchSpec, JointSpace
+
+Shape = ArchSpec | Envelope
+Frame = tuple[tuple[str, object], ...]
+
+# A training step is worth about three forward passes, a multiply-add two operations.
+_OPERATIONS_PER_MAC = 6
+# More envelopes than this in one frame were never worth their compilations.
+_MOST_ENVELOPES = 4
+# Trainings of a frame that are looked at to choose its envelopes.
+_SAMPLE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """What compiling and training in one kind of program cost.
+
+    Attributes:
+      compile_fixed: seconds to compile a program without blocks.
+      compile_block: seconds for each block.
+      step_block: seconds per step and block that do not depend on its size.
+    """
+
+    compile_fixed: float
+    compile_block: float
+    step_block: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What compiling and training cost on a kind of device.
+
+    Attributes:
+      rate: operations per second and device in training.
+      exact: programs of one architecture.
+      envelope: programs of an envelope.
+    """
+
+    rate: float
+    exact: Speed
+    envelope: Speed
+
+
+# Measured on two CPU cores. A faster core compiles and trains faster: the ratios matter here. For
+# accelerators a guess on the safe side.
+CPU = Machine(rate=3.5e10, exact=Speed(1.5, 0.5, 6e-4), envelope=Speed(2.0, 1.2, 1e-3))
+ACCELERATOR = Machine(rate=2e12, exact=Speed(10.0, 1.5, 1e-4), envelope=Speed(10.0, 1.5, 1e-4))
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One training to plan.
+
+    Attributes:
+      arch: the architecture.
+      steps: of the training.
+    """
+
+    arch: ArchSpec
+    steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Pack:
+    """Trainings that share a program.
+
+    Attributes:
+      shape: of the program.
+      members: positions of the trainings in what was planned.
+    """
+
+    shape: Shape
+    members: tuple[int, ...]
+
+
+class Planner:
+    """Chooses the envelopes of a space as its frames come up, and keeps to them.
+
+    Attributes:
+      envelopes: chosen so far, by frame; none where exact programs are cheaper.
+    """
+
+    def __init__(
+        self,
+        space: JointSpace,
+        machine: Machine,
+        devices: int,
+        batch: int,
+        tiled: bool,
+        program: str = "auto",
+    ):
+        """Creates a planner.
+
+        Args:
+          space: all candidates that may come.
+          machine: what compiling and training cost.
+          devices: that train side by side.
+          batch: images of a step.
+          tiled: whether envelopes compute true channels only, see `nets/tiled.py`.
+          program: `auto`, `envelope` or `exact`.
+        """
+        self.envelopes: dict[Frame, list[Envelope]] = {}
+        self._space, self._machine, self._devices = space, machine, devices
+        self._batch, self._tiled, self._program = batch, tiled, program
+
+    def plan(self, works: Sequence[Work], later: int = 0) -> list[Pack]:
+        """Divides trainings into packs.
+
+        Args:
+          works: the trainings.
+          later: how many trainings like these will follow.
+        """
+        by_frame: dict[Frame, list[int]] = {}
+        for index, work in enumerate(works):
+            by_frame.setdefault(frame(work.arch), []).append(index)
+        packs: dict[Shape, list[int]] = {}
+        for key, indices in by_frame.items():
+            own = [works[i] for i in indices]
+            if key not in self.envelopes:
+                self.envelopes[key] = self._choose(own, 1 + later / len(works))
+            long = self._worth_exact(own, self.envelopes[key])
+            for index in indices:
+                arch = works[index].arch
+                found = (e for e in self.envelopes[key] if e.holds(arch))
+                shape = arch if arch in long else next(found, arch)
+                packs.setdefault(shape, []).append(index)
+        return [Pack(shape, tuple(indices)) for shape, indices in packs.items()]
+
+    def _worth_exact(self, works: Sequence[Work], envelopes: Sequence[Envelope]) -> set[ArchSpec]:
+        """Architectures that train so long here that a program of their own takes less time."""
+        if self._program == "envelope":
+            return set()
+        gains: dict[ArchSpec, float] = {}
+        for work in works:
+            for envelope in envelopes:
+                if envelope.holds(work.arch):
+                    gain = self._train_seconds(envelope, work)
+                    gain -= self._train_seconds(work.arch, work)
+                    gains[work.arch] = gains.get(work.arch, 0.0) + gain
+        return {arch for arch, gain in gains.items() if gain > self._compile_seconds(arch)}
+
+    def efficiency(self, works: Sequence[Work], packs: Sequence[Pack]) -> float:
+        """Useful over executed multiply-adds of a plan."""
+        useful = sum(count(w.arch).macs * w.steps for w in works)
+        executed = sum(
+            self._macs(pack.shape, works[i].arch) * works[i].steps
+            for pack in packs
+            for i in pack.members
+        )
+        return useful / executed
+
+    def _choose(self, works: Sequence[Work], repeats: float) -> list[Envelope]:
+        """The envelopes of a frame: splits the space where that saves more than it compiles."""
+        if self._program == "exact" or len({w.arch for w in works}) == 1 == self._space.arch_size:
+            return []
+        whole = ranges_of(self._space, works[0].arch)
+        inside = [w for w in works if self._envelope(whole).holds(w.arch)]
+        if not inside:
+            return []
+        # A sample says enough about where the padding is.
+        repeats *= len(inside) / len(inside[:_SAMPLE])
+        inside = inside[:_SAMPLE]
+        seconds = lambda part: self._seconds(part, inside, repeats)
+        parts = [(whole, seconds(whole))]
+        while len(parts) < _MOST_ENVELOPES:
+            gains = [
+                (cost - sum(seconds(half) for half in halves), index, halves)
+                for index, (part, cost) in enumerate(parts)
+                for halves in _halves(part)
+            ]
+            gain, index, halves = max(gains, key=lambda g: g[0], default=(0.0, 0, ()))
+            if gain <= 0:
+                break
+            parts[index : index + 1] = [(half, seconds(half)) for half in halves]
+        best = sum(cost for _, cost in parts)
+        exact = sum(self._train_seconds(w.arch, w) for w in inside)
+        exact += sum(self._compile_seconds(a) for a in {w.arch for w in inside})
+        if self._program == "auto" and exact * repeats / self._devices <= best:
+            return []
+        return [self._envelope(part) for part, _ in parts]
+
+    def _envelope(self, ranges: Ranges) -> Envelope:
+        return Envelope.of(ranges, self._space.image_channels, self._space.num_classes)
+
+    def _seconds(self, part: Ranges, works: Sequence[Work], repeats: float) -> float:
+        """Time to compile the envelope of a part and to train what falls into it."""
+        envelope = self._envelope(part)
+        seconds = self._compile_seconds(envelope)
+        if held := [w for w in works if envelope.holds(w.arch)]:
+            mean = sum(self._train_seconds(envelope, w) for w in held) / len(held)
+            # Lanes that stay empty cost as much as full ones.
+            seconds += mean * -(-len(held) // self._devices) * repeats
+        return seconds
+
+    def _speed(self, shape: Shape) -> Speed:
+        return self._machine.envelope if isinstance(shape, Envelope) else self._machine.exact
+
+    def _compile_seconds(self, shape: Shape) -> float:
+        speed = self._speed(shape)
+        return speed.compile_fixed + speed.compile_block * sum(1 for _ in shape.blocks())
+
+    def _train_seconds(self, shape: Shape, work: Work) -> float:
+        operations = self._macs(shape, work.arch) * self._batch * _OPERATIONS_PER_MAC
+        blocks = sum(1 for _ in work.arch.blocks())
+        overhead = blocks * self._speed(shape).step_block
+        return work.steps * (operations / self._machine.rate + overhead)
+
+    def _macs(self, shape: Shape, arch: ArchSpec) -> int:
+        return executed_macs(shape, arch, self._batch if self._tiled else 0)
+
+
+def executed_macs(shape: Shape, arch: ArchSpec, tile_batch: int) -> int:
+    """Multiply-adds of one forward pass of an architecture in a shape, per image.
+
+    Args:
+      shape: of the program.
+      arch: inside of it.
+      tile_batch: images of a step, where envelopes run in tiles; else 0.
+    """
+    if shape == arch:
+        return count(arch).macs
+    own = {block.name: block for block in arch.blocks()}
+    size = -(-shape.resolution // shape.stem.stride)
+    stem = shape.stem
+    total = stem.kernel**2 * shape.image_channels * stem.channels * size**2
+    for block in shape.blocks():
+        before, size = size, -(-size // block.stride)
+        hidden = block.hidden
+        if tile_batch:
+            true = own[block.name].hidden if block.name in own else 0
+            width, _ = tiles(block.hidden, before**2 * tile_batch)
+            hidden = -(-true // width) * width
+        expand = block.in_channels * before**2 if block.expands else 0
+        rest = (block.kernel**2 + block.out_channels) * size**2
+        total += hidden * (expand + rest) + 2 * hidden * block.se_channels
+        out = block.out_channels
+    head = shape.head.channels * (shape.head_hidden + shape.num_classes)
+    return total + out * shape.head_hidden * size**2 + head
+
+
+def frame(arch: ArchSpec) -> Frame:
+    """What architectures must agree on to share an envelope."""
+    fixed = tuple((slot, value) for slot, value in arch.to_slots().items() if not is_free(slot))
+    return (*fixed, ("image_channels", arch.image_channels), ("num_classes", arch.num_classes))
+
+
+def _halves(ranges: Ranges) -> list[tuple[Ranges, Ranges]]:
+    """All ways to cut a part of the space in two, at the middle of one knob's values."""
+    return [
+        tuple(
+            ranges | {slot: part}
+            for part in (values[: len(values) // 2], values[len(values) // 2 :])
+        )
+        for slot, values in ranges.items()
+        if len(values) > 1
+    ]
+
+
+def lane_bytes(shape: Shape, batch: int) -> int:
+    """Memory that training one candidate takes, roughly: maps kept for the gradient, weights."""
+    size = -(-shape.resolution // shape.stem.stride)
+    values = shape.stem.channels * size**2
+    weights = 0
+    for block in shape.blocks():
+        before, size = size, -(-size // block.stride)
+        values += 2 * block.hidden * (before**2 + size**2) + block.out_channels * size**2
+        weights += block.hidden * (block.in_channels + block.out_channels)
+    # Twice the maps, for what the backward pass needs at once; weights, gradients, two optimizer
+    # states, the average and a copy.
+    return 4 * (2 * values * batch + 6 * weights)

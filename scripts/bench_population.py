@@ -1,0 +1,77 @@
+"""Compares ways to train many candidates; prints a table, writes JSON.
+
+python scripts/bench_population.py --out=r.json
+python scripts/bench_population.py --candidates=6 --long_steps=0 --contestants=program,torch
+
+On an accelerator: --lanes=8 sets how many candidates train at once on one device. PyTorch is in the
+extra `bench`.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from jointnas_jax.bench.population import CONTESTANTS, Task, compare
+from jointnas_jax.command_line import load_config
+from jointnas_jax.errors import JointNASError
+
+_TASK = Task()
+CONFIG = flags.DEFINE_string("config", "", "Take the space of this config instead of our own.")
+CANDIDATES = flags.DEFINE_integer("candidates", _TASK.candidates, "Random candidates.", 1)
+SHORT = flags.DEFINE_integer("short_steps", 60, "Steps of a candidate, short; a multiple of 60.")
+LONG = flags.DEFINE_integer("long_steps", 600, "Steps of a candidate, long; 0: leave it out.")
+BATCH = flags.DEFINE_integer("batch", _TASK.batch, "Images of a step.", 2)
+LANES = flags.DEFINE_integer("lanes", 0, "Candidates at once on a device; 0: as many as fit.", 0)
+THREADS = flags.DEFINE_integer("threads", _TASK.threads, "Threads of PyTorch.", 1)
+SEED = flags.DEFINE_integer("seed", 0, "Of candidates and images.")
+NAMES = flags.DEFINE_list("contestants", list(CONTESTANTS), "Who takes part.")
+OUT = flags.DEFINE_string("out", "", "JSON file for the results.")
+
+
+def main(_: list[str]) -> int:
+    """Runs the comparison; returns the exit code."""
+    names = tuple(NAMES.value)
+    if "torch" in names and importlib.util.find_spec("torch") is None:
+        print("PyTorch is not installed (pip install -e '.[bench]'): left out.", file=sys.stderr)
+        names = tuple(n for n in names if n != "torch")
+    if unknown := set(names) - set(CONTESTANTS):
+        print(f"error: `contestants` must be of {CONTESTANTS}, got {unknown}", file=sys.stderr)
+        return 2
+    if bad := [s for s in (SHORT.value, LONG.value) if s % 60 or s < 0]:
+        print(f"error: steps must be multiples of 60, got {bad[0]}", file=sys.stderr)
+        return 2
+    task = Task(CANDIDATES.value, SHORT.value, BATCH.value, LANES.value, THREADS.value, SEED.value)
+    if CONFIG.value:
+        try:
+            task = dataclasses.replace(
+                task, space=load_config(CONFIG.value, sys.argv[:1]).space.to_dict()
+            )
+        except JointNASError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+    report = {"task": dataclasses.asdict(task)}
+    for length, steps in (("short", SHORT.value), ("long", LONG.value)):
+        if not steps:
+            continue
+        results = compare(dataclasses.replace(task, steps=steps), names)
+        report[length] = results | {"steps": steps}
+        print(f"{length}: {task.candidates} candidates, {steps} steps each, batch {task.batch}")
+        print(f"  {'':<10}{'seconds':>10}{'ratio':>8}{'ms/step':>10}{'compiled':>10}")
+        for name, r in results.items():
+            ratio = r["seconds"] / results["program"]["seconds"] if "program" in results else 0
+            line = f"{r['seconds']:>10.1f}{ratio:>8.2f}{r['ms_per_step']:>10.1f}"
+            print(f"  {name:<10}{line}{r['compilations']:>10}")
+        if "program" in results:
+            deviation = results["program"].get("largest_deviation")
+            print(f"  {results['program']['packing']}; largest deviation {deviation}")
+    if OUT.value:
+        Path(OUT.value).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,100 @@
+"""The planner divides the space, not only the candidates at hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jointnas_jax.nets.cost import count
+from jointnas_jax.nets.envelope import Envelope
+from jointnas_jax.space import ArchSpec
+from jointnas_jax.train.packing import CPU, Planner, Work, executed_macs, frame, lane_bytes
+
+
+def works(space, count=48, steps=300, seed=0):
+    vectors = space.sample(np.random.default_rng(seed), count)
+    return [Work(space.decode(v).arch, steps) for v in vectors]
+
+
+def planner(space, program="auto", tiled=True, machine=CPU):
+    return Planner(space, machine, devices=2, batch=64, tiled=tiled, program=program)
+
+
+def test_every_training_is_in_one_pack_that_holds_it(tiny_space):
+    jobs = works(tiny_space)
+    packs = planner(tiny_space).plan(jobs, later=100)
+    assert sorted(i for pack in packs for i in pack.members) == list(range(len(jobs)))
+    for pack in packs:
+        for i in pack.members:
+            if isinstance(pack.shape, Envelope):
+                assert pack.shape.holds(jobs[i].arch)
+            else:
+                assert pack.shape == jobs[i].arch
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_later_rounds_need_no_other_envelope(paper_space, tiled):
+    plan = planner(paper_space, "envelope", tiled)
+    first = {pack.shape for pack in plan.plan(works(paper_space, 100))}
+    assert all(isinstance(shape, Envelope) for shape in first)
+    again = {pack.shape for pack in plan.plan(works(paper_space, 100, seed=1))}
+    known = {envelope for found in plan.envelopes.values() for envelope in found}
+    assert again <= known
+    assert len(known) <= 4 * 7  # of the seven resolutions
+
+
+def test_each_frame_has_envelopes_of_its_own(tiny_space):
+    jobs = works(tiny_space)
+    for pack in planner(tiny_space, "envelope").plan(jobs):
+        assert len({frame(jobs[i].arch) for i in pack.members}) == 1
+
+
+def test_long_training_runs_exactly_and_short_training_in_envelopes(paper_space):
+    short, long = works(paper_space, steps=1), works(paper_space, steps=10**6)
+    assert all(isinstance(p.shape, Envelope) for p in planner(paper_space).plan(short, later=400))
+    assert all(isinstance(p.shape, ArchSpec) for p in planner(paper_space).plan(long))
+
+
+def test_a_long_training_leaves_its_envelope(tiny_space):
+    plan = planner(tiny_space, "auto")
+    assert all(isinstance(p.shape, Envelope) for p in plan.plan(works(tiny_space, steps=1), 500))
+    late = plan.plan(works(tiny_space, 4, steps=10**6))
+    assert any(isinstance(p.shape, ArchSpec) for p in late)
+
+
+@pytest.mark.parametrize(("program", "kind"), [("envelope", Envelope), ("exact", ArchSpec)])
+def test_the_config_can_force_either(tiny_space, program, kind):
+    for steps in (1, 10**6):
+        packs = planner(tiny_space, program).plan(works(tiny_space, steps=steps))
+        assert all(isinstance(pack.shape, kind) for pack in packs)
+
+
+def test_an_architecture_outside_of_the_space_runs_exactly(tiny_space):
+    arch = works(tiny_space, 1)[0].arch
+    stages = (dataclasses.replace(arch.stages[0], channels=999), *arch.stages[1:])
+    foreign = dataclasses.replace(arch, stages=stages)
+    packs = planner(tiny_space, "envelope").plan([Work(arch, 1), Work(foreign, 1)])
+    assert [type(p.shape) for p in packs] == [Envelope, ArchSpec]
+
+
+def test_more_than_60_percent_of_what_runs_is_useful_on_the_paper_space(paper_space):
+    plan, jobs = planner(paper_space, "envelope"), works(paper_space, 96)
+    assert plan.efficiency(jobs, plan.plan(jobs)) >= 0.6
+
+
+def test_exact_programs_execute_what_is_useful(tiny_space):
+    jobs = works(tiny_space, 8)
+    plan = planner(tiny_space, "exact")
+    assert plan.efficiency(jobs, plan.plan(jobs)) == 1.0
+
+
+def test_tiles_execute_less_than_padding_and_more_than_needed(paper_space):
+    for work in works(paper_space, 20):
+        envelope = Envelope.of_space(paper_space, work.arch)
+        tiled, padded = (executed_macs(envelope, work.arch, batch) for batch in (64, 0))
+        assert count(work.arch).macs <= tiled <= padded
+
+
+def test_a_lane_needs_more_memory_for_more_images(tiny_space):
+    arch = works(tiny_space, 1)[0].arch
+    assert 0 < lane_bytes(arch, 8) < lane_bytes(arch, 16)
