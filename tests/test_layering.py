@@ -19,7 +19,7 @@ ALLOWED = {
     "nets": {"errors", "config", "space"},
     "data": {"errors", "config"},
     "train": {"errors", "config", "space", "nets", "data"},
-    "bench": {"errors", "config", "space", "nets", "data", "train"},
+    "bench": {"errors", "config", "space", "nets", "data", "train", "study"},
     "predictor": {"errors", "config", "space"},
     "search": {"errors", "config", "space"},
     "report": {"errors", "config", "space"},
