@@ -280,19 +280,8 @@ def _branch_backward(static: tuple, saved_all: tuple, cotangents: tuple) -> tupl
         dx, dweights, dproject = lax.fori_loop(0, flags.tiles, step, (dx, dweights, dproject))
         return dx, dweights._replace(project=dproject), None, None
 
-    outputs, means, gates = gated
-
-    def step_project(t: jax.Array, carry: tuple) -> tuple:
-        y, g, w = _at((outputs, gates, weights.project), t)
-        dgated = (w @ dout).reshape(small)
-        dw = (y * g[:, None, None]).reshape(size, -1) @ dout.T
-        return _put(carry, (dgated, dw, (dgated * y).sum((1, 2))), t)
-
-    carry = (lax.empty(outputs.shape, outputs.dtype), dproject, jnp.zeros_like(gates))
-    dgated, dproject, dgates = lax.fori_loop(0, flags.tiles, step_project, carry)
-    _, to_means = jax.vjp(lambda se, means: _gates(se, means, flags.se), se, means)
-    dse, dmeans = to_means(dgates)
-    dmeans = dmeans / (small[1] * small[2])
+    gates = gated[2]
+    dgated, dmeans, dproject, dse = _gate_gradients(weights, se, flags, gated, dout)
 
     def step_rest(t: jax.Array, carry: tuple) -> tuple:
         dx, dweights = carry
@@ -302,6 +291,33 @@ def _branch_backward(static: tuple, saved_all: tuple, cotangents: tuple) -> tupl
 
     dx, dweights = lax.fori_loop(0, flags.tiles, step_rest, (dx, dweights))
     return dx, dweights._replace(project=dproject), dse, None
+
+
+def _gate_gradients(weights: Tile, se: Any, flags: Flags, gated: tuple, dout: jax.Array) -> tuple:
+    """Backward through projection and gate.
+
+    Returns:
+      Gradients of the gated outputs, of the channels' means, of the projection's weights and of
+      the variables of the SE.
+    """
+    outputs, means, gates = gated
+    size, small = outputs.shape[1], outputs.shape[1:]
+
+    def step(t: jax.Array, carry: tuple) -> tuple:
+        y, g, w = _at((outputs, gates, weights.project), t)
+        dgated = (w @ dout).reshape(small)
+        dw = (y * g[:, None, None]).reshape(size, -1) @ dout.T
+        return _put(carry, (dgated, dw, (dgated * y).sum((1, 2))), t)
+
+    carry = (
+        lax.empty(outputs.shape, outputs.dtype),
+        jnp.zeros_like(weights.project),
+        jnp.zeros_like(gates),
+    )
+    dgated, dproject, dgates = lax.fori_loop(0, flags.tiles, step, carry)
+    _, to_means = jax.vjp(lambda se, means: _gates(se, means, flags.se), se, means)
+    dse, dmeans = to_means(dgates)
+    return dgated, dmeans / (small[1] * small[2]), dproject, dse
 
 
 _branch.defvjp(_branch_forward, _branch_backward)

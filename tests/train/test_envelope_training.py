@@ -107,12 +107,19 @@ def candidate(space, **values):
 
 
 def assert_equal_training(ours, expected):
-    """Up to float rounding; what is zero but for rounding is compared with the unit."""
+    """Up to float rounding: 1e-4 of all weights, in norm.
+
+    Single weights get ten times as much: rounding grows over twenty steps, most where a gradient
+    is zero but for rounding. A draw, switch or mask at fault shows at 1e-2 and more.
+    """
+    assert ours.failed_step is expected.failed_step is None
+    flat = lambda t: np.concatenate([np.ravel(v) for v in jax.tree.leaves(t.variables["params"])])
+    difference = np.linalg.norm(flat(ours) - flat(expected))
+    assert difference <= 1e-4 * np.linalg.norm(flat(expected))
 
     def close(a, b):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * max(0.1, np.abs(b).max()))
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * max(0.1, np.abs(b).max()))
 
-    assert ours.failed_step is expected.failed_step is None
     jax.tree.map(close, ours.variables, expected.variables)
 
 
@@ -132,7 +139,7 @@ def test_the_envelope_trains_like_the_network_itself(space, train, values):
     assert_equal_training(train([one, one], lanes=2, seeds=[0, 1])[0], alone)  # padded, `vmap`
 
 
-@settings(max_examples=3)
+@settings(max_examples=3, derandomize=True)  # each compiles a program
 @given(seed=st.integers(0, 10_000))
 def test_any_candidate_trains_in_the_envelope_like_alone(space, train, seed):
     one = space.decode(space.sample(np.random.default_rng(seed), 1)[0])
