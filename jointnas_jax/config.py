@@ -124,7 +124,7 @@ class TrainConfig:
       program: `envelope`: candidates share programs compiled for their largest shapes; `exact`:
         each has its own; `auto`: whichever is expected to take less time, see `train/packing.py`.
       lanes: candidates that train at once on one device; 0: as many as fit its memory, on CPU one.
-      fast_compile: compile exact programs in less time, to run 10 to 50 % slower (CPU only);
+      fast_compile: compile exact programs in less time, to programs that run slower (CPU only);
         pays while a candidate trains for less than some ten seconds.
     """
 

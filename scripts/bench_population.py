@@ -63,7 +63,8 @@ def main(_: list[str]) -> int:
         print(f"  {'':<10}{'seconds':>10}{'ratio':>8}{'ms/step':>10}{'compiled':>10}")
         for name, r in results.items():
             ratio = r["seconds"] / results["program"]["seconds"] if "program" in results else 0
-            line = f"{r['seconds']:>10.1f}{ratio:>8.2f}{r['ms_per_step']:>10.1f}"
+            step = "-" if r["ms_per_step"] is None else f"{r['ms_per_step']:.1f}"
+            line = f"{r['seconds']:>10.1f}{ratio:>8.2f}{step:>10}"
             print(f"  {name:<10}{line}{r['compilations']:>10}")
         if "program" in results:
             deviation = results["program"].get("largest_deviation")

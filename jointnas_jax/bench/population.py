@@ -23,6 +23,8 @@ from jointnas_jax.config import Config, TrainConfig
 from jointnas_jax.space import Candidate, JointSpace
 
 CONTESTANTS = ("program", "jit", "jit_lax", "torch")
+# Steps of an epoch.
+_EPOCH = 60
 # Trainings whose weights are compared between contestants.
 _COMPARED = 3
 
@@ -121,9 +123,9 @@ def _candidates(task: Task) -> list[Candidate]:
 
 
 def _images(task: Task, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Noise with a brighter patch for each class, 60 batches and a validation batch."""
+    """Noise with a brighter patch for each class: an epoch, and one batch for validation."""
     rng = np.random.default_rng(task.seed)
-    labels = rng.integers(0, 10, 61 * task.batch).astype(np.int32)
+    labels = rng.integers(0, 10, (_EPOCH + 1) * task.batch).astype(np.int32)
     images = rng.integers(0, 180, (len(labels), size, size, 3))
     patch = size // 4
     for i, label in enumerate(labels):
@@ -138,31 +140,29 @@ def run_program(task: Task) -> dict[str, Any]:
 
     from jointnas_jax.data.source import Split
     from jointnas_jax.study.evaluator import Evaluator, Job
+    from jointnas_jax.study.meter import Meter
 
     candidates, config = _candidates(task), _config(task)
     space = JointSpace.from_config(task.space, image_channels=3, num_classes=10)
     split = Split(*_images(task, candidates[0].arch.resolution))
-    validation = np.arange(len(split.labels)) >= 60 * task.batch
+    validation = np.arange(len(split.labels)) >= _EPOCH * task.batch
     jobs = [
-        Job(candidate, jax.random.key(i), task.steps // 60)
+        Job(candidate, jax.random.key(i), task.steps // _EPOCH)
         for i, candidate in enumerate(candidates)
     ]
-    compilations: list[str] = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: compilations.append(event) if "backend_compile" in event else None
-    )
-    start = time.perf_counter()
-    evaluator = Evaluator(config, space, split, validation, split)
-    outcomes = list(evaluator.run(jobs))
-    seconds = time.perf_counter() - start
-    compiled = len(compilations)
-    start = time.perf_counter()
-    list(evaluator.run([dataclasses.replace(job, epochs=1) for job in jobs]))
-    steady = time.perf_counter() - start
+    meter = Meter()
+    with meter.listening():
+        with meter.stage("training"):
+            evaluator = Evaluator(config, space, split, validation, split)
+            outcomes = list(evaluator.run(jobs))
+        with meter.stage("again"):
+            list(evaluator.run([dataclasses.replace(job, epochs=1) for job in jobs]))
+    again = 1e3 * meter.seconds["again"] / (_EPOCH * len(jobs))
     return dict(
-        seconds=seconds,
-        ms_per_step=1e3 * steady / (60 * len(jobs)),
-        compilations=compiled,
+        seconds=meter.seconds["training"],
+        # One epoch can be packed in another way than many, into programs that must compile first.
+        ms_per_step=None if meter.compilations["again"] else again,
+        compilations=meter.compilations["training"],
         packing=str(evaluator.packings[0]),
         useful=evaluator.packings[0].efficiency,
         failed=[o.reason for o in outcomes if o.reason],
@@ -176,30 +176,31 @@ def run_jit(task: Task) -> dict[str, Any]:
 
     from jointnas_jax.data.augment import Augmentation
     from jointnas_jax.study.evaluator import pixel_stats
+    from jointnas_jax.study.meter import Meter
     from jointnas_jax.train.program import EvalData, TrainData, TrainProgram, replicate
 
     candidates, config = _candidates(task), _config(task)
     images, labels = _images(task, candidates[0].arch.resolution)
-    train = 60 * task.batch
+    train = _EPOCH * task.batch
     stats = pixel_stats(images)
     used = jax.devices()[:1]
-    start = time.perf_counter()
-    data = replicate(TrainData(images, labels, np.arange(len(labels)) < train, stats), used)
-    held_out = replicate(EvalData.of(images[train:], labels[train:], stats), used)
-    steady, weights = [], []
-    for i, candidate in enumerate(candidates):
-        program = TrainProgram(candidate.arch, config.train, Augmentation(4, True), used)
-        arguments = ([candidate], [jax.random.key(i)], data, held_out)
-        trained = program.train(*arguments, task.steps // 60)[0]
-        if i < _COMPARED:
-            weights.append(_flat(trained.variables))
-        pause = time.perf_counter()
-        program.train(*arguments, 1)
-        steady.append(time.perf_counter() - pause)
+    steady, weights, meter = [], [], Meter()
+    with meter.listening(), meter.stage("training"):
+        data = replicate(TrainData(images, labels, np.arange(len(labels)) < train, stats), used)
+        held_out = replicate(EvalData.of(images[train:], labels[train:], stats), used)
+        for i, candidate in enumerate(candidates):
+            program = TrainProgram(candidate.arch, config.train, Augmentation(4, True), used)
+            arguments = ([candidate], [jax.random.key(i)], data, held_out)
+            trained = program.train(*arguments, task.steps // _EPOCH)[0]
+            if i < _COMPARED:
+                weights.append(_flat(trained.variables))
+            start = time.perf_counter()
+            program.train(*arguments, 1)
+            steady.append(time.perf_counter() - start)
     return dict(
-        seconds=time.perf_counter() - start - sum(steady),
-        ms_per_step=1e3 * float(np.mean(steady)) / 60,
-        compilations=2 * len(candidates) + 1,
+        seconds=meter.seconds["training"] - sum(steady),
+        ms_per_step=1e3 * float(np.mean(steady)) / _EPOCH,
+        compilations=meter.compilations["training"],
         weights=weights,
     )
 
@@ -215,43 +216,46 @@ def run_jit_lax(task: Task) -> dict[str, Any]:
     from jointnas_jax.nets.init import initial_variables
     from jointnas_jax.nets.network import Network
     from jointnas_jax.study.evaluator import pixel_stats
+    from jointnas_jax.study.meter import Meter
     from jointnas_jax.train import step as steps
     from jointnas_jax.train.recipe_arrays import RecipeArrays
 
     candidates, augmentation = _candidates(task), Augmentation(4, True)
     images, labels = _images(task, candidates[0].arch.resolution)
-    train = 60 * task.batch
-    start = time.perf_counter()
-    stats, members = pixel_stats(images), np.ones(train, bool)
-    images, labels = jax.device_put((images[:train], labels[:train]))
-    times = []
-    for i, candidate in enumerate(candidates):
-        module, key = Network(candidate.arch, "conv"), jax.random.key(i)
-        recipe = RecipeArrays.of(candidate.recipe)
+    train = _EPOCH * task.batch
+    times, meter = [], Meter()
+    with meter.listening(), meter.stage("training"):
+        stats, members = pixel_stats(images), np.ones(train, bool)
+        images, labels = jax.device_put((images[:train], labels[:train]))
+        for i, candidate in enumerate(candidates):
+            module, key = Network(candidate.arch, "conv"), jax.random.key(i)
+            recipe = RecipeArrays.of(candidate.recipe)
 
-        @jax.jit
-        def step(state: Any, recipe: Any, plan: Any, number: int, own: Any = (module, key)) -> Any:
-            chosen = plan.images[number]
-            module, key = own
-            drawn = (plan.corners[number], plan.flips[number], plan.mixup[number])
-            batch = steps.Batch(images[chosen], labels[chosen], *drawn)
-            return steps.train_step(
-                module, augmentation, state, recipe, batch, stats, plan.steps, key
-            )
+            @jax.jit
+            def step(
+                state: Any, recipe: Any, plan: Any, number: int, own: Any = (module, key)
+            ) -> Any:
+                chosen = plan.images[number]
+                module, key = own
+                drawn = (plan.corners[number], plan.flips[number], plan.mixup[number])
+                batch = steps.Batch(images[chosen], labels[chosen], *drawn)
+                return steps.train_step(
+                    module, augmentation, state, recipe, batch, stats, plan.steps, key
+                )
 
-        state = steps.init_state(initial_variables(candidate.arch, key))
-        for number in range(task.steps):
-            if number % 60 == 0:
-                keys = jax.random.fold_in(key, number)
-                plan = plan_epoch(members, recipe.mixup, keys, augmentation, task.batch)
-            pause = time.perf_counter()
-            state, loss = step(state, recipe, plan, number % 60)
-            loss.block_until_ready()
-            times.append(time.perf_counter() - pause)
+            state = steps.init_state(initial_variables(candidate.arch, key))
+            for number in range(task.steps):
+                if number % _EPOCH == 0:
+                    keys = jax.random.fold_in(key, number)
+                    plan = plan_epoch(members, recipe.mixup, keys, augmentation, task.batch)
+                pause = time.perf_counter()
+                state, loss = step(state, recipe, plan, number % _EPOCH)
+                loss.block_until_ready()
+                times.append(time.perf_counter() - pause)
     return dict(
-        seconds=time.perf_counter() - start,
+        seconds=meter.seconds["training"],
         ms_per_step=1e3 * float(np.median(times)),
-        compilations=len(candidates) + 1,
+        compilations=meter.compilations["training"],
     )
 
 
@@ -261,7 +265,7 @@ def run_torch(task: Task) -> dict[str, Any]:
 
     candidates = _candidates(task)
     images, labels = _images(task, candidates[0].arch.resolution)
-    images, labels = images[: 60 * task.batch], labels[: 60 * task.batch]
+    images, labels = images[: _EPOCH * task.batch], labels[: _EPOCH * task.batch]
     mean, std = images.mean((0, 1, 2)), images.std((0, 1, 2))
     results = []
     # The first call sets PyTorch up, which is not what is compared.
@@ -274,7 +278,7 @@ def run_torch(task: Task) -> dict[str, Any]:
                 labels,
                 steps=task.steps if i else 1,
                 batch_size=task.batch,
-                steps_per_epoch=60,
+                steps_per_epoch=_EPOCH,
                 crop_padding=4,
                 flip=True,
                 mean=mean.astype(np.float32),

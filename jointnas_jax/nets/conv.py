@@ -6,9 +6,9 @@ A lowering decides the layout of feature maps and how a convolution is computed:
 - `matmul`: maps are `[C, H, W, N]` and no convolution primitive is left. With the images innermost
   every operation runs over long contiguous rows, and all matmuls run without a transposition: a
   pointwise convolution is one, and a depthwise convolution of a small map is one for each channel,
-  whose matrix holds the k*k weights at every position they act on (a Toeplitz matrix). On XLA:CPU
-  these matmuls reach 60 to 90 % of the peak of a core, where shifted products reach 10 to 30 % and
-  the reductions of their weight gradient 3 %. Compiling is faster too.
+  whose matrix holds the k*k weights at every position they act on (a Toeplitz matrix). On one core,
+  5x5 taps on 64 x 8 x 8 x 160: forward 1.4 ms and weight gradient 1.5 ms, the matrix included; as
+  shifted products on `[N, H, W, C]` 2.8 and 7 ms. Compiling takes a fraction of the time.
 
 Both agree to float rounding; which one ran is part of a result's identity, so it is a config field.
 

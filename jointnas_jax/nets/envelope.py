@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.struct
-import jax
 import numpy as np
 
 from jointnas_jax.space import ArchSpec, Block, Head, JointSpace, Knob, Stem
@@ -222,8 +221,3 @@ def _blocks(ranges: Ranges, stages: int) -> Iterator[Block]:
                 residual=stride == 1 and not set(before).isdisjoint(width),
             )
             before = width
-
-
-def stack(items: list[Any]) -> Any:
-    """Stacks pytrees of NumPy arrays along a new first axis."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *items)

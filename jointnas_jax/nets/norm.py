@@ -4,8 +4,8 @@
 
 Mean and variance come from one pass (variance is E[x^2] - E[x]^2, clipped at 0), normalising is
 folded into one scale and shift for each channel, and the derivative is written out: it needs two
-sums per channel and one more pass. Left to autodiff, XLA computes the factors of a channel anew at
-every element. "map" and lowering: see `nets/conv.py`; C channels.
+sums per channel and one more pass. Barriers keep what belongs to a channel out of the loops over
+its elements. "map" and lowering: see `nets/conv.py`; C channels.
 """
 
 import functools

@@ -93,9 +93,9 @@ class TiledMBConv(nn.Module):
             whole = MBConv(b, _LOW, parent=None)
             return whole.apply(self.variables, x, train, branch_scale, switches)
         params, stats = self.variables["params"], self.variables["batch_stats"]
-        size, _ = tiles(b.hidden, x[0].size)
-        weights = _cut(b, params, switches, size)
-        channels = len(weights.scale) * size
+        size, count = tiles(b.hidden, x[0].size)
+        weights = _cut(b, params, switches, size, count)
+        channels = count * size
         x_in = x if b.expands else fit_channels(x, channels, _LOW)
         se = _pad_se(params["se"], channels) if b.se_channels else None
         flags = Flags(switches.expands, switches.se, switches.kernel, -(-switches.hidden // size))
@@ -123,9 +123,8 @@ def tiles(channels: int, values: int) -> tuple[int, int]:
     return -(-channels // (8 * count)) * 8, count
 
 
-def _cut(block: Block, params: Any, switches: Switches, size: int) -> Tile:
+def _cut(block: Block, params: Any, switches: Switches, size: int, count: int) -> Tile:
     """Cuts the weights of a block into tiles, the last one padded with zeros."""
-    count = -(-block.hidden // size)
 
     def cut(w: jax.Array) -> jax.Array:  # channels first
         w = jnp.pad(w, [(0, count * size - block.hidden)] + [(0, 0)] * (w.ndim - 1))

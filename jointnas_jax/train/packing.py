@@ -7,7 +7,7 @@ hand, so that no later candidate needs another program. Where padding costs more
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jointnas_jax.nets.cost import count
 from jointnas_jax.nets.envelope import Envelope, Ranges, is_free, ranges_of
@@ -19,7 +19,7 @@ Frame = tuple[tuple[str, object], ...]
 
 # A training step is worth about three forward passes, a multiply-add two operations.
 _OPERATIONS_PER_MAC = 6
-# More envelopes than this in one frame were never worth their compilations.
+# Envelopes of a frame, at most.
 _MOST_ENVELOPES = 4
 # Trainings of a frame that are looked at to choose its envelopes.
 _SAMPLE = 16
@@ -55,8 +55,8 @@ class Machine:
     envelope: Speed
 
 
-# Measured on two CPU cores. A faster core compiles and trains faster: the ratios matter here. For
-# accelerators a guess on the safe side.
+# Rough, from runs on two CPU cores. A faster core compiles and trains faster: what matters here are
+# the ratios. For accelerators a guess on the safe side.
 CPU = Machine(rate=3.5e10, exact=Speed(1.5, 0.5, 6e-4), envelope=Speed(2.0, 1.2, 1e-3))
 ACCELERATOR = Machine(rate=2e12, exact=Speed(10.0, 1.5, 1e-4), envelope=Speed(10.0, 1.5, 1e-4))
 
@@ -132,25 +132,26 @@ class Planner:
             own = [works[i] for i in indices]
             if key not in self.envelopes:
                 self.envelopes[key] = self._choose(own, 1 + later / len(works))
-            long = self._worth_exact(own, self.envelopes[key])
+            envelopes = self.envelopes[key]
+            homes: dict[ArchSpec, Shape] = {
+                arch: next((e for e in envelopes if e.holds(arch)), arch)
+                for arch in {w.arch for w in own}
+            }
+            long = self._worth_exact(own, homes)
             for index in indices:
                 arch = works[index].arch
-                found = (e for e in self.envelopes[key] if e.holds(arch))
-                shape = arch if arch in long else next(found, arch)
-                packs.setdefault(shape, []).append(index)
+                packs.setdefault(arch if arch in long else homes[arch], []).append(index)
         return [Pack(shape, tuple(indices)) for shape, indices in packs.items()]
 
-    def _worth_exact(self, works: Sequence[Work], envelopes: Sequence[Envelope]) -> set[ArchSpec]:
+    def _worth_exact(self, works: Sequence[Work], homes: Mapping[ArchSpec, Shape]) -> set[ArchSpec]:
         """Architectures that train so long here that a program of their own takes less time."""
         if self._program == "envelope":
             return set()
         gains: dict[ArchSpec, float] = {}
         for work in works:
-            for envelope in envelopes:
-                if envelope.holds(work.arch):
-                    gain = self._train_seconds(envelope, work)
-                    gain -= self._train_seconds(work.arch, work)
-                    gains[work.arch] = gains.get(work.arch, 0.0) + gain
+            arch = work.arch
+            gain = self._train_seconds(homes[arch], work) - self._train_seconds(arch, work)
+            gains[arch] = gains.get(arch, 0.0) + gain
         return {arch for arch, gain in gains.items() if gain > self._compile_seconds(arch)}
 
     def efficiency(self, works: Sequence[Work], packs: Sequence[Pack]) -> float:
@@ -174,7 +175,14 @@ class Planner:
         # A sample says enough about where the padding is.
         repeats *= len(inside) / len(inside[:_SAMPLE])
         inside = inside[:_SAMPLE]
-        seconds = lambda part: self._seconds(part, inside, repeats)
+        known: dict[tuple, float] = {}
+
+        def seconds(part: Ranges) -> float:
+            name = tuple(part.items())
+            if name not in known:
+                known[name] = self._seconds(part, inside, repeats)
+            return known[name]
+
         parts = [(whole, seconds(whole))]
         while len(parts) < _MOST_ENVELOPES:
             gains = [

@@ -24,13 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jointnas_jax.config import TrainConfig
 from jointnas_jax.data.augment import Augmentation, EpochPlan, plan_epoch
 from jointnas_jax.nets.conv import resolve_lowering
-from jointnas_jax.nets.envelope import (
-    Envelope,
-    Switches,
-    cut_variables,
-    pad_variables,
-    stack,
-)
+from jointnas_jax.nets.envelope import Envelope, Switches, cut_variables, pad_variables
 from jointnas_jax.nets.init import initial_variables, zero_variables
 from jointnas_jax.nets.network import MBConv, Network
 from jointnas_jax.nets.tiled import TiledMBConv
@@ -205,11 +199,10 @@ class TrainProgram:
 
     def _spread(self, items: list[Any]) -> Any:
         """Stacks what the lanes hold to `[D, ...]`, or `[D, lanes per device, ...]`."""
-        shape = (len(self._devices), self._per_device)
-        keep = 1 if self._per_device == 1 else 2
+        axes = (self._per_device,) if self._per_device > 1 else ()
+        shape = (len(self._devices), *axes)
         return jax.tree.map(
-            lambda a: a.reshape(*shape[:keep], *a.shape[1:]),
-            stack(items),
+            lambda *leaves: np.stack(leaves).reshape(*shape, *leaves[0].shape), *items
         )
 
     def _training(
