@@ -8,6 +8,7 @@
 Seconds include building and compiling; a persistent compilation cache is not used.
 """
 
+import ast
 import dataclasses
 import json
 import os
@@ -95,7 +96,9 @@ def compare(task: Task, contestants: tuple[str, ...] = CONTESTANTS) -> dict[str,
             environment["JAX_NUM_CPU_DEVICES"] = "1"
         run = subprocess.run(
             [sys.executable, "-m", "jointnas_jax.bench.population", name],
-            input=json.dumps(dataclasses.asdict(task)),
+            input=repr(
+                dataclasses.asdict(task)
+            ),  # JSON would turn ranges, which are tuples, to lists
             env=environment,
             stdout=subprocess.PIPE,
             text=True,
@@ -177,7 +180,8 @@ def run_jit(task: Task) -> dict[str, Any]:
     from jointnas_jax.data.augment import Augmentation
     from jointnas_jax.study.evaluator import pixel_stats
     from jointnas_jax.study.meter import Meter
-    from jointnas_jax.train.program import EvalData, TrainData, TrainProgram, replicate
+    from jointnas_jax.train.parallel import replicate
+    from jointnas_jax.train.program import EvalData, TrainData, TrainProgram
 
     candidates, config = _candidates(task), _config(task)
     images, labels = _images(task, candidates[0].arch.resolution)
@@ -322,4 +326,4 @@ def main(name: str, task: Task) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], Task(**json.load(sys.stdin)))))
+    print(json.dumps(main(sys.argv[1], Task(**ast.literal_eval(sys.stdin.read())))))

@@ -24,7 +24,8 @@ from jointnas_jax.nets.conv import resolve_lowering
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.space import Candidate, JointSpace
 from jointnas_jax.train.packing import ACCELERATOR, CPU, Pack, Planner, Shape, Work, lane_bytes
-from jointnas_jax.train.program import EvalData, TrainData, TrainProgram, on_device, replicate
+from jointnas_jax.train.parallel import on_device, replicate
+from jointnas_jax.train.program import EvalData, TrainData, TrainProgram
 from jointnas_jax.train.step import PixelStats
 
 # Programs of single architectures kept for a second use, retraining a finalist, besides those in
@@ -208,7 +209,9 @@ class Evaluator:
             kinds.setdefault((jobs[index].epochs, jobs[index].final), []).append(index)
         lanes = self._lanes_per_device(pack.shape, max(map(len, kinds.values())), device)
         for indices in kinds.values():
-            waiting = list(indices)
+            # Lanes wait for each other, so those that train at once should take about as long.
+            cost = lambda i: self._planner.macs(pack.shape, jobs[i].candidate.arch)
+            waiting = sorted(indices, key=cost, reverse=True)
             while waiting:
                 start = time.perf_counter()
                 count = lanes * (self.devices if device is None else 1)

@@ -57,7 +57,7 @@ class Machine:
 
 # Rough, from runs on two CPU cores. A faster core compiles and trains faster: what matters here are
 # the ratios. For accelerators a guess on the safe side.
-CPU = Machine(rate=3.5e10, exact=Speed(1.5, 0.5, 6e-4), envelope=Speed(2.0, 1.2, 1e-3))
+CPU = Machine(rate=3e10, exact=Speed(2.0, 0.8, 6e-4), envelope=Speed(2.5, 1.2, 1e-3))
 ACCELERATOR = Machine(rate=2e12, exact=Speed(10.0, 1.5, 1e-4), envelope=Speed(10.0, 1.5, 1e-4))
 
 
@@ -158,7 +158,7 @@ class Planner:
         """Useful over executed multiply-adds of a plan."""
         useful = sum(count(w.arch).macs * w.steps for w in works)
         executed = sum(
-            self._macs(pack.shape, works[i].arch) * works[i].steps
+            self.macs(pack.shape, works[i].arch) * works[i].steps
             for pack in packs
             for i in pack.members
         )
@@ -222,12 +222,13 @@ class Planner:
         return speed.compile_fixed + speed.compile_block * sum(1 for _ in shape.blocks())
 
     def _train_seconds(self, shape: Shape, work: Work) -> float:
-        operations = self._macs(shape, work.arch) * self._batch * _OPERATIONS_PER_MAC
+        operations = self.macs(shape, work.arch) * self._batch * _OPERATIONS_PER_MAC
         blocks = sum(1 for _ in work.arch.blocks())
         overhead = blocks * self._speed(shape).step_block
         return work.steps * (operations / self._machine.rate + overhead)
 
-    def _macs(self, shape: Shape, arch: ArchSpec) -> int:
+    def macs(self, shape: Shape, arch: ArchSpec) -> int:
+        """Multiply-adds that a forward pass of an architecture executes per image."""
         return executed_macs(shape, arch, self._batch if self._tiled else 0)
 
 

@@ -10,6 +10,7 @@ one device; what a lane computes depends on its candidate and key alone.
 D = devices, V = size of the variables of the shape.
 """
 
+import concurrent.futures
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -19,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jointnas_jax.config import TrainConfig
 from jointnas_jax.data.augment import Augmentation, EpochPlan, plan_epoch
@@ -30,6 +30,7 @@ from jointnas_jax.nets.network import MBConv, Network
 from jointnas_jax.nets.tiled import TiledMBConv
 from jointnas_jax.space import ArchSpec, Candidate
 from jointnas_jax.train import step as steps
+from jointnas_jax.train.parallel import Parallel, compiler_options
 from jointnas_jax.train.recipe_arrays import RecipeArrays
 
 # Streams of the trial's key.
@@ -116,21 +117,28 @@ class TrainProgram:
         self._per_device = lanes_per_device
         self._batch_size = config.batch_size
         self._augmentation = augmentation
+        self._compiled = False
         self._template = zero_variables(shape)
         lowering = resolve_lowering(config.lowering)
         # Under `vmap` the loop over tiles would run as long as its longest lane.
         tiled = isinstance(shape, Envelope) and lowering == "matmul" and lanes_per_device == 1
         module = Network(shape, lowering, TiledMBConv if tiled else MBConv)
         parallel = functools.partial(
-            _parallel, devices=tuple(devices), lanes_per_device=lanes_per_device
+            Parallel, devices=tuple(devices), lanes_per_device=lanes_per_device
         )
-        # An envelope is compiled once for many candidates: its speed is worth more.
-        options = compiler_options(config.fast_compile and not isinstance(shape, Envelope))
+        # An envelope trains many candidates: the speed of its epochs is worth a longer compilation.
+        exact = not isinstance(shape, Envelope)
+        options = ("light", "old_fusion") if config.fast_compile and exact else ()
         self._epoch = parallel(
-            functools.partial(_train_epoch, module, augmentation), "lllsll", options, donate=(0,)
+            functools.partial(_train_epoch, module, augmentation),
+            "lllsll",
+            options=compiler_options(*options if exact else ("light",)),
+            donate=(0,),
         )
         self._correct = parallel(
-            functools.partial(_count_correct, module, self._template), "llsss", options
+            functools.partial(_count_correct, module, self._template),
+            "llsss",
+            options=compiler_options(*options if exact else ("light", "old_fusion")),
         )
         self._plan = _plan_program(
             tuple(devices), lanes_per_device, augmentation, config.batch_size
@@ -164,6 +172,8 @@ class TrainProgram:
         state, switches, recipes, plan_keys, step_keys = (
             self._spread([a[part] for a in arrays]) for part in range(5)
         )
+        if not self._compiled:
+            self._compile(state, switches, recipes, plan_keys, step_keys, data, evaluation)
         counts, failures = [], []
         for epoch in range(epochs):
             plan = self._plan(data.members, recipes.mixup, plan_keys, np.int32(epoch))
@@ -185,6 +195,34 @@ class TrainProgram:
             self._training(candidate.arch, accuracies[:, lane], [f[lane] for f in failures], row)
             for lane, (candidate, row) in enumerate(zip(candidates, trained, strict=False))
         ]
+
+    def _compile(
+        self,
+        state: steps.TrainState,
+        switches: Switches | None,
+        recipes: RecipeArrays,
+        plan_keys: jax.Array,
+        step_keys: jax.Array,
+        data: TrainData,
+        evaluation: EvalData,
+    ) -> None:
+        """Compiles all programs side by side, from what `train` will call them with."""
+        axes = plan_keys.shape[:-1]
+        plan_shapes = jax.eval_shape(
+            plan_epoch,
+            *(data.members, jax.ShapeDtypeStruct((), np.float32), jax.random.key(0)),
+            **(dict(augmentation=self._augmentation, batch_size=self._batch_size)),
+        )
+        plan = jax.tree.map(lambda s: jax.ShapeDtypeStruct((*axes, *s.shape), s.dtype), plan_shapes)
+        trained = jax.ShapeDtypeStruct(state.averaged.shape, np.float32)
+        calls = [
+            (self._epoch, (state, recipes, switches, data, plan, step_keys)),
+            (self._correct, (trained, switches, *evaluation.batches[0], evaluation.stats)),
+            (self._plan, (data.members, recipes.mixup, plan_keys, np.int32(0))),
+        ]
+        with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
+            list(pool.map(lambda call: call[0].compile(*call[1]), calls))
+        self._compiled = True
 
     def _lane(self, candidate: Candidate, key: jax.Array) -> tuple:
         """Everything about a candidate, as arrays on the host."""
@@ -227,93 +265,21 @@ class TrainProgram:
         return jax.tree.unflatten(structure, shaped)
 
 
-def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Puts arrays on every device once; programs on these devices read them where they are."""
-    mesh = Mesh(np.array(devices), ("devices",))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
-
-
-def on_device(tree: Any, device: jax.Device) -> Any:
-    """What `replicate` put on a device, without a copy."""
-    return jax.tree.map(
-        lambda a: next(shard.data for shard in a.addressable_shards if shard.device == device), tree
-    )
-
-
-def _parallel(
-    function: Any,
-    axes: str,
-    options: dict[str, Any],
-    devices: tuple[jax.Device, ...],
-    lanes_per_device: int,
-    donate: tuple[int, ...] = (),
-) -> Any:
-    """Compiles a function of one lane for all lanes.
-
-    Args:
-      function: of positional arguments.
-      axes: one letter for each of them: `l` differs between lanes, `s` is shared by all.
-      options: for XLA.
-      devices: to run on.
-      lanes_per_device: on each.
-      donate: arguments that may be overwritten.
-    """
-    mapped = tuple(0 if a == "l" else None for a in axes)
-    if lanes_per_device > 1:
-        function = jax.vmap(function, in_axes=mapped)
-    # Every argument in a tuple of its own: where there are as many arguments as leaves, `pmap` of
-    # jax 0.10 takes `in_axes` for the axes of the leaves, and mixes up None and containers.
-    program = jax.pmap(
-        lambda *args: function(*(value for (value,) in args)),
-        in_axes=tuple((axis,) for axis in mapped),
-        devices=devices,
-        donate_argnums=donate,
-    )
-    compiled: dict[tuple, Any] = {}
-
-    def call(*values: Any) -> Any:
-        args = tuple((value,) for value in values)
-        # Compiled by hand, because `pmap` takes no compiler options.
-        shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(args))
-        if shapes not in compiled:
-            compiled[shapes] = program.lower(*args).compile(compiler_options=options)
-        return compiled[shapes](*args)
-
-    return call
-
-
 @functools.lru_cache(maxsize=32)
 def _plan_program(
     devices: tuple[jax.Device, ...],
     lanes_per_device: int,
     augmentation: Augmentation,
     batch_size: int,
-) -> Any:
+) -> Parallel:
     """`plan_epoch` for all lanes; one program for every shape."""
 
     def plan(members: jax.Array, alpha: jax.Array, key: jax.Array, epoch: jax.Array) -> EpochPlan:
         key = jax.random.fold_in(jax.random.wrap_key_data(key), epoch)
         return plan_epoch(members, alpha, key, augmentation, batch_size)
 
-    return _parallel(plan, "slls", {}, devices, lanes_per_device)
-
-
-@functools.cache
-def compiler_options(fast: bool) -> dict[str, Any]:
-    """Options for XLA. `fast` halves the compile time on CPU for programs that run slower."""
-    if not fast or jax.default_backend() != "cpu":
-        return {}
-    wanted = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
-    return {name: value for name, value in wanted.items() if _is_known({name: value})}
-
-
-def _is_known(option: dict[str, Any]) -> bool:
-    """Whether the installed XLA has an option: they come and go between versions."""
-    try:
-        jax.jit(lambda x: x, compiler_options=option).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:
-        return False
-    return True
+    options = compiler_options("light", "old_fusion")
+    return Parallel(plan, "slls", devices, lanes_per_device, options)
 
 
 def _train_epoch(

@@ -15,7 +15,8 @@ from jointnas_jax.nets.init import initial_variables
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import Candidate
 from jointnas_jax.train import step as steps
-from jointnas_jax.train.program import TrainProgram, replicate
+from jointnas_jax.train.parallel import replicate
+from jointnas_jax.train.program import TrainProgram
 from jointnas_jax.train.recipe_arrays import RecipeArrays
 
 
