@@ -96,6 +96,8 @@ class DataConfig:
       train_split: split expression; validation images are taken out of it.
       test_split: split expression; used for the final report only.
       val_fraction: share of the training split kept for validation.
+      memory_gb: decoded images of both splits up to this size are kept in memory and on every
+        device; larger datasets stay on disk and are read while candidates train.
       image_size: load images at this size; 0: as they are, which needs one size.
       crop_padding: pixels by which a training image may shift.
       flip: mirror training images left-right at random.
@@ -106,6 +108,7 @@ class DataConfig:
     train_split: str = option("train", ANY)
     test_split: str = option("test", ANY)
     val_fraction: float = option(0.2, Rule("above 0 and below 1", lambda v: 0 < v < 1))
+    memory_gb: float = option(8.0, at_least(0))
     image_size: int = option(0, between(0, 4096))
     crop_padding: int = option(0, between(0, 64))
     flip: bool = option(False, FLAG)

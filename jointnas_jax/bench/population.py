@@ -180,8 +180,9 @@ def run_jit(task: Task) -> dict[str, Any]:
     from jointnas_jax.data.augment import Augmentation
     from jointnas_jax.study.evaluator import pixel_stats
     from jointnas_jax.study.meter import Meter
+    from jointnas_jax.train.feed import EvalData, TrainData
     from jointnas_jax.train.parallel import replicate
-    from jointnas_jax.train.program import EvalData, TrainData, TrainProgram
+    from jointnas_jax.train.program import TrainProgram
 
     candidates, config = _candidates(task), _config(task)
     images, labels = _images(task, candidates[0].arch.resolution)

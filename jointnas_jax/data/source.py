@@ -1,13 +1,15 @@
 """Image datasets through TFDS, without TensorFlow.
 
 A dataset that fits in memory is decoded once into one `uint8` array, which lives on the device from
-then on.
+then on. Of a larger one, images are decoded when they are needed.
 """
 
+import concurrent.futures
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -17,7 +19,17 @@ from jointnas_jax.data import digits
 from jointnas_jax.errors import DataError, nearest
 
 _INFO_FILE = "dataset_info.json"
-_READ_AT_ONCE = 1024
+_READ_AT_ONCE = 256
+
+
+class Images(Protocol):
+    """Decoded images of a split, wherever they are."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns `uint8[..., H, W, C]` and `int32[...]` for `indices: int[...]`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +46,31 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the images and labels at `indices: int[...]`."""
+        return self.images[indices], self.labels[indices]
+
+
+class SplitOnDisk:
+    """Images of a split that are decoded when they are read; `read` is that of `Split`."""
+
+    def __init__(self, dataset: "ImageDataset", split: str):
+        self._dataset, self._split = dataset, split
+        self._source = dataset.open_split(split)
+        self._pool = concurrent.futures.ThreadPoolExecutor()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Decodes images; raises `DataError` as `ImageDataset.load` does."""
+        flat = np.ravel(indices)
+        pieces = np.array_split(flat, -(-len(flat) // _READ_AT_ONCE))
+        decode = functools.partial(self._dataset.decode, self._source, self._split)
+        images, labels = zip(*self._pool.map(decode, pieces), strict=True)
+        images, labels = np.concatenate(images), np.concatenate(labels)
+        return images.reshape(*indices.shape, *images.shape[1:]), labels.reshape(indices.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,27 +97,31 @@ class ImageDataset:
           DataError: the split is missing or empty, an image cannot be decoded or has another
             shape, a label is out of range, or all labels are the same.
         """
-        source = self._source(split)
-        image_key, label_key = self._keys
-        images = np.empty((len(source), *self.image_shape), np.uint8)
-        labels = np.empty(len(source), np.int32)
-        for start in range(0, len(source), _READ_AT_ONCE):
-            indices = list(range(start, min(start + _READ_AT_ONCE, len(source))))
-            for i, example in zip(indices, self._read(source, indices, split), strict=True):
-                images[i] = self._fit(example[image_key], split, i)
-                labels[i] = example[label_key]
-        bad = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
-        if bad.size:
-            raise DataError(
-                f"split `{split}` of `{self.name}`: labels must be 0 to "
-                f"{self.num_classes - 1}, example {bad[0]} has {labels[bad[0]]}"
-            )
+        on_disk = SplitOnDisk(self, split)
+        images, labels = on_disk.read(np.arange(len(on_disk)))
         if len(np.unique(labels)) < 2:
             raise DataError(
                 f"split `{split}` of `{self.name}` has only images of class "
                 f"{labels[0]}; a classifier needs two classes or more"
             )
         return Split(images, labels)
+
+    def decode(self, source: Any, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Decodes `int[N]` examples to `uint8[N, H, W, C]` and `int32[N]`; raises `DataError`."""
+        image_key, label_key = self._keys
+        images = np.empty((len(indices), *self.image_shape), np.uint8)
+        labels = np.empty(len(indices), np.int32)
+        examples = self._read(source, [int(i) for i in indices], split)
+        for place, (index, example) in enumerate(zip(indices, examples, strict=True)):
+            images[place] = self._fit(example[image_key], split, index)
+            labels[place] = example[label_key]
+        bad = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+        if bad.size:
+            raise DataError(
+                f"split `{split}` of `{self.name}`: labels must be 0 to {self.num_classes - 1}, "
+                f"example {indices[bad[0]]} has {labels[bad[0]]}"
+            )
+        return images, labels
 
     def count(self, split: str) -> int:
         """Number of examples of a split; raises `DataError` if there is no such split."""
@@ -102,7 +143,8 @@ class ImageDataset:
                 f"examples; test images must not be trained on"
             )
 
-    def _source(self, split: str) -> Any:
+    def open_split(self, split: str) -> Any:
+        """Opens a split for random access; raises `DataError` if it is missing or empty."""
         if not self._info(split).num_examples:
             raise DataError(f"split `{split}` of `{self.name}` has no examples")
         return self._builder.as_data_source(split)

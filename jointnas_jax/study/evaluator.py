@@ -19,18 +19,26 @@ import numpy as np
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.augment import Augmentation
-from jointnas_jax.data.source import Split
+from jointnas_jax.data.source import Images, Split, SplitOnDisk
 from jointnas_jax.nets.conv import resolve_lowering
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.space import Candidate, JointSpace
+from jointnas_jax.train.feed import (
+    EvalData,
+    StreamedEvalData,
+    StreamedTrainData,
+    TrainData,
+)
 from jointnas_jax.train.packing import ACCELERATOR, CPU, Pack, Planner, Shape, Work, lane_bytes
 from jointnas_jax.train.parallel import on_device, replicate
-from jointnas_jax.train.program import EvalData, TrainData, TrainProgram
+from jointnas_jax.train.program import TrainProgram
 from jointnas_jax.train.step import PixelStats
 
 # Programs of single architectures kept for a second use, retraining a finalist, besides those in
 # use. Envelopes are kept for good.
 _PROGRAMS_KEPT = 8
+# Images of a dataset on disk that its pixel statistics are taken of.
+_SAMPLE = 4096
 # Share of a device's memory that lanes may fill.
 _MEMORY_SHARE = 0.8
 
@@ -102,9 +110,9 @@ class Evaluator:
     """
 
     def __init__(
-        self, config: Config, space: JointSpace, train: Split, validation: np.ndarray, test: Split
+        self, config: Config, space: JointSpace, train: Images, validation: np.ndarray, test: Images
     ):
-        """Puts the images on every device.
+        """Puts the images on every device, except for those that stay on disk.
 
         Args:
           config: of the study.
@@ -117,16 +125,12 @@ class Evaluator:
         self._augmentation = Augmentation(config.data.crop_padding, config.data.flip)
         self._devices = tuple(jax.local_devices()[: config.study.devices or None])
         self.packings: list[Packing] = []
-        stats = pixel_stats(train.images)
+        stats = pixel_stats(_sample(train))
         self.pixels = {"mean": stats.mean.tolist(), "std": stats.std.tolist()}
-        search = TrainData(train.images, train.labels, ~validation, stats)
-        held_out = EvalData.of(train.images[validation], train.labels[validation], stats)
-        data = replicate(search, self._devices)
-        full = data.replace(members=replicate(np.ones_like(validation), self._devices))
-        self._data = {
-            False: (data, replicate(held_out, self._devices)),
-            True: (full, replicate(EvalData.of(test.images, test.labels, stats), self._devices)),
-        }
+        self._streamed = isinstance(train, SplitOnDisk)
+        self._data = (self._stream if self._streamed else self._place)(
+            train, validation, test, stats
+        )
         images = {False: int((~validation).sum()), True: len(validation)}
         self._steps = {final: n // config.train.batch_size for final, n in images.items()}
         on_cpu = self._devices[0].platform == "cpu"
@@ -141,6 +145,34 @@ class Evaluator:
         )
         self._programs: collections.OrderedDict[tuple, TrainProgram] = collections.OrderedDict()
         self._lock = threading.Lock()
+
+    def _place(
+        self, train: Split, validation: np.ndarray, test: Split, stats: PixelStats
+    ) -> dict[bool, tuple[TrainData, EvalData]]:
+        """Training and evaluation data on the devices, of search and of final jobs."""
+        search = TrainData(train.images, train.labels, ~validation, stats)
+        held_out = EvalData.of(train.images[validation], train.labels[validation], stats)
+        data = replicate(search, self._devices)
+        full = data.replace(members=replicate(np.ones_like(validation), self._devices))
+        return {
+            False: (data, replicate(held_out, self._devices)),
+            True: (full, replicate(EvalData.of(test.images, test.labels, stats), self._devices)),
+        }
+
+    def _stream(
+        self, train: Images, validation: np.ndarray, test: Images, stats: PixelStats
+    ) -> dict[bool, tuple[StreamedTrainData, StreamedEvalData]]:
+        """Likewise, read when needed."""
+        return {
+            False: (
+                StreamedTrainData(train, ~validation, stats),
+                StreamedEvalData(train, np.flatnonzero(validation), stats),
+            ),
+            True: (
+                StreamedTrainData(train, np.ones_like(validation), stats),
+                StreamedEvalData(test, np.arange(len(test)), stats),
+            ),
+        }
 
     @property
     def devices(self) -> int:
@@ -238,7 +270,8 @@ class Evaluator:
         devices = self._devices
         if device is not None:
             devices = devices[device : device + 1]
-            data, evaluation = on_device((data, evaluation), devices[0])
+            if not self._streamed:
+                data, evaluation = on_device((data, evaluation), devices[0])
         program = self._program(shape, device, lanes, devices)
         with jax.default_device(devices[0]):
             trainings = program.train(
@@ -281,7 +314,9 @@ class Evaluator:
             if name in self._programs:
                 self._programs.move_to_end(name)
                 return self._programs[name]
-        program = TrainProgram(shape, self._train, self._augmentation, devices, lanes)
+        program = TrainProgram(
+            shape, self._train, self._augmentation, devices, lanes, self._streamed
+        )
         with self._lock:
             self._programs[name] = program
             exact = [n for n in self._programs if not isinstance(n[0], Envelope)]
@@ -292,6 +327,14 @@ class Evaluator:
 
 def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _sample(train: Images) -> np.ndarray:
+    """Images to take pixel statistics of: all, or a random sample of those on disk."""
+    if isinstance(train, Split):
+        return train.images
+    chosen = np.random.default_rng(0).permutation(len(train))[:_SAMPLE]
+    return train.read(np.sort(chosen))[0]
 
 
 def pixel_stats(images: np.ndarray) -> PixelStats:

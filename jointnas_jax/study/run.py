@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from jointnas_jax.config import Config
-from jointnas_jax.data.source import Split, carve_validation
+from jointnas_jax.data.source import Images, carve_validation
 from jointnas_jax.errors import ConfigError, StudyError
 from jointnas_jax.nets.cost import count
 from jointnas_jax.predictor.fit import PredictorState
@@ -68,11 +68,9 @@ def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]
     with meter.listening():
         with meter.stage("data"):
             problem = build_problem(config)
-            train = problem.dataset.load(config.data.train_split)
+            train, test = problem.images()
             seed = (config.seed, VALIDATION_STREAM)
             validation = carve_validation(len(train), config.data.val_fraction, seed)
-            # Read now, so that a bad test split is found before training; used by `retrain` only.
-            test = problem.dataset.load(config.data.test_split)
             _check_batch(config, train, validation)
         with meter.stage("pool"):
             pool = problem.pool()
@@ -118,9 +116,9 @@ class Study:
     def __init__(
         self,
         problem: Problem,
-        train: Split,
+        train: Images,
         validation: np.ndarray,
-        test: Split,
+        test: Images,
         workdir: Path,
         console: Console,
     ):
@@ -382,7 +380,7 @@ def _accuracies(outcomes: Sequence[Outcome]) -> list[float | None]:
     return [o.accuracies[-1] if o.reason is None else None for o in outcomes]
 
 
-def _check_batch(config: Config, train: Split, validation: np.ndarray) -> None:
+def _check_batch(config: Config, train: Images, validation: np.ndarray) -> None:
     if (left := int((~validation).sum())) < config.train.batch_size:
         raise ConfigError(
             f"`config.train.batch_size` must be at most the {left} training images "

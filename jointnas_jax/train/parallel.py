@@ -61,6 +61,10 @@ class Parallel:
                 self._compiled[shapes] = lowered.compile(compiler_options=self._options)
             return self._compiled[shapes]
 
+    def shapes(self, *values: Any) -> Any:
+        """Shapes of the results, as `jax.ShapeDtypeStruct`."""
+        return jax.eval_shape(self._program, *((value,) for value in values))
+
     def __call__(self, *values: Any) -> Any:
         """Runs it; arguments and results are stacked over devices (and lanes)."""
         return self.compile(*values)(*((value,) for value in values))

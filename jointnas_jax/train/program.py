@@ -15,7 +15,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,56 +29,12 @@ from jointnas_jax.nets.network import MBConv, Network
 from jointnas_jax.nets.tiled import TiledMBConv
 from jointnas_jax.space import ArchSpec, Candidate
 from jointnas_jax.train import step as steps
+from jointnas_jax.train.feed import EvalData, StreamedEvalData, StreamedTrainData, TrainData
 from jointnas_jax.train.parallel import Parallel, compiler_options
 from jointnas_jax.train.recipe_arrays import RecipeArrays
 
 # Streams of the trial's key.
 _INIT, _PLAN, _STEP = range(3)
-
-
-@flax.struct.dataclass
-class TrainData:
-    """Training images on the device, and which of them belong to the split in use.
-
-    Attributes:
-      images: `uint8[N, H, W, C]`.
-      labels: `int32[N]`.
-      members: `bool[N]`, the images to train on. A mask rather than a subset, so that training with
-        and without the validation images is the same program.
-      stats: pixel statistics for normalisation.
-    """
-
-    images: jax.Array
-    labels: jax.Array
-    members: jax.Array
-    stats: steps.PixelStats
-
-
-@flax.struct.dataclass
-class EvalData:
-    """Images to measure accuracy on, in batches of equal shape.
-
-    Attributes:
-      batches: pairs `uint8[B, H, W, C]`, `int32[B]`; a label of -1 marks padding.
-      count: images without padding.
-      stats: pixel statistics for normalisation.
-    """
-
-    batches: tuple[tuple[jax.Array, jax.Array], ...]
-    count: int = flax.struct.field(pytree_node=False)
-    stats: steps.PixelStats = None
-
-    @classmethod
-    def of(
-        cls, images: np.ndarray, labels: np.ndarray, stats: steps.PixelStats, batch_size: int = 256
-    ) -> "EvalData":
-        """Cuts `uint8[N, H, W, C]` and `int32[N]` into padded batches."""
-        padding = -len(labels) % batch_size
-        images = np.concatenate([images, np.zeros((padding, *images.shape[1:]), images.dtype)])
-        padded = np.concatenate([labels, np.full(padding, -1, labels.dtype)])
-        cuts = range(batch_size, len(padded), batch_size)
-        batches = zip(np.split(images, cuts), np.split(padded, cuts), strict=True)
-        return cls(tuple(batches), len(labels), stats)
 
 
 class Training(NamedTuple):
@@ -110,7 +65,18 @@ class TrainProgram:
         augmentation: Augmentation,
         devices: Sequence[jax.Device],
         lanes_per_device: int = 1,
+        streamed: bool = False,
     ):
+        """Creates the programs; they are compiled when they are first used.
+
+        Args:
+          shape: of the networks.
+          config: of training.
+          augmentation: of the dataset.
+          devices: to train on.
+          lanes_per_device: candidates at once on each.
+          streamed: whether `train` will get `StreamedTrainData`.
+        """
         self.lanes = len(devices) * lanes_per_device
         self._shape = shape
         self._devices = devices
@@ -131,7 +97,7 @@ class TrainProgram:
         options = ("light", "old_fusion") if config.fast_compile and exact else ()
         self._epoch = parallel(
             functools.partial(_train_epoch, module, augmentation),
-            "lllsll",
+            "lll" + ("lls" if streamed else "sss") + "lll",
             options=compiler_options(*options if exact else ("light",)),
             donate=(0,),
         )
@@ -148,8 +114,8 @@ class TrainProgram:
         self,
         candidates: Sequence[Candidate],
         keys: Sequence[jax.Array],
-        data: TrainData,
-        evaluation: EvalData,
+        data: TrainData | StreamedTrainData,
+        evaluation: EvalData | StreamedEvalData,
         epochs: int,
         every_epoch: bool = True,
     ) -> list[Training]:
@@ -158,7 +124,7 @@ class TrainProgram:
         Args:
           candidates: `lanes` of them at most, all inside of the shape.
           keys: of the trials, consumed.
-          data: images to train on, on every device; see `replicate`.
+          data: images to train on, on every device (see `replicate`) or streamed.
           evaluation: images to measure accuracy on, likewise.
           epochs: at least 1.
           every_epoch: measure accuracy after each epoch, not only after the last.
@@ -173,11 +139,17 @@ class TrainProgram:
             self._spread([a[part] for a in arrays]) for part in range(5)
         )
         if not self._compiled:
-            self._compile(state, switches, recipes, plan_keys, step_keys, data, evaluation)
+            lanes_state = (state, recipes, switches)
+            self._compile(*lanes_state, plan_keys, step_keys, data, evaluation)
         counts, failures = [], []
         for epoch in range(epochs):
             plan = self._plan(data.members, recipes.mixup, plan_keys, np.int32(epoch))
-            state, trained, failed = self._epoch(state, recipes, switches, data, plan, step_keys)
+            failed = []
+            for images, labels, part, todo in data.chunks(plan):
+                state, trained, step = self._epoch(
+                    *(state, recipes, switches, images, labels, data.stats, part, todo, step_keys)
+                )
+                failed.append(step)
             if every_epoch or epoch == epochs - 1:
                 counts.append(
                     [
@@ -185,7 +157,7 @@ class TrainProgram:
                         for batch in evaluation.batches
                     ]
                 )
-            failures.append(np.asarray(failed).reshape(-1))
+            failures.append(_first(failed))
             if (failures[-1][: len(candidates)] >= 0).all():
                 break
         correct = [sum(np.asarray(c).reshape(-1) for c in epoch) for epoch in counts]
@@ -199,26 +171,27 @@ class TrainProgram:
     def _compile(
         self,
         state: steps.TrainState,
-        switches: Switches | None,
         recipes: RecipeArrays,
+        switches: Switches | None,
         plan_keys: jax.Array,
         step_keys: jax.Array,
-        data: TrainData,
-        evaluation: EvalData,
+        data: TrainData | StreamedTrainData,
+        evaluation: EvalData | StreamedEvalData,
     ) -> None:
         """Compiles all programs side by side, from what `train` will call them with."""
-        axes = plan_keys.shape[:-1]
-        plan_shapes = jax.eval_shape(
-            plan_epoch,
-            *(data.members, jax.ShapeDtypeStruct((), np.float32), jax.random.key(0)),
-            **(dict(augmentation=self._augmentation, batch_size=self._batch_size)),
-        )
-        plan = jax.tree.map(lambda s: jax.ShapeDtypeStruct((*axes, *s.shape), s.dtype), plan_shapes)
+        plan_args = (data.members, recipes.mixup, plan_keys, np.int32(0))
+        # Of images on the device a chunk has the shapes of the plan; others must be read.
+        resident = isinstance(data, TrainData)
+        plan = self._plan.shapes(*plan_args) if resident else self._plan(*plan_args)
+        images, labels, part, todo = next(data.chunks(plan))
         trained = jax.ShapeDtypeStruct(state.averaged.shape, np.float32)
         calls = [
-            (self._epoch, (state, recipes, switches, data, plan, step_keys)),
-            (self._correct, (trained, switches, *evaluation.batches[0], evaluation.stats)),
-            (self._plan, (data.members, recipes.mixup, plan_keys, np.int32(0))),
+            (
+                self._epoch,
+                (state, recipes, switches, images, labels, data.stats, part, todo, step_keys),
+            ),
+            (self._plan, plan_args),
+            (self._correct, (trained, switches, *next(iter(evaluation.batches)), evaluation.stats)),
         ]
         with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
             list(pool.map(lambda call: call[0].compile(*call[1]), calls))
@@ -282,17 +255,26 @@ def _plan_program(
     return Parallel(plan, "slls", devices, lanes_per_device, options)
 
 
+def _first(failed: Sequence[jax.Array]) -> np.ndarray:
+    """The first failed step of each lane over the chunks of an epoch, -1 where there is none."""
+    found = np.stack([np.asarray(f).reshape(-1) for f in failed])
+    return np.where((found >= 0).any(0), found[(found >= 0).argmax(0), range(found.shape[1])], -1)
+
+
 def _train_epoch(
     module: Network,
     augmentation: Augmentation,
     state: steps.TrainState,
     recipe: RecipeArrays,
     switches: Switches | None,
-    data: TrainData,
+    images: jax.Array,
+    labels: jax.Array,
+    stats: steps.PixelStats,
     plan: EpochPlan,
+    todo: jax.Array,
     key: jax.Array,
 ) -> tuple[steps.TrainState, jax.Array, jax.Array]:
-    """Runs one epoch of a lane; `key` is the data of the trial's key.
+    """Runs the first `todo` rows of a plan in a lane; `key` is the data of the trial's key.
 
     Returns:
       The state; the variables that count, flattened to `float32[V]`; the first step with a
@@ -305,15 +287,15 @@ def _train_epoch(
         state, failed_step = carry
         chosen = plan.images[i]
         batch = steps.Batch(
-            data.images[chosen], data.labels[chosen], plan.corners[i], plan.flips[i], plan.mixup[i]
+            images[chosen], labels[chosen], plan.corners[i], plan.flips[i], plan.mixup[i]
         )
         after, loss = steps.train_step(
-            module, augmentation, state, recipe, batch, data.stats, plan.steps, key, switches
+            module, augmentation, state, recipe, batch, stats, plan.steps, key, switches
         )
         failed = (failed_step < 0) & ~jnp.isfinite(loss)
         return after, jnp.where(failed, state.step, failed_step)
 
-    state, failed_step = jax.lax.fori_loop(0, plan.steps, step, (state, jnp.int32(-1)))
+    state, failed_step = jax.lax.fori_loop(0, todo, step, (state, jnp.int32(-1)))
     return state, steps.trained_variables(state, recipe), failed_step
 
 

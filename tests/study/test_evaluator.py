@@ -8,6 +8,7 @@ import pytest
 import tiny
 
 from jointnas_jax.config import check_config
+from jointnas_jax.data.source import Split, SplitOnDisk
 from jointnas_jax.study import evaluator as evaluators
 from jointnas_jax.study.evaluator import Evaluator, Job, Outcome
 from jointnas_jax.study.problem import build_problem
@@ -51,6 +52,14 @@ def test_rounds_after_the_first_compile_nothing(problem, split):
     assert compiled == []
 
 
+def test_a_dataset_stays_on_disk_above_the_configured_size(problem):
+    for memory_gb, kind in ((8.0, Split), (0.0, SplitOnDisk)):
+        data = dataclasses.replace(problem.config.data, memory_gb=memory_gb)
+        config = dataclasses.replace(problem.config, data=data)
+        images = dataclasses.replace(problem, config=config).images()
+        assert [type(split) for split in images] == [kind, kind]
+
+
 def test_envelopes_and_exact_programs_agree(problem, split):
     some = jobs(problem, 3, epochs=2)
     results = [list(make(problem, split, program=p).run(some)) for p in ("envelope", "exact")]
@@ -61,6 +70,17 @@ def test_envelopes_and_exact_programs_agree(problem, split):
             shared.variables,
             own.variables,
         )
+
+
+@pytest.mark.parametrize("final", [False, True])
+@pytest.mark.parametrize("program", ["envelope", "exact"])
+def test_images_on_disk_give_what_images_in_memory_give(problem, split, program, final):
+    on_disk = SplitOnDisk(problem.dataset, "train[:96]")
+    some = [dataclasses.replace(job, final=final) for job in jobs(problem, 5)]
+    memory, disk = (list(make(problem, s, program=program).run(some)) for s in (split, on_disk))
+    for a, b in zip(memory, disk, strict=True):
+        assert a.accuracies == b.accuracies
+        jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
 
 
 def test_every_device_trains_exact_programs(problem, split):

@@ -5,8 +5,9 @@ import pytest
 from jointnas_jax.config import TrainConfig
 from jointnas_jax.data.augment import Augmentation
 from jointnas_jax.space import ArchSpec, Candidate, Head, Recipe, Stage, Stem
+from jointnas_jax.train.feed import EvalData, TrainData
 from jointnas_jax.train.parallel import replicate
-from jointnas_jax.train.program import EvalData, TrainData, TrainProgram
+from jointnas_jax.train.program import TrainProgram
 from jointnas_jax.train.step import PixelStats
 
 

@@ -16,8 +16,9 @@ from jointnas_jax.nets.init import zero_variables
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import JointSpace
 from jointnas_jax.train import program as programs
+from jointnas_jax.train.feed import EvalData, TrainData
 from jointnas_jax.train.parallel import replicate
-from jointnas_jax.train.program import EvalData, TrainData, TrainProgram
+from jointnas_jax.train.program import TrainProgram
 from jointnas_jax.train.step import PixelStats
 
 STEPS, BATCH = 20, 8

@@ -1,0 +1,156 @@
+"""The images that candidates train on and are measured on: on the device, or streamed to it.
+
+Both kinds give the same batches: what an epoch uses is drawn from trial and epoch alone.
+
+N images of H x W x C, B = batch size, S = steps of an epoch, `axes` = the leading axes of what
+differs between lanes: devices, then lanes per device if there are several.
+"""
+
+import collections
+import concurrent.futures
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+
+from jointnas_jax.data.augment import EpochPlan
+from jointnas_jax.data.source import Images
+from jointnas_jax.train.step import PixelStats
+
+# Bytes of the images that are sent to the devices at once, and how many such chunks are read ahead.
+_CHUNK_BYTES = 64 * 2**20
+_AHEAD = 2
+_EVAL_BATCH = 256
+
+
+@flax.struct.dataclass
+class TrainData:
+    """Training images on the device, and which of them belong to the split in use.
+
+    Attributes:
+      images: `uint8[N, H, W, C]`.
+      labels: `int32[N]`.
+      members: `bool[N]`, the images to train on. A mask rather than a subset, so that training with
+        and without the validation images is the same program.
+      stats: pixel statistics for normalisation.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    members: jax.Array
+    stats: PixelStats
+
+    def chunks(self, plan: EpochPlan) -> Iterator[tuple]:
+        """Yields what the program of an epoch is called with: all of it at once."""
+        yield self.images, self.labels, plan, plan.steps
+
+
+class StreamedTrainData:
+    """Training images that are read while candidates train.
+
+    Attributes:
+      members: as in `TrainData`.
+      stats: likewise.
+    """
+
+    def __init__(self, source: Images, members: np.ndarray, stats: PixelStats):
+        self.members, self.stats = members, stats
+        self._source = source
+
+    def chunks(self, plan: EpochPlan) -> Iterator[tuple]:
+        """Yields what the program of an epoch is called with, some steps at a time.
+
+        In a chunk of K steps every lane has the images of its own steps, `[*axes, K * B, ...]`, in
+        the order of their use. A last chunk of fewer steps is filled up and not run to its end.
+        """
+        plan = jax.device_get(plan)
+        *axes, rows, batch = plan.images.shape
+        image_bytes = self._source.read(np.zeros(1, int))[0].nbytes
+        together = _CHUNK_BYTES // (image_bytes * batch * int(np.prod(axes)))
+        together = min(max(together, 1), rows)
+        places = np.arange(together * batch, dtype=np.int32).reshape(together, batch)
+        places = np.broadcast_to(places, (*axes, together, batch))
+
+        def read(start: int) -> tuple:
+            steps = np.arange(start, start + together)
+            cut = lambda values: np.take(values, steps, axis=len(axes), mode="clip")
+            part = jax.tree.map(cut, plan.replace(steps=None))
+            images, labels = self._source.read(part.images.reshape(*axes, -1))
+            part = part.replace(steps=plan.steps, images=places)
+            return images, labels, part, np.minimum(together, plan.steps - start)
+
+        yield from ahead(read, range(0, int(plan.steps.max()), together))
+
+
+@flax.struct.dataclass
+class EvalData:
+    """Images to measure accuracy on, in batches of equal shape.
+
+    Attributes:
+      batches: pairs `uint8[B, H, W, C]`, `int32[B]`; a label of -1 marks padding.
+      count: images without padding.
+      stats: pixel statistics for normalisation.
+    """
+
+    batches: tuple[tuple[jax.Array, jax.Array], ...]
+    count: int = flax.struct.field(pytree_node=False)
+    stats: PixelStats = None
+
+    @classmethod
+    def of(
+        cls,
+        images: np.ndarray,
+        labels: np.ndarray,
+        stats: PixelStats,
+        batch_size: int = _EVAL_BATCH,
+    ) -> "EvalData":
+        """Cuts `uint8[N, H, W, C]` and `int32[N]` into padded batches."""
+        starts = range(0, len(labels), batch_size)
+        batches = (
+            _padded(images[i : i + batch_size], labels[i : i + batch_size], batch_size)
+            for i in starts
+        )
+        return cls(tuple(batches), len(labels), stats)
+
+
+class StreamedEvalData:
+    """Images to measure accuracy on, read each time.
+
+    Attributes:
+      count: images.
+      stats: pixel statistics for normalisation.
+    """
+
+    def __init__(self, source: Images, indices: np.ndarray, stats: PixelStats):
+        self.count, self.stats = len(indices), stats
+        self._source, self._indices = source, indices
+
+    @property
+    def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """As in `EvalData`."""
+
+        def read(start: int) -> tuple[np.ndarray, np.ndarray]:
+            chosen = self._indices[start : start + _EVAL_BATCH]
+            return _padded(*self._source.read(chosen), _EVAL_BATCH)
+
+        return ahead(read, range(0, self.count, _EVAL_BATCH))
+
+
+def _padded(images: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    missing = size - len(labels)
+    images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
+    return images, np.concatenate([labels, np.full(missing, -1, labels.dtype)])
+
+
+def ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Yields `function(item)` for all items in order, computed in a thread before it is needed."""
+    waiting: collections.deque = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
