@@ -19,6 +19,7 @@ import numpy as np
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.augment import Augmentation
+from jointnas_jax.data.digits import cache_dir
 from jointnas_jax.data.source import Images, Split, SplitOnDisk
 from jointnas_jax.nets.conv import resolve_lowering
 from jointnas_jax.nets.envelope import Envelope
@@ -29,7 +30,8 @@ from jointnas_jax.train.feed import (
     StreamedTrainData,
     TrainData,
 )
-from jointnas_jax.train.packing import ACCELERATOR, CPU, Pack, Planner, Shape, Work, lane_bytes
+from jointnas_jax.train.machine import machine_of
+from jointnas_jax.train.packing import Pack, Planner, Shape, Work, lane_bytes
 from jointnas_jax.train.parallel import on_device, replicate
 from jointnas_jax.train.program import TrainProgram
 from jointnas_jax.train.step import PixelStats
@@ -137,7 +139,7 @@ class Evaluator:
         tiled = resolve_lowering(config.train.lowering) == "matmul" and on_cpu
         self._planner = Planner(
             space,
-            CPU if on_cpu else ACCELERATOR,
+            machine_of(self._devices[0], cache_dir()),
             len(self._devices),
             config.train.batch_size,
             tiled,
@@ -196,14 +198,19 @@ class Evaluator:
         )
 
         def work() -> None:
-            for pack in shared:
-                self._run_pack(pack, jobs, futures, None)
-            # Few architectures: the trainings of one share its program, on all devices.
-            if len(exact) < self.devices:
-                for pack in exact:
+            try:
+                for pack in shared:
                     self._run_pack(pack, jobs, futures, None)
-            else:
-                self._run_exact(exact, jobs, futures)
+                # Few architectures: the trainings of one share its program, on all devices.
+                if len(exact) < self.devices:
+                    for pack in exact:
+                        self._run_pack(pack, jobs, futures, None)
+                else:
+                    self._run_exact(exact, jobs, futures)
+            except BaseException as error:  # whoever waits must hear of it
+                for future in futures:
+                    if not future.done():
+                        future.set_exception(error)
 
         threading.Thread(target=work, daemon=True).start()
         for future in futures:
@@ -226,11 +233,8 @@ class Evaluator:
             while pack := take(worker):
                 self._run_pack(pack, jobs, futures, worker)
 
-        workers = [threading.Thread(target=work, args=(w,)) for w in range(self.devices)]
-        for thread in workers:
-            thread.start()
-        for thread in workers:
-            thread.join()
+        with concurrent.futures.ThreadPoolExecutor(self.devices) as pool:
+            list(pool.map(work, range(self.devices)))
 
     def _run_pack(
         self, pack: Pack, jobs: Sequence[Job], futures: Sequence, device: int | None

@@ -13,6 +13,7 @@ from jointnas_jax.nets.cost import count
 from jointnas_jax.nets.envelope import Envelope, Ranges, is_free, ranges_of
 from jointnas_jax.nets.tiled import tiles
 from jointnas_jax.space import ArchSpec, JointSpace
+from jointnas_jax.train.machine import Machine, Speed
 
 Shape = ArchSpec | Envelope
 Frame = tuple[tuple[str, object], ...]
@@ -23,42 +24,6 @@ _OPERATIONS_PER_MAC = 6
 _MOST_ENVELOPES = 4
 # Trainings of a frame that are looked at to choose its envelopes.
 _SAMPLE = 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Speed:
-    """What compiling and training in one kind of program cost.
-
-    Attributes:
-      compile_fixed: seconds to compile a program without blocks.
-      compile_block: seconds for each block.
-      step_block: seconds per step and block that do not depend on its size.
-    """
-
-    compile_fixed: float
-    compile_block: float
-    step_block: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """What compiling and training cost on a kind of device.
-
-    Attributes:
-      rate: operations per second and device in training.
-      exact: programs of one architecture.
-      envelope: programs of an envelope.
-    """
-
-    rate: float
-    exact: Speed
-    envelope: Speed
-
-
-# Rough, from runs on two CPU cores. A faster core compiles and trains faster: what matters here are
-# the ratios. For accelerators a guess on the safe side.
-CPU = Machine(rate=3e10, exact=Speed(2.0, 0.8, 6e-4), envelope=Speed(2.5, 1.2, 1e-3))
-ACCELERATOR = Machine(rate=2e12, exact=Speed(10.0, 1.5, 1e-4), envelope=Speed(10.0, 1.5, 1e-4))
 
 
 @dataclasses.dataclass(frozen=True)

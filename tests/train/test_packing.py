@@ -8,7 +8,8 @@ import pytest
 from jointnas_jax.nets.cost import count
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.space import ArchSpec
-from jointnas_jax.train.packing import CPU, Planner, Work, executed_macs, frame, lane_bytes
+from jointnas_jax.train.machine import CPU
+from jointnas_jax.train.packing import Planner, Work, executed_macs, frame, lane_bytes
 
 
 def works(space, count=48, steps=300, seed=0):
