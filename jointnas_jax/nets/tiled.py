@@ -36,7 +36,7 @@ from jointnas_jax.space import Block
 _LOW = "matmul"
 # Bytes of a tile's map before the depthwise convolution. Half and double were slower.
 _TILE_BYTES = 512 * 1024
-_LARGEST_TILE = 64
+_LARGEST_TILE = 32
 
 
 class Tile(NamedTuple):

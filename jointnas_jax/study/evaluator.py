@@ -23,7 +23,7 @@ from jointnas_jax.data.digits import cache_dir
 from jointnas_jax.data.source import Images, Split, SplitOnDisk
 from jointnas_jax.nets.conv import resolve_lowering
 from jointnas_jax.nets.envelope import Envelope
-from jointnas_jax.space import Candidate, JointSpace
+from jointnas_jax.space import ArchSpec, Candidate, JointSpace
 from jointnas_jax.train.feed import (
     EvalData,
     StreamedEvalData,
@@ -112,7 +112,13 @@ class Evaluator:
     """
 
     def __init__(
-        self, config: Config, space: JointSpace, train: Images, validation: np.ndarray, test: Images
+        self,
+        config: Config,
+        space: JointSpace,
+        train: Images,
+        validation: np.ndarray,
+        test: Images,
+        sample: Sequence[ArchSpec] = (),
     ):
         """Puts the images on every device, except for those that stay on disk.
 
@@ -122,6 +128,7 @@ class Evaluator:
           train: the training split.
           validation: `bool[N]`, images of it kept for validation.
           test: the test split, used by final jobs only.
+          sample: architectures like those that will come, for the planner.
         """
         self._train = config.train
         self._augmentation = Augmentation(config.data.crop_padding, config.data.flip)
@@ -137,13 +144,15 @@ class Evaluator:
         self._steps = {final: n // config.train.batch_size for final, n in images.items()}
         on_cpu = self._devices[0].platform == "cpu"
         tiled = resolve_lowering(config.train.lowering) == "matmul" and on_cpu
+        machine = machine_of(self._devices[0], cache_dir())
         self._planner = Planner(
             space,
-            machine_of(self._devices[0], cache_dir()),
+            machine.compiling_fast() if config.train.fast_compile and on_cpu else machine,
             len(self._devices),
             config.train.batch_size,
             tiled,
             config.train.program,
+            sample,
         )
         self._programs: collections.OrderedDict[tuple, TrainProgram] = collections.OrderedDict()
         self._lock = threading.Lock()

@@ -40,6 +40,9 @@ from jointnas_jax.study.workdir import RESULT, WEIGHTS, start, write_json
 # before.
 _PRETRAIN, _FIT, _EVOLVE, _COARSE, _RANDOM, _FINAL, _RETRAIN = range(7)
 
+# Candidates of the pool that the evaluator's planner looks at.
+_SAMPLE = 96
+
 
 def dry_run(config: Config, console: Console) -> None:
     """Prints the plan of a study; opens the dataset, trains nothing."""
@@ -74,7 +77,7 @@ def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]
             _check_batch(config, train, validation)
         with meter.stage("pool"):
             pool = problem.pool()
-            study = Study(problem, train, validation, test, workdir, console)
+            study = Study(problem, pool, train, validation, test, workdir, console)
             plan = make_plan(problem, pool, len(train), study.evaluator.devices)
             study.planned = plan.trainings
             print_plan(problem, plan, console)
@@ -116,6 +119,7 @@ class Study:
     def __init__(
         self,
         problem: Problem,
+        pool: np.ndarray,
         train: Images,
         validation: np.ndarray,
         test: Images,
@@ -124,7 +128,8 @@ class Study:
     ):
         self.problem, self.config = problem, problem.config
         self.workdir, self.console = workdir, console
-        self.evaluator = Evaluator(self.config, problem.space, train, validation, test)
+        sample = [problem.space.decode(vector).arch for vector in pool[:_SAMPLE]]
+        self.evaluator = Evaluator(self.config, problem.space, train, validation, test, sample)
         self.store = TrialStore(workdir)
         self._trials = 0
         search = self.config.search

@@ -22,8 +22,8 @@ Frame = tuple[tuple[str, object], ...]
 _OPERATIONS_PER_MAC = 6
 # Envelopes of a frame, at most.
 _MOST_ENVELOPES = 4
-# Trainings of a frame that are looked at to choose its envelopes.
-_SAMPLE = 16
+# Architectures of a frame that are looked at to choose its envelopes.
+_SAMPLE = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Planner:
         batch: int,
         tiled: bool,
         program: str = "auto",
+        sample: Sequence[ArchSpec] = (),
     ):
         """Creates a planner.
 
@@ -77,10 +78,12 @@ class Planner:
           batch: images of a step.
           tiled: whether envelopes compute true channels only, see `nets/tiled.py`.
           program: `auto`, `envelope` or `exact`.
+          sample: architectures like those that will come; none: like the first that come.
         """
         self.envelopes: dict[Frame, list[Envelope]] = {}
         self._space, self._machine, self._devices = space, machine, devices
         self._batch, self._tiled, self._program = batch, tiled, program
+        self._sample = sample
 
     def plan(self, works: Sequence[Work], later: int = 0) -> list[Pack]:
         """Divides trainings into packs.
@@ -130,54 +133,66 @@ class Planner:
         return useful / executed
 
     def _choose(self, works: Sequence[Work], repeats: float) -> list[Envelope]:
-        """The envelopes of a frame: splits the space where that saves more than it compiles."""
+        """The envelopes of a frame.
+
+        Starts with one for all of it, and divides or drops parts of the space while that saves more
+        than it costs: a part costs a compilation and its padding, what is in no part is compiled
+        one by one.
+        """
         if self._program == "exact" or len({w.arch for w in works}) == 1 == self._space.arch_size:
             return []
         whole = ranges_of(self._space, works[0].arch)
-        inside = [w for w in works if self._envelope(whole).holds(w.arch)]
+        steps = sum(w.steps for w in works) // len(works)
+        key = frame(works[0].arch)
+        # What comes later looks like the sample; a few candidates say little about where it lies.
+        archs = [a for a in self._sample if frame(a) == key] or [w.arch for w in works]
+        inside = [a for a in archs if self._envelope(whole).holds(a)][:_SAMPLE]
         if not inside:
             return []
-        # A sample says enough about where the padding is.
-        repeats *= len(inside) / len(inside[:_SAMPLE])
-        inside = inside[:_SAMPLE]
-        known: dict[tuple, float] = {}
+        each = [Work(arch, steps) for arch in inside]
+        weight = len(works) * repeats / len(inside)
+        alone = [
+            (self._train_seconds(w.arch, w) + self._compile_seconds(w.arch))
+            * (weight / self._devices)
+            for w in each
+        ]
+        known: dict[tuple, tuple[float, frozenset[int]]] = {}
 
-        def seconds(part: Ranges) -> float:
+        def priced(part: Ranges) -> tuple[float, frozenset[int]]:
+            """Seconds of a part, and which of the sample it holds."""
             name = tuple(part.items())
             if name not in known:
-                known[name] = self._seconds(part, inside, repeats)
+                envelope = self._envelope(part)
+                held = [i for i, w in enumerate(each) if envelope.holds(w.arch)]
+                seconds = sum(self._train_seconds(envelope, each[i]) for i in held)
+                seconds *= weight / self._devices
+                known[name] = seconds + self._compile_seconds(envelope), frozenset(held)
             return known[name]
 
-        parts = [(whole, seconds(whole))]
-        while len(parts) < _MOST_ENVELOPES:
-            gains = [
-                (cost - sum(seconds(half) for half in halves), index, halves)
-                for index, (part, cost) in enumerate(parts)
-                for halves in _halves(part)
+        def cost(parts: Sequence[Ranges]) -> float:
+            prices = [priced(part) for part in parts]
+            held = frozenset().union(*(h for _, h in prices))
+            left = sum(seconds for i, seconds in enumerate(alone) if i not in held)
+            return left + sum(seconds for seconds, _ in prices)
+
+        may_drop = self._program == "auto"
+        parts, best = [whole], cost([whole])
+        while True:
+            options = [
+                [*parts[:i], *pieces, *parts[i + 1 :]]
+                for i, part in enumerate(parts)
+                for low, high in _cuts(part)
+                for pieces in ([low, high], *([[low], [high]] if may_drop else []))
             ]
-            gain, index, halves = max(gains, key=lambda g: g[0], default=(0.0, 0, ()))
-            if gain <= 0:
-                break
-            parts[index : index + 1] = [(half, seconds(half)) for half in halves]
-        best = sum(cost for _, cost in parts)
-        exact = sum(self._train_seconds(w.arch, w) for w in inside)
-        exact += sum(self._compile_seconds(a) for a in {w.arch for w in inside})
-        if self._program == "auto" and exact * repeats / self._devices <= best:
-            return []
-        return [self._envelope(part) for part, _ in parts]
+            options += [[]] if may_drop else []
+            fitting = (option for option in options if len(option) <= _MOST_ENVELOPES)
+            found = min(fitting, key=cost, default=parts)
+            if cost(found) >= best:
+                return [self._envelope(part) for part in parts]
+            parts, best = found, cost(found)
 
     def _envelope(self, ranges: Ranges) -> Envelope:
         return Envelope.of(ranges, self._space.image_channels, self._space.num_classes)
-
-    def _seconds(self, part: Ranges, works: Sequence[Work], repeats: float) -> float:
-        """Time to compile the envelope of a part and to train what falls into it."""
-        envelope = self._envelope(part)
-        seconds = self._compile_seconds(envelope)
-        if held := [w for w in works if envelope.holds(w.arch)]:
-            mean = sum(self._train_seconds(envelope, w) for w in held) / len(held)
-            # Lanes that stay empty cost as much as full ones.
-            seconds += mean * -(-len(held) // self._devices) * repeats
-        return seconds
 
     def _speed(self, shape: Shape) -> Speed:
         return self._machine.envelope if isinstance(shape, Envelope) else self._machine.exact
@@ -232,15 +247,12 @@ def frame(arch: ArchSpec) -> Frame:
     return (*fixed, ("image_channels", arch.image_channels), ("num_classes", arch.num_classes))
 
 
-def _halves(ranges: Ranges) -> list[tuple[Ranges, Ranges]]:
-    """All ways to cut a part of the space in two, at the middle of one knob's values."""
+def _cuts(ranges: Ranges) -> list[tuple[Ranges, Ranges]]:
+    """All ways to cut a part of the space in two, between two values of one knob."""
     return [
-        tuple(
-            ranges | {slot: part}
-            for part in (values[: len(values) // 2], values[len(values) // 2 :])
-        )
+        (ranges | {slot: values[:i]}, ranges | {slot: values[i:]})
         for slot, values in ranges.items()
-        if len(values) > 1
+        for i in range(1, len(values))
     ]
 
 
