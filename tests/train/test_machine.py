@@ -1,0 +1,53 @@
+import json
+
+import jax
+import pytest
+
+from jointnas_jax.train import machine as machines
+from jointnas_jax.train.machine import CPU, machine_of
+
+
+@pytest.fixture
+def probes(monkeypatch):
+    """Replaces the measurement; counts how often it is made."""
+    calls = []
+
+    def probe(device):
+        calls.append(device)
+        return 4.3 * machines._CPU_PROBE[0], machines._CPU_PROBE[1]
+
+    monkeypatch.setattr(machines, "_probe", probe)
+    return calls
+
+
+def test_a_machine_is_measured_once_and_in_powers_of_two(tmp_path, probes):
+    first, second = (machine_of(jax.devices()[0], tmp_path) for _ in range(2))
+    assert first == second == CPU.scaled(4.0, 1.0)
+    assert len(probes) == 1
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"cpu": 3}', '{"x": ["a", "b"]}'])
+def test_a_broken_file_is_measured_again(tmp_path, probes, content):
+    (tmp_path / "machine.json").write_text(content)
+    assert machine_of(jax.devices()[0], tmp_path) == CPU.scaled(4.0, 1.0)
+    assert len(probes) == 1
+
+
+def test_other_machines_stay_in_the_file(tmp_path, probes):
+    (tmp_path / "machine.json").write_text('{"other": [2.0, 1.0]}')
+    machine_of(jax.devices()[0], tmp_path)
+    known = json.loads((tmp_path / "machine.json").read_text())
+    assert known["other"] == [2.0, 1.0]
+    assert len(known) == 2
+
+
+def test_the_measurement_itself_is_positive_and_of_this_machine():
+    compiling, training = machines._probe(jax.devices()[0])
+    assert compiling > training > 0
+
+
+def test_a_slower_machine_takes_longer_in_everything():
+    slow = CPU.scaled(2.0, 4.0)
+    assert slow.exact.compile_block == 2 * CPU.exact.compile_block
+    assert slow.rate == CPU.rate / 4
+    assert slow.envelope.step_block == 4 * CPU.envelope.step_block
