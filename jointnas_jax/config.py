@@ -175,6 +175,8 @@ class PredictorConfig:
 
     Attributes:
       members: networks in the ensemble; 1 is the paper's.
+      process: put a Gaussian process beside the networks; off is the paper's.
+      targets: `straightened` scores, close to a normal distribution, or `raw` ones as in the paper.
       width: of hidden layers.
       embedding: width of the encoder's output.
       huber_delta: where the loss turns from square to linear, in standard deviations.
@@ -188,6 +190,8 @@ class PredictorConfig:
     """
 
     members: int = option(8, between(1, 256))
+    process: bool = option(True, FLAG)
+    targets: str = option("straightened", one_of("straightened", "raw"))
     width: int = option(128, between(1, 8192))
     embedding: int = option(64, between(1, 8192))
     huber_delta: float = option(1.0, POSITIVE)

@@ -11,7 +11,7 @@ its costs over the values of those slots is small, and costs of vectors are gath
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,29 @@ class CostTable:
         for (positions, strides), table in zip(self.knobs, self.tables, strict=True):
             costs += table[vectors[:, positions] @ strides]
         return costs
+
+    def logs(self, names: Sequence[str]) -> Callable[[Any], Any]:
+        """Returns the logarithms of costs as features, for use under `jit`.
+
+        Args:
+          names: of the costs.
+
+        Returns:
+          A function from `int32[N, K]`, NumPy or JAX, to `float32[N, len(names)]`, to float
+          rounding.
+        """
+        columns = [COSTS.index(name) for name in names]
+        tables = [table[:, columns].astype(np.float32) for table in self.tables]
+
+        def logs(vectors: Any) -> Any:
+            xp = vectors.__array_namespace__()
+            total = xp.zeros((vectors.shape[0], len(columns)), xp.float32)
+            for (positions, strides), table in zip(self.knobs, tables, strict=True):
+                rows = (vectors[:, positions] * strides).sum(axis=-1)
+                total = total + xp.asarray(table)[rows]
+            return xp.log(total)
+
+        return logs
 
     def within(self, budget: Mapping[str, int]) -> Callable[[Any], Any]:
         """Returns the exact test "costs at most `budget`", for use under `jit`.

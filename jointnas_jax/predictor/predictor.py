@@ -1,14 +1,45 @@
-"""The predictor of one space: index vectors in, scores out."""
+"""The predictor of one space: index vectors in, scores out.
+
+An ensemble of pretrained networks (`predictor/fit.py`) and a Gaussian process on features and costs
+(`predictor/gaussian_process.py`); the paper has one network alone (`predictor.process=False`,
+`predictor.members=1`, `predictor.targets="raw"`).
+"""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import flax.serialization
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from orbax.checkpoint import v1 as ocp
 
 from jointnas_jax.config import PredictorConfig
+from jointnas_jax.predictor import gaussian_process
 from jointnas_jax.predictor.fit import PredictorState, fit, pretrain, score
+from jointnas_jax.predictor.gaussian_process import Process
+from jointnas_jax.predictor.targets import Transform
 from jointnas_jax.space.features import FeatureTable
+
+# Index vectors `int32[N, K]` -> standardised logarithms of costs `float32[N, P]`, under `jit` too.
+CostFeatures = Callable[[Any], Any]
+
+
+@flax.struct.dataclass
+class Fitted:
+    """A predictor that has seen trials.
+
+    Attributes:
+      networks: the ensemble, in units of the targets.
+      process: the Gaussian process; None without it.
+      transform: scores to targets.
+    """
+
+    networks: PredictorState
+    process: Process | None
+    transform: Transform
 
 
 class Predictor:
@@ -17,12 +48,21 @@ class Predictor:
     State goes in and comes out; the object holds static sizes only.
     """
 
-    def __init__(self, features: FeatureTable, config: PredictorConfig, capacity: int):
+    def __init__(
+        self,
+        features: FeatureTable,
+        config: PredictorConfig,
+        capacity: int,
+        costs: CostFeatures | None = None,
+    ):
         """Prepares for up to `capacity` trials; any number up to it uses the same programs."""
-        self._features = features
-        self._config = config
-        self._capacity = capacity
+        self._features, self._config, self._capacity = features, config, capacity
+        self._costs = costs or (lambda vectors: jnp.zeros((len(vectors), 0)))
+        width = self._costs(np.zeros((1, len(features.offsets)), np.int32)).shape[1]
+        groups = features.groups
+        self._groups = np.concatenate([groups, groups.max() + 1 + np.arange(width)]).astype(int)
         self._predict = jax.jit(self._score_all)
+        self._fit = jax.jit(self._fit_all)
 
     def pretrain(self, vectors: np.ndarray, costs: np.ndarray, key: jax.Array) -> PredictorState:
         """Trains the encoders on costs `int64[N, P]` of vectors `int32[N, K]`; consumes the key."""
@@ -31,22 +71,93 @@ class Predictor:
 
     def fit(
         self, pretrained: PredictorState, vectors: np.ndarray, scores: np.ndarray, key: jax.Array
-    ) -> PredictorState:
+    ) -> Fitted:
         """Fits to measured scores `float[N]` of candidates `int32[N, K]`; consumes the key."""
         count = len(scores)
-        padding = self._capacity - count
-        arch, recipe = self._features(np.pad(vectors, ((0, padding), (0, 0))))
-        padded = np.pad(np.asarray(scores, np.float32), (0, padding))
-        return fit(pretrained, arch, recipe, padded, np.int32(count), key, self._config)
+        vectors = np.pad(vectors, ((0, self._capacity - count), (0, 0)))
+        scores = np.pad(np.asarray(scores, np.float32), (0, self._capacity - count))
+        return self._fit(pretrained, vectors, scores, np.int32(count), key)
 
-    def predict(self, state: PredictorState, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and spread over members, `float32[N]` each, of candidates `int32[N, K]`."""
+    def predict(self, state: Fitted, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Score and spread, `float32[N]` each, of candidates `int32[N, K]`.
+
+        The spread is one standard deviation of what the predictor does not know, in units of the
+        scores; the noise of a measurement comes on top.
+        """
         mean, spread = self._predict(state, jnp.asarray(vectors))
         return np.asarray(mean), np.asarray(spread)
 
-    def score_fn(self, state: PredictorState) -> Callable[[jax.Array], jax.Array]:
-        """The mean as a function of vectors, for use under `jit`."""
-        return lambda vectors: self._score_all(state, vectors)[0]
+    def score_fn(self, state: Fitted) -> Callable[[jax.Array], jax.Array]:
+        """The score as a function of vectors, for use under `jit`."""
 
-    def _score_all(self, state: PredictorState, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return score(state, *self._features(vectors), self._config)
+        def scores(vectors: jax.Array) -> jax.Array:
+            targets = score(state.networks, *self._features(vectors), self._config)[0]
+            if state.process is not None:
+                inputs = self._inputs(vectors)
+                own = gaussian_process.predict_mean(state.process, inputs, self._groups)
+                targets = (targets + own) / 2
+            return state.transform.backward(targets)
+
+        return scores
+
+    def save(self, path: Path, state: Fitted) -> None:
+        """Writes a fitted predictor as an Orbax checkpoint."""
+        tree = flax.serialization.to_state_dict(jax.device_get(state))
+        ocp.save(Path(path).resolve(), tree, overwrite=True)
+
+    def load(self, path: Path) -> Fitted:
+        """Reads what `save` of an equal predictor wrote."""
+        template = self.template()
+        return flax.serialization.from_state_dict(template, ocp.load(Path(path).resolve()))
+
+    def template(self) -> Fitted:
+        """A fitted predictor of zeros."""
+        knobs = np.zeros((2, len(self._features.offsets)), np.int32)
+        proxies = np.ones((2, max(self._costs(knobs).shape[1], 1)), np.int64)
+        run = lambda key: self._fit_all(
+            self.pretrain(knobs, proxies, key),
+            np.zeros((self._capacity, knobs.shape[1]), np.int32),
+            np.zeros(self._capacity, np.float32),
+            np.int32(1),
+            key,
+        )
+        shapes = jax.eval_shape(run, jax.random.key(0))
+        return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+
+    def _inputs(self, vectors: jax.Array) -> jax.Array:
+        """Inputs of the process: two values of a choice are at distance 1, as one-hot / sqrt(2)."""
+        features = jnp.concatenate(self._features(vectors), -1) * self._features.scales
+        return jnp.concatenate([features, self._costs(vectors)], -1)
+
+    def _fit_all(
+        self,
+        pretrained: PredictorState,
+        vectors: jax.Array,
+        scores: jax.Array,
+        count: jax.Array,
+        key: jax.Array,
+    ) -> Fitted:
+        real = jnp.arange(len(scores)) < count
+        transform = Transform.fit(scores, real, self._config.targets == "straightened")
+        targets = transform.forward(scores)
+        vectors = jnp.asarray(vectors)
+        networks = fit(pretrained, *self._features(vectors), targets, count, key, self._config)
+        process = None
+        if self._config.process:
+            process = gaussian_process.fit_process(
+                self._inputs(vectors), targets, real, self._groups
+            )
+        return Fitted(networks, process, transform)
+
+    def _score_all(self, state: Fitted, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mean, spread = score(state.networks, *self._features(vectors), self._config)
+        if state.process is not None:
+            own, own_spread = gaussian_process.predict(
+                state.process, self._inputs(vectors), self._groups
+            )
+            # Of a mixture of two: variance within and between.
+            within = (jnp.square(spread) + jnp.square(own_spread)) / 2
+            spread = jnp.sqrt(within + jnp.square(mean - own) / 4)
+            mean = (mean + own) / 2
+        back = state.transform.backward
+        return back(mean), (back(mean + spread) - back(mean - spread)) / 2

@@ -4,6 +4,7 @@ from jointnas_jax.space.arch import ArchSpec, Block, Head, Stage, Stem
 from jointnas_jax.space.joint import Candidate, JointSpace
 from jointnas_jax.space.knobs import Knob
 from jointnas_jax.space.recipe import Recipe
+from jointnas_jax.space.vectors import PlainSpace
 
 __all__ = [
     "ArchSpec",
@@ -12,6 +13,7 @@ __all__ = [
     "Head",
     "JointSpace",
     "Knob",
+    "PlainSpace",
     "Recipe",
     "Stage",
     "Stem",

@@ -22,11 +22,16 @@ class FeatureTable:
       rows: `float32[S, F]`, S = number of values of all knobs.
       arch_width: the first `arch_width` of the F features describe the architecture. A space with a
         fixed architecture has one constant feature there, so that the encoder has an input.
+      groups: `int32[F]`, the knob of each feature.
+      scales: `float32[F]`, factors at which two values of a choice, or the ends of an ordinal knob,
+        are at distance 1.
     """
 
     offsets: np.ndarray
     rows: np.ndarray
     arch_width: int
+    groups: np.ndarray
+    scales: np.ndarray
 
     @classmethod
     def of(cls, space: JointSpace) -> "FeatureTable":
@@ -40,7 +45,12 @@ class FeatureTable:
             rows[row : row + len(knob.values), column : column + width] = _knob_rows(knob)
             row, column = row + len(knob.values), column + width
         offsets = np.concatenate([[0], np.cumsum(space.cardinalities)[:-1]]).astype(np.int32)
-        return cls(offsets, rows, arch_width + padding)
+        # A constant feature belongs to the first knob, which it cannot disturb.
+        groups = np.repeat(np.arange(len(widths)), widths)
+        groups = np.concatenate([np.zeros(padding, int), groups]).astype(np.int32)
+        scales = np.repeat([1.0 if w == 1 else 2**-0.5 for w in widths], widths)
+        scales = np.concatenate([np.ones(padding), scales]).astype(np.float32)
+        return cls(offsets, rows, arch_width + padding, groups, scales)
 
     def __call__(self, vectors: Any) -> tuple[Any, Any]:
         """Features of index vectors `int32[..., K]`, NumPy or JAX, also under `jit`.

@@ -7,7 +7,6 @@ knob, architecture knobs first: `int32[K]`, entry j in `range(len(knobs[j].value
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from jointnas_jax.errors import SpaceError, nearest
 from jointnas_jax.space.arch import ArchSpec, Head, Stage, Stem, check_slot
 from jointnas_jax.space.knobs import Knob, Value, parse_knob, same
 from jointnas_jax.space.recipe import Recipe, check_recipe_slot
+from jointnas_jax.space.vectors import VectorSpace
 
 Slots = Mapping[str, Knob | Value]
 
@@ -41,7 +41,7 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True)
-class JointSpace:
+class JointSpace(VectorSpace):
     """All candidates a study may train; see the module docstring for slots and vectors."""
 
     arch_slots: Slots
@@ -66,31 +66,6 @@ class JointSpace:
     def recipe_knobs(self) -> tuple[Knob, ...]:
         """The knobs of the recipe, in vector order."""
         return _distinct_knobs(self.recipe_slots)
-
-    @functools.cached_property
-    def knobs(self) -> tuple[Knob, ...]:
-        """All knobs, in vector order."""
-        return self.arch_knobs + self.recipe_knobs
-
-    @functools.cached_property
-    def cardinalities(self) -> np.ndarray:
-        """Number of values of each knob: `int32[K]`."""
-        return np.array([len(knob.values) for knob in self.knobs], np.int32)
-
-    @property
-    def arch_size(self) -> int:
-        """Number of architectures."""
-        return math.prod(len(knob.values) for knob in self.arch_knobs)
-
-    @property
-    def recipe_size(self) -> int:
-        """Number of recipes."""
-        return math.prod(len(knob.values) for knob in self.recipe_knobs)
-
-    @functools.cached_property
-    def positions(self) -> dict[str, int]:
-        """Name of each knob -> its position in a vector."""
-        return {knob.name: j for j, knob in enumerate(self.knobs)}
 
     # -- vectors <-> candidates ---------------------------------------------------------------
 
@@ -123,47 +98,7 @@ class JointSpace:
             self._place(vector, slot, dict(slots)[slot], value)
         return self.canonical(vector)
 
-    def vector_from_values(self, values: Mapping[str, Value]) -> np.ndarray:
-        """Returns `int32[K]` from one value per knob name; raises `SpaceError` naming the knob."""
-        for name in values:
-            if name not in self.positions:
-                raise SpaceError(f"the space has no knob `{name}`{nearest(name, self.positions)}")
-        missing = [name for name in self.positions if name not in values]
-        if missing:
-            raise SpaceError(f"a value is missing for the knobs {missing}")
-        return np.array([knob.index(values[knob.name]) for knob in self.knobs], np.int32)
-
-    def values(self, vector: np.ndarray) -> dict[str, Value]:
-        """Returns the value of every knob by name, for one vector `int[K]`."""
-        vector = self.check(np.asarray(vector))
-        return {knob.name: knob.values[i] for knob, i in zip(self.knobs, vector, strict=True)}
-
-    def check(self, vectors: np.ndarray) -> np.ndarray:
-        """Returns `vectors` (`int[..., K]`) unchanged; raises `SpaceError` if one lies outside."""
-        if vectors.dtype.kind not in "iu" or vectors.shape[-1:] != (len(self.knobs),):
-            raise SpaceError(
-                f"an index vector has {len(self.knobs)} integers, got "
-                f"{vectors.dtype}{list(vectors.shape)}"
-            )
-        bad = np.argwhere((vectors < 0) | (vectors >= self.cardinalities))
-        if bad.size:
-            knob = self.knobs[bad[0][-1]]
-            raise SpaceError(
-                f"knob `{knob.name}` has indices 0 to {len(knob.values) - 1} "
-                f"for {list(knob.values)}, got {vectors[tuple(bad[0])]}"
-            )
-        return vectors
-
     # -- sampling and equality ----------------------------------------------------------------
-
-    def from_unit(self, points: np.ndarray) -> np.ndarray:
-        """Maps points of the unit cube, `float[N, K]` in [0, 1), to vectors `int32[N, K]`."""
-        cells = (np.asarray(points) * self.cardinalities).astype(np.int32)
-        return self.canonical(np.minimum(cells, self.cardinalities - 1))
-
-    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Draws `count` candidates uniformly: `int32[count, K]`."""
-        return self.from_unit(rng.random((count, len(self.knobs))))
 
     @functools.cached_property
     def inactive_rules(self) -> tuple[tuple[int, tuple[tuple[int, int], ...]], ...]:

@@ -21,6 +21,9 @@ from jointnas_jax.space.features import FeatureTable
 # samples, random search.
 POOL_STREAM, VALIDATION_STREAM, PRETRAIN_STREAM, RANDOM_STREAM = range(4)
 
+# Candidates that cost features are standardised by.
+_COST_SAMPLE = 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -65,6 +68,14 @@ class Problem:
     def budget_test(self) -> Callable[[Any], Any]:
         """Returns the test which of `int32[N, K]` satisfy the budget, NumPy or under `jit`."""
         return self.costs.within(self.config.budget.limits())
+
+    def cost_features(self) -> Callable[[Any], Any]:
+        """Returns FLOPs and params as features: standardised logarithms, also under `jit`."""
+        logs = self.costs.logs(("flops", "params"))
+        sample = logs(self.space.sample(np.random.default_rng(0), _COST_SAMPLE))
+        # In a space of one architecture they are constant, and tell nothing.
+        mean, std = sample.mean(0), np.maximum(sample.std(0), 1e-6)
+        return lambda vectors: (logs(vectors) - mean) / std
 
     def within_budget(self, costs: Costs) -> bool:
         """Whether costs satisfy the budget."""

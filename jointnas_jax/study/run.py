@@ -15,7 +15,7 @@ from jointnas_jax.data.source import Images, carve_validation
 from jointnas_jax.errors import ConfigError, StudyError
 from jointnas_jax.nets.cost import count
 from jointnas_jax.predictor.fit import PredictorState
-from jointnas_jax.predictor.predictor import Predictor
+from jointnas_jax.predictor.predictor import Fitted, Predictor
 from jointnas_jax.search.coarse import Round, coarse_stage
 from jointnas_jax.search.early_stop import EarlyStop, early_stop
 from jointnas_jax.search.evolution import Evolution, diverse, evolve
@@ -133,8 +133,9 @@ class Study:
         self.store = TrialStore(workdir)
         self._trials = 0
         search = self.config.search
+        trials = search.rounds * search.per_round
         self._predictor = Predictor(
-            problem.features, self.config.predictor, search.rounds * search.per_round
+            problem.features, self.config.predictor, trials, problem.cost_features()
         )
         self._epochs = self.config.train.epochs
 
@@ -147,10 +148,10 @@ class Study:
 
     def coarse(
         self, pool: np.ndarray, pretrained: PredictorState
-    ) -> tuple[list[Round], EarlyStop, PredictorState]:
+    ) -> tuple[list[Round], EarlyStop, Fitted]:
         """Runs the coarse stage; returns its rounds, the early-stop decision and the predictor."""
         stop: EarlyStop | None = None
-        state = pretrained
+        state: Fitted | None = None
 
         def evaluate(number: int, vectors: np.ndarray, predicted: np.ndarray) -> np.ndarray:
             nonlocal stop
@@ -205,16 +206,14 @@ class Study:
             raise StudyError(f"every candidate failed: {'; '.join(sorted(map(str, reasons)))}")
         return rounds, stop, state
 
-    def evolve(
-        self, pool: np.ndarray, rounds: Sequence[Round], fitted: PredictorState
-    ) -> Evolution:
+    def evolve(self, pool: np.ndarray, rounds: Sequence[Round], fitted: Fitted) -> Evolution:
         """Runs the fine stage from all trials and the pool, whose scores cost nothing."""
         space = self.problem.space
         trained = np.concatenate([r.vectors[np.isfinite(r.scores)] for r in rounds])
         feasible = self.problem.budget_test()
 
         @jax.jit
-        def run(start: jax.Array, key: jax.Array, state: PredictorState) -> Evolution:
+        def run(start: jax.Array, key: jax.Array, state: Fitted) -> Evolution:
             return evolve(
                 start,
                 key,
@@ -234,7 +233,7 @@ class Study:
         return evolution
 
     def finalists(
-        self, rounds: Sequence[Round], evolution: Evolution, fitted: PredictorState
+        self, rounds: Sequence[Round], evolution: Evolution, fitted: Fitted
     ) -> list[Contender]:
         """Picks the best of the fine stage, and the best measured candidate of the coarse stage."""
         vectors = np.concatenate([r.vectors for r in rounds])
@@ -251,7 +250,7 @@ class Study:
             for source, v, p in zip(sources, chosen, predicted, strict=True)
         ]
 
-    def references(self, trained: int, fitted: PredictorState) -> list[Contender]:
+    def references(self, trained: int, fitted: Fitted) -> list[Contender]:
         """Finds what the search has to beat: the default candidate and the best by random search.
 
         Random search gets as many candidates as the search trained, all for the full epochs.
@@ -297,7 +296,7 @@ class Study:
                     path = self.workdir / WEIGHTS / name / f"seed{seed}"
                     save_variables(path, outcome.variables)
 
-    def _contender(self, source: str, candidate: Candidate, fitted: PredictorState) -> Contender:
+    def _contender(self, source: str, candidate: Candidate, fitted: Fitted) -> Contender:
         vector = self.problem.space.encode(candidate)
         predicted = self._predictor.predict(fitted, vector[None])[0]
         return Contender(source, candidate, vector, float(predicted[0]))

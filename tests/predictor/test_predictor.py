@@ -131,11 +131,11 @@ def test_padding_rows_do_not_count(tiny_space, pretrained, vectors, scores):
 
 def test_more_trials_compile_nothing(predictor, pretrained, vectors, scores):
     predictor.fit(pretrained, vectors[:5], scores[:5], jax.random.key(0))
-    before = fit._cache_size()
+    before = predictor._fit._cache_size()
     for count in (1, 17, 64):
         state = predictor.fit(pretrained, vectors[:count], scores[:count], jax.random.key(0))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-    assert fit._cache_size() == before
+    assert predictor._fit._cache_size() == before
 
 
 def test_members_differ_and_the_key_decides(predictor, pretrained, vectors, scores):
@@ -146,7 +146,7 @@ def test_members_differ_and_the_key_decides(predictor, pretrained, vectors, scor
         np.testing.assert_array_equal(x, y)
     other = predictor.fit(pretrained, vectors[:30], scores[:30], jax.random.key(4))
     kernel, another = (
-        s.params["params"]["accuracy_head"]["layers_0"]["kernel"] for s in (a, other)
+        s.networks.params["params"]["accuracy_head"]["layers_0"]["kernel"] for s in (a, other)
     )
     assert not np.allclose(kernel, another)
     assert kernel.shape[0] == CONFIG.members
@@ -157,3 +157,43 @@ def test_equal_scores_give_a_finite_predictor(predictor, pretrained, vectors):
     state = predictor.fit(pretrained, vectors[:8], np.full(8, 0.9, np.float32), jax.random.key(0))
     mean, _ = predictor.predict(state, vectors)
     assert np.isfinite(mean).all()
+
+
+def test_the_process_adds_what_the_networks_lack(tiny_space, pretrained, vectors, scores):
+    """With a dozen trials, both together rank better than the networks alone."""
+    table = CostTable.of(tiny_space).logs(("flops", "params"))
+    mean, std = table(vectors).mean(0), table(vectors).std(0)
+    costs = lambda v: (table(v) - mean) / std
+
+    def correlation(process):
+        config = dataclasses.replace(CONFIG, process=process)
+        model = Predictor(FeatureTable.of(tiny_space), config, 64, costs)
+        found = []
+        for seed in range(5):
+            chosen = np.random.default_rng(seed).permutation(512)
+            train, test = chosen[:12], chosen[12:]
+            state = model.fit(pretrained, vectors[train], scores[train], jax.random.key(seed))
+            found.append(spearmanr(model.predict(state, vectors[test])[0], scores[test])[0])
+        return np.mean(found)
+
+    assert correlation(True) > correlation(False)
+
+
+@pytest.mark.parametrize("process", [True, False])
+def test_a_saved_predictor_predicts_the_same(tmp_path, tiny_space, vectors, scores, costs, process):
+    config = dataclasses.replace(CONFIG, process=process)
+    model = Predictor(FeatureTable.of(tiny_space), config, capacity=64)
+    start = model.pretrain(vectors, costs, jax.random.key(0))
+    state = model.fit(start, vectors[:40], scores[:40], jax.random.key(1))
+    model.save(tmp_path / "predictor", state)
+    again = Predictor(FeatureTable.of(tiny_space), config, capacity=64).load(tmp_path / "predictor")
+    for a, b in zip(model.predict(state, vectors), model.predict(again, vectors), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_score_under_jit_is_the_mean(predictor, pretrained, vectors, scores):
+    state = predictor.fit(pretrained, vectors[:30], scores[:30], jax.random.key(3))
+    mean, _ = predictor.predict(state, vectors)
+    np.testing.assert_allclose(
+        jax.jit(predictor.score_fn(state))(jnp.asarray(vectors)), mean, rtol=1e-4
+    )

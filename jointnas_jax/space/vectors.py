@@ -1,0 +1,131 @@
+"""Spaces of knobs, whatever the knobs mean: candidates as index vectors.
+
+An index vector has one entry per knob, architecture knobs first: `int32[K]`, entry j in
+`range(len(knobs[j].values))`.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jointnas_jax.errors import SpaceError, nearest
+from jointnas_jax.space.knobs import Knob, Value, parse_knob
+
+
+class VectorSpace:
+    """What all spaces can do; a subclass has `arch_knobs`, `recipe_knobs` and `canonical`."""
+
+    arch_knobs: tuple[Knob, ...]
+    recipe_knobs: tuple[Knob, ...]
+
+    def canonical(self, vectors: Any) -> Any:
+        """Maps vectors `int32[..., K]` of equal candidates to equal vectors, also under `jit`."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def knobs(self) -> tuple[Knob, ...]:
+        """All knobs, in vector order."""
+        return self.arch_knobs + self.recipe_knobs
+
+    @functools.cached_property
+    def cardinalities(self) -> np.ndarray:
+        """Number of values of each knob: `int32[K]`."""
+        return np.array([len(knob.values) for knob in self.knobs], np.int32)
+
+    @property
+    def arch_size(self) -> int:
+        """Number of architectures."""
+        return math.prod(len(knob.values) for knob in self.arch_knobs)
+
+    @property
+    def recipe_size(self) -> int:
+        """Number of recipes."""
+        return math.prod(len(knob.values) for knob in self.recipe_knobs)
+
+    @functools.cached_property
+    def positions(self) -> dict[str, int]:
+        """Name of each knob -> its position in a vector."""
+        return {knob.name: j for j, knob in enumerate(self.knobs)}
+
+    def vector_from_values(self, values: Mapping[str, Value]) -> np.ndarray:
+        """Returns `int32[K]` from one value per knob name; raises `SpaceError` naming the knob."""
+        for name in values:
+            if name not in self.positions:
+                raise SpaceError(f"the space has no knob `{name}`{nearest(name, self.positions)}")
+        missing = [name for name in self.positions if name not in values]
+        if missing:
+            raise SpaceError(f"a value is missing for the knobs {missing}")
+        return np.array([knob.index(values[knob.name]) for knob in self.knobs], np.int32)
+
+    def values(self, vector: np.ndarray) -> dict[str, Value]:
+        """Returns the value of every knob by name, for one vector `int[K]`."""
+        vector = self.check(np.asarray(vector))
+        return {knob.name: knob.values[i] for knob, i in zip(self.knobs, vector, strict=True)}
+
+    def check(self, vectors: np.ndarray) -> np.ndarray:
+        """Returns `vectors` (`int[..., K]`) unchanged; raises `SpaceError` if one lies outside."""
+        if vectors.dtype.kind not in "iu" or vectors.shape[-1:] != (len(self.knobs),):
+            raise SpaceError(
+                f"an index vector has {len(self.knobs)} integers, got "
+                f"{vectors.dtype}{list(vectors.shape)}"
+            )
+        bad = np.argwhere((vectors < 0) | (vectors >= self.cardinalities))
+        if bad.size:
+            knob = self.knobs[bad[0][-1]]
+            raise SpaceError(
+                f"knob `{knob.name}` has indices 0 to {len(knob.values) - 1} "
+                f"for {list(knob.values)}, got {vectors[tuple(bad[0])]}"
+            )
+        return vectors
+
+    def from_unit(self, points: np.ndarray) -> np.ndarray:
+        """Maps points of the unit cube, `float[N, K]` in [0, 1), to vectors `int32[N, K]`."""
+        cells = (np.asarray(points) * self.cardinalities).astype(np.int32)
+        return self.canonical(np.minimum(cells, self.cardinalities - 1))
+
+    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Draws `count` candidates uniformly: `int32[count, K]`."""
+        return self.from_unit(rng.random((count, len(self.knobs))))
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainSpace(VectorSpace):
+    """Categorical, integer and float knobs of an objective of the user's own.
+
+    Attributes:
+      arch_knobs: knobs that costs depend on; the predictor's encoder is pretrained on them.
+      recipe_knobs: the others.
+      equal: maps vectors `int32[..., K]` of equal candidates to equal vectors, NumPy or JAX.
+    """
+
+    arch_knobs: tuple[Knob, ...]
+    recipe_knobs: tuple[Knob, ...]
+    equal: Callable[[Any], Any] = lambda vectors: vectors
+
+    @classmethod
+    def of(
+        cls,
+        arch: Mapping[str, Any],
+        recipe: Mapping[str, Any] | None = None,
+        equal: Callable[[Any], Any] = lambda vectors: vectors,
+    ) -> "PlainSpace":
+        """Reads descriptions of knobs by name, as in the `space` section of a config.
+
+        Raises:
+          SpaceError: a description has no known form, or there is no knob.
+        """
+        parts = [
+            tuple(k for n, d in part.items() if isinstance(k := parse_knob(n, d), Knob))
+            for part in (arch, recipe or {})
+        ]
+        if not any(parts):
+            raise SpaceError("a space needs a knob with more than one value")
+        return cls(*parts, equal)
+
+    def canonical(self, vectors: Any) -> Any:
+        """See `VectorSpace`."""
+        return self.equal(vectors)

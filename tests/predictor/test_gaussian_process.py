@@ -1,0 +1,95 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF as Rbf
+from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, WhiteKernel
+
+from jointnas_jax.predictor import gaussian_process as gp
+
+GROUPS = np.array([0, 1, 2])
+
+
+@pytest.fixture(scope="module")
+def trials():
+    x = np.random.default_rng(0).uniform(-1, 1, (40, 3)).astype(np.float32)
+    return x, (np.sin(3 * x[:, 0]) + x[:, 1]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def process(trials):
+    x, y = trials
+    return jax.jit(lambda x, y: gp.fit_process(x, y, jnp.ones(len(x), bool), GROUPS))(x, y)
+
+
+def test_it_predicts_what_it_has_not_seen(trials, process):
+    x = np.random.default_rng(1).uniform(-0.9, 0.9, (200, 3)).astype(np.float32)
+    mean, _ = gp.predict(process, x, GROUPS)
+    assert np.abs(mean - np.sin(3 * x[:, 0]) - x[:, 1]).mean() < 0.1
+
+
+def test_it_finds_which_features_matter(process):
+    first, _, third = np.asarray(process.hyper.scales)
+    assert first < third
+
+
+def test_it_is_less_sure_far_away(trials, process):
+    _, near = gp.predict(process, trials[0], GROUPS)
+    _, far = gp.predict(process, 5 * np.ones((1, 3), np.float32), GROUPS)
+    assert near.max() < far[0]
+
+
+def test_mean_alone_and_with_spread_agree(trials, process):
+    np.testing.assert_allclose(
+        gp.predict_mean(process, trials[0], GROUPS),
+        gp.predict(process, trials[0], GROUPS)[0],
+        rtol=1e-5,
+    )
+
+
+def test_with_its_hyperparameters_scikit_learn_predicts_the_same(trials, process):
+    """Same posterior from another implementation, for one length scale per feature."""
+    x, y = trials
+    h = process.hyper
+    np.testing.assert_allclose(np.exp(h.slopes), np.exp(h.slopes)[0], rtol=10)  # finite
+    slope = np.exp(-np.asarray(h.slopes))
+    curved = ConstantKernel(np.exp(h.amplitude)) * Rbf(np.exp(np.asarray(h.scales)))
+    linear = sum(
+        ConstantKernel(float(np.exp(h.linear) * s**2)) * _Column(j) for j, s in enumerate(slope)
+    )
+    kernel = curved + linear + WhiteKernel(float(np.exp(h.noise)) + gp._JITTER)
+    theirs = GaussianProcessRegressor(kernel, alpha=0.0, optimizer=None)
+    theirs.fit(x, y - float(h.mean))
+    new = np.random.default_rng(2).uniform(-1, 1, (50, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        gp.predict(process, new, GROUPS)[0], theirs.predict(new) + float(h.mean), atol=2e-3
+    )
+
+
+class _Column(DotProduct):
+    """The product of one feature."""
+
+    def __init__(self, column=0):
+        super().__init__(sigma_0=0.0, sigma_0_bounds="fixed")
+        self.column = column
+
+    def __call__(self, x, y=None, eval_gradient=False):
+        y = x if y is None else y
+        return np.outer(x[:, self.column], y[:, self.column])
+
+    def diag(self, x):
+        return np.square(x[:, self.column])
+
+
+def test_padding_rows_do_not_count(trials):
+    x, y = trials
+    real = jnp.arange(40) < 25
+
+    def fitted(fill):
+        return gp.fit_process(
+            jnp.where(real[:, None], x, fill), jnp.where(real, y, fill), real, GROUPS
+        )
+
+    a, b = (gp.predict_mean(fitted(fill), x, GROUPS) for fill in (0.0, 50.0))
+    np.testing.assert_allclose(a, b, atol=1e-4)
