@@ -87,10 +87,13 @@ class Predictor:
         mean, spread = self._predict(state, jnp.asarray(vectors))
         return np.asarray(mean), np.asarray(spread)
 
-    def score_fn(self, state: Fitted) -> Callable[[jax.Array], jax.Array]:
-        """The score as a function of vectors, for use under `jit`."""
+    def score_fn(self, state: Fitted, kappa: float = 0.0) -> Callable[[jax.Array], jax.Array]:
+        """The score plus `kappa` spreads as a function of vectors, for use under `jit`."""
 
         def scores(vectors: jax.Array) -> jax.Array:
+            if kappa:
+                mean, spread = self._score_all(state, vectors)
+                return mean + kappa * spread
             targets = score(state.networks, *self._features(vectors), self._config)[0]
             if state.process is not None:
                 inputs = self._inputs(vectors)

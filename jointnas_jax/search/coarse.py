@@ -39,6 +39,7 @@ def coarse_stage(
     evaluate: Callable[[int, np.ndarray, np.ndarray], np.ndarray],
     fit: Callable[[np.ndarray, np.ndarray], None],
     predict: Callable[[np.ndarray], np.ndarray],
+    propose: Callable[[], np.ndarray] | None = None,
 ) -> Iterator[Round]:
     """Runs the coarse stage, one round per item.
 
@@ -50,34 +51,46 @@ def coarse_stage(
         failure.
       fit: called with all vectors and scores of trials that did not fail.
       predict: `int32[N, K] -> float32[N]`, used after the first fit.
+      propose: gives `int32[N, K]`, the first to be evaluated next, evaluated and repeated ones
+        allowed; used after the first fit. None: the pool, best prediction first (the paper).
     """
-    waiting = np.ones(len(pool), bool)
+    seen: set[bytes] = set()
     done_vectors, done_scores = pool[:0], np.zeros(0, np.float32)
     for number in range(1, rounds + 1):
-        left = np.flatnonzero(waiting)
-        if not len(left):
-            return
+        order = pool
         if len(done_scores):
-            predictions = predict(pool)[left]
             # Stable, so that ties fall to the earlier one in the pool.
-            best = np.argsort(-predictions, kind="stable")[:per_round]
-            chosen, predicted = left[best], predictions[best]
-        else:
-            chosen = left[:per_round]
-            predicted = np.full(len(chosen), np.nan, np.float32)
-        waiting[chosen] = False
-        scores = evaluate(number, pool[chosen], predicted)
+            order = propose() if propose else pool[np.argsort(-predict(pool), kind="stable")]
+        chosen = _first_new(order, seen, per_round)
+        if not len(chosen):
+            return
+        predicted = np.full(len(chosen), np.nan, np.float32)
+        if len(done_scores):
+            predicted = predict(chosen)
+        scores = evaluate(number, chosen, predicted)
         ok = np.isfinite(scores)
         both = ok & np.isfinite(predicted)
-        done_vectors = np.concatenate([done_vectors, pool[chosen][ok]])
+        done_vectors = np.concatenate([done_vectors, chosen[ok]])
         done_scores = np.concatenate([done_scores, scores[ok]])
         if len(done_scores):
             fit(done_vectors, done_scores)
         yield Round(
             number,
-            pool[chosen],
+            chosen,
             scores,
             predicted,
             kendall(predicted[both], scores[both]),
             spearman(predicted[both], scores[both]),
         )
+
+
+def _first_new(order: np.ndarray, seen: set[bytes], count: int) -> np.ndarray:
+    """The first `count` rows of `int32[N, K]` not in `seen`, which they join."""
+    chosen = []
+    for row in order:
+        if len(chosen) == count:
+            break
+        if (name := row.astype(np.int32).tobytes()) not in seen:
+            seen.add(name)
+            chosen.append(row)
+    return np.array(chosen, np.int32).reshape(-1, order.shape[1])

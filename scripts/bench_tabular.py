@@ -1,0 +1,89 @@
+"""Compares predictors, or searches, on tables of measured candidates; prints a table, writes JSON.
+
+python scripts/bench_tabular.py predictor --data=DIR --out=r.json
+python scripts/bench_tabular.py predictor --tables=hpolib_protein_structure --seeds=5
+python scripts/bench_tabular.py search --data=DIR --limits=40M,60M,80M
+
+DIR holds NAS-Bench-Macro's JSON file. The HPOLib tables, XGBoost and scikit-learn's regressors need
+the extra `bench`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from jointnas_jax.bench import tables
+from jointnas_jax.config import parse_quantity
+from jointnas_jax.errors import JointNASError
+
+DATA = flags.DEFINE_string("data", "", "Folder of NAS-Bench-Macro's JSON file.")
+TABLES = flags.DEFINE_list("tables", ["macro"], f"Of {', '.join(tables.NAMES)}.")
+SEEDS = flags.DEFINE_integer("seeds", 20, "Repetitions.", 1)
+NAMES = flags.DEFINE_list("contestants", [], "Who takes part; none: all.")
+SIZES = flags.DEFINE_list("sizes", ["20", "50", "100", "200", "400"], "Candidates learnt from.")
+LIMITS = flags.DEFINE_list("limits", [], "Limits of the first cost, such as 40M; none: free.")
+NOISY = flags.DEFINE_bool("noisy", False, "An evaluation is one run, not the mean of all.")
+OUT = flags.DEFINE_string("out", "", "JSON file for the results.")
+
+
+def predictor() -> dict:
+    """Compares predictors on all tables."""
+    from jointnas_jax.bench import predictors
+
+    sizes, report = [int(s) for s in SIZES.value], {}
+    for name in TABLES.value:
+        table = tables.load(name, Path(DATA.value))
+        report[name] = results = predictors.compare(table, sizes, SEEDS.value, NAMES.value)
+        print(f"{name}: Kendall tau, mean of {SEEDS.value} seeds; regret of the best of ten at N =")
+        print(f"  {'':<24}" + "".join(f"{n:>8}" for n in sizes) + f"{'regret':>10}{'seconds':>9}")
+        for who, marks in results.items():
+            if isinstance(marks, float):
+                print(f"  {who:<24}{marks:8.3f}")
+                continue
+            line = "".join(f"{marks[n]['tau']:8.3f}" for n in sizes)
+            last = marks[sizes[-1]]
+            print(f"  {who:<24}{line}{last['regret']:10.3f}{last['seconds']:9.2f}", flush=True)
+    return report
+
+
+def search() -> dict:
+    """Compares searches on all tables, under all limits."""
+    from jointnas_jax.bench import searches
+
+    report = {}
+    for name in TABLES.value:
+        table = tables.load(name, Path(DATA.value))
+        for text in LIMITS.value or [""]:
+            limit = parse_quantity(text) if text else None
+            results = searches.compare(table, limit, SEEDS.value, NOISY.value, NAMES.value)
+            key = f"{name}, {table.cost_names[0]} <= {text}" if text else name
+            report[key] = results
+            print(f"{key}: mean regret of {SEEDS.value} seeds after so many evaluations")
+            print(f"  {'':<24}" + "".join(f"{n:>9}" for n in searches.AT))
+            for who, found in results.items():
+                print(f"  {who:<24}" + "".join(f"{r:9.4f}" for r in found["regret"]), flush=True)
+    return report
+
+
+COMMANDS = {"predictor": predictor, "search": search}
+
+
+def main(argv: list[str]) -> int:
+    """Runs a comparison; returns the exit code."""
+    if len(argv) != 2 or argv[1] not in COMMANDS:
+        print(f"error: name one of {', '.join(COMMANDS)}, got {argv[1:]}", file=sys.stderr)
+        return 2
+    try:
+        report = COMMANDS[argv[1]]()
+    except JointNASError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    if OUT.value:
+        Path(OUT.value).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)
