@@ -1,7 +1,7 @@
 """How well predictors rank candidates they have not seen, on tables.
 
 Each predictor learns from N random candidates of a table, with the mean of their runs as label, and
-ranks 2,000 others. All but `plain` ones also get the costs, which are free, as features.
+ranks 2,000 others. All but the `-plain` ones also get the costs, which are free, as features.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from scipy.stats import kendalltau
 
 from jointnas_jax.bench.tables import Table
 from jointnas_jax.config import PredictorConfig
+from jointnas_jax.errors import InputError, nearest
 from jointnas_jax.predictor.predictor import Predictor
 from jointnas_jax.space.features import FeatureTable
 
@@ -29,9 +30,9 @@ Contestant = Callable[[np.ndarray, np.ndarray, int], Scores]
 
 OURS: Mapping[str, PredictorConfig] = {
     "ours": PredictorConfig(),
-    "ours, not pretrained": PredictorConfig(pretrain_epochs=0),
-    "ours, networks only": PredictorConfig(process=False),
-    "ours, raw targets": PredictorConfig(targets="raw"),
+    "ours-unpretrained": PredictorConfig(pretrain_epochs=0),
+    "ours-networks": PredictorConfig(process=False),
+    "ours-raw": PredictorConfig(targets="raw"),
     "paper": PredictorConfig(members=1, process=False, targets="raw"),
 }
 
@@ -62,7 +63,7 @@ def peers(table: Table, with_costs: bool) -> dict[str, Contestant]:
     makers: dict[str, Callable[[int], Any]] = {
         "ridge": lambda seed: RidgeCV(np.logspace(-3, 3, 13)),
         "SVR": lambda seed: SVR(C=10.0),
-        "random forest": lambda seed: RandomForestRegressor(200, random_state=seed),
+        "forest": lambda seed: RandomForestRegressor(200, random_state=seed),
         "GP": lambda seed: GaussianProcessRegressor(ConstantKernel() * RBF(3.0) + WhiteKernel(0.1)),
     }
     try:
@@ -84,8 +85,15 @@ def peers(table: Table, with_costs: bool) -> dict[str, Contestant]:
         model = make(seed).fit(features[train], (labels - mean) / std)
         return model.predict(features[test]) * std + mean, None
 
-    suffix = "" if with_costs else ", plain"
+    suffix = "" if with_costs else "-plain"
     return {name + suffix: functools.partial(learn, make) for name, make in makers.items()}
+
+
+def check_names(names: Sequence[str], known: Mapping[str, Any]) -> None:
+    """Raises `InputError` for a contestant that is not known."""
+    for name in names:
+        if name not in known:
+            raise InputError(f"there is no contestant `{name}`{nearest(name, known)}")
 
 
 @dataclasses.dataclass
@@ -145,6 +153,7 @@ def compare(
     for with_costs in (True, False):
         for name, learn in peers(table, with_costs).items():
             makers[name] = functools.partial(lambda learn: learn, learn)
+    check_names(names, makers)
     results: dict[str, Any] = {}
     for name in names or makers:
         learn = makers[name]()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jointnas_jax.bench.predictors import check_names
 from jointnas_jax.bench.tables import Table
 from jointnas_jax.study.objective import Searcher
 
@@ -148,12 +149,12 @@ def optuna_search(sampler: str, task: Task, seed: int) -> list[float]:
 
 MAKERS: dict[str, Callable[[Task], Search]] = {
     "ours": lambda task: ours(task, kappa=0.5),
-    "ours, mean only": lambda task: ours(task, kappa=0.0),
+    "ours-mean": lambda task: ours(task, kappa=0.0),
     "random": lambda task: random_search,
-    "regularised evolution": lambda task: regularised_evolution,
-    "Optuna TPE": lambda task: functools.partial(optuna_search, "TPE"),
-    "Optuna GP": lambda task: functools.partial(optuna_search, "GP"),
-    "Optuna NSGA-II": lambda task: functools.partial(optuna_search, "NSGA-II"),
+    "evolution": lambda task: regularised_evolution,
+    "optuna-tpe": lambda task: functools.partial(optuna_search, "TPE"),
+    "optuna-gp": lambda task: functools.partial(optuna_search, "GP"),
+    "optuna-nsga2": lambda task: functools.partial(optuna_search, "NSGA-II"),
 }
 
 
@@ -172,6 +173,7 @@ def compare(
     Returns:
       For each search by name `regret: [at each of AT]` and its standard `error`.
     """
+    check_names(names, MAKERS)
     task, results = Task(table, limit, noisy), {}
     for name in names or MAKERS:
         search = MAKERS[name](task)

@@ -68,12 +68,10 @@ def pretrain(
         init_key, train_key = jax.random.split(key)
         recipe = jnp.zeros((1, recipe_width))
         params = net.init(init_key, arch[:1], recipe)
-        steps = config.pretrain_epochs * -(-len(arch) // 256)
-        schedule = optax.cosine_decay_schedule(config.pretrain_lr, max(steps, 1))
         return _train(
             loss,
             params,
-            optax.adam(schedule),
+            optax.adam(config.pretrain_lr),
             len(arch),
             len(arch),
             256,
@@ -182,11 +180,15 @@ def _train(
     epochs: int,
     key: jax.Array,
 ) -> Any:
-    """Trains on the first `count` of `capacity` rows, in shuffled batches; returns parameters."""
+    """Trains on the first `count` of `capacity` rows, in shuffled batches; returns parameters.
+
+    The optimizer's steps shrink to zero along a cosine.
+    """
     batch_size = min(batch_size, capacity)
     steps = (count + batch_size - 1) // batch_size
 
-    def epoch(carry: tuple, key: jax.Array) -> tuple[tuple, None]:
+    def epoch(carry: tuple, inputs: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
+        key, number = inputs
         draws = jax.random.uniform(key, (capacity,))
         order = jnp.argsort(jnp.where(jnp.arange(capacity) < count, draws, 2.0))
         # Padded so that the last, incomplete batch is a slice like the others.
@@ -197,9 +199,12 @@ def _train(
             rows = jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
             mask = i * batch_size + jnp.arange(batch_size) < count
             updates, state = optimizer.update(jax.grad(loss)(params, rows, mask), state, params)
+            scale = (1 + jnp.cos(jnp.pi * (number + i / steps) / epochs)) / 2
+            updates = jax.tree.map(lambda u: scale * u, updates)
             return optax.apply_updates(params, updates), state
 
         return jax.lax.fori_loop(0, steps, step, carry), None
 
     carry = (params, optimizer.init(params))
-    return jax.lax.scan(epoch, carry, jax.random.split(key, epochs))[0][0]
+    inputs = (jax.random.split(key, epochs), jnp.arange(epochs))
+    return jax.lax.scan(epoch, carry, inputs)[0][0]
