@@ -19,7 +19,7 @@ ALLOWED = {
     "nets": {"errors", "config", "space"},
     "data": {"errors", "config"},
     "train": {"errors", "config", "space", "nets", "data"},
-    "bench": {"errors", "config", "space", "nets", "data", "train", "study"},
+    "bench": {"errors", "config", "space", "nets", "data", "train", "predictor", "study"},
     "predictor": {"errors", "config", "space"},
     "search": {"errors", "config", "space"},
     "report": {"errors", "config", "space"},

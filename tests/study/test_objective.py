@@ -1,0 +1,88 @@
+"""The search as a user's tool: any space, any objective."""
+
+import numpy as np
+import pytest
+
+from jointnas_jax.config import EvolutionConfig, PredictorConfig
+from jointnas_jax.errors import SpaceError
+from jointnas_jax.space import PlainSpace
+from jointnas_jax.study.objective import Searcher
+
+SPACE = PlainSpace.of(
+    arch={f"width{i}": (1, 6) for i in range(4)},
+    recipe=dict(lr=(0, 9), optimizer=["sgd", "rmsprop"]),
+)
+SMALL = dict(
+    pool_size=128,
+    predictor=PredictorConfig(members=2, width=16, embedding=8, pretrain_samples=256),
+    evolution=EvolutionConfig(population=32, generations=10),
+)
+
+
+def cost(vectors):
+    return (1 + vectors[:, :4]).sum(-1, keepdims=True).astype(np.int64)
+
+
+def score(vectors):
+    """Wider is better, with a best learning rate that depends on the optimizer."""
+    best = np.where(vectors[:, 5] == 0, 7, 3)
+    return (1 + vectors[:, :4]).sum(-1) - 0.5 * (vectors[:, 4] - best) ** 2
+
+
+@pytest.fixture(scope="module")
+def searcher():
+    return Searcher(
+        SPACE,
+        40,
+        per_round=5,
+        costs=cost,
+        budget={0: 15},
+        feasible=lambda v: (1 + v[:, :4]).sum(-1) <= 15,
+        **SMALL,
+    )
+
+
+@pytest.fixture(scope="module")
+def found(searcher):
+    return searcher.run(score, seed=0)
+
+
+def test_it_finds_the_best_candidate_within_the_budget(found):
+    assert found.scores.max() == 15
+
+
+def test_nothing_over_the_budget_and_nothing_twice_is_evaluated(found):
+    assert (cost(found.vectors) <= 15).all()
+    assert len(np.unique(found.vectors, axis=0)) == len(found.vectors) == 40
+
+
+def test_the_seed_decides(searcher, found):
+    again, other = searcher.run(score, seed=0), searcher.run(score, seed=1)
+    np.testing.assert_array_equal(found.vectors, again.vectors)
+    assert not np.array_equal(found.vectors, other.vectors)
+
+
+def test_it_beats_random_search(found):
+    rng = np.random.default_rng(0)
+    best = []
+    for _ in range(20):
+        drawn = SPACE.sample(rng, 400)
+        best.append(score(drawn[cost(drawn)[:, 0] <= 15][:40]).max())
+    assert found.scores.max() >= max(best)
+
+
+def test_a_failed_evaluation_is_not_the_best(searcher):
+    broken = searcher.run(lambda v: np.where(v[:, 5] == 0, np.nan, score(v)), seed=0)
+    assert np.isnan(broken.scores).any()
+    assert broken.vectors[np.nanargmax(broken.scores), 5] == 1
+
+
+def test_a_budget_below_everything_is_an_error():
+    with pytest.raises(SpaceError, match="budget"):
+        Searcher(SPACE, 10, costs=cost, budget={0: 3}, **SMALL).run(score, seed=0)
+
+
+def test_a_small_space_is_evaluated_whole():
+    space = PlainSpace.of({"a": (0, 3), "b": [0, 1]})
+    found = Searcher(space, 30, per_round=4, **SMALL).run(lambda v: v.sum(-1), seed=0)
+    assert len(found.vectors) == 8
