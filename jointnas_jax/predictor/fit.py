@@ -25,17 +25,13 @@ FROZEN = ("encoder", "proxy_head")
 
 @flax.struct.dataclass
 class PredictorState:
-    """A fitted predictor.
+    """The networks of a predictor.
 
     Attributes:
       params: Flax parameters, each with a leading axis of M.
-      mean: `float32[]`, of the fitted scores.
-      std: `float32[]`, of the fitted scores.
     """
 
     params: Any
-    mean: jax.Array
-    std: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames=("recipe_width", "config"))
@@ -79,8 +75,7 @@ def pretrain(
             train_key,
         )
 
-    params = jax.vmap(one)(jax.random.split(key, config.members))
-    return PredictorState(params, jnp.zeros(()), jnp.ones(()))
+    return PredictorState(jax.vmap(one)(jax.random.split(key, config.members)))
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -88,12 +83,12 @@ def fit(
     pretrained: PredictorState,
     arch: jax.Array,
     recipe: jax.Array,
-    scores: jax.Array,
+    targets: jax.Array,
     count: jax.Array,
     key: jax.Array,
     config: PredictorConfig,
 ) -> PredictorState:
-    """Fits all members to measured scores, starting from the pretrained weights.
+    """Fits all members to targets, starting from the pretrained weights.
 
     Half of the epochs with encoder and proxy head frozen, half with everything trained at a lower
     rate (paper section 3.2).
@@ -102,16 +97,11 @@ def fit(
       pretrained: what `pretrain` returned.
       arch: `float32[N, A]`; rows from `count` on are padding, so that more trials compile nothing.
       recipe: `float32[N, R]`.
-      scores: `float32[N]`.
+      targets: `float32[N]`, standardised scores.
       count: `int32[]`, trials to learn from, at least 1.
       key: consumed.
       config: sizes and schedules.
     """
-    valid = jnp.arange(len(scores)) < count
-    mean = _masked_mean(scores, valid)
-    std = jnp.sqrt(_masked_mean(jnp.square(scores - mean), valid))
-    std = jnp.where(std > 1e-6, std, 1.0)
-    targets = (scores - mean) / std
     net = _net(config, pretrained.params["params"]["proxy_head"]["bias"].shape[-1])
 
     def loss(params: Any, rows: jax.Array, mask: jax.Array) -> jax.Array:
@@ -122,26 +112,24 @@ def fit(
 
     def one(params: Any, key: jax.Array) -> Any:
         first, second = jax.random.split(key)
-        train = functools.partial(_train, loss, count=count, capacity=len(scores), batch_size=8)
+        train = functools.partial(_train, loss, count=count, capacity=len(targets), batch_size=8)
         params = train(params, head_only(config.frozen_lr), epochs=config.frozen_epochs, key=first)
         return train(params, optax.adam(config.full_lr), epochs=config.full_epochs, key=second)
 
-    params = jax.vmap(one)(pretrained.params, jax.random.split(key, config.members))
-    return PredictorState(params, mean, std)
+    return PredictorState(jax.vmap(one)(pretrained.params, jax.random.split(key, config.members)))
 
 
 def score(
     state: PredictorState, arch: jax.Array, recipe: jax.Array, config: PredictorConfig
 ) -> tuple[jax.Array, jax.Array]:
-    """Predicts scores of candidates; for use under `jit`.
+    """Predicts targets of candidates; for use under `jit`.
 
     Returns:
-      Mean and standard deviation over members, `float32[N]` each, in units of the fitted scores.
+      Mean and standard deviation over members, `float32[N]` each.
     """
     net = _net(config, state.params["params"]["proxy_head"]["bias"].shape[-1])
     predict = functools.partial(net.apply, method="predict_accuracy")
     members = jax.vmap(predict, in_axes=(0, None, None))(state.params, arch, recipe)
-    members = members * state.std + state.mean
     return members.mean(0), members.std(0)
 
 

@@ -19,7 +19,7 @@ from orbax.checkpoint import v1 as ocp
 from jointnas_jax.config import PredictorConfig
 from jointnas_jax.predictor import gaussian_process
 from jointnas_jax.predictor.fit import PredictorState, fit, pretrain, score
-from jointnas_jax.predictor.gaussian_process import Process
+from jointnas_jax.predictor.gaussian_process import Hyper, Process
 from jointnas_jax.predictor.targets import Transform
 from jointnas_jax.space.features import FeatureTable
 
@@ -91,15 +91,9 @@ class Predictor:
         """The score plus `kappa` spreads as a function of vectors, for use under `jit`."""
 
         def scores(vectors: jax.Array) -> jax.Array:
-            if kappa:
-                mean, spread = self._score_all(state, vectors)
-                return mean + kappa * spread
-            targets = score(state.networks, *self._features(vectors), self._config)[0]
-            if state.process is not None:
-                inputs = self._inputs(vectors)
-                own = gaussian_process.predict_mean(state.process, inputs, self._groups)
-                targets = (targets + own) / 2
-            return state.transform.backward(targets)
+            mean, spread = self._score_all(state, vectors)
+            # Under `jit` an unused spread is not computed.
+            return mean + kappa * spread if kappa else mean
 
         return scores
 
@@ -109,23 +103,12 @@ class Predictor:
         ocp.save(Path(path).resolve(), tree, overwrite=True)
 
     def load(self, path: Path) -> Fitted:
-        """Reads what `save` of an equal predictor wrote."""
-        template = self.template()
-        return flax.serialization.from_state_dict(template, ocp.load(Path(path).resolve()))
-
-    def template(self) -> Fitted:
-        """A fitted predictor of zeros."""
-        knobs = np.zeros((2, len(self._features.offsets)), np.int32)
-        proxies = np.ones((2, max(self._costs(knobs).shape[1], 1)), np.int64)
-        run = lambda key: self._fit_all(
-            self.pretrain(knobs, proxies, key),
-            np.zeros((self._capacity, knobs.shape[1]), np.int32),
-            np.zeros(self._capacity, np.float32),
-            np.int32(1),
-            key,
-        )
-        shapes = jax.eval_shape(run, jax.random.key(0))
-        return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+        """Reads what `save` wrote."""
+        tree = ocp.load(Path(path).resolve())
+        process = tree["process"]
+        if process is not None:
+            process = Process(**process | {"hyper": Hyper(**process["hyper"])})
+        return Fitted(PredictorState(**tree["networks"]), process, Transform(**tree["transform"]))
 
     def _inputs(self, vectors: jax.Array) -> jax.Array:
         """Inputs of the process: two values of a choice are at distance 1, as one-hot / sqrt(2)."""

@@ -48,8 +48,7 @@ def dry_run(config: Config, console: Console) -> None:
     """Prints the plan of a study; opens the dataset, trains nothing."""
     problem = build_problem(config)
     images = problem.dataset.count(config.data.train_split)
-    devices = min(config.study.devices or math.inf, jax.local_device_count())
-    print_plan(problem, make_plan(problem, problem.pool(), images, devices), console)
+    print_plan(problem, make_plan(problem, problem.pool(), images, _devices(config)), console)
 
 
 def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]:
@@ -77,9 +76,9 @@ def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]
             _check_batch(config, train, validation)
         with meter.stage("pool"):
             pool = problem.pool()
-            study = Study(problem, pool, train, validation, test, workdir, console)
-            plan = make_plan(problem, pool, len(train), study.evaluator.devices)
-            study.planned = plan.trainings
+            plan = make_plan(problem, pool, len(train), _devices(config))
+            images = (train, validation, test)
+            study = Study(problem, pool, images, plan.trainings, workdir, console)
             print_plan(problem, plan, console)
             start(workdir, config)  # the last thing before training: bad input leaves no trace
         with meter.stage("pretraining"):
@@ -108,30 +107,33 @@ def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]
 
 
 class Study:
-    """The stages of a study, and what they share.
-
-    Attributes:
-      planned: trainings in all, as far as is known.
-    """
-
-    planned = 0
+    """The stages of a study, and what they share."""
 
     def __init__(
         self,
         problem: Problem,
         pool: np.ndarray,
-        train: Images,
-        validation: np.ndarray,
-        test: Images,
+        images: tuple[Images, np.ndarray, Images],
+        trainings: int,
         workdir: Path,
         console: Console,
     ):
+        """Puts the images on the devices.
+
+        Args:
+          problem: the problem.
+          pool: `int32[P, K]`.
+          images: training split, `bool[N]` which of it are for validation, test split.
+          trainings: planned in all.
+          workdir: where everything is written.
+          console: where progress goes.
+        """
         self.problem, self.config = problem, problem.config
         self.workdir, self.console = workdir, console
         sample = [problem.space.decode(vector).arch for vector in pool[:_SAMPLE]]
-        self.evaluator = Evaluator(self.config, problem.space, train, validation, test, sample)
+        self.evaluator = Evaluator(self.config, problem.space, *images, sample)
         self.store = TrialStore(workdir)
-        self._trials = 0
+        self._trials, self._planned = 0, trainings
         search = self.config.search
         trials = search.rounds * search.per_round
         self._predictor = Predictor(
@@ -346,7 +348,7 @@ class Study:
     ) -> list[Outcome]:
         """Trains jobs and stores one trial for each."""
         outcomes = []
-        later = max(0, self.planned - self._trials - len(jobs))
+        later = max(0, self._planned - self._trials - len(jobs))
         running = self.evaluator.run(jobs, later)
         for i, (job, outcome) in enumerate(zip(jobs, running, strict=True)):
             ok = outcome.reason is None
@@ -382,6 +384,11 @@ class Study:
 def _accuracies(outcomes: Sequence[Outcome]) -> list[float | None]:
     """The last accuracy of each training, None where it failed."""
     return [o.accuracies[-1] if o.reason is None else None for o in outcomes]
+
+
+def _devices(config: Config) -> int:
+    """Number of devices that a study uses."""
+    return min(config.study.devices or math.inf, jax.local_device_count())
 
 
 def _check_batch(config: Config, train: Images, validation: np.ndarray) -> None:

@@ -58,6 +58,7 @@ class StreamedTrainData:
     def __init__(self, source: Images, members: np.ndarray, stats: PixelStats):
         self.members, self.stats = members, stats
         self._source = source
+        self._image_bytes = source.read(np.zeros(1, int))[0].nbytes
 
     def chunks(self, plan: EpochPlan) -> Iterator[tuple]:
         """Yields what the program of an epoch is called with, some steps at a time.
@@ -67,8 +68,7 @@ class StreamedTrainData:
         """
         plan = jax.device_get(plan)
         *axes, rows, batch = plan.images.shape
-        image_bytes = self._source.read(np.zeros(1, int))[0].nbytes
-        together = _CHUNK_BYTES // (image_bytes * batch * int(np.prod(axes)))
+        together = _CHUNK_BYTES // (self._image_bytes * batch * int(np.prod(axes)))
         together = min(max(together, 1), rows)
         places = np.arange(together * batch, dtype=np.int32).reshape(together, batch)
         places = np.broadcast_to(places, (*axes, together, batch))

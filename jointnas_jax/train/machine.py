@@ -46,7 +46,11 @@ class Machine:
     envelope: Speed
 
     def compiling_fast(self) -> "Machine":
-        """The machine with `train.fast_compile`, which acts on exact programs."""
+        """The machine with `train.fast_compile`, which acts on exact programs.
+
+        Measured on three candidates of the digits space: 3.4 CPU seconds for 6.0 to 6.6, steps of
+        2.7 to 2.9 ms for 2.4.
+        """
         exact = self.exact
         return dataclasses.replace(
             self,
@@ -61,12 +65,12 @@ class Machine:
         return Machine(self.rate / training, scale(self.exact), scale(self.envelope))
 
 
-# From runs on two CPU cores. For accelerators a guess on the safe side.
+# Fitted by eye to runs on two CPU cores. For accelerators a guess on the safe side.
 CPU = Machine(rate=3e10, exact=Speed(3.0, 1.2, 8e-4), envelope=Speed(2.5, 1.2, 1e-3))
 ACCELERATOR = Machine(rate=2e12, exact=Speed(10.0, 1.5, 1e-4), envelope=Speed(10.0, 1.5, 1e-4))
 
 # A small network, to compile and train for comparison, and what it takes where the constants are
-# from: seconds to compile, seconds of a step.
+# from: seconds to compile, seconds of a step. For accelerators a guess that fits the other one.
 _PROBE = ArchSpec(16, 3, 10, Stem(16), (Stage(24, 2, 5, 3, 3, 3),), Head(channels=64, expand=2))
 _PROBE_BATCH = 64
 _CPU_PROBE = (1.6, 0.018)

@@ -187,9 +187,9 @@ class Planner:
             options += [[]] if may_drop else []
             fitting = (option for option in options if len(option) <= _MOST_ENVELOPES)
             found = min(fitting, key=cost, default=parts)
-            if cost(found) >= best:
+            if (seconds := cost(found)) >= best:
                 return [self._envelope(part) for part in parts]
-            parts, best = found, cost(found)
+            parts, best = found, seconds
 
     def _envelope(self, ranges: Ranges) -> Envelope:
         return Envelope.of(ranges, self._space.image_channels, self._space.num_classes)

@@ -92,19 +92,21 @@ class TrainProgram:
         parallel = functools.partial(
             Parallel, devices=tuple(devices), lanes_per_device=lanes_per_device
         )
+        fast = ("light", "old_fusion")
+        epoch_options = correct_options = fast if config.fast_compile else ()
         # An envelope trains many candidates: the speed of its epochs is worth a longer compilation.
-        exact = not isinstance(shape, Envelope)
-        options = ("light", "old_fusion") if config.fast_compile and exact else ()
+        if isinstance(shape, Envelope):
+            epoch_options, correct_options = ("light",), fast
         self._epoch = parallel(
             functools.partial(_train_epoch, module, augmentation),
             "lll" + ("lls" if streamed else "sss") + "lll",
-            options=compiler_options(*options if exact else ("light",)),
+            options=compiler_options(*epoch_options),
             donate=(0,),
         )
         self._correct = parallel(
             functools.partial(_count_correct, module, self._template),
             "llsss",
-            options=compiler_options(*options if exact else ("light", "old_fusion")),
+            options=compiler_options(*correct_options),
         )
         self._plan = _plan_program(
             tuple(devices), lanes_per_device, augmentation, config.batch_size

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,17 @@ def scores(tiny_space, vectors, costs):
     )
 
 
+def mean_correlation(vectors, scores, model, start):
+    """Rank correlation with what was not learnt from, for fits to 12 trials, over five seeds."""
+    found = []
+    for seed in range(5):
+        chosen = np.random.default_rng(seed).permutation(512)
+        train, test = chosen[:12], chosen[12:]
+        state = model.fit(start, vectors[train], scores[train], jax.random.key(seed))
+        found.append(spearmanr(model.predict(state, vectors[test])[0], scores[test])[0])
+    return np.mean(found)
+
+
 def test_pretraining_learns_the_costs(predictor, pretrained, vectors, costs, tiny_space):
     from jointnas_jax.predictor.model import PredictorNet
 
@@ -71,15 +83,7 @@ def test_pretraining_helps_with_few_trials(predictor, pretrained, vectors, score
     )
     blank = untaught.pretrain(vectors, costs, jax.random.key(0))
 
-    def correlation(model, start):
-        values = []
-        for seed in range(5):
-            chosen = np.random.default_rng(seed).permutation(512)
-            train, test = chosen[:12], chosen[12:]
-            state = model.fit(start, vectors[train], scores[train], jax.random.key(seed))
-            values.append(spearmanr(model.predict(state, vectors[test])[0], scores[test])[0])
-        return np.mean(values)
-
+    correlation = functools.partial(mean_correlation, vectors, scores)
     assert correlation(predictor, pretrained) > correlation(untaught, blank) + 0.02
 
 
@@ -168,13 +172,7 @@ def test_the_process_adds_what_the_networks_lack(tiny_space, pretrained, vectors
     def correlation(process):
         config = dataclasses.replace(CONFIG, process=process)
         model = Predictor(FeatureTable.of(tiny_space), config, 64, costs)
-        found = []
-        for seed in range(5):
-            chosen = np.random.default_rng(seed).permutation(512)
-            train, test = chosen[:12], chosen[12:]
-            state = model.fit(pretrained, vectors[train], scores[train], jax.random.key(seed))
-            found.append(spearmanr(model.predict(state, vectors[test])[0], scores[test])[0])
-        return np.mean(found)
+        return mean_correlation(vectors, scores, model, pretrained)
 
     assert correlation(True) > correlation(False)
 
