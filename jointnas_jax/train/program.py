@@ -4,8 +4,8 @@ A program is compiled for a shape: an envelope, or one architecture. Everything 
 is an argument of it: variables, switches, recipe, seed, split, number of epochs. So a second
 candidate, recipe or seed, or the retraining on more images, compiles nothing.
 
-Every candidate trains in a lane. `pmap` puts one lane or more on every device, `vmap` several on
-one device; what a lane computes depends on its candidate and key alone.
+Every candidate trains in a lane, one or more on each device (`Parallel`); what a lane computes
+depends on its candidate and key alone.
 
 D = devices, V = size of the variables of the shape.
 """
