@@ -23,8 +23,9 @@ from jointnas_jax.space.arch import round8, se_width
 COSTS = ("flops", "params", "macs", "params_total")
 _FLOPS, _PARAMS, _MACS, _TOTAL = range(4)
 
-# A larger cost does not fit two limbs; see `CostTable.within`.
+# A larger cost does not fit two limbs; see `to_limbs`.
 _LARGEST = 2**46
+_LIMB = 16
 
 # Slot -> integer array. One element each for one network; a grid of values for a table.
 Values = Mapping[str, Any]
@@ -130,24 +131,86 @@ class CostTable:
         Returns:
           A function from `int32[N, K]`, NumPy or JAX, to `bool[N]`.
         """
-        # JAX has no int64 by default, and a FLOPs count overflows int32. Two int32 limbs are exact.
-        columns = [COSTS.index(name) for name in budget]
-        limits = np.array([min(budget[name], _LARGEST) for name in budget], np.int64)
-        limbs = [(table[:, columns] >> 16, table[:, columns] & 0xFFFF) for table in self.tables]
-        limbs = [(high.astype(np.int32), low.astype(np.int32)) for high, low in limbs]
-        limit_high, limit_low = (limits >> 16).astype(np.int32), (limits & 0xFFFF).astype(np.int32)
+        exact = self.limbs(tuple(budget))
+        limits = to_limbs([min(limit, _LARGEST) for limit in budget.values()])
+        return lambda vectors: at_most(exact(vectors), limits)
 
-        def test(vectors: Any) -> Any:
+    def limbs(self, names: Sequence[str]) -> Callable[[Any], Any]:
+        """Returns exact costs for use under `jit`, where JAX has no int64 by default.
+
+        Args:
+          names: of the costs.
+
+        Returns:
+          A function from `int32[N, K]`, NumPy or JAX, to `int32[N, len(names), 2]`: costs in two
+          limbs, see `to_limbs`.
+        """
+        columns = [COSTS.index(name) for name in names]
+        tables = [to_limbs(table[:, columns]) for table in self.tables]
+
+        def limbs(vectors: Any) -> Any:
             xp = vectors.__array_namespace__()
-            high = xp.zeros((vectors.shape[0], len(columns)), xp.int32)
-            low = xp.zeros((vectors.shape[0], len(columns)), xp.int32)
-            for (positions, strides), (part_high, part_low) in zip(self.knobs, limbs, strict=True):
+            total = xp.zeros((vectors.shape[0], len(columns), 2), xp.int32)
+            for (positions, strides), table in zip(self.knobs, tables, strict=True):
                 rows = (vectors[:, positions] * strides).sum(axis=-1)
-                high, low = high + xp.asarray(part_high)[rows], low + xp.asarray(part_low)[rows]
-            high, low = high + (low >> 16), low & 0xFFFF
-            return ((high < limit_high) | ((high == limit_high) & (low <= limit_low))).all(axis=-1)
+                total = total + xp.asarray(table)[rows]
+            high, low = total[..., 0], total[..., 1]
+            return xp.stack([high + (low >> _LIMB), low & (2**_LIMB - 1)], axis=-1)
 
-        return test
+        return limbs
+
+    def shrink(self, names: Sequence[str]) -> Callable[[Any, Any], Any]:
+        """Returns a repair of children over a budget that their parents satisfy.
+
+        Where a larger index of a knob never costs less, a child keeps the smaller of its own and
+        its parent's index, and so on; where no such rule holds, it gets the parent's. So it costs
+        no more than the parent.
+
+        Args:
+          names: of the costs in the budget.
+
+        Returns:
+          A function from children and parents, `int32[C, K]` each, NumPy or JAX, to `int32[C, K]`.
+        """
+        columns = [COSTS.index(name) for name in names]
+        width = 1 + max(
+            (int(positions.max()) for positions, _ in self.knobs if len(positions)), default=0
+        )
+        never_less, never_more = np.ones(width, bool), np.ones(width, bool)
+        for (positions, strides), table in zip(self.knobs, self.tables, strict=True):
+            cards = [n // m for n, m in zip([len(table), *strides], strides, strict=False)]
+            grid = table[:, columns].reshape(*cards, len(columns))
+            for axis, position in enumerate(positions):
+                steps = np.diff(grid, axis=axis)
+                never_less[position] &= bool((steps >= 0).all())
+                never_more[position] &= bool((steps <= 0).all())
+
+        def shrink(children: Any, parents: Any) -> Any:
+            xp = children.__array_namespace__()
+            # Recipe knobs come last, and are in no table.
+            free = children.shape[1] - width
+            less = np.concatenate([never_less, np.ones(free, bool)])
+            more = np.concatenate([never_more, np.ones(free, bool)])
+            capped = xp.where(~more, xp.minimum(children, parents), children)
+            raised = xp.where(~less, xp.maximum(capped, parents), capped)
+            return xp.where(~less & ~more, parents, raised)
+
+        return shrink
+
+
+def to_limbs(costs: Any) -> np.ndarray:
+    """Cuts costs `int[...]` up to 2^46 into a high and a low limb of 16 bits: `int32[..., 2]`.
+
+    Sums of low limbs of a few parts do not overflow, so int32 arithmetic stays exact.
+    """
+    costs = np.asarray(costs, np.int64)
+    return np.stack([costs >> _LIMB, costs & (2**_LIMB - 1)], axis=-1).astype(np.int32)
+
+
+def at_most(costs: Any, limits: Any) -> Any:
+    """Compares limbs: whether every cost `int32[N, P, 2]` is at most its limit `int32[P, 2]`."""
+    high, low = costs[..., 0], costs[..., 1]
+    return ((high < limits[:, 0]) | ((high == limits[:, 0]) & (low <= limits[:, 1]))).all(axis=-1)
 
 
 # The rules of the networks, on arrays.

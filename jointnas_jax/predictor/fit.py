@@ -15,12 +15,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from jointnas_jax.config import PredictorConfig
 from jointnas_jax.predictor.model import PredictorNet
-
-# Parameters that pretraining shapes and the first half of a fit leaves alone.
-FROZEN = ("encoder", "proxy_head")
 
 
 @flax.struct.dataclass
@@ -70,7 +68,8 @@ def pretrain(
             optax.adam(config.pretrain_lr),
             len(arch),
             len(arch),
-            256,
+            min(256, len(arch)),
+            min(256, len(arch)),
             config.pretrain_epochs,
             train_key,
         )
@@ -90,8 +89,8 @@ def fit(
 ) -> PredictorState:
     """Fits all members to targets, starting from the pretrained weights.
 
-    Half of the epochs with encoder and proxy head frozen, half with everything trained at a lower
-    rate (paper section 3.2).
+    Half of the epochs with the encoder frozen, which then need its outputs once, and half with
+    everything trained at a lower rate (paper section 3.2).
 
     Args:
       pretrained: what `pretrain` returned.
@@ -103,18 +102,50 @@ def fit(
       config: sizes and schedules.
     """
     net = _net(config, pretrained.params["params"]["proxy_head"]["bias"].shape[-1])
+    # More trials make larger batches, not more steps.
+    smallest, most_steps = 8, 8
+    largest = max(smallest, -(-len(targets) // most_steps))
+    train = functools.partial(
+        _train,
+        count=count,
+        capacity=len(targets),
+        batch_size=jnp.maximum(smallest, -(-count // most_steps)),
+        largest_batch=largest,
+    )
 
-    def loss(params: Any, rows: jax.Array, mask: jax.Array) -> jax.Array:
-        predicted = net.apply(params, arch[rows], recipe[rows], method="predict_accuracy")
+    def loss(predicted: jax.Array, rows: jax.Array, mask: jax.Array) -> jax.Array:
         return _masked_mean(
             optax.huber_loss(predicted, targets[rows], delta=config.huber_delta), mask
         )
 
     def one(params: Any, key: jax.Array) -> Any:
         first, second = jax.random.split(key)
-        train = functools.partial(_train, loss, count=count, capacity=len(targets), batch_size=8)
-        params = train(params, head_only(config.frozen_lr), epochs=config.frozen_epochs, key=first)
-        return train(params, optax.adam(config.full_lr), epochs=config.full_epochs, key=second)
+        parts = params["params"]
+        embeddings = net.apply(params, arch, method="embed")
+        whole = lambda head: {"params": parts | {"accuracy_head": head}}
+
+        def head_loss(head: Any, rows: jax.Array, mask: jax.Array) -> jax.Array:
+            inputs = embeddings[rows], recipe[rows]
+            return loss(net.apply(whole(head), *inputs, method="accuracy_of"), rows, mask)
+
+        def full_loss(params: Any, rows: jax.Array, mask: jax.Array) -> jax.Array:
+            inputs = arch[rows], recipe[rows]
+            return loss(net.apply(params, *inputs, method="predict_accuracy"), rows, mask)
+
+        head = train(
+            head_loss,
+            parts["accuracy_head"],
+            optax.adam(config.frozen_lr),
+            epochs=config.frozen_epochs,
+            key=first,
+        )
+        return train(
+            full_loss,
+            whole(head),
+            optax.adam(config.full_lr),
+            epochs=config.full_epochs,
+            key=second,
+        )
 
     return PredictorState(jax.vmap(one)(pretrained.params, jax.random.split(key, config.members)))
 
@@ -133,23 +164,6 @@ def score(
     return members.mean(0), members.std(0)
 
 
-def head_only(learning_rate: float) -> optax.GradientTransformation:
-    """Adam on the accuracy head; encoder and proxy head stay as they are."""
-
-    def labels(params: Any) -> Any:
-        names = {part: "frozen" if part in FROZEN else "trained" for part in params["params"]}
-        return {
-            "params": {
-                part: jax.tree.map(lambda _, name=names[part]: name, leaves)
-                for part, leaves in params["params"].items()
-            }
-        }
-
-    return optax.multi_transform(
-        {"trained": optax.adam(learning_rate), "frozen": optax.set_to_zero()}, labels
-    )
-
-
 def _net(config: PredictorConfig, proxies: int) -> PredictorNet:
     return PredictorNet(proxies, config.width, config.embedding)
 
@@ -161,38 +175,41 @@ def _masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
 def _train(
     loss: Callable[[Any, jax.Array, jax.Array], jax.Array],
     params: Any,
-    optimizer: optax.GradientTransformation,
+    optimizer: Callable[[Any], optax.GradientTransformation],
     count: jax.Array | int,
     capacity: int,
-    batch_size: int,
+    batch_size: jax.Array | int,
+    largest_batch: int,
     epochs: int,
     key: jax.Array,
 ) -> Any:
     """Trains on the first `count` of `capacity` rows, in shuffled batches; returns parameters.
 
-    The optimizer's steps shrink to zero along a cosine.
+    The optimizer's steps shrink to zero along a cosine. The parameters are one vector meanwhile: a
+    step of such small networks costs what its operations cost to start.
     """
-    batch_size = min(batch_size, capacity)
     steps = (count + batch_size - 1) // batch_size
+    vector, unravel = ravel_pytree(params)
+    within = jnp.arange(largest_batch)
 
     def epoch(carry: tuple, inputs: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
         key, number = inputs
         draws = jax.random.uniform(key, (capacity,))
         order = jnp.argsort(jnp.where(jnp.arange(capacity) < count, draws, 2.0))
         # Padded so that the last, incomplete batch is a slice like the others.
-        order = jnp.pad(order, (0, batch_size))
+        order = jnp.pad(order, (0, largest_batch))
 
         def step(i: jax.Array, carry: tuple) -> tuple:
-            params, state = carry
-            rows = jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
-            mask = i * batch_size + jnp.arange(batch_size) < count
-            updates, state = optimizer.update(jax.grad(loss)(params, rows, mask), state, params)
+            vector, state = carry
+            rows = jax.lax.dynamic_slice_in_dim(order, i * batch_size, largest_batch)
+            mask = (within < batch_size) & (i * batch_size + within < count)
+            gradient = jax.grad(lambda v: loss(unravel(v), rows, mask))(vector)
+            updates, state = optimizer.update(gradient, state)
             scale = (1 + jnp.cos(jnp.pi * (number + i / steps) / epochs)) / 2
-            updates = jax.tree.map(lambda u: scale * u, updates)
-            return optax.apply_updates(params, updates), state
+            return vector + scale * updates, state
 
         return jax.lax.fori_loop(0, steps, step, carry), None
 
-    carry = (params, optimizer.init(params))
+    carry = (vector, optimizer.init(vector))
     inputs = (jax.random.split(key, epochs), jnp.arange(epochs))
-    return jax.lax.scan(epoch, carry, inputs)[0][0]
+    return unravel(jax.lax.scan(epoch, carry, inputs)[0][0])

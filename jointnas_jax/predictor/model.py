@@ -8,7 +8,8 @@ from flax import linen as nn
 class PredictorNet(nn.Module):
     """An encoder of the architecture and two heads.
 
-    Shapes: N candidates, A architecture features, R recipe features, P proxies.
+    Shapes: N candidates, A architecture features, R recipe features, P proxies,
+    E numbers of the embedding.
 
     Attributes:
       proxies: P, costs that the proxy head predicts.
@@ -35,7 +36,14 @@ class PredictorNet(nn.Module):
         """`float32[N, A]` -> standardised log costs `float32[N, P]`."""
         return self.proxy_head(self.encoder(arch))
 
+    def embed(self, arch: jax.Array) -> jax.Array:
+        """`float32[N, A]` -> embeddings `float32[N, E]`."""
+        return self.encoder(arch)
+
+    def accuracy_of(self, embedding: jax.Array, recipe: jax.Array) -> jax.Array:
+        """`float32[N, E]`, `float32[N, R]` -> standardised accuracy `float32[N]`."""
+        return self.accuracy_head(jnp.concatenate([embedding, recipe], axis=-1))[..., 0]
+
     def predict_accuracy(self, arch: jax.Array, recipe: jax.Array) -> jax.Array:
         """`float32[N, A]`, `float32[N, R]` -> standardised accuracy `float32[N]`."""
-        joint = jnp.concatenate([self.encoder(arch), recipe], axis=-1)
-        return self.accuracy_head(joint)[..., 0]
+        return self.accuracy_of(self.encoder(arch), recipe)

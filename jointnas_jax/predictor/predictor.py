@@ -58,8 +58,8 @@ class Predictor:
         """Prepares for up to `capacity` trials; any number up to it uses the same programs."""
         self._features, self._config, self._capacity = features, config, capacity
         self._costs = costs or (lambda vectors: jnp.zeros((len(vectors), 0)))
-        width = self._costs(np.zeros((1, len(features.offsets)), np.int32)).shape[1]
         groups = features.groups
+        width = self._costs(np.zeros((1, groups.max() + 1), np.int32)).shape[1]
         self._groups = np.concatenate([groups, groups.max() + 1 + np.arange(width)]).astype(int)
         self._predict = jax.jit(self._score_all)
         self._fit = jax.jit(self._fit_all)

@@ -4,6 +4,9 @@ Every generation each parent makes children by crossover and mutation, all child
 once, and the best of parents and children survive. Better parents change less (adaptive genetic
 algorithm). It ends when the best score saturates.
 
+It is made to cost little beside the scores: genes of 8 bits, random words from a hash of their
+position, partners by rotation, repeated candidates found by fingerprint, and no sort.
+
 Shapes: Q = population, C = children of a generation, K knobs, G = most generations.
 """
 
@@ -18,6 +21,7 @@ from jointnas_jax.config import EvolutionConfig
 
 ScoreFn = Callable[[jax.Array], jax.Array]
 FeasibleFn = Callable[[jax.Array], jax.Array]
+RepairFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Evolution(NamedTuple):
@@ -28,12 +32,16 @@ class Evolution(NamedTuple):
       scores: `float32[Q]`, -inf for rows that hold no candidate.
       generations: `int32[]`, generations run.
       best: `float32[G]`, best score after each generation, nan from `generations` on.
+      children: `int32[]`, children made in all.
+      duplicates: `int32[]`, how many of them repeated a parent or an earlier child.
     """
 
     population: jax.Array
     scores: jax.Array
     generations: jax.Array
     best: jax.Array
+    children: jax.Array
+    duplicates: jax.Array
 
 
 def evolve(
@@ -44,40 +52,60 @@ def evolve(
     canonical: Callable[[jax.Array], jax.Array],
     cardinalities: np.ndarray,
     config: EvolutionConfig,
+    repair: RepairFn | None = None,
 ) -> Evolution:
     """Runs the evolution; jit-compatible, and meant to be compiled whole.
 
+    Under `vmap` over what `feasible` closes over, it serves a vector of budgets at once.
+
     Args:
-      start: `int32[N, K]`, N at least 1, all feasible; the best Q are the first population.
+      start: `int32[N, K]`, N at least 1; the best Q that are feasible are the first population.
       key: consumed.
       score: `int32[N, K] -> float32[N]`.
       feasible: `int32[N, K] -> bool[N]`, the budget.
       canonical: maps equal candidates to equal vectors, see `JointSpace.canonical`.
       cardinalities: `int32[K]`.
       config: sizes and rates.
+      repair: makes of children and their feasible parents, `int32[C, K]` each, children that are
+        feasible; None: children over the budget are dropped.
     """
-    size = config.population
+    size, count = config.population, config.population * config.children_per_parent
     start = jnp.asarray(start)
-    population, scores = survivors(start, jnp.where(feasible(start), score(start), -jnp.inf), size)
+    missing = max(0, size - len(start))
+    start = jnp.concatenate([start, jnp.repeat(start[:1], missing, axis=0)])
+    allowed = feasible(start) & ~repeated(start)
+    scores, best = jax.lax.top_k(jnp.where(allowed, score(start), -jnp.inf), size)
+    population = start[best].astype(_gene_type(cardinalities))
 
     def generation(carry: tuple) -> tuple:
-        count, stale, population, scores, best = carry
-        offspring = canonical(
-            children(population, scores, jax.random.fold_in(key, count), cardinalities, config)
-        )
-        child_scores = jnp.where(feasible(offspring), score(offspring), -jnp.inf)
-        merged = jnp.concatenate([population, offspring])
-        population, after = survivors(merged, jnp.concatenate([scores, child_scores]), size)
+        number, stale, population, scores, best, duplicates = carry
+        parents = _parents(population, scores)
+        seed = jax.random.bits(jax.random.fold_in(key, number), (2,), jnp.uint32)
+        offspring = canonical(children(*parents, seed, cardinalities, config).astype(jnp.int32))
+        allowed = feasible(offspring)
+        if repair is not None:
+            own = jnp.tile(parents[0], (config.children_per_parent, 1)).astype(jnp.int32)
+            mended = canonical(repair(offspring, own))
+            offspring = jnp.where(allowed[:, None], offspring, mended)
+            # Only where nobody is alive the parents are not feasible either.
+            allowed = jnp.broadcast_to(jnp.isfinite(scores[0]), (count,))
+        merged = jnp.concatenate([population, offspring.astype(population.dtype)])
+        again = repeated(merged)[size:]
+        child_scores = jnp.where(allowed & ~again, score(offspring), -jnp.inf)
+        after, kept = jax.lax.top_k(jnp.concatenate([scores, child_scores]), size)
         stale = jnp.where(after[0] - scores[0] > config.min_gain, 0, stale + 1)
-        return count + 1, stale, population, after, best.at[count].set(after[0])
+        best = best.at[number].set(after[0])
+        return number + 1, stale, merged[kept], after, best, duplicates + again.sum()
 
     def unsaturated(carry: tuple) -> jax.Array:
         return (carry[0] < config.generations) & (carry[1] < config.patience)
 
     best = jnp.full(config.generations, jnp.nan)
-    carry = (jnp.int32(0), jnp.int32(0), population, scores, best)
-    count, _, population, scores, best = jax.lax.while_loop(unsaturated, generation, carry)
-    return Evolution(population, scores, count, best)
+    carry = (jnp.int32(0), jnp.int32(0), population, scores, best, jnp.int32(0))
+    number, _, population, scores, best, duplicates = jax.lax.while_loop(
+        unsaturated, generation, carry
+    )
+    return Evolution(population.astype(jnp.int32), scores, number, best, number * count, duplicates)
 
 
 def diverse(population: np.ndarray, count: int, distance: int) -> np.ndarray:
@@ -94,65 +122,100 @@ def diverse(population: np.ndarray, count: int, distance: int) -> np.ndarray:
     return population[chosen + rest[: max(0, count - len(chosen))]]
 
 
-def survivors(vectors: jax.Array, scores: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """Returns the best `size` distinct rows of `int32[N, K]`, best first, and their scores.
+def repeated(vectors: jax.Array) -> jax.Array:
+    """Which rows of `int[N, K]` repeat an earlier row: `bool[N]`.
 
-    Repeated rows and missing ones get the score -inf: a population of one candidate's copies cannot
-    evolve.
+    Rows are compared by fingerprints of 32 bits, by way of a table that keeps the first row of each
+    slot; rows that find another fingerprint in theirs try again elsewhere. Of 10,000 different rows
+    one is taken for a repetition with a probability of 1 %.
     """
-    if len(vectors) < size:
-        padding = size - len(vectors)
-        vectors = jnp.concatenate([vectors, jnp.repeat(vectors[:1], padding, axis=0)])
-        scores = jnp.concatenate([scores, jnp.full(padding, -jnp.inf)])
-    # Best first; equal rows have equal scores, and the knobs as further sort keys make them
-    # neighbours.
-    order = jnp.lexsort((*vectors.T, -scores))
-    vectors, scores = vectors[order], scores[order]
-    repeated = jnp.concatenate([jnp.zeros(1, bool), (vectors[1:] == vectors[:-1]).all(-1)])
-    scores = jnp.where(repeated, -jnp.inf, scores)
-    scores, best = jax.lax.top_k(scores, size)
-    return vectors[best], scores
+    count, knobs = vectors.shape
+    # Odd factors, so that a difference in one knob always shows.
+    factors = np.random.default_rng(0).integers(0, 2**31, knobs, dtype=np.uint32) * 2 + 1
+    prints = (vectors.astype(jnp.uint32) * factors).sum(axis=1, dtype=jnp.uint32)
+    bits = (8 * count - 1).bit_length()
+    rows = jnp.arange(count)
+
+    def turn(carry: tuple) -> tuple:
+        factor, waiting, again = carry
+        slots = ((prints * factor) >> (32 - bits)).astype(jnp.int32)
+        table = jnp.full(2**bits, count - 1)
+        table = table.at[jnp.where(waiting, slots, 2**bits)].min(rows, mode="drop")
+        first = table[slots]
+        same = prints[first] == prints
+        return factor * factor, waiting & ~same, again | (waiting & same & (first < rows))
+
+    waiting = jnp.ones(count, bool)
+    carry = (jnp.uint32(0x9E3779B1), waiting, ~waiting)
+    return jax.lax.while_loop(lambda carry: carry[1].any(), turn, carry)[2]
 
 
 def children(
-    population: jax.Array,
-    scores: jax.Array,
-    key: jax.Array,
+    parents: jax.Array,
+    ranks: jax.Array,
+    seed: jax.Array,
     cardinalities: np.ndarray,
     config: EvolutionConfig,
 ) -> jax.Array:
-    """Makes `children_per_parent` children of every parent. The key is consumed.
+    """Makes `children_per_parent` children of every parent.
 
     Args:
-      population: `int32[Q, K]`, best first.
-      scores: `float32[Q]`; rows with -inf are parents to no one.
-      key: consumed.
+      parents: `int[Q, K]`.
+      ranks: `float32[Q]`, 0 for the best and 1 for the worst.
+      seed: `uint32[2]`.
       cardinalities: `int32[K]`.
       config: rates.
 
     Returns:
-      `int32[C, K]` inside the space; every child differs from its parent where crossover did not
-      undo it.
+      `int[C, K]` inside the space, row i a child of parent i modulo Q; every child differs from its
+      parent where crossover did not undo it.
     """
-    partner_key, cross_key, mutate_key, force_key, step_key, jump_key = jax.random.split(key, 6)
-    size, knobs = population.shape
-    count = size * config.children_per_parent
-    alive = jnp.maximum(jnp.isfinite(scores).sum(), 1)
-    parent = jnp.arange(count) % alive
-    partner = jax.random.randint(partner_key, (count,), 0, alive)
-    rank = parent / jnp.maximum(alive - 1, 1)
-    shape = (count, knobs)
+    size, knobs = parents.shape
+    litters = config.children_per_parent
+    count = size * litters
+    # All children of a litter take the partner that is equally far down the list.
+    twice = jnp.concatenate([parents, parents])
+    turns = (_words(seed[0], (litters,)) % jnp.uint32(max(size - 1, 1))).astype(jnp.int32) + 1
+    turned = [jax.lax.dynamic_slice_in_dim(twice, turns[i], size) for i in range(litters)]
+    genes, other = jnp.tile(parents, (litters, 1)), jnp.concatenate(turned)
 
-    def chance(key: jax.Array, rates: tuple[float, float]) -> jax.Array:
-        best, worst = rates
-        return jax.random.uniform(key, shape) < (best + (worst - best) * rank)[:, None]
-
-    genes = jnp.where(chance(cross_key, config.crossover), population[partner], population[parent])
-    forced = jax.random.randint(force_key, (count,), 0, knobs)[:, None] == jnp.arange(knobs)
-    mutated = chance(mutate_key, config.mutation) | forced
+    decisions, changes = (_words(s, (count, knobs)) for s in seed)
+    rank = jnp.tile(ranks, litters)[:, None]
+    chance = lambda rates: 65536 * (rates[0] + (rates[1] - rates[0]) * rank)
+    crossed = (decisions >> 16).astype(jnp.float32) < chance(config.crossover)
+    mutated = (decisions & 0xFFFF).astype(jnp.float32) < chance(config.mutation)
+    forced = _words(seed[1] ^ seed[0], (count,)) % jnp.uint32(knobs)
+    mutated |= forced[:, None] == jnp.arange(knobs, dtype=jnp.uint32)
     # Half of the mutations go one value up or down, around the ends; the others to any other value.
-    sizes = jnp.asarray(cardinalities)
-    direction = jax.random.randint(step_key, shape, 0, 4)
-    jump = 1 + jax.random.randint(jump_key, shape, 0, jnp.maximum(sizes - 1, 1))
+    sizes = np.asarray(cardinalities, np.int32)
+    direction = changes & 3
+    unit = (changes >> 8).astype(jnp.float32) * 2.0**-24
+    jump = 1 + (unit * np.maximum(sizes - 1, 1)).astype(jnp.int32)
     shift = jnp.where(direction == 0, 1, jnp.where(direction == 1, sizes - 1, jump))
-    return jnp.where(mutated, (genes + shift) % sizes, genes)
+    value = jnp.where(crossed, other, genes).astype(jnp.int32)
+    moved = value + shift
+    moved = jnp.where(moved >= sizes, moved - sizes, moved)
+    return jnp.where(mutated, moved, value).astype(parents.dtype)
+
+
+def _parents(population: jax.Array, scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The living rows, as often as it takes to fill the population, and their ranks in [0, 1]."""
+    alive = jnp.maximum(jnp.isfinite(scores).sum(), 1)
+    row = jnp.arange(len(population)) % alive
+    return population[row], row / jnp.maximum(alive - 1, 1)
+
+
+def _words(seed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Random `uint32` words: a hash of position and seed (constants: Wellons' `lowbias32`).
+
+    Good enough to mutate by, and far cheaper than the words of `jax.random`.
+    """
+    word = jax.lax.iota(jnp.uint32, int(np.prod(shape))).reshape(shape) * jnp.uint32(0x9E3779B9)
+    word ^= seed
+    word = (word ^ (word >> 16)) * jnp.uint32(0x7FEB352D)
+    word = (word ^ (word >> 15)) * jnp.uint32(0x846CA68B)
+    return word ^ (word >> 16)
+
+
+def _gene_type(cardinalities: np.ndarray) -> type:
+    return jnp.uint8 if np.max(cardinalities) <= 256 else jnp.int32

@@ -1,7 +1,6 @@
-"""Feature vectors of candidates, as a table that any array library can gather from.
+"""Feature vectors of candidates, by comparisons and products that any array library can do.
 
-Each knob value owns one row: a one-hot vector for a choice, one number in [0, 1] for an ordinal
-knob (paper section 3.2). The features of a candidate are the sum of the rows of its values.
+A one-hot vector for a choice, one number in [0, 1] for an ordinal knob (paper section 3.2).
 """
 
 import dataclasses
@@ -9,48 +8,47 @@ from typing import Any
 
 import numpy as np
 
-from jointnas_jax.space.joint import JointSpace
-from jointnas_jax.space.knobs import Knob
+from jointnas_jax.space.vectors import VectorSpace
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureTable:
-    """Rows of all knob values of a space.
+    """How the F features of a space come from index vectors.
 
     Attributes:
-      offsets: `int32[K]`, the first row of each knob.
-      rows: `float32[S, F]`, S = number of values of all knobs.
+      groups: `int32[F]`, the knob of each feature.
+      values: `int32[F]`, the index that a one-hot feature stands for, -1 for an ordinal knob.
+      factors: `float32[F]`, from the index to the number, of ordinal knobs.
       arch_width: the first `arch_width` of the F features describe the architecture. A space with a
         fixed architecture has one constant feature there, so that the encoder has an input.
-      groups: `int32[F]`, the knob of each feature.
       scales: `float32[F]`, factors at which two values of a choice, or the ends of an ordinal knob,
         are at distance 1.
     """
 
-    offsets: np.ndarray
-    rows: np.ndarray
-    arch_width: int
     groups: np.ndarray
+    values: np.ndarray
+    factors: np.ndarray
+    arch_width: int
     scales: np.ndarray
 
     @classmethod
-    def of(cls, space: JointSpace) -> "FeatureTable":
+    def of(cls, space: VectorSpace) -> "FeatureTable":
         """Builds the table of a space."""
         widths = [1 if knob.ordinal else len(knob.values) for knob in space.knobs]
+        values = [[-1] if knob.ordinal else range(len(knob.values)) for knob in space.knobs]
+        factors = [1 / max(len(k.values) - 1, 1) if k.ordinal else 0.0 for k in space.knobs]
+        scales = [1.0 if width == 1 else 2**-0.5 for width in widths]
         arch_width = sum(widths[: len(space.arch_knobs)])
-        padding = 0 if arch_width else 1
-        rows = np.zeros((int(space.cardinalities.sum()), sum(widths) + padding), np.float32)
-        row, column = 0, padding
-        for knob, width in zip(space.knobs, widths, strict=True):
-            rows[row : row + len(knob.values), column : column + width] = _knob_rows(knob)
-            row, column = row + len(knob.values), column + width
-        offsets = np.concatenate([[0], np.cumsum(space.cardinalities)[:-1]]).astype(np.int32)
         # A constant feature belongs to the first knob, which it cannot disturb.
-        groups = np.repeat(np.arange(len(widths)), widths)
-        groups = np.concatenate([np.zeros(padding, int), groups]).astype(np.int32)
-        scales = np.repeat([1.0 if w == 1 else 2**-0.5 for w in widths], widths)
-        scales = np.concatenate([np.ones(padding), scales]).astype(np.float32)
-        return cls(offsets, rows, arch_width + padding, groups, scales)
+        constant = [] if arch_width else [0]
+        groups = np.concatenate([constant, np.repeat(np.arange(len(widths)), widths)])
+        return cls(
+            groups.astype(np.int32),
+            np.concatenate([[-1] * len(constant), *values]).astype(np.int32),
+            np.concatenate([constant, np.repeat(factors, widths)]).astype(np.float32),
+            max(arch_width, 1),
+            np.concatenate([[1.0] * len(constant), np.repeat(scales, widths)]).astype(np.float32),
+        )
 
     def __call__(self, vectors: Any) -> tuple[Any, Any]:
         """Features of index vectors `int32[..., K]`, NumPy or JAX, also under `jit`.
@@ -59,12 +57,7 @@ class FeatureTable:
           `float32[..., A]` for the architecture and `float32[..., R]` for the recipe.
         """
         xp = vectors.__array_namespace__()
-        features = xp.asarray(self.rows)[vectors + self.offsets].sum(axis=-2)
+        index = vectors[..., self.groups]
+        numbers = index.astype(np.float32) * self.factors
+        features = xp.where(self.values >= 0, (index == self.values).astype(np.float32), numbers)
         return features[..., : self.arch_width], features[..., self.arch_width :]
-
-
-def _knob_rows(knob: Knob) -> np.ndarray:
-    if not knob.ordinal:
-        return np.eye(len(knob.values), dtype=np.float32)
-    values = np.array(knob.values, np.float64)
-    return ((values - values[0]) / (values[-1] - values[0]))[:, None].astype(np.float32)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jointnas_jax.config import EvolutionConfig
-from jointnas_jax.nets.cost import CostTable
-from jointnas_jax.search.evolution import children, diverse, evolve, survivors
+from jointnas_jax.nets.cost import CostTable, at_most, to_limbs
+from jointnas_jax.search.evolution import children, diverse, evolve, repeated
+from jointnas_jax.space import PlainSpace
 
 CONFIG = EvolutionConfig(population=64, generations=100)
 
@@ -19,7 +20,7 @@ def _distance(target):
     return lambda vectors: -jnp.abs(vectors - target).sum(axis=-1).astype(jnp.float32)
 
 
-def _run(space, score, feasible, start, seed=0, config=CONFIG):
+def _run(space, score, feasible, start, seed=0, config=CONFIG, repair=None):
     run = jax.jit(
         functools.partial(
             evolve,
@@ -28,6 +29,7 @@ def _run(space, score, feasible, start, seed=0, config=CONFIG):
             canonical=space.canonical,
             cardinalities=space.cardinalities,
             config=config,
+            repair=repair,
         )
     )
     return jax.device_get(run(start, jax.random.key(seed)))
@@ -100,42 +102,129 @@ def test_a_start_over_budget_cannot_win(tiny_space):
     assert (result.population[np.isfinite(result.scores)][:, 0] == 0).all()
 
 
+@pytest.mark.parametrize("mended", [True, False])
+def test_children_over_the_budget_are_mended_or_dropped(paper_space, mended):
+    """With a repair every child can survive; without one, those over the budget cannot."""
+    costs = CostTable.of(paper_space)
+    limit = {"flops": 450_000_000}
+    start = paper_space.sample(np.random.default_rng(0), 20_000)
+    start = start[costs(start)[:, 0] <= limit["flops"]]
+    seen = []
+
+    def score(vectors):
+        jax.debug.callback(lambda v: seen.append(np.asarray(v)), vectors)
+        return vectors.sum(axis=-1).astype(jnp.float32)
+
+    config = EvolutionConfig(population=64, generations=5)
+    repair = costs.shrink(["flops"]) if mended else None
+    run = functools.partial(_run, repair=repair, config=config)
+    result = run(paper_space, score, costs.within(limit), start)
+    jax.effects_barrier()
+    children_over = (costs(np.concatenate(seen[1:]))[:, 0] > limit["flops"]).mean()
+    assert children_over == 0 if mended else children_over > 0.1
+    assert (costs(result.population)[:, 0] <= limit["flops"]).all()
+
+
+def test_several_budgets_at_once_give_what_each_gives_alone(paper_space):
+    costs = CostTable.of(paper_space)
+    limits = np.array([400_000_000, 500_000_000, 600_000_000])
+    start = paper_space.sample(np.random.default_rng(0), 5000)
+    exact, repair = costs.limbs(["flops"]), costs.shrink(["flops"])
+    score = _distance(paper_space.cardinalities - 1)
+
+    def search(limit):
+        return evolve(
+            start,
+            jax.random.key(0),
+            score,
+            lambda vectors: at_most(exact(vectors), limit),
+            paper_space.canonical,
+            paper_space.cardinalities,
+            EvolutionConfig(population=64, generations=40),
+            repair,
+        )
+
+    together = jax.jit(jax.vmap(search))(to_limbs(limits[:, None]))
+    for i, limit in enumerate(limits):
+        alone = jax.jit(search)(to_limbs([limit]))
+        jax.tree.map(
+            np.testing.assert_array_equal, jax.tree.map(lambda a, i=i: a[i], together), alone
+        )
+        assert costs(np.asarray(alone.population))[:, 0].max() <= limit
+    assert (np.diff(together.scores[:, 0]) > 0).all()
+
+
+def test_it_counts_children_and_duplicates():
+    """A space of few candidates is soon used up."""
+    space = PlainSpace.of(dict(a=(0, 3), b=[1, 2, 3]))
+    start = space.sample(np.random.default_rng(0), 12)
+    result = _run(space, _distance(np.array([3, 2])), ALWAYS, start)
+    assert result.children == result.generations * 256
+    found = result.population[np.isfinite(result.scores)]
+    assert len(found) == 12
+    new = 12 - len(np.unique(start, axis=0))
+    assert result.duplicates == result.children - new
+
+
 @settings(max_examples=25)
-@given(seed=st.integers(0, 2**31 - 1), alive=st.integers(1, 16))
-def test_children_are_inside_the_space_and_descend_from_the_living(tiny_space, seed, alive):
-    population = jnp.asarray(tiny_space.sample(np.random.default_rng(seed), 16))
-    scores = jnp.where(jnp.arange(16) < alive, 1.0, -jnp.inf)
+@given(seed=st.integers(0, 2**31 - 1))
+def test_children_are_inside_the_space_and_descend_from_their_parents(tiny_space, seed):
+    rng = np.random.default_rng(seed)
+    population = tiny_space.sample(rng, 16)
     config = EvolutionConfig(population=16, mutation=(0.0, 0.0), crossover=(0.0, 0.5))
+    words = rng.integers(2**32, size=2, dtype=np.uint32)
     made = np.asarray(
-        children(population, scores, jax.random.key(seed), tiny_space.cardinalities, config)
+        children(jnp.asarray(population), RANKS(16), words, tiny_space.cardinalities, config)
     )
     assert made.shape == (64, len(tiny_space.knobs))
     tiny_space.check(made)
-    # Only one knob is mutated, so all others come from living parents.
-    living = np.asarray(population[:alive])
-    foreign = [
-        (made[:, j][:, None] != living[:, j][None]).all(axis=1) for j in range(made.shape[1])
-    ]
-    assert (np.sum(foreign, axis=0) <= 1).all()
+    # One knob is mutated, so all others come from the two parents.
+    for i, child in enumerate(made):
+        others = [((child == population[i % 16]) | (child == p)).sum() for p in population]
+        assert max(others) >= len(child) - 1
+    # The best parent crosses with no one.
+    assert ((made[::16] != population[0]).sum(axis=1) == 1).all()
+
+
+RANKS = lambda size: jnp.arange(size) / (size - 1)
+
+
+def test_the_dead_have_no_children(tiny_space):
+    start = tiny_space.sample(np.random.default_rng(0), 64)
+    only = lambda vectors: (vectors == start[0]).all(axis=-1)
+    result = _run(tiny_space, _distance(start[1]), only, start)
+    assert np.isfinite(result.scores).sum() == 1
+    assert (result.population[0] == start[0]).all()
 
 
 def test_better_parents_change_less(paper_space):
     population = jnp.asarray(paper_space.sample(np.random.default_rng(0), 256))
     config = EvolutionConfig(population=256, children_per_parent=8, crossover=(0.0, 0.0))
-    made = children(
-        population, jnp.zeros(256), jax.random.key(0), paper_space.cardinalities, config
-    )
-    parents = jnp.tile(population, (8, 1))
-    changed = (made != parents).mean(axis=1).reshape(8, 256).mean(axis=0)
+    made = children(population, RANKS(256), np.uint32([1, 2]), paper_space.cardinalities, config)
+    changed = (made != jnp.tile(population, (8, 1))).mean(axis=1).reshape(8, 256).mean(axis=0)
     assert changed[:64].mean() < 0.6 * changed[-64:].mean()
 
 
-def test_survivors_are_the_best_distinct_rows():
-    vectors = jnp.array([[0, 0], [1, 1], [0, 0], [2, 2], [1, 1]])
-    scores = jnp.array([1.0, 3.0, 1.0, 2.0, 3.0])
-    kept, kept_scores = survivors(vectors, scores, 4)
-    assert kept[:3].tolist() == [[1, 1], [2, 2], [0, 0]]
-    assert kept_scores.tolist() == [3.0, 2.0, 1.0, -np.inf]
+def test_mutation_reaches_every_value_alike():
+    """Of a knob with many values: the neighbours most, all others equally often."""
+    population = jnp.zeros((256, 4), jnp.uint8)
+    config = EvolutionConfig(population=256, children_per_parent=64, mutation=(1.0, 1.0))
+    made = np.asarray(children(population, RANKS(256), np.uint32([3, 4]), np.full(4, 20), config))
+    shares = np.bincount(made.ravel(), minlength=20) / made.size
+    assert shares[0] == 0
+    np.testing.assert_allclose(shares[[1, 19]], 0.25 + 0.5 / 19, atol=0.01)
+    np.testing.assert_allclose(shares[2:19], 0.5 / 19, atol=0.005)
+
+
+@settings(max_examples=50)
+@given(seed=st.integers(0, 10_000), rows=st.integers(1, 300), values=st.integers(1, 50))
+def test_repeated_rows_are_all_but_the_first_of_equal_ones(seed, rows, values):
+    vectors = np.random.default_rng(seed).integers(0, values, (rows, 3))
+    seen, expected = set(), []
+    for row in map(tuple, vectors):
+        expected.append(row in seen)
+        seen.add(row)
+    assert np.asarray(jax.jit(repeated)(vectors)).tolist() == expected
 
 
 def test_finalists_differ_where_they_can():
