@@ -132,7 +132,7 @@ def numpy_torch(task: Task, weights: Weights) -> Callable[[], int]:
     import torch
 
     kernels = [[torch.from_numpy(kernel) for kernel in member] for member in weights]
-    cards, size, litters = task.space.cardinalities, len(task.parents), task.children
+    cards, size = task.space.cardinalities, len(task.parents)
     litters = task.config.children_per_parent
 
     @torch.no_grad()
@@ -178,7 +178,11 @@ _FACTORS = np.random.default_rng(0).integers(1, 2**62, 256) | 1
 
 
 def pymoo(task: Task, weights: Weights) -> Callable[[], int]:
-    """pymoo's genetic algorithm, with the predictor under `jit`."""
+    """pymoo's genetic algorithm, with the predictor under `jit`.
+
+    As many children as parents: its search for duplicates takes longer than the predictor, and the
+    square of them.
+    """
     from pymoo.algorithms.soo.nonconvex.ga import GA
     from pymoo.core.problem import Problem
     from pymoo.operators.crossover.ux import UX
@@ -194,9 +198,7 @@ def pymoo(task: Task, weights: Weights) -> Callable[[], int]:
         def _evaluate(self, x: np.ndarray, out: dict, *args: Any, **kwargs: Any) -> None:
             nonlocal evaluated
             evaluated += len(x)
-            padded = np.zeros((task.children, x.shape[1]), np.int32)
-            padded[: len(x)] = x
-            out["F"] = -np.asarray(score(padded))[: len(x), None]
+            out["F"] = -np.asarray(score(x.astype(np.int32)))[:, None]
 
     cards = task.space.cardinalities
     problem = Searched(n_var=len(cards), n_obj=1, xl=0, xu=cards - 1, vtype=int)
@@ -206,12 +208,11 @@ def pymoo(task: Task, weights: Weights) -> Callable[[], int]:
         evaluated = 0
         algorithm = GA(
             pop_size=task.config.population,
-            n_offsprings=task.children,
             sampling=IntegerRandomSampling(),
             crossover=UX(repair=RoundingRepair()),
             mutation=PM(repair=RoundingRepair(), vtype=float),
         )
-        minimize(problem, algorithm, ("n_gen", 3), seed=0, verbose=False)
+        minimize(problem, algorithm, ("n_gen", 5), seed=0, verbose=False)
         return evaluated
 
     return run

@@ -13,7 +13,8 @@ import numpy as np
 
 from jointnas_jax.bench.predictors import check_names
 from jointnas_jax.bench.tables import Table
-from jointnas_jax.study.objective import Searcher
+from jointnas_jax.config import SearchConfig
+from jointnas_jax.study.searcher import Searcher
 
 AT = (20, 50, 100)
 _OPTUNA_POPULATION = 20
@@ -53,19 +54,18 @@ class Task:
 Search = Callable[[Task, int], list[float]]
 
 
-def ours(task: Task, kappa: float, per_round: int = 5) -> Search:
-    """The project's search."""
+def ours(task: Task, **settings: Any) -> Search:
+    """The project's search, with settings of `SearchConfig`."""
     table = task.table
     allowed = task.allowed
     searcher = Searcher(
         table.space,
         max(AT),
-        per_round,
+        SearchConfig(pool_size=1024, per_round=5, **settings),
         costs=lambda vectors: table.costs[table.rows(vectors)].astype(np.int64),
         cost_features=table.cost_features(),
         budget={0: int(task.limit)} if task.limit is not None else None,
         feasible=lambda v: v.__array_namespace__().asarray(allowed)[table.rows(v)],
-        kappa=kappa,
     )
 
     def run(task: Task, seed: int) -> list[float]:
@@ -148,8 +148,9 @@ def optuna_search(sampler: str, task: Task, seed: int) -> list[float]:
 
 
 MAKERS: dict[str, Callable[[Task], Search]] = {
-    "ours": lambda task: ours(task, kappa=0.5),
-    "ours-mean": lambda task: ours(task, kappa=0.0),
+    "ours": ours,
+    "ours-mean": lambda task: ours(task, kappas=(0.0,)),
+    "ours-pool": lambda task: ours(task, kappas=(0.0,), propose="pool"),
     "random": lambda task: random_search,
     "evolution": lambda task: regularised_evolution,
     "optuna-tpe": lambda task: functools.partial(optuna_search, "TPE"),

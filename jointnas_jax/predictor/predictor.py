@@ -5,6 +5,7 @@ An ensemble of pretrained networks (`predictor/fit.py`) and a Gaussian process o
 `predictor.members=1`, `predictor.targets="raw"`).
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,27 @@ class Predictor:
         mean, spread = self._predict(state, jnp.asarray(vectors))
         return np.asarray(mean), np.asarray(spread)
 
-    def score_fn(self, state: Fitted, kappa: float = 0.0) -> Callable[[jax.Array], jax.Array]:
+    def noise(self, state: Fitted) -> float:
+        """Standard deviation of one score measured again, as far as the trials tell it.
+
+        In units of the scores, at an average one; nan without the Gaussian process.
+        """
+        if state.process is None:
+            return math.nan
+        deviation = float(np.exp(state.process.hyper.noise / 2))
+        back = state.transform.backward
+        return float(back(deviation) - back(-deviation)) / 2
+
+    def score_fn(
+        self, state: Fitted, kappa: float | jax.Array = 0.0
+    ) -> Callable[[jax.Array], jax.Array]:
         """The score plus `kappa` spreads as a function of vectors, for use under `jit`."""
 
         def scores(vectors: jax.Array) -> jax.Array:
             mean, spread = self._score_all(state, vectors)
             # Under `jit` an unused spread is not computed.
-            return mean + kappa * spread if kappa else mean
+            exploits = isinstance(kappa, float) and kappa == 0
+            return mean if exploits else mean + kappa * spread
 
         return scores
 

@@ -1,8 +1,8 @@
 """The coarse stage: constrained iterative optimisation (paper section 3.3, algorithm 1).
 
-In each round the candidates of the pool that are predicted best and not evaluated yet are
-evaluated, and the predictor is refit on all trials so far. The first round takes the head of the
-pool, which a Sobol sequence spreads evenly.
+In each round the first new ones of the candidates that are proposed are evaluated, and the
+predictor is refit on all trials so far. The paper proposes the pool, best prediction first. The
+first round takes the head of the pool, which a Sobol sequence spreads evenly.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def coarse_stage(
     evaluate: Callable[[int, np.ndarray, np.ndarray], np.ndarray],
     fit: Callable[[np.ndarray, np.ndarray], None],
     predict: Callable[[np.ndarray], np.ndarray],
-    propose: Callable[[], np.ndarray] | None = None,
+    propose: Callable[[], np.ndarray],
 ) -> Iterator[Round]:
     """Runs the coarse stage, one round per item.
 
@@ -52,16 +52,12 @@ def coarse_stage(
       fit: called with all vectors and scores of trials that did not fail.
       predict: `int32[N, K] -> float32[N]`, used after the first fit.
       propose: gives `int32[N, K]`, the first to be evaluated next, evaluated and repeated ones
-        allowed; used after the first fit. None: the pool, best prediction first (the paper).
+        allowed; used after the first fit.
     """
     seen: set[bytes] = set()
     done_vectors, done_scores = pool[:0], np.zeros(0, np.float32)
     for number in range(1, rounds + 1):
-        order = pool
-        if len(done_scores):
-            # Stable, so that ties fall to the earlier one in the pool.
-            order = propose() if propose else pool[np.argsort(-predict(pool), kind="stable")]
-        chosen = _first_new(order, seen, per_round)
+        chosen = _first_new(propose() if len(done_scores) else pool, seen, per_round)
         if not len(chosen):
             return
         predicted = np.full(len(chosen), np.nan, np.float32)

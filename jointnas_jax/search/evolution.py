@@ -74,7 +74,7 @@ def evolve(
     missing = max(0, size - len(start))
     start = jnp.concatenate([start, jnp.repeat(start[:1], missing, axis=0)])
     allowed = feasible(start) & ~repeated(start)
-    scores, best = jax.lax.top_k(jnp.where(allowed, score(start), -jnp.inf), size)
+    scores, best = _best(jnp.where(allowed, score(start), -jnp.inf), size)
     population = start[best].astype(_gene_type(cardinalities))
 
     def generation(carry: tuple) -> tuple:
@@ -92,7 +92,7 @@ def evolve(
         merged = jnp.concatenate([population, offspring.astype(population.dtype)])
         again = repeated(merged)[size:]
         child_scores = jnp.where(allowed & ~again, score(offspring), -jnp.inf)
-        after, kept = jax.lax.top_k(jnp.concatenate([scores, child_scores]), size)
+        after, kept = _best(jnp.concatenate([scores, child_scores]), size)
         stale = jnp.where(after[0] - scores[0] > config.min_gain, 0, stale + 1)
         best = best.at[number].set(after[0])
         return number + 1, stale, merged[kept], after, best, duplicates + again.sum()
@@ -179,20 +179,25 @@ def children(
     turned = [jax.lax.dynamic_slice_in_dim(twice, turns[i], size) for i in range(litters)]
     genes, other = jnp.tile(parents, (litters, 1)), jnp.concatenate(turned)
 
-    decisions, changes = (_words(s, (count, knobs)) for s in seed)
-    rank = jnp.tile(ranks, litters)[:, None]
-    chance = lambda rates: 65536 * (rates[0] + (rates[1] - rates[0]) * rank)
-    crossed = (decisions >> 16).astype(jnp.float32) < chance(config.crossover)
-    mutated = (decisions & 0xFFFF).astype(jnp.float32) < chance(config.mutation)
+    chance = lambda rates, bits: (2**bits * (rates[0] + (rates[1] - rates[0]) * ranks)).astype(
+        jnp.uint32
+    )
     forced = _words(seed[1] ^ seed[0], (count,)) % jnp.uint32(knobs)
+    # Without the barrier XLA computes what belongs to a child anew for each of its genes.
+    cross, mutate, forced, genes, other = jax.lax.optimization_barrier(
+        (chance(config.crossover, 8), chance(config.mutation, 10), forced, genes, other)
+    )
+    # One word for each gene: 8 bits for crossover, 10 for mutation, 2 and 12 for the new value.
+    word = _words(seed[1], (count, knobs))
+    crossed = (word >> 24) < jnp.tile(cross, litters)[:, None]
+    mutated = ((word >> 14) & 1023) < jnp.tile(mutate, litters)[:, None]
     mutated |= forced[:, None] == jnp.arange(knobs, dtype=jnp.uint32)
     # Half of the mutations go one value up or down, around the ends; the others to any other value.
-    sizes = np.asarray(cardinalities, np.int32)
-    direction = changes & 3
-    unit = (changes >> 8).astype(jnp.float32) * 2.0**-24
-    jump = 1 + (unit * np.maximum(sizes - 1, 1)).astype(jnp.int32)
+    sizes = np.asarray(cardinalities, np.uint32)
+    direction = (word >> 12) & 3
+    jump = 1 + (((word & 4095) * np.maximum(sizes - 1, 1)) >> 12)
     shift = jnp.where(direction == 0, 1, jnp.where(direction == 1, sizes - 1, jump))
-    value = jnp.where(crossed, other, genes).astype(jnp.int32)
+    value = jnp.where(crossed, other, genes).astype(jnp.uint32)
     moved = value + shift
     moved = jnp.where(moved >= sizes, moved - sizes, moved)
     return jnp.where(mutated, moved, value).astype(parents.dtype)
@@ -203,6 +208,14 @@ def _parents(population: jax.Array, scores: jax.Array) -> tuple[jax.Array, jax.A
     alive = jnp.maximum(jnp.isfinite(scores).sum(), 1)
     row = jnp.arange(len(population)) % alive
     return population[row], row / jnp.maximum(alive - 1, 1)
+
+
+def _best(scores: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+    """The best `size` scores and their positions, best first.
+
+    Behind a barrier: XLA sorts everything where a slice of the result is used.
+    """
+    return jax.lax.optimization_barrier(jax.lax.top_k(scores, size))
 
 
 def _words(seed: jax.Array, shape: tuple[int, ...]) -> jax.Array:

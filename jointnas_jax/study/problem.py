@@ -15,7 +15,7 @@ from jointnas_jax.errors import ConfigError, DataError, SpaceError
 from jointnas_jax.nets.cost import COSTS, Costs, CostTable, count
 from jointnas_jax.search.pool import sobol_pool
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob
-from jointnas_jax.space.features import FeatureTable
+from jointnas_jax.study.searcher import Searcher
 
 # Streams of NumPy's random numbers, next to the study's seed: pool, validation split, pretraining
 # samples, random search.
@@ -35,7 +35,6 @@ class Problem:
       space: what is searched, restricted by the mode.
       default: the default candidate.
       costs: of the space.
-      features: of the space.
     """
 
     config: Config
@@ -43,7 +42,6 @@ class Problem:
     space: JointSpace
     default: Candidate
     costs: CostTable
-    features: FeatureTable
 
     def images(self) -> tuple[Images, Images]:
         """Training and test images, decoded if they fit in `data.memory_gb`.
@@ -77,6 +75,20 @@ class Problem:
         mean, std = sample.mean(0), np.maximum(sample.std(0), 1e-6)
         return lambda vectors: (logs(vectors) - mean) / std
 
+    def searcher(self) -> Searcher:
+        """Returns both stages of the search, for this space and budget."""
+        search, limits = self.config.search, self.config.budget.limits()
+        return Searcher(
+            self.space,
+            search.rounds * search.per_round,
+            search,
+            self.config.predictor,
+            costs=lambda vectors: self.costs(vectors)[:, :2],
+            cost_features=self.cost_features(),
+            feasible=self.budget_test(),
+            repair=self.costs.shrink(tuple(limits)) if limits else None,
+        )
+
     def within_budget(self, costs: Costs) -> bool:
         """Whether costs satisfy the budget."""
         return all(getattr(costs, c) <= limit for c, limit in self.config.budget.limits().items())
@@ -105,7 +117,7 @@ def build_problem(config: Config) -> Problem:
             "more than one value"
         )
     _check_sizes(space, dataset)
-    problem = Problem(config, dataset, space, default, CostTable.of(space), FeatureTable.of(space))
+    problem = Problem(config, dataset, space, default, CostTable.of(space))
     if config.mode == "recipe" and not problem.within_budget(costs := count(default.arch)):
         raise ConfigError(
             f"the fixed architecture costs {costs.flops:,} FLOPs and {costs.params:,} "

@@ -14,6 +14,7 @@ from jointnas_jax.nets.cost import count
 from jointnas_jax.search.coarse import Round
 from jointnas_jax.search.early_stop import EarlyStop
 from jointnas_jax.search.evolution import Evolution
+from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.space import Candidate
 from jointnas_jax.study.meter import Meter
 from jointnas_jax.study.problem import Problem
@@ -52,6 +53,7 @@ def build_result(
     problem: Problem,
     pixels: dict[str, list[float]],
     rounds: Sequence[Round],
+    cards: Sequence[ReportCard | None],
     stop: EarlyStop,
     evolution: Evolution,
     winners: Sequence[Contender],
@@ -78,7 +80,7 @@ def build_result(
         "references": described,
         "comparison": {n: _compare(best[0], d, test_images) for n, d in described.items()},
         "finalists": [_describe(problem, c) for c in finalists],
-        "rounds": [_round(r) for r in rounds],
+        "rounds": [_round(r, c) for r, c in zip(rounds, cards, strict=True)],
         "early_stop": {
             "epochs": stop.epochs,
             "of": config.train.epochs,
@@ -88,6 +90,8 @@ def build_result(
         },
         "evolution": {
             "generations": int(evolution.generations),
+            "children": int(evolution.children),
+            "duplicates": int(evolution.duplicates),
             "best": [float(b) for b in evolution.best[: int(evolution.generations)]],
         },
         "seconds": {name: round(s, 2) for name, s in meter.seconds.items()},
@@ -178,7 +182,19 @@ def _compare(winner: dict[str, Any], reference: dict[str, Any], test_images: int
     return {"difference": difference, "standard_error": error, "verdict": verdict}
 
 
-def _round(done: Round) -> dict[str, Any]:
+def describe(card: ReportCard) -> str:
+    """A report card in a line or two."""
+    if math.isnan(card.kendall):
+        return card.verdict()
+    noise = "" if math.isnan(card.noise) else f", noise of a score {100 * card.noise:.2f} points"
+    return (
+        f"{card.verdict()} (cross-validated: Kendall {card.kendall:.2f}, Spearman "
+        f"{card.spearman:.2f}, {card.coverage:.0%} in the 90% interval, best of the top three "
+        f"{100 * card.regret:.2f} points behind{noise})"
+    )
+
+
+def _round(done: Round, card: ReportCard | None) -> dict[str, Any]:
     finite = done.scores[np.isfinite(done.scores)]
     return {
         "round": done.number,
@@ -187,6 +203,11 @@ def _round(done: Round) -> dict[str, Any]:
         "best": float(finite.max()) if len(finite) else None,
         "kendall": _number(done.kendall),
         "spearman": _number(done.spearman),
+        "report_card": card
+        and {
+            **{name: _number(mark) for name, mark in card._asdict().items()},
+            "verdict": card.verdict(),
+        },
     }
 
 

@@ -15,11 +15,12 @@ from jointnas_jax.data.source import Images, carve_validation
 from jointnas_jax.errors import ConfigError, StudyError
 from jointnas_jax.nets.cost import count
 from jointnas_jax.predictor.fit import PredictorState
-from jointnas_jax.predictor.predictor import Fitted, Predictor
-from jointnas_jax.search.coarse import Round, coarse_stage
+from jointnas_jax.predictor.predictor import Fitted
+from jointnas_jax.search.coarse import Round
 from jointnas_jax.search.early_stop import EarlyStop, early_stop
-from jointnas_jax.search.evolution import Evolution, diverse, evolve
+from jointnas_jax.search.evolution import Evolution, diverse
 from jointnas_jax.search.pool import distinct
+from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.space import Candidate
 from jointnas_jax.study.checkpoint import save_variables
 from jointnas_jax.study.evaluator import Evaluator, Job, Outcome
@@ -32,13 +33,13 @@ from jointnas_jax.study.problem import (
     Problem,
     build_problem,
 )
-from jointnas_jax.study.result import Contender, build_result, print_result
+from jointnas_jax.study.result import Contender, build_result, describe, print_result
 from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore
 from jointnas_jax.study.workdir import RESULT, WEIGHTS, start, write_json
 
 # Streams of the study's key. A key depends on the stream and an index, never on what was drawn
 # before.
-_PRETRAIN, _FIT, _EVOLVE, _COARSE, _RANDOM, _FINAL, _RETRAIN = range(7)
+_PRETRAIN, _SEARCH, _EVOLVE, _COARSE, _RANDOM, _FINAL, _RETRAIN = range(7)
 
 # Candidates of the pool that the evaluator's planner looks at.
 _SAMPLE = 96
@@ -84,7 +85,7 @@ def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]
         with meter.stage("pretraining"):
             pretrained = study.pretrain()
         with meter.stage("coarse stage"):
-            rounds, stop, fitted = study.coarse(pool, pretrained)
+            rounds, cards, stop, fitted = study.coarse(pool, pretrained)
         with meter.stage("fine stage"):
             evolution = study.evolve(pool, rounds, fitted)
             finalists = study.finalists(rounds, evolution, fitted)
@@ -99,7 +100,7 @@ def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]
             study.retrain(winners, references)
     pixels = study.evaluator.pixels
     result = build_result(
-        problem, pixels, rounds, stop, evolution, winners, finalists, references, meter
+        problem, pixels, rounds, cards, stop, evolution, winners, finalists, references, meter
     )
     write_json(workdir / RESULT, result)
     print_result(result, console)
@@ -134,26 +135,25 @@ class Study:
         self.evaluator = Evaluator(self.config, problem.space, *images, sample)
         self.store = TrialStore(workdir)
         self._trials, self._planned = 0, trainings
-        search = self.config.search
-        trials = search.rounds * search.per_round
-        self._predictor = Predictor(
-            problem.features, self.config.predictor, trials, problem.cost_features()
-        )
+        self.searcher = problem.searcher()
         self._epochs = self.config.train.epochs
 
     def pretrain(self) -> PredictorState:
         """Pretrains the predictor's encoders on the costs of random architectures."""
         rng = np.random.default_rng((self.config.seed, PRETRAIN_STREAM))
         vectors = self.problem.space.sample(rng, self.config.predictor.pretrain_samples)
-        costs = self.problem.costs(vectors)[:, :2]
-        return self._predictor.pretrain(vectors, costs, self._key(_PRETRAIN, 0))
+        return self.searcher.pretrain(vectors, self._key(_PRETRAIN, 0))
 
     def coarse(
         self, pool: np.ndarray, pretrained: PredictorState
-    ) -> tuple[list[Round], EarlyStop, Fitted]:
-        """Runs the coarse stage; returns its rounds, the early-stop decision and the predictor."""
+    ) -> tuple[list[Round], list[ReportCard | None], EarlyStop, Fitted]:
+        """Runs the coarse stage.
+
+        Returns:
+          Its rounds, the predictor's report card after each (None while every trial failed), the
+          early-stop decision, and the predictor.
+        """
         stop: EarlyStop | None = None
-        state: Fitted | None = None
 
         def evaluate(number: int, vectors: np.ndarray, predicted: np.ndarray) -> np.ndarray:
             nonlocal stop
@@ -177,60 +177,35 @@ class Study:
                 np.float32,
             )
 
-        def fit(vectors: np.ndarray, scores: np.ndarray) -> None:
-            nonlocal state
-            # The number of trials names the fit: it is what a resumed study knows.
-            key = self._key(_FIT, len(scores))
-            state = self._predictor.fit(pretrained, vectors, scores, key)
-
-        def predict(vectors: np.ndarray) -> np.ndarray:
-            return self._predictor.predict(state, vectors)[0]
-
-        rounds = []
-        search = self.config.search
-        for done in coarse_stage(pool, search.rounds, search.per_round, evaluate, fit, predict):
+        rounds, cards = [], []
+        key = self._key(_SEARCH, 0)
+        for done, state in self.searcher.rounds(pool, pretrained, evaluate, key):
             rounds.append(done)
-            best = max(
-                (np.nanmax(r.scores) for r in rounds if np.isfinite(r.scores).any()),
-                default=math.nan,
-            )
-            known = (
-                ""
-                if math.isnan(done.spearman)
-                else f", predictor's rank correlation {done.spearman:.2f}"
-            )
+            vectors, scores = _completed(rounds)
+            best, card = "no candidate trained", None
+            if state is not None:
+                best = f"best so far {scores.max():.2%}"
+                card = self.searcher.report_card(pretrained, state, vectors, scores, key)
+            cards.append(card)
             self.console.print(
-                f"  round {done.number}: {len(done.scores)} candidates, best so far "
-                f"{best:.2%}{known}"
+                f"  round {done.number}: {len(done.scores)} candidates, {best}"
+                + (f"\n    {describe(card)}" if card else ""),
+                highlight=False,
             )
         if stop is None:
             reasons = {t.reason for t in self.store.load()}
             raise StudyError(f"every candidate failed: {'; '.join(sorted(map(str, reasons)))}")
-        return rounds, stop, state
+        return rounds, cards, stop, state
 
     def evolve(self, pool: np.ndarray, rounds: Sequence[Round], fitted: Fitted) -> Evolution:
         """Runs the fine stage from all trials and the pool, whose scores cost nothing."""
-        space = self.problem.space
-        trained = np.concatenate([r.vectors[np.isfinite(r.scores)] for r in rounds])
-        feasible = self.problem.budget_test()
-
-        @jax.jit
-        def run(start: jax.Array, key: jax.Array, state: Fitted) -> Evolution:
-            return evolve(
-                start,
-                key,
-                self._predictor.score_fn(state),
-                feasible,
-                space.canonical,
-                space.cardinalities,
-                self.config.search.evolution,
-            )
-
-        start = np.concatenate([trained, pool])
-        evolution = jax.device_get(run(start, self._key(_EVOLVE, 0), fitted))
+        trained = _completed(rounds)[0]
+        evolution = self.searcher.fine_stage(trained, pool, fitted, self._key(_EVOLVE, 0))
         self.console.print(
-            f"  fine stage: {evolution.generations} generations, best prediction "
-            f"{evolution.scores[0]:.2%}"
+            f"  fine stage: {evolution.generations} generations of {evolution.children:,} children "
+            f"in all, {evolution.duplicates:,} of them duplicates; best prediction "
+            f"{evolution.scores[0]:.2%}",
+            highlight=False,
         )
         return evolution
 
@@ -245,7 +220,7 @@ class Study:
         new = alive[~(alive == measured).all(axis=1)]
         evolved = diverse(new, self.config.search.finalists, max(1, len(measured) // 6))
         chosen = np.concatenate([evolved, measured[None]])
-        predicted = self._predictor.predict(fitted, chosen)[0]
+        predicted = self.searcher.predictor.predict(fitted, chosen)[0]
         sources = ["fine stage"] * len(evolved) + ["coarse stage"]
         return [
             Contender(source, self.problem.space.decode(v), v, float(p))
@@ -300,7 +275,7 @@ class Study:
 
     def _contender(self, source: str, candidate: Candidate, fitted: Fitted) -> Contender:
         vector = self.problem.space.encode(candidate)
-        predicted = self._predictor.predict(fitted, vector[None])[0]
+        predicted = self.searcher.predictor.predict(fitted, vector[None])[0]
         return Contender(source, candidate, vector, float(predicted[0]))
 
     def _train_seeds(
@@ -379,6 +354,13 @@ class Study:
     def _key(self, stream: int, index: int) -> jax.Array:
         root = jax.random.key(self.config.seed)
         return jax.random.fold_in(jax.random.fold_in(root, stream), index)
+
+
+def _completed(rounds: Sequence[Round]) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors and scores of all trials that did not fail."""
+    vectors = np.concatenate([r.vectors for r in rounds])
+    scores = np.concatenate([r.scores for r in rounds])
+    return vectors[np.isfinite(scores)], scores[np.isfinite(scores)]
 
 
 def _accuracies(outcomes: Sequence[Outcome]) -> list[float | None]:

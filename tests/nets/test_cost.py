@@ -152,3 +152,32 @@ def test_the_budget_test_on_the_device_is_exact(paper_space, data):
     expected = np.all([costs[:, COSTS.index(n)] <= limit for n, limit in budget.items()], axis=0)
     expected = np.broadcast_to(expected, len(vectors))
     assert (np.asarray(table.within(budget)(jnp.asarray(vectors))) == expected).all()
+
+
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 10_000), names=st.sampled_from([["flops"], ["params"], ["flops", "params"]])
+)
+@pytest.mark.parametrize("which", ["paper_space", "tiny_space"])
+def test_a_shrunk_child_costs_no_more_than_its_parent(request, which, seed, names):
+    space = request.getfixturevalue(which)
+    costs = CostTable.of(space)
+    children, parents = (space.sample(np.random.default_rng([seed, i]), 200) for i in range(2))
+    shrunk = costs.shrink(names)(children, parents)
+    space.check(shrunk)
+    columns = [COSTS.index(name) for name in names]
+    assert (costs(shrunk)[:, columns] <= costs(parents)[:, columns]).all()
+    recipe = len(space.arch_knobs)
+    np.testing.assert_array_equal(shrunk[:, recipe:], children[:, recipe:])
+    # A child that is smaller everywhere stays as it is.
+    smaller = np.minimum(children, parents)
+    assert (
+        costs.shrink(["flops"])(smaller, parents)[:, :recipe] == smaller[:, :recipe]
+    ).mean() > 0.8
+
+
+def test_limbs_are_exact_under_jit(paper_space):
+    costs = CostTable.of(paper_space)
+    vectors = paper_space.sample(np.random.default_rng(0), 1000)
+    limbs = np.asarray(jax.jit(costs.limbs(["flops", "params"]))(vectors)).astype(np.int64)
+    np.testing.assert_array_equal((limbs[..., 0] << 16) + limbs[..., 1], costs(vectors)[:, :2])

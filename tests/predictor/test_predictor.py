@@ -166,6 +166,14 @@ def test_the_process_adds_what_the_networks_lack(tiny_space, pretrained, vectors
     assert correlation(True) > correlation(False)
 
 
+def test_the_noise_is_found(predictor, pretrained, vectors):
+    """Scores from 0 to 0.5, measured with a deviation of 0.05."""
+    rng = np.random.default_rng(0)
+    scores = 0.5 * vectors[:64, 0] / vectors[:64, 0].max() + 0.05 * rng.normal(size=64)
+    noise = predictor.noise(predictor.fit(pretrained, vectors[:64], scores, jax.random.key(0)))
+    assert 0.025 < noise < 0.1
+
+
 @pytest.mark.parametrize("process", [True, False])
 def test_a_saved_predictor_predicts_the_same(tmp_path, tiny_space, vectors, scores, costs, process):
     config = dataclasses.replace(CONFIG, process=process)

@@ -1,22 +1,22 @@
 """The search as a user's tool: any space, any objective."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from jointnas_jax.config import EvolutionConfig, PredictorConfig
+from jointnas_jax.config import EvolutionConfig, PredictorConfig, SearchConfig
 from jointnas_jax.errors import SpaceError
+from jointnas_jax.search.pool import sobol_pool
 from jointnas_jax.space import PlainSpace
-from jointnas_jax.study.objective import Searcher
+from jointnas_jax.study.searcher import Searcher
 
 SPACE = PlainSpace.of(
     arch={f"width{i}": (1, 6) for i in range(4)},
     recipe=dict(lr=(0, 9), optimizer=["sgd", "rmsprop"]),
 )
-SMALL = dict(
-    pool_size=128,
-    predictor=PredictorConfig(members=2, width=16, embedding=8, pretrain_samples=256),
-    evolution=EvolutionConfig(population=32, generations=10),
-)
+PREDICTOR = PredictorConfig(members=2, width=16, embedding=8, pretrain_samples=256)
+CONFIG = SearchConfig(pool_size=128, per_round=5, evolution=EvolutionConfig(generations=20))
 
 
 def cost(vectors):
@@ -34,11 +34,11 @@ def searcher():
     return Searcher(
         SPACE,
         40,
-        per_round=5,
+        CONFIG,
+        PREDICTOR,
         costs=cost,
         budget={0: 15},
         feasible=lambda v: (1 + v[:, :4]).sum(-1) <= 15,
-        **SMALL,
     )
 
 
@@ -79,10 +79,37 @@ def test_a_failed_evaluation_is_not_the_best(searcher):
 
 def test_a_budget_below_everything_is_an_error():
     with pytest.raises(SpaceError, match="budget"):
-        Searcher(SPACE, 10, costs=cost, budget={0: 3}, **SMALL).run(score, seed=0)
+        Searcher(SPACE, 10, CONFIG, PREDICTOR, costs=cost, budget={0: 3}).run(score, seed=0)
+
+
+def test_the_papers_choice_stays_in_the_pool():
+    config = dataclasses.replace(CONFIG, propose="pool", kappas=(0.0,))
+    found = Searcher(SPACE, 20, config, PREDICTOR).run(score, seed=0)
+    pool = sobol_pool(SPACE, 128, lambda v: np.ones((len(v), 1), np.int64), {}, 0)
+    assert {tuple(v) for v in found.vectors} <= {tuple(v) for v in pool}
+    assert found.scores[5:].mean() > found.scores[:5].mean() + 1
+
+
+def test_kappas_take_turns():
+    """Candidates with more spread added are those of which less is known."""
+    config = dataclasses.replace(CONFIG, kappas=(0.0, 5.0), per_round=2)
+    rounds = []
+    mixed = Searcher(SPACE, 30, config, PREDICTOR)
+    known = []
+
+    def evaluate(vectors):
+        if len(known) > 10:
+            near = [min((v != k).sum() for k in known) for v in vectors]
+            rounds.append(near)
+        known.extend(vectors)
+        return score(vectors)
+
+    mixed.run(evaluate, seed=0)
+    near = np.mean(rounds, axis=0)
+    assert near[1] > near[0]
 
 
 def test_a_small_space_is_evaluated_whole():
     space = PlainSpace.of({"a": (0, 3), "b": [0, 1]})
-    found = Searcher(space, 30, per_round=4, **SMALL).run(lambda v: v.sum(-1), seed=0)
+    found = Searcher(space, 30, CONFIG, PREDICTOR).run(lambda v: v.sum(-1), seed=0)
     assert len(found.vectors) == 8

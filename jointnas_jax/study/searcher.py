@@ -1,0 +1,228 @@
+"""The same search on any objective: vectors of any space in, scores out."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jointnas_jax.config import PredictorConfig, SearchConfig
+from jointnas_jax.predictor.fit import PredictorState
+from jointnas_jax.predictor.predictor import CostFeatures, Fitted, Predictor
+from jointnas_jax.search.coarse import Round, coarse_stage
+from jointnas_jax.search.evolution import Evolution, evolve
+from jointnas_jax.search.pool import sobol_pool
+from jointnas_jax.search.report_card import ReportCard, cross_validate
+from jointnas_jax.space.features import FeatureTable
+from jointnas_jax.space.vectors import VectorSpace
+
+_PRETRAIN, _SEARCH, _FIT, _PROPOSE, _FINE = range(5)
+
+
+class Found(NamedTuple):
+    """What a search evaluated, in order.
+
+    Attributes:
+      vectors: `int32[E, K]`.
+      scores: `float32[E]`, nan where an evaluation failed.
+    """
+
+    vectors: np.ndarray
+    scores: np.ndarray
+
+
+class Searcher:
+    """Coarse and fine stage for one space.
+
+    One object serves any number of searches; its programs are compiled once.
+    """
+
+    def __init__(
+        self,
+        space: VectorSpace,
+        evaluations: int,
+        config: SearchConfig | None = None,
+        predictor: PredictorConfig | None = None,
+        *,
+        costs: Callable[[np.ndarray], np.ndarray] | None = None,
+        cost_features: CostFeatures | None = None,
+        budget: Mapping[int, int] | None = None,
+        feasible: Callable[[Any], Any] | None = None,
+        repair: Callable[[Any, Any], Any] | None = None,
+    ):
+        """Prepares searches.
+
+        Args:
+          space: of the candidates.
+          evaluations: E, at most.
+          config: of both stages; its `rounds` follow from E here.
+          predictor: settings.
+          costs: `int32[N, K] -> int64[N, P]`, free costs that pretrain the predictor.
+          cost_features: standardised logarithms of the costs, also under `jit`.
+          budget: column of `costs` -> limit.
+          feasible: the budget as a test `int32[N, K] -> bool[N]`, also under `jit`.
+          repair: makes children feasible, see `evolve`.
+        """
+        config, predictor = config or SearchConfig(), predictor or PredictorConfig()
+        self._space, self._evaluations, self._config = space, evaluations, config
+        self._rounds = -(-evaluations // config.per_round)
+        self._capacity = self._rounds * config.per_round
+        self._costs = costs or (lambda vectors: np.ones((len(vectors), 1), np.int64))
+        self._budget = dict(budget or {})
+        self._samples = predictor.pretrain_samples
+        features = FeatureTable.of(space)
+        self.predictor = Predictor(features, predictor, self._capacity, cost_features)
+        feasible = feasible or (lambda vectors: vectors[:, 0] >= 0)
+
+        def propose(
+            start: jax.Array, key: jax.Array, state: Fitted, kappas: jax.Array
+        ) -> Evolution:
+            def search(kappa: jax.Array) -> Evolution:
+                score = self.predictor.score_fn(state, kappa)
+                cards = space.cardinalities
+                rules = (feasible, space.canonical, cards, config.evolution, repair)
+                return evolve(start, key, score, *rules)
+
+            # One after the other: side by side each would wait for the slowest, and gathers and
+            # sorts of a batch of populations are slow.
+            return jax.lax.map(search, kappas)
+
+        self._propose = jax.jit(propose)
+
+    def run(self, evaluate: Callable[[np.ndarray], np.ndarray], seed: int) -> Found:
+        """Searches any objective.
+
+        Args:
+          evaluate: `int32[m, K] -> float[m]`, higher is better, nan for a failure.
+          seed: of everything random.
+
+        Raises:
+          SpaceError: no candidate satisfies the budget.
+        """
+        root = jax.random.key(seed)
+        size = self._config.pool_size
+        pool = sobol_pool(self._space, size, self._costs, self._budget, seed)
+        sample = self._space.sample(np.random.default_rng(seed), self._samples)
+        pretrained = self.pretrain(sample, jax.random.fold_in(root, _PRETRAIN))
+        measure = lambda number, vectors, predicted: np.asarray(evaluate(vectors), np.float32)
+        done = [
+            r for r, _ in self.rounds(pool, pretrained, measure, jax.random.fold_in(root, _SEARCH))
+        ]
+        vectors = np.concatenate([r.vectors for r in done])[: self._evaluations]
+        return Found(vectors, np.concatenate([r.scores for r in done])[: self._evaluations])
+
+    def pretrain(self, sample: np.ndarray, key: jax.Array) -> PredictorState:
+        """Trains the predictor's encoders on the costs of `int32[N, K]`; consumes the key."""
+        return self.predictor.pretrain(sample, self._costs(sample), key)
+
+    def rounds(
+        self,
+        pool: np.ndarray,
+        pretrained: PredictorState,
+        evaluate: Callable[[int, np.ndarray, np.ndarray], np.ndarray],
+        key: jax.Array,
+    ) -> Iterator[tuple[Round, Fitted | None]]:
+        """Runs the coarse stage.
+
+        Args:
+          pool: `int32[P, K]`.
+          pretrained: what `pretrain` returned.
+          evaluate: see `coarse_stage`.
+          key: consumed.
+
+        Yields:
+          Each round, and the predictor after it: None where every trial so far failed.
+        """
+        state: Fitted | None = None
+        known = pool[:0]
+
+        def fit(vectors: np.ndarray, scores: np.ndarray) -> None:
+            nonlocal state, known
+            known = vectors[np.argsort(-scores)]
+            state = self._fit(pretrained, vectors, scores, key)
+
+        def propose() -> np.ndarray:
+            kappas = np.float32(self._config.kappas)
+            mean, spread = self.predictor.predict(state, pool)
+            # Stable, so that ties fall to the earlier one in the pool.
+            order = [np.argsort(-(mean + k * spread), kind="stable") for k in kappas]
+            best = _in_turns(pool[np.array(order)])
+            if self._config.propose == "pool":
+                return best
+            # The number of trials names what is random here: a resumed search knows it.
+            name = jax.random.fold_in(jax.random.fold_in(key, _PROPOSE), len(known))
+            found = self._evolve(known, pool, name, state, kappas).population
+            # Where the evolution knows nothing new, the pool goes on.
+            return np.concatenate([_in_turns(np.asarray(found)), best])
+
+        rounds = coarse_stage(
+            pool,
+            self._rounds,
+            self._config.per_round,
+            evaluate,
+            fit,
+            lambda vectors: self.predictor.predict(state, vectors)[0],
+            propose,
+        )
+        for done in rounds:
+            yield done, state
+
+    def report_card(
+        self,
+        pretrained: PredictorState,
+        fitted: Fitted,
+        vectors: np.ndarray,
+        scores: np.ndarray,
+        key: jax.Array,
+    ) -> ReportCard:
+        """Judges the predictor by cross-validation; compiles nothing. The key is consumed.
+
+        Args:
+          pretrained: what `pretrain` returned.
+          fitted: to all trials.
+          vectors: `int32[N, K]`, trials that did not fail.
+          scores: `float32[N]`.
+          key: consumed.
+        """
+
+        def predict(rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            state = self._fit(pretrained, vectors[rest], scores[rest], key)
+            return self.predictor.predict(state, vectors)
+
+        return cross_validate(scores, predict, self.predictor.noise(fitted))
+
+    def fine_stage(
+        self, trained: np.ndarray, pool: np.ndarray, fitted: Fitted, key: jax.Array
+    ) -> Evolution:
+        """Evolves trials `int32[T, K]` and the pool to the best predicted mean; consumes the key.
+
+        The program is that of the proposals, with every spread left out.
+        """
+        kappas = np.zeros(len(self._config.kappas), np.float32)
+        found = self._evolve(trained, pool, key, fitted, kappas)
+        return jax.tree.map(lambda a: np.asarray(a)[0], found)
+
+    def _evolve(
+        self,
+        first: np.ndarray,
+        pool: np.ndarray,
+        key: jax.Array,
+        state: Fitted,
+        kappas: np.ndarray,
+    ) -> Evolution:
+        # Of one shape, so that it compiles once; the first row fills up.
+        start = np.concatenate([first, pool])
+        missing = self._capacity + len(pool) - len(start)
+        start = np.concatenate([start, np.repeat(start[:1], missing, 0)])
+        return self._propose(start, key, state, kappas)
+
+    def _fit(
+        self, pretrained: PredictorState, vectors: np.ndarray, scores: np.ndarray, key: jax.Array
+    ) -> Fitted:
+        name = jax.random.fold_in(jax.random.fold_in(key, _FIT), len(scores))
+        return self.predictor.fit(pretrained, vectors, scores, name)
+
+
+def _in_turns(orders: np.ndarray) -> np.ndarray:
+    """The first row of each of `int32[L, N, K]`, then the second of each, and so on."""
+    return orders.swapaxes(0, 1).reshape(-1, orders.shape[-1])
