@@ -218,7 +218,7 @@ def pymoo(task: Task, weights: Weights) -> Callable[[], int]:
     return run
 
 
-_MAKERS = {
+MAKERS = {
     "evolution": evolution,
     "predictor": predictor_alone,
     "matmul": matmul,
@@ -236,7 +236,7 @@ def compare(task: Task, repeats: int, names: Sequence[str]) -> dict[str, dict[st
     report = {}
     for predictor, (members, hidden) in PREDICTORS.items():
         weights = task.weights(members, hidden)
-        runs = {name: _MAKERS[name](task, weights) for name in names}
+        runs = {name: MAKERS[name](task, weights) for name in names}
         rates = {name: [] for name in names}
         for turn in range(repeats + 1):
             for name, run in runs.items():

@@ -28,10 +28,11 @@ class Task:
     Attributes:
       table: of candidates.
       allowed: `bool[N]`, rows within the limit.
+      noisy: whether an evaluation is one run instead of the mean of all.
     """
 
     def __init__(self, table: Table, limit: float | None, noisy: bool):
-        self.table, self.limit, self._noisy = table, limit, noisy
+        self.table, self.limit, self.noisy = table, limit, noisy
         self.allowed = np.ones(len(table.vectors), bool)
         if limit is not None:
             self.allowed = table.costs[:, 0] <= limit
@@ -40,15 +41,20 @@ class Task:
     def evaluate(self, vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Scores `float64[m]` of canonical vectors `int32[m, K]`."""
         rows = self.table.rows(vectors)
-        if not self._noisy:
+        if not self.noisy:
             return self.table.scores[rows]
         runs = self.table.runs
         return runs[rows, rng.integers(runs.shape[1], size=len(rows))]
 
-    def regret(self, vectors: np.ndarray, measured: np.ndarray) -> list[float]:
-        """At each of `AT`: of the candidate that measured best so far, by its mean score."""
+    def regret(self, vectors: np.ndarray, best: np.ndarray) -> list[float]:
+        """At each of `AT`: of the candidate to take after so many evaluations, by its mean score.
+
+        Args:
+          vectors: `int32[E, K]`, evaluated in this order.
+          best: `int[E]`, see `Found`.
+        """
         true = self.table.scores[self.table.rows(vectors)]
-        return [float(self._best - true[np.argmax(measured[:n])]) for n in AT]
+        return [float(self._best - true[best[n - 1]]) for n in AT]
 
 
 Search = Callable[[Task, int], list[float]]
@@ -66,21 +72,27 @@ def ours(task: Task, **settings: Any) -> Search:
         cost_features=table.cost_features(),
         budget={0: int(task.limit)} if task.limit is not None else None,
         feasible=lambda v: v.__array_namespace__().asarray(allowed)[table.rows(v)],
+        noisy=task.noisy,
     )
 
     def run(task: Task, seed: int) -> list[float]:
         rng = np.random.default_rng(seed)
         found = searcher.run(lambda vectors: task.evaluate(vectors, rng), seed)
-        return task.regret(found.vectors, found.scores)
+        return task.regret(found.vectors, found.best)
 
     return run
+
+
+def _measured_best(scores: Sequence[float]) -> np.ndarray:
+    """The position of the best score so far, `int[E]`."""
+    return np.array([np.argmax(scores[: n + 1]) for n in range(len(scores))])
 
 
 def random_search(task: Task, seed: int) -> list[float]:
     """Candidates within the limit, uniformly and without repetition."""
     rng = np.random.default_rng(seed)
     vectors = task.table.vectors[rng.permutation(np.flatnonzero(task.allowed))[: max(AT)]]
-    return task.regret(vectors, task.evaluate(vectors, rng))
+    return task.regret(vectors, _measured_best(task.evaluate(vectors, rng)))
 
 
 def regularised_evolution(task: Task, seed: int) -> list[float]:
@@ -102,7 +114,7 @@ def regularised_evolution(task: Task, seed: int) -> list[float]:
                 break
         vectors.append(child)
         scores.append(task.evaluate(child[None], rng)[0])
-    return task.regret(np.array(vectors), np.array(scores))
+    return task.regret(np.array(vectors), _measured_best(scores))
 
 
 def optuna_search(sampler: str, task: Task, seed: int) -> list[float]:
@@ -144,7 +156,7 @@ def optuna_search(sampler: str, task: Task, seed: int) -> list[float]:
         else:
             free += 1
             study.tell(trial, float(task.table.scores.min()))
-    return task.regret(np.array(vectors), np.array(scores))
+    return task.regret(np.array(vectors), _measured_best(scores))
 
 
 MAKERS: dict[str, Callable[[Task], Search]] = {

@@ -25,10 +25,12 @@ class Found(NamedTuple):
     Attributes:
       vectors: `int32[E, K]`.
       scores: `float32[E]`, nan where an evaluation failed.
+      best: `int[E]`, the candidate to take after so many evaluations: a position in `vectors`.
     """
 
     vectors: np.ndarray
     scores: np.ndarray
+    best: np.ndarray
 
 
 class Searcher:
@@ -49,6 +51,7 @@ class Searcher:
         budget: Mapping[int, int] | None = None,
         feasible: Callable[[Any], Any] | None = None,
         repair: Callable[[Any, Any], Any] | None = None,
+        noisy: bool = False,
     ):
         """Prepares searches.
 
@@ -62,13 +65,15 @@ class Searcher:
           budget: column of `costs` -> limit.
           feasible: the budget as a test `int32[N, K] -> bool[N]`, also under `jit`.
           repair: makes children feasible, see `evolve`.
+          noisy: whether the same candidate can get another score: then the best one is that which
+            is predicted best of all evaluated, not the one that scored best.
         """
         config, predictor = config or SearchConfig(), predictor or PredictorConfig()
         self._space, self._evaluations, self._config = space, evaluations, config
         self._rounds = -(-evaluations // config.per_round)
         self._capacity = self._rounds * config.per_round
         self._costs = costs or (lambda vectors: np.ones((len(vectors), 1), np.int64))
-        self._budget = dict(budget or {})
+        self._budget, self._noisy = dict(budget or {}), noisy
         self._samples = predictor.pretrain_samples
         features = FeatureTable.of(space)
         self.predictor = Predictor(features, predictor, self._capacity, cost_features)
@@ -105,11 +110,20 @@ class Searcher:
         sample = self._space.sample(np.random.default_rng(seed), self._samples)
         pretrained = self.pretrain(sample, jax.random.fold_in(root, _PRETRAIN))
         measure = lambda number, vectors, predicted: np.asarray(evaluate(vectors), np.float32)
-        done = [
-            r for r, _ in self.rounds(pool, pretrained, measure, jax.random.fold_in(root, _SEARCH))
-        ]
-        vectors = np.concatenate([r.vectors for r in done])[: self._evaluations]
-        return Found(vectors, np.concatenate([r.scores for r in done])[: self._evaluations])
+        vectors, scores = pool[:0], np.zeros(0, np.float32)
+        best: list[int] = []
+        for done, state in self.rounds(
+            pool, pretrained, measure, jax.random.fold_in(root, _SEARCH)
+        ):
+            vectors = np.concatenate([vectors, done.vectors])
+            scores = np.concatenate([scores, done.scores])
+            marks = np.where(np.isfinite(scores), scores, -np.inf)
+            best += [int(marks[: n + 1].argmax()) for n in range(len(best), len(marks))]
+            if self._noisy and state is not None:
+                predicted = self._predict_trials(state, vectors)[0]
+                best[-1] = int(np.where(np.isfinite(scores), predicted, -np.inf).argmax())
+        end = self._evaluations
+        return Found(vectors[:end], scores[:end], np.array(best[:end]))
 
     def pretrain(self, sample: np.ndarray, key: jax.Array) -> PredictorState:
         """Trains the predictor's encoders on the costs of `int32[N, K]`; consumes the key."""
@@ -187,7 +201,7 @@ class Searcher:
 
         def predict(rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             state = self._fit(pretrained, vectors[rest], scores[rest], key)
-            return self.predictor.predict(state, vectors)
+            return self._predict_trials(state, vectors)
 
         return cross_validate(scores, predict, self.predictor.noise(fitted))
 
@@ -201,6 +215,12 @@ class Searcher:
         kappas = np.zeros(len(self._config.kappas), np.float32)
         found = self._evolve(trained, pool, key, fitted, kappas)
         return jax.tree.map(lambda a: np.asarray(a)[0], found)
+
+    def _predict_trials(self, state: Fitted, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Predicts any number of trials with one program."""
+        padded = np.pad(vectors, ((0, self._capacity - len(vectors)), (0, 0)))
+        mean, spread = self.predictor.predict(state, padded)
+        return mean[: len(vectors)], spread[: len(vectors)]
 
     def _evolve(
         self,

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -71,10 +72,47 @@ def test_it_beats_random_search(found):
     assert found.scores.max() >= max(best)
 
 
+def test_best_is_what_scored_best_so_far(found):
+    expected = [np.argmax(found.scores[: n + 1]) for n in range(40)]
+    assert found.best.tolist() == expected
+
+
+def test_under_noise_the_luckiest_is_not_taken_for_the_best():
+    """Five searches: what is predicted best is truly better than what scored best."""
+    searcher = Searcher(SPACE, 40, CONFIG, PREDICTOR, noisy=True)
+    lucky, taken = [], []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        found = searcher.run(lambda v, rng=rng: score(v) + 4 * rng.normal(size=len(v)), seed)
+        lucky.append(score(found.vectors)[np.argmax(found.scores)])
+        taken.append(score(found.vectors)[found.best[-1]])
+    assert np.mean(taken) > np.mean(lucky)
+
+
+def test_a_report_card_of_any_number_of_trials_compiles_nothing(searcher):
+    sample = SPACE.sample(np.random.default_rng(0), 256)
+    key = jax.random.key(0)
+    pretrained = searcher.pretrain(sample, key)
+
+    def card(count):
+        vectors = sample[:count]
+        fitted = searcher.predictor.fit(pretrained, vectors, score(vectors), key)
+        return searcher.report_card(pretrained, fitted, vectors, score(vectors), key)
+
+    card(10)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+    )
+    assert card(30).kendall > 0.5
+    jax.monitoring.clear_event_listeners()
+    assert compiled == []
+
+
 def test_a_failed_evaluation_is_not_the_best(searcher):
     broken = searcher.run(lambda v: np.where(v[:, 5] == 0, np.nan, score(v)), seed=0)
     assert np.isnan(broken.scores).any()
-    assert broken.vectors[np.nanargmax(broken.scores), 5] == 1
+    assert broken.vectors[broken.best[-1], 5] == 1
 
 
 def test_a_budget_below_everything_is_an_error():
