@@ -1,9 +1,9 @@
 """A Gaussian process beside the networks: it learns more from few trials, and knows its limits.
 
 Each knob, and each cost, has a length scale of its own, found by maximising the posterior; a linear
-kernel is added, since much of what makes a network good adds up. On NAS-Bench-Macro (8 seeds, 20 /
-50 / 100 / 200 / 400 trials) it raises Kendall's tau from .730 / .855 / .892 / .918 / .930 of the
-networks alone to .774 / .880 / .902 / .924 / .933 (`scripts/bench_tabular.py predictor`).
+kernel is added, since much of what makes a network good adds up. On NAS-Bench-Macro (20 seeds, 20
+/ 50 / 100 / 200 / 400 trials) it raises Kendall's tau from .743 / .858 / .893 / .914 / .927 of the
+networks alone to .787 / .877 / .902 / .921 / .932 (`scripts/bench_tabular.py predictor`).
 
 Shapes: N trials, of which the first n are real and the others padding, F features in G groups,
 T candidates to predict.
