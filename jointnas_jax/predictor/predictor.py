@@ -95,9 +95,7 @@ class Predictor:
         """
         if state.process is None:
             return math.nan
-        deviation = float(np.exp(state.process.hyper.noise / 2))
-        back = state.transform.backward
-        return float(back(deviation) - back(-deviation)) / 2
+        return float(_noise(state.process, state.transform))
 
     def score_fn(
         self, state: Fitted, kappa: float | jax.Array = 0.0
@@ -162,3 +160,9 @@ class Predictor:
             mean = (mean + own) / 2
         back = state.transform.backward
         return back(mean), (back(mean + spread) - back(mean - spread)) / 2
+
+
+@jax.jit
+def _noise(process: Process, transform: Transform) -> jax.Array:
+    deviation = jnp.exp(process.hyper.noise / 2)
+    return (transform.backward(deviation) - transform.backward(-deviation)) / 2
