@@ -50,10 +50,14 @@ def _quantity_holds(v: str) -> bool:
     return not v or _QUANTITY.fullmatch(v) is not None and parse_quantity(v) > 0
 
 
+def _numbers(v: tuple) -> bool:
+    return len(v) > 0 and all(isinstance(n, int | float) and 0 <= n < math.inf for n in v)
+
+
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)", re.IGNORECASE)
 ANY = Rule("any text", lambda v: True)
 POSITIVE = Rule("above 0", lambda v: 0 < v < math.inf)
-NUMBERS = Rule("one or more numbers from 0 on", lambda v: len(v) > 0 and all(n >= 0 for n in v))
+NUMBERS = Rule("one or more numbers from 0 on", _numbers)
 RATES = Rule("two probabilities (best parent, worst parent)", _rates)
 QUANTITY = Rule('a number such as "1.5M" (units K, M, G), or "" for no limit', _quantity_holds)
 FLAG = Rule("true or false", lambda v: True)

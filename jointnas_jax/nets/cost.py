@@ -192,8 +192,7 @@ class CostTable:
             less = np.concatenate([never_less, np.ones(free, bool)])
             more = np.concatenate([never_more, np.ones(free, bool)])
             capped = xp.where(~more, xp.minimum(children, parents), children)
-            raised = xp.where(~less, xp.maximum(capped, parents), capped)
-            return xp.where(~less & ~more, parents, raised)
+            return xp.where(~less, xp.maximum(capped, parents), capped)
 
         return shrink
 

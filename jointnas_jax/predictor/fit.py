@@ -102,6 +102,7 @@ def fit(
       config: sizes and schedules.
     """
     net = _net(config, pretrained.params["params"]["proxy_head"]["bias"].shape[-1])
+    delta = config.huber_delta
     # More trials make larger batches, not more steps.
     smallest, most_steps = 8, 8
     largest = max(smallest, -(-len(targets) // most_steps))
@@ -114,9 +115,7 @@ def fit(
     )
 
     def loss(predicted: jax.Array, rows: jax.Array, mask: jax.Array) -> jax.Array:
-        return _masked_mean(
-            optax.huber_loss(predicted, targets[rows], delta=config.huber_delta), mask
-        )
+        return _masked_mean(optax.huber_loss(predicted, targets[rows], delta=delta), mask)
 
     def one(params: Any, key: jax.Array) -> Any:
         first, second = jax.random.split(key)
@@ -125,27 +124,17 @@ def fit(
         whole = lambda head: {"params": parts | {"accuracy_head": head}}
 
         def head_loss(head: Any, rows: jax.Array, mask: jax.Array) -> jax.Array:
-            inputs = embeddings[rows], recipe[rows]
-            return loss(net.apply(whole(head), *inputs, method="accuracy_of"), rows, mask)
+            inputs = whole(head), embeddings[rows], recipe[rows]
+            return loss(net.apply(*inputs, method="accuracy_of"), rows, mask)
 
         def full_loss(params: Any, rows: jax.Array, mask: jax.Array) -> jax.Array:
-            inputs = arch[rows], recipe[rows]
-            return loss(net.apply(params, *inputs, method="predict_accuracy"), rows, mask)
+            inputs = params, arch[rows], recipe[rows]
+            return loss(net.apply(*inputs, method="predict_accuracy"), rows, mask)
 
-        head = train(
-            head_loss,
-            parts["accuracy_head"],
-            optax.adam(config.frozen_lr),
-            epochs=config.frozen_epochs,
-            key=first,
-        )
-        return train(
-            full_loss,
-            whole(head),
-            optax.adam(config.full_lr),
-            epochs=config.full_epochs,
-            key=second,
-        )
+        frozen, full = optax.adam(config.frozen_lr), optax.adam(config.full_lr)
+        head, epochs = parts["accuracy_head"], config.frozen_epochs
+        head = train(head_loss, head, frozen, epochs=epochs, key=first)
+        return train(full_loss, whole(head), full, epochs=config.full_epochs, key=second)
 
     return PredictorState(jax.vmap(one)(pretrained.params, jax.random.split(key, config.members)))
 

@@ -88,7 +88,7 @@ def evolve(
             mended = canonical(repair(offspring, own))
             offspring = jnp.where(allowed[:, None], offspring, mended)
             # Only where nobody is alive the parents are not feasible either.
-            allowed = jnp.broadcast_to(jnp.isfinite(scores[0]), (count,))
+            allowed = jnp.isfinite(scores[0])
         merged = jnp.concatenate([population, offspring.astype(population.dtype)])
         again = repeated(merged)[size:]
         child_scores = jnp.where(allowed & ~again, score(offspring), -jnp.inf)
@@ -97,13 +97,10 @@ def evolve(
         best = best.at[number].set(after[0])
         return number + 1, stale, merged[kept], after, best, duplicates + again.sum()
 
-    def unsaturated(carry: tuple) -> jax.Array:
-        return (carry[0] < config.generations) & (carry[1] < config.patience)
-
-    best = jnp.full(config.generations, jnp.nan)
-    carry = (jnp.int32(0), jnp.int32(0), population, scores, best, jnp.int32(0))
+    unsaturated = lambda carry: (carry[0] < config.generations) & (carry[1] < config.patience)
+    zero, best = jnp.int32(0), jnp.full(config.generations, jnp.nan)
     number, _, population, scores, best, duplicates = jax.lax.while_loop(
-        unsaturated, generation, carry
+        unsaturated, generation, (zero, zero, population, scores, best, zero)
     )
     return Evolution(population.astype(jnp.int32), scores, number, best, number * count, duplicates)
 

@@ -16,7 +16,7 @@ from jointnas_jax.search.report_card import ReportCard, cross_validate
 from jointnas_jax.space.features import FeatureTable
 from jointnas_jax.space.vectors import VectorSpace
 
-_PRETRAIN, _SEARCH, _FIT, _PROPOSE, _FINE = range(5)
+_PRETRAIN, _SEARCH, _FIT, _PROPOSE = range(4)
 
 
 class Found(NamedTuple):
