@@ -264,8 +264,8 @@ class Config:
       name: of the study, also of its default workdir.
       seed: root of all random decisions.
       mode: `joint`; `recipe` (one architecture, AutoTrain); `arch` (one recipe).
-      arch_file: JSON file of the fixed architecture in mode `recipe`; empty: the default
-        candidate's.
+      arch_file: the fixed architecture of mode `recipe`: a JSON file, or the name of a published
+        network such as `fbnetv3_b`; empty: the default candidate's.
       budget: limits on the costs.
       data: the dataset.
       space: the search space, see `space/joint.py`.
@@ -319,7 +319,8 @@ def check_config(config: ConfigDict) -> Config:
             "`config.arch_file` fixes the architecture of mode `recipe`, but "
             f"`config.mode` is `{checked.mode}`; add --config.mode=recipe"
         )
-    if checked.arch_file and not Path(checked.arch_file).is_file():
+    # A name without suffix may be one of `zoo.py`, which is looked up with the dataset.
+    if Path(checked.arch_file).suffix and not Path(checked.arch_file).is_file():
         raise ConfigError(f"`config.arch_file` must be a file, got {checked.arch_file!r}")
     return checked
 
@@ -334,8 +335,10 @@ def _check_default(config: Config) -> None:
 
 
 def parse_quantity(text: str) -> int:
-    """Reads "1.5M" as 1,500,000; units K, M and G."""
-    number, unit = _QUANTITY.fullmatch(text.strip()).groups()
+    """Reads "1.5M" as 1,500,000; units K, M and G; raises `ConfigError` if that is not possible."""
+    if (match := _QUANTITY.fullmatch(text.strip())) is None:
+        raise ConfigError(f'{text!r} must be a number such as "1.5M" (units K, M, G)')
+    number, unit = match.groups()
     return round(float(number) * UNITS[unit.upper()])
 
 

@@ -18,13 +18,14 @@ ALLOWED = {
     "config": {"errors", "space"},
     "command_line": {"errors", "config"},
     "nets": {"errors", "config", "space"},
+    "zoo": {"errors", "space", "nets"},
     "data": {"errors", "config"},
     "train": {"errors", "config", "space", "nets", "data"},
     "bench": ENGINE | {"study"},
     "predictor": {"errors", "config", "space"},
     "search": {"errors", "config", "space"},
-    "report": {"errors", "config", "space"},
-    "study": ENGINE | {"report"},
+    "report": {"errors", "config", "space", "nets"},
+    "study": ENGINE | {"report", "zoo"},
 }
 # The evaluator alone turns candidates into trained networks.
 TRAINERS = {"study/evaluator.py"}
@@ -92,7 +93,9 @@ def test_an_upward_import_would_be_seen(tmp_path):
         "space",
         "space.joint",
         "space.features",
+        "report.architecture",
         "report.figures",
+        "zoo",
     ],
 )
 def test_imports_without_jax(module):

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from jointnas_jax.errors import DataError
+from jointnas_jax.nets.cost import COSTS, block_cost, conv_cost, dense_cost
 from jointnas_jax.space import PlainSpace
 
 HPOLIB = (
@@ -112,8 +113,33 @@ def _macro(file: Path) -> Table:
         equal.setdefault(canonical.tobytes(), []).append(entries["".join(map(str, key))])
     groups = [equal[v.tobytes()] for v in vectors]
     runs = np.array([np.mean([e["test_acc"] for e in group], axis=0) for group in groups])
-    costs = np.array([(group[0]["flops"], group[0]["params"]) for group in groups], float)
-    return Table("macro", space, vectors, runs, costs, ("flops", "params"))
+    costs = np.array([(group[0]["flops"], group[0]["params"]) for group in groups])
+    if wrong := np.flatnonzero((costs != macro_costs(vectors)).any(1)).tolist():
+        raise DataError(
+            f"`{file}`: network {vectors[wrong[0]]} costs {costs[wrong[0]]}, counted "
+            f"{macro_costs(vectors[wrong[0]])}; the file is not that of the paper"
+        )
+    return Table("macro", space, vectors, runs, costs.astype(float), ("flops", "params"))
+
+
+def macro_costs(vectors: np.ndarray) -> np.ndarray:
+    """FLOPs and params `int64[N, 2]` of networks `int[N, 8]`, by our counter.
+
+    In the table's convention FLOPs are multiply-adds of convolutions and classifier, and params
+    include BN and biases. An identity that changes the shape is a 1x1 convolution.
+    """
+    size, width, head, classes = 32, 32, 1280, 10
+    total = conv_cost(9 * 3 * width, size**2, width)
+    firsts = np.cumsum([0, *_MACRO_STAGES])
+    for layer, index in enumerate(vectors.T):
+        before, c_in, skip = size, width, np.zeros(len(COSTS), np.int64)
+        if layer in firsts:
+            size, width = size // 2, 2 * width
+            skip = conv_cost(c_in * width, size**2, width)
+        blocks = [block_cost(c_in, width, k, e, before, size, False) for k, e in ((3, 3), (5, 6))]
+        total = total + np.array([skip, *blocks])[index]
+    total = total + conv_cost(width * head, size**2, head) + dense_cost(head, classes)
+    return total[:, [COSTS.index("macs"), COSTS.index("params_total")]]
 
 
 def _macro_canonical(vectors: Any) -> Any:

@@ -74,7 +74,7 @@ class MBConv(nn.Sequential):
         if block.expands:
             layers["expand"] = Pointwise(block.in_channels, hidden, bias=False)
             layers |= _norm_act("expand", hidden, block.activation)
-        shape = (hidden, hidden, k, block.stride, k // 2)
+        shape = (hidden, hidden, k, block.stride, k // 2 - block.trim)
         layers["depthwise"] = nn.Conv2d(*shape, groups=hidden, bias=False)
         layers |= _norm_act("depthwise", hidden, block.activation)
         if block.se_channels:

@@ -103,13 +103,20 @@ def depthwise(
     stride: int,
     lowering: str,
     true_kernel: jax.Array | None = None,
+    trim: int = 0,
 ) -> jax.Array:
     """Depthwise convolution: map, `float[k, k, C]` -> map of H/s x W/s positions.
 
-    The taps outside of `true_kernel: int32[]` must be zero. They are left out where that pays.
+    The taps outside of `true_kernel: int32[]` must be zero. They are left out where that pays. With
+    `trim` the padding is smaller by that much, and the map as well.
     """
     if lowering == "conv":
-        return _lax_conv(x, w[:, :, None, :], stride, groups=x.shape[-1])
+        return _lax_conv(x, w[:, :, None, :], stride, groups=x.shape[-1], trim=trim)
+    if trim:  # rare: a few published networks have one or two such layers
+        whole = depthwise(x, w, 1, lowering, true_kernel)
+        return whole[
+            :, trim : whole.shape[1] - trim : stride, trim : whole.shape[2] - trim : stride
+        ]
     channels, height, width, n = x.shape
     out_height, out_width = -(-height // stride), -(-width // stride)
     positions_in, positions_out = height * width, out_height * out_width
@@ -123,8 +130,8 @@ def depthwise(
     return y.reshape(channels, out_height, out_width, n)
 
 
-def _lax_conv(x: jax.Array, w: jax.Array, stride: int, groups: int) -> jax.Array:
-    half = w.shape[0] // 2
+def _lax_conv(x: jax.Array, w: jax.Array, stride: int, groups: int, trim: int = 0) -> jax.Array:
+    half = w.shape[0] // 2 - trim
     return lax.conv_general_dilated(
         x,
         w,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jointnas_jax.space import ArchSpec, JointSpace, Knob
-from jointnas_jax.space.arch import round8, se_width
+from jointnas_jax.space.arch import round8, se_width, side
 
 # The costs, in the order of the last axis of every cost array.
 COSTS = ("flops", "params", "macs", "params_total")
@@ -50,9 +50,14 @@ class Costs:
 
 def count(arch: ArchSpec) -> Costs:
     """Returns the exact costs of one network."""
+    return Costs(*(int(c) for c in by_part(arch).sum(0)))
+
+
+def by_part(arch: ArchSpec) -> np.ndarray:
+    """Returns the exact costs of stem, each stage and head, `int64[stages + 2, 4]`."""
     values = {slot: np.asarray(v) for slot, v in arch.to_slots().items() if not isinstance(v, str)}
     parts = _parts(len(arch.stages), arch.image_channels, arch.num_classes)
-    return Costs(*(int(c) for c in sum(part(values) for part in parts)))
+    return np.array([part(values) for part in parts])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +235,7 @@ def _parts(
 
 def _stem(v: Values, image_channels: int) -> np.ndarray:
     weights = v["stem_kernel"] ** 2 * image_channels * v["stem_channels"]
-    return _conv(weights, _size(v, 0) ** 2, v["stem_channels"])
+    return conv_cost(weights, _size(v, 0) ** 2, v["stem_channels"])
 
 
 def _stage(v: Values, s: int) -> np.ndarray:
@@ -238,7 +243,7 @@ def _stage(v: Values, s: int) -> np.ndarray:
     before = v["stem_channels"] if s == 1 else v[f"stage{s - 1}_channels"]
     width, size = v[f"{name}_channels"], _size(v, s)
     se = v[f"{name}_se"]
-    first = _block(
+    first = block_cost(
         before,
         width,
         v[f"{name}_kernel_first"],
@@ -247,18 +252,20 @@ def _stage(v: Values, s: int) -> np.ndarray:
         size,
         se,
     )
-    rest = _block(width, width, v[f"{name}_kernel_rest"], v[f"{name}_expand_rest"], size, size, se)
+    kernel, expand = v[f"{name}_kernel_rest"], v[f"{name}_expand_rest"]
+    rest = block_cost(width, width, kernel, expand, size, size, se)
     return first + (v[f"{name}_depth"] - 1) * rest
 
 
-def _block(
+def block_cost(
     c_in: Any, c_out: Any, kernel: Any, expand: Any, size_in: Any, size_out: Any, se: Any
 ) -> np.ndarray:
+    """Costs `int64[4, ...]` of an MBConv block on a map of `size_in` x `size_in` positions."""
     hidden = _round8(c_in * expand)
     positions = size_out**2
-    costs = np.where(hidden == c_in, 0, _conv(c_in * hidden, size_in**2, hidden))
-    costs = costs + _conv(kernel**2 * hidden, positions, hidden)
-    costs = costs + _conv(hidden * c_out, positions, c_out)
+    costs = np.where(hidden == c_in, 0, conv_cost(c_in * hidden, size_in**2, hidden))
+    costs = costs + conv_cost(kernel**2 * hidden, positions, hidden)
+    costs = costs + conv_cost(hidden * c_out, positions, c_out)
     squeeze = _se_width(hidden, expand)
     weights, biases = 2 * hidden * squeeze, hidden + squeeze
     gate = _stack(weights + positions * hidden, weights, weights, weights + biases)
@@ -268,15 +275,21 @@ def _block(
 def _head(v: Values, stages: int, num_classes: int) -> np.ndarray:
     width, channels = v[f"stage{stages}_channels"], v["head_channels"]
     hidden, positions = _round8(width * v["head_expand"]), _size(v, stages) ** 2
-    weights = hidden * channels + channels * num_classes
-    pools = positions * hidden + channels
-    return _conv(width * hidden, positions, hidden) + _stack(
-        weights + pools, weights, weights, weights + num_classes
+    weights, pools = hidden * channels, positions * hidden + channels
+    costs = conv_cost(width * hidden, positions, hidden) + _stack(
+        weights + pools, weights, weights, weights
     )
+    return costs + dense_cost(channels, num_classes)
 
 
-def _conv(weights: Any, positions: Any, c_out: Any) -> np.ndarray:
-    """A convolution without bias, followed by BN."""
+def dense_cost(inputs: Any, outputs: Any) -> np.ndarray:
+    """Costs `int64[4, ...]` of a dense layer with biases."""
+    weights = inputs * outputs
+    return _stack(weights, weights, weights, weights + outputs)
+
+
+def conv_cost(weights: Any, positions: Any, c_out: Any) -> np.ndarray:
+    """Costs `int64[4, ...]` of a convolution without bias, with BN behind it."""
     macs = weights * positions
     return _stack(macs, weights, macs, weights + 2 * c_out)
 
@@ -286,10 +299,10 @@ def _stack(*costs: Any) -> np.ndarray:
 
 
 def _size(v: Values, stage: int) -> Any:
-    """Side of the feature map after `stage` (0: the stem); odd sides round up, as padding does."""
-    size = v["resolution"]
-    for stride in (v["stem_stride"], *(v[f"stage{s}_stride"] for s in range(1, stage + 1))):
-        size = -(-size // stride)
+    """Side of the feature map after `stage` (0: the stem)."""
+    size = side(v["resolution"], v["stem_stride"])
+    for s in range(1, stage + 1):
+        size = side(size, v[f"stage{s}_stride"], v[f"stage{s}_trim"])
     return size
 
 

@@ -202,7 +202,8 @@ def _blocks(ranges: Ranges, stages: int) -> Iterator[Block]:
         width = ranges[f"stage{s}_channels"]
         for index in range(max(ranges[f"stage{s}_depth"])):
             kind = "rest" if index else "first"
-            stride = 1 if index else ranges[f"stage{s}_stride"][0]
+            own = {slot: ranges[f"stage{s}_{slot}"][0] for slot in ("stride", "trim")}
+            stride, trim = (1, 0) if index else (own["stride"], own["trim"])
             expansions = ranges[f"stage{s}_expand_{kind}"]
             hidden = [(w, e, round8(w * e)) for w, e in itertools.product(before, expansions)]
             yield Block(
@@ -213,11 +214,12 @@ def _blocks(ranges: Ranges, stages: int) -> Iterator[Block]:
                 out_channels=max(width),
                 kernel=max(ranges[f"stage{s}_kernel_{kind}"]),
                 stride=stride,
+                trim=trim,
                 se_channels=max(se_width(h, e) for _, e, h in hidden)
                 if any(ranges[f"stage{s}_se"])
                 else 0,
                 activation=ranges[f"stage{s}_activation"][0],
                 expands=any(h != w for w, _, h in hidden),
-                residual=stride == 1 and not set(before).isdisjoint(width),
+                residual=stride == 1 and not trim and not set(before).isdisjoint(width),
             )
             before = width

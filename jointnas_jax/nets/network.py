@@ -73,10 +73,11 @@ class Pointwise(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """Depthwise convolution without bias: map -> map of H/s x W/s positions."""
+    """Depthwise convolution without bias, see `conv.depthwise`."""
 
     kernel: int
     stride: int
+    trim: int
     lowering: str
 
     @nn.compact
@@ -86,7 +87,7 @@ class Depthwise(nn.Module):
         w = self.param("kernel", _depthwise_init, shape)
         if true_kernel is not None:
             w = w * tap_mask(self.kernel, true_kernel)
-        return conv.depthwise(x, w, self.stride, self.lowering, true_kernel)
+        return conv.depthwise(x, w, self.stride, self.lowering, true_kernel, self.trim)
 
 
 def tap_mask(kernel: int, true_kernel: jax.Array) -> jax.Array:
@@ -142,7 +143,7 @@ class MBConv(nn.Module):
             y = BatchNorm(low, b.activation, name="expand_bn")(y, train)
         if switches:
             y = jnp.where(switches.expands > 0, y, fit_channels(x, b.hidden, low))
-        depthwise = Depthwise(b.kernel, b.stride, low, name="depthwise")
+        depthwise = Depthwise(b.kernel, b.stride, b.trim, low, name="depthwise")
         y = depthwise(y, switches.kernel if switches else None)
         y = BatchNorm(low, b.activation, name="depthwise_bn")(y, train)
         if b.se_channels:

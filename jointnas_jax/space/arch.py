@@ -25,7 +25,9 @@ class Stem:
 class Stage:
     """A run of MBConv blocks. The first block has the stride; the others repeat at stride 1.
 
-    `first` and `rest` apart, because the published FBNetV3 networks differ there.
+    `first` and `rest` apart, because the published FBNetV3 networks differ there. `trim` is by how
+    much the padding of the first block's depthwise convolution is smaller than (k-1)/2, which some
+    of them have where they halve the map.
     """
 
     channels: int
@@ -35,6 +37,7 @@ class Stage:
     expand_first: int | float = 6
     expand_rest: int | float = 6
     stride: int = 1
+    trim: int = 0
     se: bool = False
     activation: str = "hswish"
 
@@ -59,6 +62,7 @@ class Block:
     out_channels: int
     kernel: int
     stride: int
+    trim: int
     se_channels: int  # 0: no squeeze-and-excitation
     activation: str
     expands: bool  # whether there is an expansion, with BN and activation
@@ -88,7 +92,7 @@ class ArchSpec:
             for b in range(stage.depth):
                 first = b == 0
                 expand = stage.expand_first if first else stage.expand_rest
-                stride = stage.stride if first else 1
+                stride, trim = (stage.stride, stage.trim) if first else (1, 0)
                 hidden = round8(width * expand)
                 yield Block(
                     stage=s,
@@ -98,12 +102,20 @@ class ArchSpec:
                     out_channels=stage.channels,
                     kernel=stage.kernel_first if first else stage.kernel_rest,
                     stride=stride,
+                    trim=trim,
                     se_channels=se_width(hidden, expand) if stage.se else 0,
                     activation=stage.activation,
                     expands=hidden != width,
-                    residual=stride == 1 and width == stage.channels,
+                    residual=stride == 1 and not trim and width == stage.channels,
                 )
                 width = stage.channels
+
+    def sides(self) -> list[int]:
+        """Positions along one side of the map after the stem and after each stage."""
+        sides = [side(self.resolution, self.stem.stride)]
+        for stage in self.stages:
+            sides.append(side(sides[-1], stage.stride, stage.trim))
+        return sides
 
     @property
     def head_hidden(self) -> int:
@@ -168,6 +180,11 @@ class ArchSpec:
         return arch
 
 
+def side(size: Any, stride: Any, trim: Any = 0) -> Any:
+    """Positions along one side after a convolution with padding (k-1)/2 - trim, for any k."""
+    return (size - 1 - 2 * trim) // stride + 1
+
+
 def round8(width: float) -> int:
     """Rounds a width to the nearest multiple of 8, never below 95 % of it (official networks)."""
     rounded = max(8, int(width + 4) // 8 * 8)
@@ -190,6 +207,8 @@ def check_slot(slot: str, value: Any) -> None:
         rule, good = "an odd integer from 1", _is_int(value) and value % 2 == 1 and value > 0
     elif field == "stride":
         rule, good = "1 or 2", _is_int(value) and value in (1, 2)
+    elif field == "trim":
+        rule, good = "0 or a positive integer", _is_int(value) and value >= 0
     elif field == "expand":
         number = isinstance(value, int | float) and not isinstance(value, bool)
         rule, good = "a finite number from 1", number and 1 <= value < math.inf

@@ -7,7 +7,9 @@ knob, architecture knobs first: `int32[K]`, entry j in `range(len(knobs[j].value
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -181,6 +183,36 @@ class JointSpace(VectorSpace):
                 f"{source.values[vector[position]]!r} elsewhere"
             )
         vector[position] = index
+
+
+def read_arch(path: Path) -> ArchSpec:
+    """Reads an architecture, or the architecture of a candidate, from a JSON file.
+
+    Raises:
+      SpaceError: the file cannot be read, or breaks a rule.
+    """
+    data = _read_json(path)
+    try:
+        return ArchSpec.from_dict(
+            data["arch"] if isinstance(data, dict) and "arch" in data else data
+        )
+    except SpaceError as error:
+        raise SpaceError(f"`{path}`: {error}") from error
+
+
+def read_candidate(path: Path) -> Candidate:
+    """Reads a candidate from a JSON file; raises `SpaceError` as `read_arch` does."""
+    try:
+        return Candidate.from_dict(_read_json(path))
+    except SpaceError as error:
+        raise SpaceError(f"`{path}`: {error}") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpaceError(f"`{path}` is not a readable JSON file: {error}") from error
 
 
 def read_slots(description: Mapping[str, Any]) -> tuple[Slots, Slots]:

@@ -1,14 +1,13 @@
 """What a config amounts to once the dataset is known: space, costs, default candidate."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jointnas_jax import zoo
 from jointnas_jax.config import Config
 from jointnas_jax.data.source import ImageDataset, Images, SplitOnDisk, open_dataset
 from jointnas_jax.errors import ConfigError, DataError, SpaceError
@@ -106,7 +105,7 @@ def build_problem(config: Config) -> Problem:
     default = joint.decode(joint.vector_from_values(config.default))
     space = joint
     if config.mode == "recipe":
-        arch = _read_arch(Path(config.arch_file), dataset) if config.arch_file else default.arch
+        arch = _fixed_arch(config.arch_file, dataset) if config.arch_file else default.arch
         default = dataclasses.replace(default, arch=arch)
         space = joint.with_fixed_arch(arch)
     elif config.mode == "arch":
@@ -127,22 +126,18 @@ def build_problem(config: Config) -> Problem:
     return problem
 
 
-def _read_arch(path: Path, dataset: ImageDataset) -> ArchSpec:
-    """Reads an architecture, or the architecture of a candidate, from JSON."""
+def _fixed_arch(name: str, dataset: ImageDataset) -> ArchSpec:
+    """The architecture of a file or of the zoo, with as many classes as the dataset has."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"`config.arch_file` = `{path}` is not readable JSON: {error}") from error
-    try:
-        arch = ArchSpec.from_dict(
-            data["arch"] if isinstance(data, dict) and "arch" in data else data
-        )
+        arch = zoo.find(name)
     except SpaceError as error:
-        raise SpaceError(f"`config.arch_file` = `{path}`: {error}") from error
+        raise SpaceError(f"`config.arch_file`: {error}") from error
+    if name in zoo.NAMES:
+        arch = dataclasses.replace(arch, num_classes=dataset.num_classes)
     needed = (dataset.image_shape[2], dataset.num_classes)
     if (arch.image_channels, arch.num_classes) != needed:
         raise SpaceError(
-            f"`config.arch_file` = `{path}` has (image_channels, num_classes) = "
+            f"`config.arch_file` = `{name}` has (image_channels, num_classes) = "
             f"{(arch.image_channels, arch.num_classes)}, `{dataset.name}` needs "
             f"{needed}"
         )

@@ -59,7 +59,7 @@ def write_json(path: Path, data: Any) -> None:
 def _plain(config: Config) -> dict[str, Any]:
     """The config as JSON gives it back, ranges told from choices, with what `arch_file` holds."""
     plain = _jsonable(config.to_dict())
-    if config.arch_file:
+    if Path(config.arch_file).is_file():
         plain["arch"] = Path(config.arch_file).read_text(encoding="utf-8")
     return json.loads(json.dumps(plain))
 

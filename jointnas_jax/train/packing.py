@@ -13,6 +13,7 @@ from jointnas_jax.nets.cost import count
 from jointnas_jax.nets.envelope import Envelope, Ranges, is_free, ranges_of
 from jointnas_jax.nets.tiled import tiles
 from jointnas_jax.space import ArchSpec, JointSpace
+from jointnas_jax.space.arch import side
 from jointnas_jax.train.machine import Machine, Speed
 
 Shape = ArchSpec | Envelope
@@ -139,7 +140,12 @@ class Planner:
         than it costs: a part costs a compilation and its padding, what is in no part is compiled
         one by one.
         """
-        if self._program == "exact" or len({w.arch for w in works}) == 1 == self._space.arch_size:
+        trimmed = any(stage.trim for stage in works[0].arch.stages)  # tiles know no such padding
+        if (
+            trimmed
+            or self._program == "exact"
+            or len({w.arch for w in works}) == 1 == self._space.arch_size
+        ):
             return []
         whole = ranges_of(self._space, works[0].arch)
         steps = sum(w.steps for w in works) // len(works)
@@ -223,11 +229,11 @@ def executed_macs(shape: Shape, arch: ArchSpec, tile_batch: int) -> int:
     if shape == arch:
         return count(arch).macs
     own = {block.name: block for block in arch.blocks()}
-    size = -(-shape.resolution // shape.stem.stride)
+    size = side(shape.resolution, shape.stem.stride)
     stem = shape.stem
     total = stem.kernel**2 * shape.image_channels * stem.channels * size**2
     for block in shape.blocks():
-        before, size = size, -(-size // block.stride)
+        before, size = size, side(size, block.stride, block.trim)
         hidden = block.hidden
         if tile_batch:
             true = own[block.name].hidden if block.name in own else 0
@@ -258,11 +264,11 @@ def _cuts(ranges: Ranges) -> list[tuple[Ranges, Ranges]]:
 
 def lane_bytes(shape: Shape, batch: int) -> int:
     """Memory that training one candidate takes, roughly: maps kept for the gradient, weights."""
-    size = -(-shape.resolution // shape.stem.stride)
+    size = side(shape.resolution, shape.stem.stride)
     values = shape.stem.channels * size**2
     weights = 0
     for block in shape.blocks():
-        before, size = size, -(-size // block.stride)
+        before, size = size, side(size, block.stride, block.trim)
         values += 2 * block.hidden * (before**2 + size**2) + block.out_channels * size**2
         weights += block.hidden * (block.in_channels + block.out_channels)
     # Twice the maps, for what the backward pass needs at once; weights, gradients, two optimizer

@@ -23,8 +23,10 @@ def table(tmp_path_factory):
             for i, c in enumerate([stage[0], *(c for c in stage[1:] if c != "0")])
         )
         runs = [90 + 0.1 * value + 0.01 * r for r in range(3)]
-        cost = 10 + sum(map(int, key))
-        entries["".join(key)] = dict(test_acc=runs, flops=cost, params=2 * cost)
+        entries["".join(key)] = dict(test_acc=runs)
+    keys = np.array(list(itertools.product(range(3), repeat=8)))
+    for entry, (flops, params) in zip(entries.values(), tables.macro_costs(keys), strict=True):
+        entry |= dict(flops=int(flops), params=int(params))
     (folder / "nas-bench-macro_cifar10.json").write_text(json.dumps(entries))
     return tables.load("macro", folder)
 
@@ -42,6 +44,36 @@ def test_every_network_is_found_in_its_row(table):
     for array in (np.asarray, jnp.asarray):
         rows = table.rows(array(table.vectors))
         np.testing.assert_array_equal(rows, np.arange(len(table.vectors)))
+
+
+# Entries of NAS-Bench-Macro's file; loading the file compares all of them.
+@pytest.mark.parametrize(
+    ("key", "flops", "params"),
+    [
+        ("00000000", 7_713_280, 387_882),
+        ("10000000", 12_128_768, 396_298),
+        ("02000000", 22_753_792, 448_298),
+        ("00200000", 17_240_576, 464_554),
+        ("00000200", 16_933_376, 672_298),
+        ("11111111", 53_246_464, 1_588_874),
+        ("22222222", 105_660_928, 2_932_586),
+    ],
+)
+def test_our_counter_gives_the_costs_of_the_table(key, flops, params):
+    costs = tables.macro_costs(np.array([[int(c) for c in key]]))
+    assert costs.tolist() == [[flops, params]]
+
+
+def test_a_file_with_other_costs_is_refused(tmp_path):
+    keys = ["".join(k) for k in itertools.product("012", repeat=8)]
+    costs = tables.macro_costs(np.array([[int(c) for c in key] for key in keys]))
+    entries = {
+        key: dict(test_acc=[90.0] * 3, flops=int(flops) + (key == "21012012"), params=int(params))
+        for key, (flops, params) in zip(keys, costs, strict=True)
+    }
+    (tmp_path / "nas-bench-macro_cifar10.json").write_text(json.dumps(entries))
+    with pytest.raises(DataError, match="counted"):
+        tables.load("macro", tmp_path)
 
 
 def test_cost_features_are_standardised(table):

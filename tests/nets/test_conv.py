@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jointnas_jax.nets import conv
+from jointnas_jax.space.arch import side
 
 # Odd, tiny, oblong; the last ones too large for a Toeplitz matrix, one wider than a strip.
 SHAPES = [(3, 7, 7, 3), (1, 1, 1, 2), (4, 2, 9, 2), (8, 8, 8, 8), (2, 12, 12, 3), (2, 9, 35, 2)]
@@ -41,6 +42,20 @@ def test_matmuls_equal_lax_in_values_and_gradients(shape, k, stride, name):
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
     for a, b in zip(our_gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("k", "size"), [(3, 7), (3, 8), (5, 8), (5, 12)])
+@pytest.mark.parametrize("lowering", ["conv", "matmul"])
+def test_a_trimmed_padding_is_smaller_by_one(k, size, lowering):
+    images, w = _arrays((2, size, size, 3), (k, k, 3))
+    y = conv.depthwise(conv.to_map(images, lowering), w, 2, lowering, trim=1)
+    y = y if lowering == "conv" else y.transpose(3, 1, 2, 0)
+    pad = k // 2 - 1
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    sides = range(0, padded.shape[1] - k + 1, 2)
+    expected = [[(padded[:, i : i + k, j : j + k] * w).sum((1, 2)) for j in sides] for i in sides]
+    np.testing.assert_allclose(y, np.array(expected).transpose(2, 0, 1, 3), rtol=1e-4, atol=1e-4)
+    assert y.shape[1] == side(size, 2, 1)
 
 
 @pytest.mark.parametrize("lowering", ["conv", "matmul"])

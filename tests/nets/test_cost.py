@@ -7,57 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jointnas_jax import zoo
 from jointnas_jax.nets.cost import COSTS, CostTable, count
 from jointnas_jax.nets.network import Network
-from jointnas_jax.space import ArchSpec, Head, Stage, Stem
+from jointnas_jax.space import ArchSpec
 
-
-def _fbnetv3(resolution: int, stem: int, rows: list[tuple]) -> ArchSpec:
-    """A published network; a row is channels, depth, kernel first/rest, expansion first/rest."""
-    strides, se = (1, 2, 2, 2, 1, 2, 1), (False, False, True, False, True, True, True)
-    stages = tuple(Stage(*row, stride=s, se=e) for row, s, e in zip(rows, strides, se, strict=True))
-    return ArchSpec(resolution, 3, 1000, Stem(stem), stages, Head())
-
-
-# The two of the seven published networks without odd paddings.
-FBNETV3_D = _fbnetv3(
-    248,
-    24,
-    [
-        (16, 2, 3, 3, 1, 1),
-        (24, 6, 3, 3, 5, 2),
-        (40, 5, 5, 3, 4, 3),
-        (72, 5, 3, 3, 5, 3),
-        (128, 7, 3, 5, 5, 3),
-        (208, 6, 3, 5, 6, 5),
-        (240, 1, 5, 5, 6, 6),
-    ],
-)
-FBNETV3_G = _fbnetv3(
-    320,
-    32,
-    [
-        (24, 3, 3, 3, 1, 1),
-        (40, 5, 5, 5, 4, 2),
-        (56, 5, 5, 5, 4, 3),
-        (104, 5, 5, 3, 5, 3),
-        (160, 9, 3, 5, 5, 3),
-        (264, 7, 3, 5, 6, 5),
-        (288, 2, 5, 5, 6, 6),
-    ],
-)
-
-
-@pytest.mark.parametrize(
-    ("arch", "flops", "params"),
-    [
-        (FBNETV3_D, 644_420_352, 10_237_552),
-        (FBNETV3_G, 2_129_656_384, 16_513_648),
-    ],
-)
-def test_costs_equal_the_published_figures_to_the_digit(arch, flops, params):
-    costs = count(arch)
-    assert (costs.flops, costs.params) == (flops, params)
+FBNETV3_D, FBNETV3_G = zoo.fbnetv3("d"), zoo.fbnetv3("g")
 
 
 def _variables(arch: ArchSpec):
@@ -87,8 +42,10 @@ def test_counted_macs_equal_those_of_the_traced_program(tiny_space, seed):
     assert count(arch).macs == _traced_macs(arch)
 
 
-def test_counted_macs_of_a_published_network_equal_those_of_the_traced_program():
-    assert count(FBNETV3_G).macs == _traced_macs(FBNETV3_G)
+@pytest.mark.parametrize("letter", "ag")
+def test_counted_macs_of_a_published_network_equal_those_of_the_traced_program(letter):
+    arch = zoo.fbnetv3(letter)
+    assert count(arch).macs == _traced_macs(arch)
 
 
 def _traced_macs(arch: ArchSpec) -> int:

@@ -316,7 +316,7 @@ def test_bad_input_stops_before_the_workdir_is_touched(tmp_path, arguments, erro
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not readable JSON"),
+        ("{", "not a readable JSON"),
         ("[]", "architecture must be an object"),
         ('{"arch": {}}', "architecture lacks"),
     ],

@@ -1,0 +1,79 @@
+"""Compound scaling: a network made wider, deeper and finer at once, or the opposite.
+
+The published FBNetV3-A is B at a lower resolution; F and G are E scaled up (arXiv 2006.02049). The
+steps in which the three grow are EfficientNet's (arXiv 1905.11946, section 3.3).
+"""
+
+import dataclasses
+
+from jointnas_jax.errors import SpaceError
+from jointnas_jax.nets.cost import count
+from jointnas_jax.space import ArchSpec
+from jointnas_jax.space.arch import round8
+
+# Growth of each per step of the compound coefficient: FLOPs grow by about two.
+DEPTH, WIDTH, RESOLUTION = 1.2, 1.1, 1.15
+_RESOLUTION_STEP = 8
+_HALVINGS = 40
+
+
+def scale(
+    arch: ArchSpec, width: float = 1.0, depth: float = 1.0, resolution: float = 1.0
+) -> ArchSpec:
+    """Returns a network with scaled numbers of channels and blocks and a scaled resolution.
+
+    Args:
+      arch: the network.
+      width: factor on the channels of stem and stages, rounded to multiples of 8 as official
+        networks do; 1 leaves them alone. The head's last width stays, as in the published ones.
+      depth: factor on the blocks of a stage, rounded, at least one. Stages of one block stay.
+      resolution: factor on it, rounded to a multiple of 8.
+
+    Raises:
+      SpaceError: a factor is not positive, or the resolution falls below the network's stride.
+    """
+    if min(width, depth, resolution) <= 0:
+        raise SpaceError(f"scales must be above 0, got {width}, {depth} and {resolution}")
+    wide = lambda channels: channels if width == 1 else round8(channels * width)
+    deep = lambda blocks: blocks if blocks == 1 else max(1, round(blocks * depth))
+    stages = tuple(
+        dataclasses.replace(s, channels=wide(s.channels), depth=deep(s.depth)) for s in arch.stages
+    )
+    size = arch.resolution
+    if resolution != 1:
+        size = max(1, round(size * resolution / _RESOLUTION_STEP)) * _RESOLUTION_STEP
+    if size < arch.stride:
+        raise SpaceError(f"`resolution` must be at least the stride {arch.stride}, got {size}")
+    stem = dataclasses.replace(arch.stem, channels=wide(arch.stem.channels))
+    return dataclasses.replace(arch, stem=stem, stages=stages, resolution=size)
+
+
+def scale_to(arch: ArchSpec, flops: int) -> ArchSpec:
+    """Scales width, depth and resolution together to just within a number of FLOPs.
+
+    Raises:
+      SpaceError: the network cannot be made that small.
+    """
+    low, high = -20.0, 20.0
+    found = None
+    for _ in range(_HALVINGS):
+        step = (low + high) / 2
+        try:
+            scaled = scale(arch, WIDTH**step, DEPTH**step, RESOLUTION**step)
+        except SpaceError:
+            low = step
+            continue
+        if count(scaled).flops <= flops:
+            found, low = scaled, step
+        else:
+            high = step
+    if found is None:
+        raise SpaceError(f"the network cannot be scaled to {flops:,} FLOPs; it has too many stages")
+    # Widths and depths come in steps; what they leave over goes into the resolution.
+    while count(finer := _at(found, found.resolution + _RESOLUTION_STEP)).flops <= flops:
+        found = finer
+    return found
+
+
+def _at(arch: ArchSpec, resolution: int) -> ArchSpec:
+    return dataclasses.replace(arch, resolution=resolution)

@@ -1,0 +1,138 @@
+"""The published networks FBNetV3-A to G (arXiv 2006.02049), as in the official model definitions.
+
+    arch = zoo.fbnetv3("a")
+    variables = zoo.module("a").init(key, images)
+
+FLOPs and params equal the published figures to the digit (`nets/cost.py`).
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jointnas_jax.errors import SpaceError, nearest
+from jointnas_jax.space import ArchSpec, Head, Stage, Stem, read_arch
+
+if TYPE_CHECKING:
+    from jointnas_jax.nets.network import Network
+
+_STRIDES = (1, 2, 2, 2, 1, 2, 1)
+_SE = (False, False, True, False, True, True, True)
+# Of A and B: channels, depth, kernel first / rest, expansion first / rest, and where the padding is
+# odd, by how much it is trimmed.
+_A = (
+    (16, 2, 3, 3, 1, 1),
+    (24, 4, 5, 5, 4, 2),
+    (40, 5, 5, 5, 5, 3),
+    (72, 5, 5, 3, 5, 3, 1),
+    (120, 6, 3, 5, 5, 3),
+    (184, 6, 3, 5, 6, 4, 1),
+    (224, 1, 5, 5, 6, 6),
+)
+# Resolution, width of the stem, stages.
+_FBNETV3 = {
+    "a": (224, 16, _A),
+    "b": (248, 16, _A),
+    "c": (
+        *(248, 16),
+        (
+            (16, 2, 3, 3, 1, 1),
+            (24, 5, 5, 3, 5, 3),
+            (48, 5, 5, 5, 5, 2),
+            (88, 5, 5, 3, 4, 3, 1),
+            (120, 6, 3, 5, 4, 3),
+            (216, 6, 5, 5, 5, 5, 1),
+            (216, 1, 5, 5, 6, 6),
+        ),
+    ),
+    "d": (
+        *(248, 24),
+        (
+            (16, 2, 3, 3, 1, 1),
+            (24, 6, 3, 3, 5, 2),
+            (40, 5, 5, 3, 4, 3),
+            (72, 5, 3, 3, 5, 3),
+            (128, 7, 3, 5, 5, 3),
+            (208, 6, 3, 5, 6, 5),
+            (240, 1, 5, 5, 6, 6),
+        ),
+    ),
+    "e": (
+        *(264, 24),
+        (
+            (16, 3, 3, 3, 1, 1),
+            (24, 5, 5, 5, 4, 2),
+            (48, 5, 5, 5, 4, 3),
+            (80, 5, 5, 3, 5, 3, 1),
+            (128, 8, 3, 5, 5, 3),
+            (216, 6, 3, 5, 6, 5),
+            (240, 1, 5, 5, 6, 6),
+        ),
+    ),
+    "f": (
+        *(272, 24),
+        (
+            (24, 3, 3, 3, 1, 1),
+            (32, 5, 5, 5, 4, 2),
+            (56, 5, 5, 5, 4, 3),
+            (88, 5, 5, 3, 5, 3),
+            (144, 9, 3, 5, 5, 3),
+            (248, 7, 3, 5, 6, 5, 1),
+            (272, 1, 5, 5, 6, 6),
+        ),
+    ),
+    "g": (
+        *(320, 32),
+        (
+            (24, 3, 3, 3, 1, 1),
+            (40, 5, 5, 5, 4, 2),
+            (56, 5, 5, 5, 4, 3),
+            (104, 5, 5, 3, 5, 3),
+            (160, 9, 3, 5, 5, 3),
+            (264, 7, 3, 5, 6, 5),
+            (288, 2, 5, 5, 6, 6),
+        ),
+    ),
+}
+NAMES = tuple(f"fbnetv3_{letter}" for letter in _FBNETV3)
+
+
+def fbnetv3(letter: str, num_classes: int = 1000, plain_padding: bool = False) -> ArchSpec:
+    """Returns a published network.
+
+    Args:
+      letter: "a" to "g".
+      num_classes: of the classifier.
+      plain_padding: pad every convolution by (k-1)/2, as in the weights that other libraries
+        publish. Some halving layers of A, B, C, E and F are padded less.
+
+    Raises:
+      SpaceError: there is no such network.
+    """
+    if letter.lower() not in _FBNETV3:
+        raise SpaceError(f"there is no FBNetV3-{letter}; known: {', '.join(_FBNETV3)}")
+    resolution, stem, rows = _FBNETV3[letter.lower()]
+    stages = []
+    for row, stride, se in zip(rows, _STRIDES, _SE, strict=True):
+        trim = row[6] if len(row) > 6 and not plain_padding else 0
+        stages.append(Stage(*row[:6], stride=stride, trim=trim, se=se))
+    return ArchSpec(resolution, 3, num_classes, Stem(stem), tuple(stages), Head())
+
+
+def module(letter: str, num_classes: int = 1000, plain_padding: bool = False) -> "Network":
+    """Returns the Flax module of a published network; see `fbnetv3`."""
+    from jointnas_jax.nets.network import Network  # costs need no JAX
+
+    return Network(fbnetv3(letter, num_classes, plain_padding))
+
+
+def find(name: str, plain_padding: bool = False) -> ArchSpec:
+    """Returns a network by its full name, such as `fbnetv3_a`, or from a candidate's JSON file.
+
+    Raises:
+      SpaceError: there is neither.
+    """
+    if name in NAMES:
+        return fbnetv3(name[-1], plain_padding=plain_padding)
+    if name.endswith(".json") or Path(name).is_file():
+        return read_arch(Path(name))
+    raise SpaceError(f"there is no network and no file `{name}`{nearest(name, NAMES)}")
