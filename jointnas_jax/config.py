@@ -100,23 +100,37 @@ class DataConfig:
       dir: a prepared TFDS folder, or the folder that holds `name`; empty: TFDS's own data folder.
       train_split: split expression; validation images are taken out of it.
       test_split: split expression; used for the final report only.
+      classes: random classes of the dataset to use, 0 for all (paper: 200 of ImageNet's in the
+        search).
+      class_seed: they are drawn with.
       val_fraction: share of the training split kept for validation.
+      val_images: images of it kept for validation instead; 0: as `val_fraction` says.
       memory_gb: decoded images of both splits up to this size are kept in memory and on every
         device; larger datasets stay on disk and are read while candidates train.
-      image_size: load images at this size; 0: as they are, which needs one size.
+      image_size: load images at this size, the largest square in their middle; 0: as they are,
+        which needs one size.
       crop_padding: pixels by which a training image may shift.
       flip: mirror training images left-right at random.
+      min_area: smallest share of a training image that a random crop keeps; 1: no such crops.
+      transforms: of RandAugment, for each training image; 0 is off.
+      strength: of them, from 0 to 1.
     """
 
     name: str = option("digits", ANY)
     dir: str = option("", ANY)
     train_split: str = option("train", ANY)
     test_split: str = option("test", ANY)
+    classes: int = option(0, between(0, 1_000_000))
+    class_seed: int = option(0, between(0, 2**31 - 1))
     val_fraction: float = option(0.2, Rule("above 0 and below 1", lambda v: 0 < v < 1))
+    val_images: int = option(0, between(0, 1_000_000_000))
     memory_gb: float = option(8.0, at_least(0))
     image_size: int = option(0, between(0, 4096))
     crop_padding: int = option(0, between(0, 64))
     flip: bool = option(False, FLAG)
+    min_area: float = option(1.0, Rule("above 0, at most 1", lambda v: 0 < v <= 1))
+    transforms: int = option(0, between(0, 16))
+    strength: float = option(0.9, between(0, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,9 +143,15 @@ class TrainConfig:
         as much as over `epochs` in the search. 0: as many as `epochs`. (Paper: 150 and 400.)
       batch_size: images per step; the incomplete last batch of an epoch is left out.
       lowering: of convolutions, see `nets/conv.py`.
+      dtype: of feature maps, `float32` or `bfloat16`; `auto`: the latter on accelerators.
       program: `envelope`: candidates share programs compiled for their largest shapes; `exact`:
         each has its own; `auto`: whichever is expected to take less time, see `train/packing.py`.
       lanes: candidates that train at once on one device; 0: as many as fit its memory, on CPU one.
+      data_parallel: devices share the batches of one candidate instead of training one each:
+        `auto`, on accelerators where there is only one to train; `always`; `never`.
+      teacher: folder of a trained model whose answers final trainings learn besides the labels
+        (distillation); "" for none.
+      teacher_share: of its answers in the loss. (Paper: 0.8.)
       fast_compile: compile exact programs in less time, to programs that run slower (CPU only);
         pays while a candidate trains for less than some ten seconds.
     """
@@ -140,8 +160,12 @@ class TrainConfig:
     final_epochs: int = option(0, between(0, 100_000))
     batch_size: int = option(64, between(2, 65_536))
     lowering: str = option("auto", one_of("auto", "matmul", "conv"))
+    dtype: str = option("float32", one_of("auto", "float32", "bfloat16"))
     program: str = option("auto", one_of("auto", "envelope", "exact"))
     lanes: int = option(0, between(0, 4096))
+    data_parallel: str = option("auto", one_of("auto", "always", "never"))
+    teacher: str = option("", ANY)
+    teacher_share: float = option(0.8, between(0, 1))
     fast_compile: bool = option(False, FLAG)
 
     @property

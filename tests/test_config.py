@@ -22,7 +22,7 @@ def parse(*arguments: str, default: str = DIGITS) -> Config:
 def test_every_config_file_is_valid_and_a_lab_note(file):
     config = parse(f"--config={file}")
     assert config.name == file.stem
-    assert "python scripts/run_joint.py" in file.read_text()
+    assert "python scripts/" in file.read_text()
 
 
 def test_overrides_reach_their_key():

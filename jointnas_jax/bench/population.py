@@ -178,9 +178,8 @@ def run_jit(task: Task) -> dict[str, Any]:
     import jax
 
     from jointnas_jax.data.augment import Augmentation
-    from jointnas_jax.study.evaluator import pixel_stats
     from jointnas_jax.study.meter import Meter
-    from jointnas_jax.train.feed import EvalData, TrainData
+    from jointnas_jax.train.feed import EvalData, TrainData, pixel_stats
     from jointnas_jax.train.parallel import replicate
     from jointnas_jax.train.program import TrainProgram
 
@@ -220,9 +219,9 @@ def run_jit_lax(task: Task) -> dict[str, Any]:
     from jointnas_jax.data.augment import Augmentation, plan_epoch
     from jointnas_jax.nets.init import initial_variables
     from jointnas_jax.nets.network import Network
-    from jointnas_jax.study.evaluator import pixel_stats
     from jointnas_jax.study.meter import Meter
     from jointnas_jax.train import step as steps
+    from jointnas_jax.train.feed import pixel_stats
     from jointnas_jax.train.recipe_arrays import RecipeArrays
 
     candidates, augmentation = _candidates(task), Augmentation(4, True)
@@ -242,8 +241,8 @@ def run_jit_lax(task: Task) -> dict[str, Any]:
             ) -> Any:
                 chosen = plan.images[number]
                 module, key = own
-                drawn = (plan.corners[number], plan.flips[number], plan.mixup[number])
-                batch = steps.Batch(images[chosen], labels[chosen], *drawn)
+                row = jax.tree.map(lambda a: a[number], plan.replace(steps=None, images=None))
+                batch = steps.Batch(images[chosen], labels[chosen], row)
                 return steps.train_step(
                     module, augmentation, state, recipe, batch, stats, plan.steps, key
                 )

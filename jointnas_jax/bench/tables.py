@@ -114,10 +114,11 @@ def _macro(file: Path) -> Table:
     groups = [equal[v.tobytes()] for v in vectors]
     runs = np.array([np.mean([e["test_acc"] for e in group], axis=0) for group in groups])
     costs = np.array([(group[0]["flops"], group[0]["params"]) for group in groups])
-    if wrong := np.flatnonzero((costs != macro_costs(vectors)).any(1)).tolist():
+    counted = macro_costs(vectors)
+    if len(wrong := np.flatnonzero((costs != counted).any(1))):
         raise DataError(
             f"`{file}`: network {vectors[wrong[0]]} costs {costs[wrong[0]]}, counted "
-            f"{macro_costs(vectors[wrong[0]])}; the file is not that of the paper"
+            f"{counted[wrong[0]]}; the file is not that of the paper"
         )
     return Table("macro", space, vectors, runs, costs.astype(float), ("flops", "params"))
 

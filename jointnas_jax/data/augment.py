@@ -8,11 +8,14 @@ architecture's resolution, L classes.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+
+from jointnas_jax.data.randaugment import KINDS
 
 
 class Augmentation(NamedTuple):
@@ -21,10 +24,17 @@ class Augmentation(NamedTuple):
     Attributes:
       crop_padding: pixels by which a stored image may shift, edges repeated; 0 is off.
       flip: mirror left-right with probability 1/2.
+      min_area: smallest share of the image's area that a random crop keeps, at an aspect ratio
+        from 3/4 to 4/3, resized to the network's resolution (Inception's crop); 1 is off.
+      transforms: of RandAugment, for each image.
+      strength: of them, from 0 to 1.
     """
 
     crop_padding: int = 0
     flip: bool = False
+    min_area: float = 1.0
+    transforms: int = 0
+    strength: float = 0.9
 
 
 @flax.struct.dataclass
@@ -37,6 +47,10 @@ class EpochPlan:
       corners: `int32[S, B, 2]`, where each crop starts in the padded image.
       flips: `bool[S, B]`.
       mixup: `float32[S]`, mixing weight of each step.
+      boxes: `float32[S, B, 4]`, top, left, height and width of each crop as shares of the image;
+        None if `min_area` is 1.
+      kinds: `int32[S, B, T]`, RandAugment's transformations; None without it.
+      signs: `float32[S, B, T]`, likewise.
     """
 
     steps: jax.Array
@@ -44,6 +58,9 @@ class EpochPlan:
     corners: jax.Array
     flips: jax.Array
     mixup: jax.Array
+    boxes: jax.Array | None = None
+    kinds: jax.Array | None = None
+    signs: jax.Array | None = None
 
 
 @functools.partial(jax.jit, static_argnames=("augmentation", "batch_size"))
@@ -71,13 +88,36 @@ def plan_epoch(
     shape = (steps, batch_size)
     flips = jax.random.bernoulli(flip_key, 0.5, shape) & augmentation.flip
     limit = 2 * augmentation.crop_padding + 1
+    # Streams from 4 on: those before are what `split` gave.
+    kind_key, sign_key, box_key = (jax.random.fold_in(key, stream) for stream in (4, 5, 6))
+    boxes = kinds = signs = None
+    if augmentation.min_area < 1:
+        boxes = _boxes(box_key, shape, augmentation.min_area)
+    if augmentation.transforms:
+        drawn = (*shape, augmentation.transforms)
+        kinds = jax.random.randint(kind_key, drawn, -1, len(KINDS))
+        signs = jax.random.rademacher(sign_key, drawn, jnp.float32)
     return EpochPlan(
         steps=(members.sum() // batch_size).astype(jnp.int32),
         images=order.reshape(shape),
         corners=jax.random.randint(corner_key, (*shape, 2), 0, limit),
         flips=flips,
         mixup=mixup_weights(alpha, mixup_key, steps),
+        boxes=boxes,
+        kinds=kinds,
+        signs=signs,
     )
+
+
+def _boxes(key: jax.Array, shape: tuple[int, ...], min_area: float) -> jax.Array:
+    """Draws `float32[*shape, 4]`, see `EpochPlan`. The key is consumed."""
+    area_key, ratio_key, corner_key = jax.random.split(key, 3)
+    area = jax.random.uniform(area_key, shape, minval=min_area, maxval=1.0)
+    log_ratio = jax.random.uniform(ratio_key, shape, minval=-1.0, maxval=1.0) * math.log(4 / 3)
+    half = jnp.exp(log_ratio / 2)
+    sides = jnp.minimum(jnp.sqrt(area)[..., None] * jnp.stack([1 / half, half], -1), 1.0)
+    corners = jax.random.uniform(corner_key, (*shape, 2)) * (1 - sides)
+    return jnp.concatenate([corners, sides], -1)
 
 
 def mixup_weights(alpha: jax.Array, key: jax.Array, count: int) -> jax.Array:
@@ -115,6 +155,20 @@ def resize(images: jax.Array, resolution: int) -> jax.Array:
     """Resizes `float32[B, H, W, C]` to `float32[B, R, R, C]`, bilinear with anti-aliasing."""
     shape = (images.shape[0], resolution, resolution, images.shape[3])
     return images if images.shape == shape else jax.image.resize(images, shape, "bilinear")
+
+
+def crop_resize(images: jax.Array, boxes: jax.Array, resolution: int) -> jax.Array:
+    """Cuts `boxes: float32[B, 4]` out of `float32[B, H, W, C]` and resizes them to R x R."""
+    height, width, channels = images.shape[1:]
+
+    def one(image: jax.Array, box: jax.Array) -> jax.Array:
+        size = box[2:] * jnp.array([height, width])
+        scale = resolution / size
+        start = -box[:2] * jnp.array([height, width]) * scale
+        shape = (resolution, resolution, channels)
+        return jax.image.scale_and_translate(image, shape, (0, 1), scale, start, "bilinear")
+
+    return jax.vmap(one)(images, boxes)
 
 
 def mix(images: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -7,6 +7,7 @@ then on. Of a larger one, images are decoded when they are needed.
 import concurrent.futures
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from jointnas_jax.config import DataConfig
 from jointnas_jax.data import digits
+from jointnas_jax.data.classes import choose_classes, read_labels
 from jointnas_jax.errors import DataError, nearest
 
 _INFO_FILE = "dataset_info.json"
@@ -58,14 +61,16 @@ class SplitOnDisk:
     def __init__(self, dataset: "ImageDataset", split: str):
         self._dataset, self._split = dataset, split
         self._source = dataset.open_split(split)
+        self._rows = dataset.rows(split)
         self._pool = concurrent.futures.ThreadPoolExecutor()
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._source) if self._rows is None else len(self._rows)
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Decodes images; raises `DataError` as `ImageDataset.load` does."""
         flat = np.ravel(indices)
+        flat = flat if self._rows is None else self._rows[flat]
         pieces = np.array_split(flat, -(-len(flat) // _READ_AT_ONCE))
         decode = functools.partial(self._dataset.decode, self._source, self._split)
         images, labels = zip(*self._pool.map(decode, pieces), strict=True)
@@ -81,11 +86,13 @@ class ImageDataset:
       name: with version, such as `fashion_mnist/3.0.1`.
       image_shape: H, W, C of all images as loaded.
       num_classes: number of classes.
+      classes: the labels in use, which count from 0 then; empty: all.
     """
 
     name: str
     image_shape: tuple[int, int, int]
     num_classes: int
+    classes: tuple[int, ...]
     _builder: tfds.core.DatasetBuilder
     _keys: tuple[str, str]
     _resize: bool
@@ -115,6 +122,8 @@ class ImageDataset:
         for place, (index, example) in enumerate(zip(indices, examples, strict=True)):
             images[place] = self._fit(example[image_key], split, index)
             labels[place] = example[label_key]
+        if self.classes:  # `rows` has chosen among labels
+            return images, np.searchsorted(self.classes, labels).astype(np.int32)
         bad = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
         if bad.size:
             raise DataError(
@@ -125,7 +134,34 @@ class ImageDataset:
 
     def count(self, split: str) -> int:
         """Number of examples of a split; raises `DataError` if there is no such split."""
-        return self._info(split).num_examples
+        rows = self.rows(split)
+        return self._info(split).num_examples if rows is None else len(rows)
+
+    def open_splits(self, data: DataConfig) -> "tuple[Images, Images]":
+        """Training and test images, decoded if they fit in `data.memory_gb`.
+
+        The test split is used at the end only; it is opened now, so that a bad one is found before
+        anything trains.
+        """
+        splits = (data.train_split, data.test_split)
+        if self.decoded_bytes(*splits) <= data.memory_gb * 1e9:
+            return tuple(self.load(split) for split in splits)
+        return tuple(SplitOnDisk(self, split) for split in splits)
+
+    def decoded_bytes(self, *splits: str) -> int:
+        """Size of the decoded images of splits."""
+        return sum(self.count(split) for split in splits) * math.prod(self.image_shape)
+
+    def __str__(self) -> str:
+        return f"{self.name}, {'x'.join(map(str, self.image_shape))}, {self.num_classes} classes"
+
+    def rows(self, split: str) -> np.ndarray | None:
+        """The examples of a split that belong to `classes`, `int[N]`; None for all."""
+        if not self.classes:
+            return None
+        self._info(split)
+        labels = read_labels(self._builder, split, *self._keys)
+        return np.flatnonzero(np.isin(labels, self.classes))
 
     def check_disjoint(self, first: str, second: str) -> None:
         """Raises `DataError` if two split expressions share examples, or one cannot be read."""
@@ -172,8 +208,13 @@ class ImageDataset:
     def _fit(self, image: np.ndarray, split: str, index: int) -> np.ndarray:
         height, width, _ = self.image_shape
         if self._resize and image.shape[:2] != (height, width):
+            # The largest part in the middle that has the shape asked for.
+            rows, columns = image.shape[:2]
+            scale = min(rows / height, columns / width)
+            top, left = (rows - scale * height) / 2, (columns - scale * width) / 2
+            box = (left, top, left + scale * width, top + scale * height)
             planes = [
-                Image.fromarray(image[..., c]).resize((width, height), Image.BILINEAR)
+                Image.fromarray(image[..., c]).resize((width, height), Image.BILINEAR, box)
                 for c in range(image.shape[-1])
             ]
             image = np.stack([np.asarray(p) for p in planes], axis=-1)
@@ -222,14 +263,23 @@ def open_dataset(data: Mapping[str, Any]) -> ImageDataset:
     num_classes = features[label_key].num_classes
     if num_classes is None or num_classes < 2:
         raise DataError(f"`{name}` has {num_classes} class(es); a classifier needs two or more")
+    classes = ()
+    if data.get("classes"):
+        classes = choose_classes(num_classes, data["classes"], data["class_seed"])
+        num_classes = len(classes)
     keys = (image_key, label_key)
-    return ImageDataset(name, tuple(shape), num_classes, builder, keys, bool(size))
+    return ImageDataset(name, tuple(shape), num_classes, classes, builder, keys, bool(size))
 
 
-def carve_validation(count: int, fraction: float, seed: int | Sequence[int]) -> np.ndarray:
-    """Returns `bool[count]`: which training images are kept for validation, drawn at random."""
+def carve_validation(
+    count: int, fraction: float, seed: int | Sequence[int], images: int = 0
+) -> np.ndarray:
+    """Returns `bool[count]`: which training images are kept for validation, drawn at random.
+
+    They are as many as `images`, or that share of all where it is 0.
+    """
     validation = np.zeros(count, bool)
-    size = min(max(round(fraction * count), 1), count - 1)
+    size = min(max(images or round(fraction * count), 1), count - 1)
     validation[np.random.default_rng(seed).permutation(count)[:size]] = True
     return validation
 

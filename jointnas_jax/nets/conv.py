@@ -14,7 +14,7 @@ Both agree to float rounding; which one ran is part of a result's identity, so i
 
 Shapes: N images, H x W input positions, C input channels, D output channels, k x k taps; k is odd
 and padding is (k-1)/2 on all sides, so that stride s gives ceil(H/s) x ceil(W/s) positions. "map"
-stands for either layout.
+stands for either layout. A convolution computes in the dtype of its map; kernels are cast to it.
 """
 
 import functools
@@ -33,11 +33,21 @@ _TOEPLITZ_LIMIT = 4096
 _STRIP = 16
 
 
-def resolve_lowering(name: str) -> str:
-    """Returns `matmul` or `conv`; `auto` is `matmul` on CPU, where it was measured to win."""
+def resolve_lowering(name: str, dtype: str = "float32") -> str:
+    """Returns `matmul` or `conv`; `auto` is `matmul` on CPU, where it was measured to win.
+
+    In bfloat16 it is `conv`: `matmul` sums up in the dtype of its maps.
+    """
     if name != "auto":
         return name
-    return "matmul" if jax.default_backend() == "cpu" else "conv"
+    return "matmul" if jax.default_backend() == "cpu" and dtype == "float32" else "conv"
+
+
+def resolve_dtype(name: str) -> str:
+    """Returns `float32` or `bfloat16`; `auto` is the latter on accelerators."""
+    if name != "auto":
+        return name
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 # -- layout ---------------------------------------------------------------------------------------
@@ -49,8 +59,9 @@ def to_map(images: jax.Array, lowering: str) -> jax.Array:
 
 
 def pool(x: jax.Array, lowering: str) -> jax.Array:
-    """Global average: map -> `float[N, C]`."""
-    return x.mean(axis=(1, 2)) if lowering == "conv" else x.mean(axis=(1, 2)).T
+    """Global average: map -> `float32[N, C]`."""
+    means = x.mean(axis=(1, 2), dtype=jnp.float32)
+    return means if lowering == "conv" else means.T
 
 
 def per_channel(v: jax.Array, lowering: str) -> jax.Array:
@@ -82,6 +93,7 @@ def pointwise(x: jax.Array, w: jax.Array, lowering: str) -> jax.Array:
     One 2-D matmul on any backend: its weight gradient contracts one axis instead of three, which
     XLA:CPU does 3.6 times faster.
     """
+    w = w.astype(x.dtype)
     if lowering == "conv":
         return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
     return (w.T @ x.reshape(x.shape[0], -1)).reshape(w.shape[-1], *x.shape[1:])
@@ -89,6 +101,7 @@ def pointwise(x: jax.Array, w: jax.Array, lowering: str) -> jax.Array:
 
 def conv(x: jax.Array, w: jax.Array, stride: int, lowering: str) -> jax.Array:
     """Convolution: map of C channels, `float[k, k, C, D]` -> map of D channels, H/s x W/s."""
+    w = w.astype(x.dtype)
     if lowering == "conv":
         return _lax_conv(x, w, stride, groups=1)
     k = w.shape[0]
@@ -110,6 +123,7 @@ def depthwise(
     The taps outside of `true_kernel: int32[]` must be zero. They are left out where that pays. With
     `trim` the padding is smaller by that much, and the map as well.
     """
+    w = w.astype(x.dtype)
     if lowering == "conv":
         return _lax_conv(x, w[:, :, None, :], stride, groups=x.shape[-1], trim=trim)
     if trim:  # rare: a few published networks have one or two such layers

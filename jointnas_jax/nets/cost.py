@@ -202,6 +202,27 @@ class CostTable:
         return shrink
 
 
+def training_bytes(arch: Any, batch: int, value_bytes: int = 4) -> int:
+    """Memory that training takes, roughly: maps kept for the gradient, and weights.
+
+    Args:
+      arch: an `ArchSpec`, or an envelope.
+      batch: images of a step.
+      value_bytes: of one value of a map.
+    """
+    size = side(arch.resolution, arch.stem.stride)
+    values, weights = arch.stem.channels * size**2, 0
+    for block in arch.blocks():
+        before, size = size, side(size, block.stride, block.trim)
+        values += 2 * block.hidden * (before**2 + size**2) + block.out_channels * size**2
+        weights += block.hidden * (block.in_channels + block.out_channels)
+    weights += arch.head_hidden * (block.out_channels + arch.head.channels)
+    weights += arch.head.channels * arch.num_classes
+    # Twice the maps, for what the backward pass needs at once; weights, gradients, two optimizer
+    # states, the average and a copy, all float32.
+    return value_bytes * 2 * values * batch + 4 * 6 * weights
+
+
 def to_limbs(costs: Any) -> np.ndarray:
     """Cuts costs `int[...]` up to 2^46 into a high and a low limb of 16 bits: `int32[..., 2]`.
 

@@ -111,7 +111,7 @@ class SqueezeExcite(nn.Module):
         gate = nn.hard_sigmoid(gate)
         if on is not None:
             gate = jnp.where(on > 0, gate, 1.0)
-        return x * conv.gate(gate, self.lowering)
+        return x * conv.gate(gate.astype(x.dtype), self.lowering)
 
 
 class MBConv(nn.Module):
@@ -163,14 +163,17 @@ def add_residual(
     switches: Switches | None,
 ) -> jax.Array:
     """Returns the output of a block, given its input and the output of its last BN."""
-    scaled = y if branch_scale is None else y * conv.per_image(branch_scale, lowering)
+    scaled = y
+    if branch_scale is not None:
+        scaled = y * conv.per_image(branch_scale.astype(y.dtype), lowering)
     if switches is None:
         return x + scaled if block.residual else y
     # An absent block is a residual block whose branch is zero.
-    y = switches.present * (jnp.where(switches.residual > 0, scaled, y) if block.residual else y)
+    present, residual = (s.astype(y.dtype) for s in (switches.present, switches.residual))
+    y = present * (jnp.where(residual > 0, scaled, y) if block.residual else y)
     if not block.residual:
         return y
-    return y + switches.residual * fit_channels(x, block.out_channels, lowering)
+    return y + residual * fit_channels(x, block.out_channels, lowering)
 
 
 def fit_channels(x: jax.Array, channels: int, lowering: str) -> jax.Array:
@@ -190,11 +193,14 @@ class Network(nn.Module):
       arch: the architecture, or an envelope.
       lowering: `matmul` or `conv`, see `nets/conv.py`.
       block: the module that computes a block.
+      dtype: of feature maps, `float32` or `bfloat16`; variables, statistics, everything behind a
+        global pool and logits are float32.
     """
 
     arch: ArchSpec | Envelope
     lowering: str = "conv"
     block: type[nn.Module] = MBConv
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(
@@ -221,7 +227,7 @@ class Network(nn.Module):
         shape = (stem.kernel, stem.kernel, arch.image_channels, stem.channels)
         # The official stem also carries a bias, which the BN behind it cancels.
         w = self.param("stem", _he_normal, shape)
-        x = conv.conv(conv.to_map(images, low), w, stem.stride, low)
+        x = conv.conv(conv.to_map(images.astype(self.dtype), low), w, stem.stride, low)
         x = BatchNorm(low, stem.activation, name="stem_bn")(x, train)
 
         blocks = list(arch.blocks())

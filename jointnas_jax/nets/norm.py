@@ -5,7 +5,8 @@
 Mean and variance come from one pass (variance is E[x^2] - E[x]^2, clipped at 0), normalising is
 folded into one scale and shift for each channel, and the derivative is written out: it needs two
 sums per channel and one more pass. Barriers keep what belongs to a channel out of the loops over
-its elements. "map" and lowering: see `nets/conv.py`; C channels.
+its elements. Statistics and sums are float32 whatever the map is. "map" and lowering: see
+`nets/conv.py`; C channels.
 """
 
 import functools
@@ -46,8 +47,9 @@ def _forward(
     x: jax.Array, scale: jax.Array, bias: jax.Array, activation: str, lowering: str
 ) -> tuple:
     axes = _axes(lowering)
-    mean = x.mean(axes)
-    var = jnp.maximum(jnp.square(x).mean(axes) - jnp.square(mean), 0.0)
+    exact = x.astype(jnp.float32)
+    mean = exact.mean(axes)
+    var = jnp.maximum(jnp.square(exact).mean(axes) - jnp.square(mean), 0.0)
     y = normalise(x, mean, var, scale, bias, activation, lowering)
     return (y, (mean, var)), (x, mean, var, scale, bias)
 
@@ -70,7 +72,7 @@ def normalise(
 ) -> jax.Array:
     """Normalises a map by given statistics `float32[C]` and applies an activation."""
     factor, shift = _fold(mean, var, scale, bias, lowering)
-    return ACTIVATIONS[activation](x * factor + shift)
+    return ACTIVATIONS[activation](x * factor + shift).astype(x.dtype)
 
 
 def batch_norm_gradients(
@@ -84,7 +86,8 @@ def batch_norm_gradients(
     lowering: str,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients of x, scale and bias, given the statistics of x and the gradient of y."""
-    axes = _axes(lowering)
+    axes, dtype = _axes(lowering), x.dtype
+    x, dy = x.astype(jnp.float32), dy.astype(jnp.float32)
     count = x.size // mean.size
     factor, shift = _fold(mean, var, scale, bias, lowering)
     if activation:
@@ -96,7 +99,7 @@ def batch_norm_gradients(
     offset = -scale * inverse * dbias / count - mean * slope
     slope, offset = lax.optimization_barrier((slope, offset))
     dx = dy * factor + x * conv.per_channel(slope, lowering) + conv.per_channel(offset, lowering)
-    return dx, inverse * centred, dbias
+    return dx.astype(dtype), inverse * centred, dbias
 
 
 def moving_average(old: jax.Array, new: jax.Array) -> jax.Array:

@@ -59,6 +59,12 @@ class JointSpace(VectorSpace):
         arch_slots, recipe_slots = read_slots(description)
         return cls(arch_slots, recipe_slots, image_channels, num_classes)
 
+    @classmethod
+    def fixed(cls, candidate: Candidate) -> "JointSpace":
+        """Returns the space of one candidate; it has no knob."""
+        arch, recipe = candidate.arch, candidate.recipe
+        return cls(arch.to_slots(), recipe.to_dict(), arch.image_channels, arch.num_classes)
+
     @functools.cached_property
     def arch_knobs(self) -> tuple[Knob, ...]:
         """The knobs of the architecture, in vector order."""
@@ -186,33 +192,26 @@ class JointSpace(VectorSpace):
 
 
 def read_arch(path: Path) -> ArchSpec:
-    """Reads an architecture, or the architecture of a candidate, from a JSON file.
+    """Reads the architecture of a candidate's file; raises as `read_candidate` does."""
+    return read_candidate(path)[0]
+
+
+def read_candidate(path: Path) -> tuple[ArchSpec, Recipe | None]:
+    """Reads a candidate, or an architecture alone, from a JSON file.
 
     Raises:
       SpaceError: the file cannot be read, or breaks a rule.
     """
-    data = _read_json(path)
     try:
-        return ArchSpec.from_dict(
-            data["arch"] if isinstance(data, dict) and "arch" in data else data
-        )
-    except SpaceError as error:
-        raise SpaceError(f"`{path}`: {error}") from error
-
-
-def read_candidate(path: Path) -> Candidate:
-    """Reads a candidate from a JSON file; raises `SpaceError` as `read_arch` does."""
-    try:
-        return Candidate.from_dict(_read_json(path))
-    except SpaceError as error:
-        raise SpaceError(f"`{path}`: {error}") from error
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SpaceError(f"`{path}` is not a readable JSON file: {error}") from error
+    parts = data if isinstance(data, dict) and "arch" in data else {"arch": data}
+    try:
+        recipe = Recipe.from_dict(parts["recipe"]) if "recipe" in parts else None
+        return ArchSpec.from_dict(parts["arch"]), recipe
+    except SpaceError as error:
+        raise SpaceError(f"`{path}`: {error}") from error
 
 
 def read_slots(description: Mapping[str, Any]) -> tuple[Slots, Slots]:

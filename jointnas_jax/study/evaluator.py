@@ -2,16 +2,19 @@
 
 Candidates that share an envelope train side by side in one program on all devices. Those that run
 exactly have a program each: every device has a worker thread that compiles and trains one after the
-other; XLA compiles and runs without holding Python's lock, so workers really run side by side.
+other; XLA compiles and runs without holding Python's lock, so workers really run side by side. One
+large network trains on all devices together.
 """
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,27 +23,25 @@ import numpy as np
 from jointnas_jax.config import Config
 from jointnas_jax.data.augment import Augmentation
 from jointnas_jax.data.digits import cache_dir
-from jointnas_jax.data.source import Images, Split, SplitOnDisk
-from jointnas_jax.nets.conv import resolve_lowering
+from jointnas_jax.data.source import Images, SplitOnDisk
+from jointnas_jax.errors import ConfigError, ModelError
+from jointnas_jax.nets.conv import resolve_dtype, resolve_lowering
+from jointnas_jax.nets.cost import training_bytes
 from jointnas_jax.nets.envelope import Envelope
+from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace
-from jointnas_jax.train.feed import (
-    EvalData,
-    StreamedEvalData,
-    StreamedTrainData,
-    TrainData,
-)
+from jointnas_jax.study.model import load_model
+from jointnas_jax.train.checkpoints import Checkpoints
+from jointnas_jax.train.feed import feeds
 from jointnas_jax.train.machine import machine_of
-from jointnas_jax.train.packing import Pack, Planner, Shape, Work, lane_bytes
-from jointnas_jax.train.parallel import on_device, replicate
+from jointnas_jax.train.packing import Pack, Planner, Shape, Work
+from jointnas_jax.train.parallel import on_device
 from jointnas_jax.train.program import TrainProgram
-from jointnas_jax.train.step import PixelStats
+from jointnas_jax.train.step import PixelStats, Teacher
 
 # Programs of single architectures kept for a second use, retraining a finalist, besides those in
 # use. Envelopes are kept for good.
 _PROGRAMS_KEPT = 8
-# Images of a dataset on disk that its pixel statistics are taken of.
-_SAMPLE = 4096
 # Share of a device's memory that lanes may fill.
 _MEMORY_SHARE = 0.8
 
@@ -55,12 +56,16 @@ class Job:
       epochs: how long.
       final: train on the whole training split and measure test accuracy, once at the end; otherwise
         train without the validation images and measure validation accuracy after each epoch.
+      checkpoints: folder where the state of the training is kept, which goes on from there.
+      progress: called after each epoch with its number, from 1, and the loss.
     """
 
     candidate: Candidate
     key: jax.Array
     epochs: int
     final: bool = False
+    checkpoints: Path | None = None
+    progress: Callable[[int, float], None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,21 +134,32 @@ class Evaluator:
           validation: `bool[N]`, images of it kept for validation.
           test: the test split, used by final jobs only.
           sample: architectures like those that will come, for the planner.
+
+        Raises:
+          ConfigError: devices cannot share a batch as they are told to.
+          ModelError: the teacher cannot be loaded, or does not know these images and classes.
         """
-        self._train = config.train
-        self._augmentation = Augmentation(config.data.crop_padding, config.data.flip)
-        self._devices = tuple(jax.local_devices()[: config.study.devices or None])
-        self.packings: list[Packing] = []
-        stats = pixel_stats(_sample(train))
-        self.pixels = {"mean": stats.mean.tolist(), "std": stats.std.tolist()}
-        self._streamed = isinstance(train, SplitOnDisk)
-        self._data = (self._stream if self._streamed else self._place)(
-            train, validation, test, stats
+        self._train, self._teacher = config.train, _teacher(config, space)
+        data = config.data
+        self._augmentation = Augmentation(
+            data.crop_padding, data.flip, data.min_area, data.transforms, data.strength
         )
+        self._devices = tuple(jax.local_devices()[: config.study.devices or None])
+        if config.train.data_parallel == "always" and config.train.batch_size % self.devices:
+            raise ConfigError(
+                "`config.train.batch_size` must be a multiple of the "
+                f"{self.devices} devices that share a batch, got {config.train.batch_size}"
+            )
+        self.packings: list[Packing] = []
+        self._streamed = isinstance(train, SplitOnDisk)
+        self._data = feeds(train, validation, test, self._devices)
+        stats = jax.device_get(self._data[False][0].stats)
+        self.pixels = {"mean": stats.mean.tolist(), "std": stats.std.tolist()}
         images = {False: int((~validation).sum()), True: len(validation)}
         self._steps = {final: n // config.train.batch_size for final, n in images.items()}
         on_cpu = self._devices[0].platform == "cpu"
-        tiled = resolve_lowering(config.train.lowering) == "matmul" and on_cpu
+        dtype = resolve_dtype(config.train.dtype)
+        tiled = resolve_lowering(config.train.lowering, dtype) == "matmul" and on_cpu
         machine = machine_of(self._devices[0], cache_dir())
         self._planner = Planner(
             space,
@@ -156,34 +172,6 @@ class Evaluator:
         )
         self._programs: collections.OrderedDict[tuple, TrainProgram] = collections.OrderedDict()
         self._lock = threading.Lock()
-
-    def _place(
-        self, train: Split, validation: np.ndarray, test: Split, stats: PixelStats
-    ) -> dict[bool, tuple[TrainData, EvalData]]:
-        """Training and evaluation data on the devices, of search and of final jobs."""
-        search = TrainData(train.images, train.labels, ~validation, stats)
-        held_out = EvalData.of(train.images[validation], train.labels[validation], stats)
-        data = replicate(search, self._devices)
-        full = data.replace(members=replicate(np.ones_like(validation), self._devices))
-        return {
-            False: (data, replicate(held_out, self._devices)),
-            True: (full, replicate(EvalData.of(test.images, test.labels, stats), self._devices)),
-        }
-
-    def _stream(
-        self, train: Images, validation: np.ndarray, test: Images, stats: PixelStats
-    ) -> dict[bool, tuple[StreamedTrainData, StreamedEvalData]]:
-        """Likewise, read when needed."""
-        return {
-            False: (
-                StreamedTrainData(train, ~validation, stats),
-                StreamedEvalData(train, np.flatnonzero(validation), stats),
-            ),
-            True: (
-                StreamedTrainData(train, np.ones_like(validation), stats),
-                StreamedEvalData(test, np.arange(len(test)), stats),
-            ),
-        }
 
     @property
     def devices(self) -> int:
@@ -199,7 +187,10 @@ class Evaluator:
         """
         futures = [concurrent.futures.Future() for _ in jobs]
         works = [Work(j.candidate.arch, j.epochs * self._steps[j.final]) for j in jobs]
+        together = self._together(jobs)
         packs = self._planner.plan(works, later)
+        if together:
+            packs = [Pack(job.candidate.arch, (i,)) for i, job in enumerate(jobs)]
         shared = [p for p in packs if isinstance(p.shape, Envelope)]
         exact = [p for p in packs if not isinstance(p.shape, Envelope)]
         self.packings.append(
@@ -211,9 +202,9 @@ class Evaluator:
                 for pack in shared:
                     self._run_pack(pack, jobs, futures, None)
                 # Few architectures: the trainings of one share its program, on all devices.
-                if len(exact) < self.devices:
+                if together or len(exact) < self.devices:
                     for pack in exact:
-                        self._run_pack(pack, jobs, futures, None)
+                        self._run_pack(pack, jobs, futures, None, together)
                 else:
                     self._run_exact(exact, jobs, futures)
             except BaseException as error:  # whoever waits must hear of it
@@ -225,6 +216,14 @@ class Evaluator:
         for future in futures:
             yield future.result()
 
+    def _together(self, jobs: Sequence[Job]) -> bool:
+        """Whether all devices share the batches of one candidate after the other."""
+        choice, several = self._train.data_parallel, self.devices > 1
+        if choice != "auto":
+            return several and choice == "always"
+        fits = self._train.batch_size % self.devices == 0
+        return several and fits and len(jobs) == 1 and self._devices[0].platform != "cpu"
+
     def _run_exact(self, packs: Sequence[Pack], jobs: Sequence[Job], futures: Sequence) -> None:
         """One worker for each device takes one architecture after the other."""
         waiting = list(packs)
@@ -233,7 +232,7 @@ class Evaluator:
             """An architecture that this device compiled before, or one that no other did."""
             with self._lock:
                 for position, pack in enumerate(waiting):
-                    homes = {device for shape, device, _ in self._programs if shape == pack.shape}
+                    homes = {name[1] for name in self._programs if name[0] == pack.shape}
                     if not homes - {None} or worker in homes:
                         return waiting.pop(position)
                 return None
@@ -246,23 +245,33 @@ class Evaluator:
             list(pool.map(work, range(self.devices)))
 
     def _run_pack(
-        self, pack: Pack, jobs: Sequence[Job], futures: Sequence, device: int | None
+        self,
+        pack: Pack,
+        jobs: Sequence[Job],
+        futures: Sequence,
+        device: int | None,
+        together: bool = False,
     ) -> None:
-        """Trains a pack on one device, or on all; jobs of one kind side by side."""
+        """Trains a pack on one device, or on all; jobs of one kind side by side, or `together`."""
         kinds: dict[tuple[int, bool], list[int]] = {}
         for index in pack.members:
             kinds.setdefault((jobs[index].epochs, jobs[index].final), []).append(index)
         lanes = self._lanes_per_device(pack.shape, max(map(len, kinds.values())), device)
+        lanes = 1 if together else lanes
         for indices in kinds.values():
             # Lanes wait for each other, so those that train at once should take about as long.
             cost = lambda i: self._planner.macs(pack.shape, jobs[i].candidate.arch)
             waiting = sorted(indices, key=cost, reverse=True)
             while waiting:
                 start = time.perf_counter()
-                count = lanes * (self.devices if device is None else 1)
+                count = lanes * (self.devices if device is None and not together else 1)
+                # A state on disk is that of one training.
+                count = 1 if jobs[waiting[0]].checkpoints else count
                 now = waiting[:count]
                 try:
-                    outcomes = self._train_lanes(pack.shape, [jobs[i] for i in now], lanes, device)
+                    outcomes = self._train_lanes(
+                        pack.shape, [jobs[i] for i in now], lanes, device, together
+                    )
                 except Exception as error:  # one pack must not end the study
                     if _out_of_memory(error) and lanes > 1:
                         lanes = -(-lanes // 2)
@@ -275,7 +284,12 @@ class Evaluator:
                 del waiting[: len(now)]
 
     def _train_lanes(
-        self, shape: Shape, jobs: Sequence[Job], lanes: int, device: int | None
+        self,
+        shape: Shape,
+        jobs: Sequence[Job],
+        lanes: int,
+        device: int | None,
+        together: bool,
     ) -> list[Outcome]:
         """Trains jobs of one kind at once."""
         final, epochs = jobs[0].final, jobs[0].epochs
@@ -285,8 +299,11 @@ class Evaluator:
             devices = devices[device : device + 1]
             if not self._streamed:
                 data, evaluation = on_device((data, evaluation), devices[0])
-        program = self._program(shape, device, lanes, devices)
-        with jax.default_device(devices[0]):
+        teacher = self._teacher if final else None
+        program = self._program(shape, device, lanes, devices, together, teacher)
+        folder = jobs[0].checkpoints
+        with jax.default_device(devices[0]), contextlib.ExitStack() as stack:
+            checkpoints = folder and stack.enter_context(contextlib.closing(Checkpoints(folder)))
             trainings = program.train(
                 [job.candidate for job in jobs],
                 [job.key for job in jobs],
@@ -294,6 +311,8 @@ class Evaluator:
                 evaluation,
                 epochs,
                 every_epoch=not final,
+                checkpoints=checkpoints,
+                progress=jobs[0].progress,
             )
         return [
             Outcome(
@@ -315,21 +334,27 @@ class Evaluator:
         memory = (self._devices[0].memory_stats() or {}).get("bytes_limit", 0)
         if self._devices[0].platform == "cpu" or not memory:
             return 1
-        fit = _MEMORY_SHARE * memory / lane_bytes(shape, self._train.batch_size)
+        value = np.dtype(resolve_dtype(self._train.dtype)).itemsize
+        fit = _MEMORY_SHARE * memory / training_bytes(shape, self._train.batch_size, value)
         # A power of two, so that a smaller last pack or round seldom needs a program of its own.
         return 2 ** int(math.log2(max(1, min(wanted, fit))))
 
     def _program(
-        self, shape: Shape, device: int | None, lanes: int, devices: Sequence[jax.Device]
+        self,
+        shape: Shape,
+        device: int | None,
+        lanes: int,
+        devices: Sequence[jax.Device],
+        together: bool,
+        teacher: Teacher | None,
     ) -> TrainProgram:
-        name = (shape, device, lanes)
+        name = (shape, device, lanes, together, teacher is not None)
         with self._lock:
             if name in self._programs:
                 self._programs.move_to_end(name)
                 return self._programs[name]
-        program = TrainProgram(
-            shape, self._train, self._augmentation, devices, lanes, self._streamed
-        )
+        kind = (lanes, self._streamed, together, teacher)
+        program = TrainProgram(shape, self._train, self._augmentation, devices, *kind)
         with self._lock:
             self._programs[name] = program
             exact = [n for n in self._programs if not isinstance(n[0], Envelope)]
@@ -342,21 +367,18 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
-def _sample(train: Images) -> np.ndarray:
-    """Images to take pixel statistics of: all, or a random sample of those on disk."""
-    if isinstance(train, Split):
-        return train.images
-    chosen = np.random.default_rng(0).permutation(len(train))[:_SAMPLE]
-    return train.read(np.sort(chosen))[0]
-
-
-def pixel_stats(images: np.ndarray) -> PixelStats:
-    """Mean and deviation per channel of `uint8[N, H, W, C]`, exact, from the 256 counts."""
-    values = np.arange(256)
-    means, deviations = [], []
-    for channel in range(images.shape[-1]):
-        counts = np.bincount(images[..., channel].ravel(), minlength=256)
-        means.append(np.average(values, weights=counts))
-        deviations.append(np.sqrt(np.average((values - means[-1]) ** 2, weights=counts)))
-    # A constant channel stays constant.
-    return PixelStats(np.float32(means), np.maximum(np.float32(deviations), np.float32(1.0)))
+def _teacher(config: Config, space: JointSpace) -> Teacher | None:
+    """The network whose answers final trainings learn."""
+    if not config.train.teacher:
+        return None
+    model = load_model(Path(config.train.teacher))
+    known = (model.arch.image_channels, model.arch.num_classes)
+    if known != (needed := (space.image_channels, space.num_classes)):
+        raise ModelError(
+            f"the teacher `{config.train.teacher}` has (image_channels, num_classes) = {known}, "
+            f"the dataset {needed}"
+        )
+    stats = PixelStats(np.float32(model.mean), np.float32(model.std))
+    dtype = resolve_dtype(config.train.dtype)
+    module = Network(model.arch, resolve_lowering(config.train.lowering, dtype), dtype=dtype)
+    return Teacher(model.variables, stats, module, config.train.teacher_share)

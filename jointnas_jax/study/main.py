@@ -12,6 +12,7 @@ from jointnas_jax.config import Config
 from jointnas_jax.data.digits import cache_dir
 from jointnas_jax.report.figures import draw_figures
 from jointnas_jax.study import workdir as workdirs
+from jointnas_jax.study.final import train_candidate
 from jointnas_jax.study.result import print_result
 from jointnas_jax.study.run import dry_run, run_study
 
@@ -36,6 +37,17 @@ def run(config: Config, workdir: Path, dry: bool, overwrite: bool) -> int:
     for path in draw_figures(workdir):
         console.print(f"  wrote {path}", highlight=False)
     console.print(f"  wrote {workdir / workdirs.RESULT}", highlight=False)
+    return 0
+
+
+def train(config: Config, name: str, workdir: Path, dry: bool, overwrite: bool) -> int:
+    """Trains one candidate in a workdir, or prints the plan of it; returns the exit code."""
+    prepare_jax(config.study.devices)
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    console = Console()
+    if train_candidate(config, name, workdir, console, dry, overwrite):
+        console.print(f"  wrote {workdir / workdirs.RESULT}", highlight=False)
     return 0
 
 

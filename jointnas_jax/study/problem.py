@@ -9,7 +9,7 @@ import numpy as np
 
 from jointnas_jax import zoo
 from jointnas_jax.config import Config
-from jointnas_jax.data.source import ImageDataset, Images, SplitOnDisk, open_dataset
+from jointnas_jax.data.source import ImageDataset, Images, open_dataset
 from jointnas_jax.errors import ConfigError, DataError, SpaceError
 from jointnas_jax.nets.cost import COSTS, Costs, CostTable, count
 from jointnas_jax.search.pool import sobol_pool
@@ -43,17 +43,8 @@ class Problem:
     costs: CostTable
 
     def images(self) -> tuple[Images, Images]:
-        """Training and test images, decoded if they fit in `data.memory_gb`.
-
-        The test split is used at the end only; it is opened now, so that a bad one is found before
-        anything trains.
-        """
-        data = self.config.data
-        splits = (data.train_split, data.test_split)
-        count = sum(self.dataset.count(split) for split in splits)
-        if count * math.prod(self.dataset.image_shape) <= data.memory_gb * 1e9:
-            return tuple(self.dataset.load(split) for split in splits)
-        return tuple(SplitOnDisk(self.dataset, split) for split in splits)
+        """Training and test images."""
+        return self.dataset.open_splits(self.config.data)
 
     def pool(self) -> np.ndarray:
         """Draws the pool of the coarse stage: `int32[P, K]`; raises `SpaceError` if it is empty."""

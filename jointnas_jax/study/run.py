@@ -73,7 +73,8 @@ def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]
             problem = build_problem(config)
             train, test = problem.images()
             seed = (config.seed, VALIDATION_STREAM)
-            validation = carve_validation(len(train), config.data.val_fraction, seed)
+            data = config.data
+            validation = carve_validation(len(train), data.val_fraction, seed, data.val_images)
             _check_batch(config, train, validation)
         with meter.stage("pool"):
             pool = problem.pool()

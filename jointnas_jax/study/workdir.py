@@ -1,7 +1,8 @@
-"""The folder of one study."""
+"""The folder of one study, or of the training of one candidate."""
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from jointnas_jax.study import store
 
 CONFIG, RESULT, WEIGHTS, FIGURES = "config.json", "result.json", "weights", "figures"
 WINNERS = "winner*.json"
+# Of the training of one candidate: what it is, its latest state, the trained model.
+TRAINING, STATE, TRAINED = "training.json", "state", "model"
 
 
 def stored_result(workdir: Path, config: Config) -> dict[str, Any] | None:
@@ -51,6 +54,48 @@ def start(workdir: Path, config: Config) -> None:
         raise WorkdirError(f"workdir `{workdir}` cannot be written: {error}") from error
 
 
+def start_training(workdir: Path, config: Config, candidate: dict[str, Any], again: bool) -> Any:
+    """Makes the workdir ready for the training of one candidate.
+
+    Args:
+      workdir: the folder.
+      config: of the training.
+      candidate: as JSON.
+      again: remove an earlier training there, whatever it was.
+
+    Returns:
+      The result if this very training is finished there. None if it starts, or goes on.
+
+    Raises:
+      WorkdirError: the folder holds something else, or cannot be used.
+    """
+    this = {"candidate": candidate, "config": _plain(config)}
+    try:
+        if (workdir / CONFIG).exists():
+            raise WorkdirError(f"workdir `{workdir}` holds a study; give another --workdir")
+        if again:
+            _remove(workdir, (TRAINING, RESULT), (STATE, TRAINED))
+        if (workdir / TRAINING).exists():
+            if json.loads((workdir / TRAINING).read_text(encoding="utf-8")) != this:
+                raise WorkdirError(
+                    f"workdir `{workdir}` holds another training; give another --workdir, or "
+                    "replace it with --overwrite"
+                )
+            if (workdir / RESULT).exists():
+                return json.loads((workdir / RESULT).read_text(encoding="utf-8"))
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / TRAINING, this)
+    except (OSError, ValueError) as error:
+        raise WorkdirError(f"workdir `{workdir}` cannot be used: {error}") from error
+    return None
+
+
+def finish_training(workdir: Path, result: dict[str, Any]) -> None:
+    """Writes the result of a training, which needs its state no longer."""
+    write_json(workdir / RESULT, result)
+    _remove(workdir, (), (STATE,))
+
+
 def write_json(path: Path, data: Any) -> None:
     """Writes readable JSON; nan and inf are refused."""
     path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -75,10 +120,13 @@ def _jsonable(value: Any) -> Any:
 
 def _remove_study(workdir: Path) -> None:
     """Removes what a study writes, and nothing else."""
-    for name in (CONFIG, RESULT, store.FILE):
+    winners = [path.name for path in workdir.glob(WINNERS)]
+    _remove(workdir, (CONFIG, RESULT, store.FILE, *winners), (WEIGHTS, FIGURES))
+
+
+def _remove(workdir: Path, files: Sequence[str], folders: Sequence[str]) -> None:
+    for name in files:
         (workdir / name).unlink(missing_ok=True)
-    for path in workdir.glob(WINNERS):
-        path.unlink()
-    for name in (WEIGHTS, FIGURES):
+    for name in folders:
         if (workdir / name).is_dir():
             shutil.rmtree(workdir / name)

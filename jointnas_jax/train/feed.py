@@ -8,7 +8,7 @@ differs between lanes: devices, then lanes per device if there are several.
 
 import collections
 import concurrent.futures
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import flax.struct
@@ -16,13 +16,16 @@ import jax
 import numpy as np
 
 from jointnas_jax.data.augment import EpochPlan
-from jointnas_jax.data.source import Images
+from jointnas_jax.data.source import Images, Split
+from jointnas_jax.train.parallel import replicate
 from jointnas_jax.train.step import PixelStats
 
 # Bytes of the images that are sent to the devices at once, and how many such chunks are read ahead.
 _CHUNK_BYTES = 64 * 2**20
 _AHEAD = 2
 _EVAL_BATCH = 256
+# Images of a dataset on disk that its pixel statistics are taken of.
+_SAMPLE = 4096
 
 
 @flax.struct.dataclass
@@ -63,22 +66,20 @@ class StreamedTrainData:
     def chunks(self, plan: EpochPlan) -> Iterator[tuple]:
         """Yields what the program of an epoch is called with, some steps at a time.
 
-        In a chunk of K steps every lane has the images of its own steps, `[*axes, K * B, ...]`, in
-        the order of their use. A last chunk of fewer steps is filled up and not run to its end.
+        In a chunk of K steps every lane has the images of its own steps, `[*axes, K, B, ...]`, and
+        the plan names no images. A last chunk of fewer steps is filled up and not run to its end.
         """
         plan = jax.device_get(plan)
         *axes, rows, batch = plan.images.shape
         together = _CHUNK_BYTES // (self._image_bytes * batch * int(np.prod(axes)))
         together = min(max(together, 1), rows)
-        places = np.arange(together * batch, dtype=np.int32).reshape(together, batch)
-        places = np.broadcast_to(places, (*axes, together, batch))
 
         def read(start: int) -> tuple:
             steps = np.arange(start, start + together)
             cut = lambda values: np.take(values, steps, axis=len(axes), mode="clip")
             part = jax.tree.map(cut, plan.replace(steps=None))
-            images, labels = self._source.read(part.images.reshape(*axes, -1))
-            part = part.replace(steps=plan.steps, images=places)
+            images, labels = self._source.read(part.images)
+            part = part.replace(steps=plan.steps, images=None)
             return images, labels, part, np.minimum(together, plan.steps - start)
 
         yield from ahead(read, range(0, int(plan.steps.max()), together))
@@ -136,6 +137,62 @@ class StreamedEvalData:
             return _padded(*self._source.read(chosen), _EVAL_BATCH)
 
         return ahead(read, range(0, self.count, _EVAL_BATCH))
+
+
+def feeds(
+    train: Images, validation: np.ndarray, test: Images, devices: Sequence[jax.Device]
+) -> dict[bool, tuple[TrainData | StreamedTrainData, EvalData | StreamedEvalData]]:
+    """Training and evaluation data of the search (False) and of final trainings (True).
+
+    The search trains without the validation images and measures on them, a final training trains
+    on all and measures on the test split.
+
+    Args:
+      train: the training split; decoded images go to the devices, others are streamed.
+      validation: `bool[N]`, images of it kept for validation.
+      test: the test split.
+      devices: to put images on.
+    """
+    stats = pixel_stats(_sample(train))
+    everything = np.ones_like(validation)
+    if not isinstance(train, Split):
+        held_out = StreamedEvalData(train, np.flatnonzero(validation), stats)
+        return {
+            False: (StreamedTrainData(train, ~validation, stats), held_out),
+            True: (
+                StreamedTrainData(train, everything, stats),
+                StreamedEvalData(test, np.arange(len(test)), stats),
+            ),
+        }
+    data = replicate(TrainData(train.images, train.labels, ~validation, stats), devices)
+    held_out = EvalData.of(train.images[validation], train.labels[validation], stats)
+    return {
+        False: (data, replicate(held_out, devices)),
+        True: (
+            data.replace(members=replicate(everything, devices)),
+            replicate(EvalData.of(test.images, test.labels, stats), devices),
+        ),
+    }
+
+
+def _sample(train: Images) -> np.ndarray:
+    """Images to take pixel statistics of: all, or a random sample of those on disk."""
+    if isinstance(train, Split):
+        return train.images
+    chosen = np.random.default_rng(0).permutation(len(train))[:_SAMPLE]
+    return train.read(np.sort(chosen))[0]
+
+
+def pixel_stats(images: np.ndarray) -> PixelStats:
+    """Mean and deviation per channel of `uint8[N, H, W, C]`, exact, from the 256 counts."""
+    values = np.arange(256)
+    means, deviations = [], []
+    for channel in range(images.shape[-1]):
+        counts = np.bincount(images[..., channel].ravel(), minlength=256)
+        means.append(np.average(values, weights=counts))
+        deviations.append(np.sqrt(np.average((values - means[-1]) ** 2, weights=counts)))
+    # A constant channel stays constant.
+    return PixelStats(np.float32(means), np.maximum(np.float32(deviations), np.float32(1.0)))
 
 
 def _padded(images: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

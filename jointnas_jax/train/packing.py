@@ -260,17 +260,3 @@ def _cuts(ranges: Ranges) -> list[tuple[Ranges, Ranges]]:
         for slot, values in ranges.items()
         for i in range(1, len(values))
     ]
-
-
-def lane_bytes(shape: Shape, batch: int) -> int:
-    """Memory that training one candidate takes, roughly: maps kept for the gradient, weights."""
-    size = side(shape.resolution, shape.stem.stride)
-    values = shape.stem.channels * size**2
-    weights = 0
-    for block in shape.blocks():
-        before, size = size, side(size, block.stride, block.trim)
-        values += 2 * block.hidden * (before**2 + size**2) + block.out_channels * size**2
-        weights += block.hidden * (block.in_channels + block.out_channels)
-    # Twice the maps, for what the backward pass needs at once; weights, gradients, two optimizer
-    # states, the average and a copy.
-    return 4 * (2 * values * batch + 6 * weights)

@@ -32,12 +32,14 @@ class Parallel:
 
         Args:
           function: of positional arguments.
-          axes: one letter for each of them: `l` differs between lanes, `s` is shared by all.
+          axes: one letter for each of them: `l` and `b` differ between lanes, `s` is shared by all
+            (see `DataParallel` for `b`).
           devices: to run on.
           lanes_per_device: on each.
           options: for XLA.
           donate: arguments that may be overwritten.
         """
+        axes = axes.replace("b", "l")
         mesh = Mesh(np.array(devices), ("devices",))
         self._lanes = NamedSharding(mesh, PartitionSpec("devices"))
         self._shared = NamedSharding(mesh, PartitionSpec())

@@ -4,15 +4,15 @@ A program is compiled for a shape: an envelope, or one architecture. Everything 
 is an argument of it: variables, switches, recipe, seed, split, number of epochs. So a second
 candidate, recipe or seed, or the retraining on more images, compiles nothing.
 
-Every candidate trains in a lane, one or more on each device (`Parallel`); what a lane computes
-depends on its candidate and key alone.
+Every candidate trains in a lane, one or more on each device (`Parallel`), or in one lane that all
+devices share (`DataParallel`); what a lane computes depends on its candidate and key alone.
 
 D = devices, V = size of the variables of the shape.
 """
 
 import concurrent.futures
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,13 +22,15 @@ from jax.flatten_util import ravel_pytree
 
 from jointnas_jax.config import TrainConfig
 from jointnas_jax.data.augment import Augmentation, EpochPlan, plan_epoch
-from jointnas_jax.nets.conv import resolve_lowering
+from jointnas_jax.nets.conv import resolve_dtype, resolve_lowering
 from jointnas_jax.nets.envelope import Envelope, Switches, cut_variables, pad_variables
 from jointnas_jax.nets.init import initial_variables, zero_variables
 from jointnas_jax.nets.network import MBConv, Network
 from jointnas_jax.nets.tiled import TiledMBConv
 from jointnas_jax.space import ArchSpec, Candidate
 from jointnas_jax.train import step as steps
+from jointnas_jax.train.checkpoints import Checkpoints
+from jointnas_jax.train.data_parallel import DataParallel, batch_spread
 from jointnas_jax.train.feed import EvalData, StreamedEvalData, StreamedTrainData, TrainData
 from jointnas_jax.train.parallel import Parallel, compiler_options
 from jointnas_jax.train.recipe_arrays import RecipeArrays
@@ -51,6 +53,24 @@ class Training(NamedTuple):
     failed_step: int | None
 
 
+class _Lanes(NamedTuple):
+    """Everything about the candidates that train, stacked over lanes.
+
+    Attributes:
+      state: what evolves.
+      switches: which architectures, inside of an envelope.
+      recipes: of the candidates.
+      plan_keys: data of the keys that batches are drawn with.
+      step_keys: data of the keys of steps.
+    """
+
+    state: steps.TrainState
+    switches: Switches | None
+    recipes: RecipeArrays
+    plan_keys: Any
+    step_keys: Any
+
+
 class TrainProgram:
     """Compiled programs of one shape; see the module docstring.
 
@@ -66,6 +86,8 @@ class TrainProgram:
         devices: Sequence[jax.Device],
         lanes_per_device: int = 1,
         streamed: bool = False,
+        together: bool = False,
+        teacher: steps.Teacher | None = None,
     ):
         """Creates the programs; they are compiled when they are first used.
 
@@ -76,41 +98,48 @@ class TrainProgram:
           devices: to train on.
           lanes_per_device: candidates at once on each.
           streamed: whether `train` will get `StreamedTrainData`.
+          together: train one candidate on all devices, each with a part of every batch.
+          teacher: whose answers candidates learn besides the labels.
         """
-        self.lanes = len(devices) * lanes_per_device
+        self.lanes = 1 if together else len(devices) * lanes_per_device
         self._shape = shape
         self._devices = devices
         self._per_device = lanes_per_device
+        self._teacher = teacher
         self._batch_size = config.batch_size
         self._augmentation = augmentation
         self._compiled = False
         self._template = zero_variables(shape)
-        lowering = resolve_lowering(config.lowering)
+        dtype = resolve_dtype(config.dtype)
+        lowering = resolve_lowering(config.lowering, dtype)
         # Under `vmap` the loop over tiles would run as long as its longest lane.
         tiled = isinstance(shape, Envelope) and lowering == "matmul" and lanes_per_device == 1
-        module = Network(shape, lowering, TiledMBConv if tiled else MBConv)
+        module = Network(shape, lowering, TiledMBConv if tiled else MBConv, dtype)
         parallel = functools.partial(
             Parallel, devices=tuple(devices), lanes_per_device=lanes_per_device
         )
+        spread: Callable[[Any], Any] = lambda batch: batch
+        if together:
+            parallel = functools.partial(DataParallel, devices=tuple(devices))
+            spread = batch_spread(tuple(devices))
         fast = ("light", "old_fusion")
         epoch_options = correct_options = fast if config.fast_compile else ()
         # An envelope trains many candidates: the speed of its epochs is worth a longer compilation.
         if isinstance(shape, Envelope):
             epoch_options, correct_options = ("light",), fast
         self._epoch = parallel(
-            functools.partial(_train_epoch, module, augmentation),
-            "lll" + ("lls" if streamed else "sss") + "lll",
+            functools.partial(_train_epoch, module, augmentation, spread),
+            "lll" + ("bbs" if streamed else "sss") + "llls",
             options=compiler_options(*epoch_options),
             donate=(0,),
         )
         self._correct = parallel(
-            functools.partial(_count_correct, module, self._template),
+            functools.partial(_count_correct, module, self._template, spread),
             "llsss",
             options=compiler_options(*correct_options),
         )
-        self._plan = _plan_program(
-            tuple(devices), lanes_per_device, augmentation, config.batch_size
-        )
+        planners = tuple(devices[:1] if together else devices)
+        self._plan = _plan_program(planners, lanes_per_device, augmentation, config.batch_size)
 
     def train(
         self,
@@ -120,6 +149,8 @@ class TrainProgram:
         evaluation: EvalData | StreamedEvalData,
         epochs: int,
         every_epoch: bool = True,
+        checkpoints: Checkpoints | None = None,
+        progress: Callable[[int, float], None] | None = None,
     ) -> list[Training]:
         """Trains candidates from scratch.
 
@@ -130,38 +161,40 @@ class TrainProgram:
           evaluation: images to measure accuracy on, likewise.
           epochs: at least 1.
           every_epoch: measure accuracy after each epoch, not only after the last.
+          checkpoints: where the state is kept; an earlier training of the same goes on from there.
+          progress: called after each epoch with its number, from 1, and the mean loss of the lanes.
 
         Returns:
           Accuracies and weights of each candidate. A non-finite loss ends the training of its lane
           at that epoch, and leaves the others alone.
         """
-        lanes = [*range(len(candidates)), *[0] * (self.lanes - len(candidates))]
-        arrays = [self._lane(candidates[i], keys[i]) for i in lanes]
-        state, switches, recipes, plan_keys, step_keys = (
-            self._spread([a[part] for a in arrays]) for part in range(5)
-        )
+        lanes = self._lanes(candidates, keys)
         if not self._compiled:
-            lanes_state = (state, recipes, switches)
-            self._compile(*lanes_state, plan_keys, step_keys, data, evaluation)
-        counts, failures = [], []
-        for epoch in range(epochs):
-            plan = self._plan(data.members, recipes.mixup, plan_keys, np.int32(epoch))
-            failed = []
-            for images, labels, part, todo in data.chunks(plan):
-                state, trained, step = self._epoch(
-                    *(state, recipes, switches, images, labels, data.stats, part, todo, step_keys)
-                )
-                failed.append(step)
+            self._compile(lanes, data, evaluation)
+        done, counts = 0, []
+        if checkpoints:
+            state, done, notes = checkpoints.restore(lanes.state)
+            lanes = lanes._replace(state=state)
+            counts = [np.array(epoch) for epoch in notes.get("counts", [])]
+        failures = [np.full(self.lanes, -1)] * done
+        for epoch in range(done, epochs):
+            lanes, trained, failed, losses = self._one_epoch(lanes, data, epoch)
             if every_epoch or epoch == epochs - 1:
                 counts.append(
                     [
-                        self._correct(trained, switches, *batch, evaluation.stats)
+                        self._correct(trained, lanes.switches, *batch, evaluation.stats)
                         for batch in evaluation.batches
                     ]
                 )
-            failures.append(_first(failed))
-            if (failures[-1][: len(candidates)] >= 0).all():
+            failures.append(failed)
+            if progress:
+                progress(epoch + 1, float(np.sum([np.mean(loss) for loss in losses])))
+            if (failed[: len(candidates)] >= 0).all():
                 break
+            if checkpoints and epoch < epochs - 1:  # what comes after the last one is the result
+                counts = [np.array(epoch) for epoch in counts]
+                notes = {"counts": [epoch.tolist() for epoch in counts]}
+                checkpoints.save(epoch + 1, lanes.state, notes)
         correct = [sum(np.asarray(c).reshape(-1) for c in epoch) for epoch in counts]
         accuracies = np.array(correct) / evaluation.count
         trained = np.asarray(trained).reshape(self.lanes, -1)
@@ -170,36 +203,53 @@ class TrainProgram:
             for lane, (candidate, row) in enumerate(zip(candidates, trained, strict=False))
         ]
 
+    def _one_epoch(
+        self, lanes: "_Lanes", data: TrainData | StreamedTrainData, epoch: int
+    ) -> tuple["_Lanes", jax.Array, np.ndarray, list[jax.Array]]:
+        """Trains for one epoch.
+
+        Returns:
+          The lanes after it, the variables that count, the first failed step of each lane or -1,
+          and mean losses, which add up over chunks.
+        """
+        plan = self._plan(data.members, lanes.recipes.mixup, lanes.plan_keys, np.int32(epoch))
+        failed, losses = [], []
+        for chunk in data.chunks(plan):
+            state, trained, step, loss = self._epoch(*self._arguments(lanes, chunk, data.stats))
+            lanes = lanes._replace(state=state)
+            failed.append(step)
+            losses.append(loss)
+        return lanes, trained, _first(failed), losses
+
+    def _arguments(self, lanes: "_Lanes", chunk: tuple, stats: steps.PixelStats) -> tuple:
+        images, labels, plan, todo = chunk
+        own = (lanes.state, lanes.recipes, lanes.switches)
+        return (*own, images, labels, stats, plan, todo, lanes.step_keys, self._teacher)
+
     def _compile(
         self,
-        state: steps.TrainState,
-        recipes: RecipeArrays,
-        switches: Switches | None,
-        plan_keys: jax.Array,
-        step_keys: jax.Array,
+        lanes: "_Lanes",
         data: TrainData | StreamedTrainData,
         evaluation: EvalData | StreamedEvalData,
     ) -> None:
         """Compiles all programs side by side, from what `train` will call them with."""
-        plan_args = (data.members, recipes.mixup, plan_keys, np.int32(0))
+        plan_args = (data.members, lanes.recipes.mixup, lanes.plan_keys, np.int32(0))
         # Of images on the device a chunk has the shapes of the plan; others must be read.
         resident = isinstance(data, TrainData)
         plan = self._plan.shapes(*plan_args) if resident else self._plan(*plan_args)
-        images, labels, part, todo = next(data.chunks(plan))
-        trained = jax.ShapeDtypeStruct(state.averaged.shape, np.float32)
+        chunk = next(data.chunks(plan))
+        trained = jax.ShapeDtypeStruct(lanes.state.averaged.shape, np.float32)
+        batch = next(iter(evaluation.batches))
         calls = [
-            (
-                self._epoch,
-                (state, recipes, switches, images, labels, data.stats, part, todo, step_keys),
-            ),
+            (self._epoch, self._arguments(lanes, chunk, data.stats)),
             (self._plan, plan_args),
-            (self._correct, (trained, switches, *next(iter(evaluation.batches)), evaluation.stats)),
+            (self._correct, (trained, lanes.switches, *batch, evaluation.stats)),
         ]
         with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
             list(pool.map(lambda call: call[0].compile(*call[1]), calls))
         self._compiled = True
 
-    def _lane(self, candidate: Candidate, key: jax.Array) -> tuple:
+    def _lane(self, candidate: Candidate, key: jax.Array) -> "_Lanes":
         """Everything about a candidate, as arrays on the host."""
         initial = initial_variables(candidate.arch, jax.random.fold_in(key, _INIT))
         switches = None
@@ -208,14 +258,16 @@ class TrainProgram:
             switches = Switches.of(candidate.arch, self._shape)
         data = lambda stream: np.asarray(jax.random.key_data(jax.random.fold_in(key, stream)))
         state = steps.init_state(initial)
-        return state, switches, RecipeArrays.of(candidate.recipe), data(_PLAN), data(_STEP)
+        return _Lanes(state, switches, RecipeArrays.of(candidate.recipe), data(_PLAN), data(_STEP))
 
-    def _spread(self, items: list[Any]) -> Any:
+    def _lanes(self, candidates: Sequence[Candidate], keys: Sequence[jax.Array]) -> "_Lanes":
         """Stacks what the lanes hold to `[D, ...]`, or `[D, lanes per device, ...]`."""
+        filled = [*range(len(candidates)), *[0] * (self.lanes - len(candidates))]
+        own = [self._lane(candidates[i], keys[i]) for i in filled]
         axes = (self._per_device,) if self._per_device > 1 else ()
-        shape = (len(self._devices), *axes)
+        shape = (self.lanes // self._per_device, *axes)
         return jax.tree.map(
-            lambda *leaves: np.stack(leaves).reshape(*shape, *leaves[0].shape), *items
+            lambda *leaves: np.stack(leaves).reshape(*shape, *leaves[0].shape), *own
         )
 
     def _training(
@@ -266,6 +318,7 @@ def _first(failed: Sequence[jax.Array]) -> np.ndarray:
 def _train_epoch(
     module: Network,
     augmentation: Augmentation,
+    spread: Callable[[Any], Any],
     state: steps.TrainState,
     recipe: RecipeArrays,
     switches: Switches | None,
@@ -275,35 +328,41 @@ def _train_epoch(
     plan: EpochPlan,
     todo: jax.Array,
     key: jax.Array,
-) -> tuple[steps.TrainState, jax.Array, jax.Array]:
+    teacher: steps.Teacher | None,
+) -> tuple[steps.TrainState, jax.Array, jax.Array, jax.Array]:
     """Runs the first `todo` rows of a plan in a lane; `key` is the data of the trial's key.
+
+    Images are gathered as the plan says, or are those of the rows where it names none.
 
     Returns:
       The state; the variables that count, flattened to `float32[V]`; the first step with a
-      non-finite loss, or -1.
+      non-finite loss, or -1; the sum of the losses over the steps of the epoch.
     """
 
     key = jax.random.wrap_key_data(key)
 
     def step(i: jax.Array, carry: tuple) -> tuple:
-        state, failed_step = carry
-        chosen = plan.images[i]
-        batch = steps.Batch(
-            images[chosen], labels[chosen], plan.corners[i], plan.flips[i], plan.mixup[i]
-        )
+        state, failed_step, total = carry
+        chosen = i if plan.images is None else plan.images[i]
+        row = jax.tree.map(lambda drawn: drawn[i], plan.replace(steps=None, images=None))
+        # The mixing weight is the batch's, everything else an image's.
+        own = spread((images[chosen], labels[chosen], row.replace(mixup=None)))
+        batch = steps.Batch(*own[:2], own[2].replace(mixup=row.mixup))
         after, loss = steps.train_step(
-            module, augmentation, state, recipe, batch, stats, plan.steps, key, switches
+            module, augmentation, state, recipe, batch, stats, plan.steps, key, switches, teacher
         )
         failed = (failed_step < 0) & ~jnp.isfinite(loss)
-        return after, jnp.where(failed, state.step, failed_step)
+        return after, jnp.where(failed, state.step, failed_step), total + loss
 
-    state, failed_step = jax.lax.fori_loop(0, todo, step, (state, jnp.int32(-1)))
-    return state, steps.trained_variables(state, recipe), failed_step
+    start = (state, jnp.int32(-1), jnp.float32(0))
+    state, failed_step, total = jax.lax.fori_loop(0, todo, step, start)
+    return state, steps.trained_variables(state, recipe), failed_step, total / plan.steps
 
 
 def _count_correct(
     module: Network,
     template: Any,
+    spread: Callable[[Any], Any],
     variables: jax.Array,
     switches: Switches | None,
     images: jax.Array,
@@ -315,4 +374,5 @@ def _count_correct(
     One vector, because cutting it into a hundred arguments would be a program of its own.
     """
     _, unravel = ravel_pytree(template)
+    images, labels = spread((images, labels))
     return steps.count_correct(module, unravel(variables), images, labels, stats, switches)

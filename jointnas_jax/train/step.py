@@ -13,7 +13,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jointnas_jax.data import augment
-from jointnas_jax.data.augment import Augmentation
+from jointnas_jax.data.augment import Augmentation, EpochPlan
+from jointnas_jax.data.randaugment import transform_batch
 from jointnas_jax.nets.envelope import Envelope, Switches
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec
@@ -56,21 +57,34 @@ class TrainState:
 
 @flax.struct.dataclass
 class Batch:
-    """One batch before augmentation; see `augment.EpochPlan`.
+    """One batch before augmentation.
 
     Attributes:
       images: `uint8[B, H, W, C]`.
       labels: `int32[B]`.
-      corners: `int32[B, 2]`.
-      flips: `bool[B]`.
-      mixup: `float32[]`.
+      plan: the step's row of the epoch's plan, its `steps` and `images` left out.
     """
 
     images: jax.Array
     labels: jax.Array
-    corners: jax.Array
-    flips: jax.Array
-    mixup: jax.Array
+    plan: EpochPlan
+
+
+@flax.struct.dataclass
+class Teacher:
+    """A trained network whose answers another one learns to give (distillation).
+
+    Attributes:
+      variables: Flax variables of `module`.
+      stats: pixel statistics that it was trained with.
+      module: the network.
+      share: of its answers in the loss, in [0, 1]; the rest is of the labels.
+    """
+
+    variables: Any
+    stats: PixelStats
+    module: Network = flax.struct.field(pytree_node=False)
+    share: float = flax.struct.field(pytree_node=False)
 
 
 def init_state(variables: Any) -> TrainState:
@@ -94,6 +108,7 @@ def train_step(
     steps_per_epoch: jax.Array,
     key: jax.Array,
     switches: Switches | None = None,
+    teacher: Teacher | None = None,
 ) -> tuple[TrainState, jax.Array]:
     """Takes one step.
 
@@ -107,12 +122,17 @@ def train_step(
       steps_per_epoch: `int32[]`.
       key: the trial's key; folded with the step here.
       switches: which architecture, if the network is an envelope.
+      teacher: whose answers to learn besides the labels.
 
     Returns:
       The state after the step and the loss `float32[]`.
     """
     key = jax.random.fold_in(key, state.step)
     images, targets = augmented(module.arch, augmentation, recipe, batch, stats)
+    if teacher:
+        seen, _ = augmented(teacher.module.arch, augmentation, recipe, batch, teacher.stats)
+        answers = jax.nn.softmax(teacher.module.apply(teacher.variables, seen))
+        targets = teacher.share * answers + (1 - teacher.share) * targets
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
         logits, updated = module.apply(
@@ -154,13 +174,20 @@ def augmented(
     stats: PixelStats,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns what the network sees: images `float32[B, R, R, C]` and targets `float32[B, L]`."""
-    images = augment.crop(batch.images, batch.corners, augmentation.crop_padding)
+    plan = batch.plan
+    images = augment.crop(batch.images, plan.corners, augmentation.crop_padding)
     if augmentation.flip:
-        images = augment.flip(images, batch.flips)
-    images = augment.resize(augment.normalise(images, stats.mean, stats.std), arch.resolution)
+        images = augment.flip(images, plan.flips)
+    if augmentation.transforms:
+        images = transform_batch(images, plan.kinds, plan.signs, augmentation.strength)
+    images = augment.normalise(images, stats.mean, stats.std)
+    if augmentation.min_area < 1:
+        images = augment.crop_resize(images, plan.boxes, arch.resolution)
+    else:
+        images = augment.resize(images, arch.resolution)
     targets = jax.nn.one_hot(batch.labels, arch.num_classes)
     targets = optax.smooth_labels(targets, recipe.label_smoothing)
-    return augment.mix(images, targets, batch.mixup)
+    return augment.mix(images, targets, plan.mixup)
 
 
 def trained_variables(state: TrainState, recipe: RecipeArrays) -> jax.Array:

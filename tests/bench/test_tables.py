@@ -100,7 +100,7 @@ def test_predictors_are_compared_and_ours_learns(table, monkeypatch):
         predictors.compare(table, (30,), 1, ["rigde"])
 
 
-@pytest.mark.parametrize("limit", [None, 16.0])
+@pytest.mark.parametrize("limit", [None, 30e6])
 @pytest.mark.parametrize("name", ["random", "evolution"])
 def test_searches_evaluate_only_what_is_allowed(table, name, limit):
     task = searches.Task(table, limit, noisy=False)

@@ -88,3 +88,44 @@ def test_normalise_and_resize_keep_mean_and_size():
     np.testing.assert_allclose(out.std(axis=(0, 1, 2)), 1.0, rtol=1e-4)
     assert augment.resize(out, 9).shape == (8, 9, 9, 3)
     assert augment.resize(out, 6) is out
+
+
+def test_boxes_keep_their_share_of_the_image_and_lie_inside():
+    plan = _plan(np.ones(400, bool), augmentation=Augmentation(min_area=0.3), batch_size=20)
+    top, left, height, width = np.moveaxis(np.asarray(plan.boxes), -1, 0)
+    assert plan.boxes.shape == (20, 20, 4)
+    assert (np.minimum(top, left) >= 0).all()
+    assert (np.maximum(top + height, left + width) <= 1 + 1e-6).all()
+    area = height * width
+    assert area.min() > 0.3 * 3 / 4  # less only where a side was cut off at 1
+    assert area.max() > 0.8
+    inside = (height < 1) & (width < 1)
+    ratio = (width / height)[inside]
+    assert ratio.min() > 3 / 4 - 1e-5
+    assert ratio.max() < 4 / 3 + 1e-5
+
+
+def test_a_crop_of_the_whole_image_is_a_resize():
+    images = jax.random.uniform(jax.random.key(0), (2, 12, 10, 3))
+    whole = jnp.array([[0.0, 0.0, 1.0, 1.0]] * 2)
+    np.testing.assert_allclose(
+        augment.crop_resize(images, whole, 8), augment.resize(images, 8), atol=1e-5
+    )
+
+
+def test_a_crop_shows_its_part_of_the_image():
+    y, x = jnp.meshgrid(jnp.arange(16.0), jnp.arange(16.0), indexing="ij")
+    image = jnp.stack([y, x], -1)[None]
+    box = jnp.array([[4 / 16, 8 / 16, 6 / 16, 3 / 16]])  # rows 4 to 9, columns 8 to 10
+    cut = np.asarray(augment.crop_resize(image, box, 12))[0]
+    centres = (np.arange(12) + 0.5) / 12
+    np.testing.assert_allclose(cut[:, 3, 0], 4 + 6 * centres - 0.5, atol=1e-4)
+    np.testing.assert_allclose(cut[3, :, 1], 8 + 3 * centres - 0.5, atol=1e-4)
+
+
+def test_transformations_are_drawn_only_where_they_are_asked_for():
+    assert _plan(np.ones(64, bool)).kinds is None
+    plan = _plan(np.ones(640, bool), augmentation=Augmentation(transforms=2))
+    assert plan.kinds.shape == plan.signs.shape == (80, 8, 2)
+    assert set(np.unique(plan.kinds)) == set(range(-1, 13))
+    assert set(np.unique(plan.signs)) == {-1.0, 1.0}

@@ -183,3 +183,49 @@ def test_reading_in_pieces_keeps_the_order(tmp_path, monkeypatch):
     pieces = dataset.load("train")
     np.testing.assert_array_equal(whole.images, pieces.images)
     np.testing.assert_array_equal(whole.labels, pieces.labels)
+
+
+def test_a_choice_of_classes_counts_labels_from_0_and_leaves_the_others_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = write_dataset(tmp_path, {"train": rows(40, classes=8)}, num_classes=8)
+    settings = dict(name="", dir=str(folder), image_size=0, classes=3, class_seed=1)
+    dataset = open_dataset(settings)
+    assert (dataset.num_classes, len(set(dataset.classes))) == (3, 3)
+    assert dataset.count("train") == 15
+    everything = open_dataset(settings | dict(classes=0)).load("train")
+    chosen = dataset.load("train")
+    kept = np.isin(everything.labels, dataset.classes)
+    np.testing.assert_array_equal(chosen.images, everything.images[kept])
+    np.testing.assert_array_equal(np.array(dataset.classes)[chosen.labels], everything.labels[kept])
+    assert open_dataset(settings).classes == dataset.classes
+    others = {open_dataset(settings | dict(class_seed=s)).classes for s in range(5)}
+    assert len(others) > 1
+    # Labels are read once.
+    (file,) = (tmp_path / "cache").rglob("*.npy")
+    before = file.stat().st_mtime_ns
+    open_dataset(settings).count("train")
+    assert file.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("classes", [1, 9])
+def test_an_impossible_choice_of_classes_is_refused(tmp_path, classes):
+    folder = write_dataset(tmp_path, {"train": rows(16, classes=8)}, num_classes=8)
+    with pytest.raises(DataError, match="from 2 to the 8 classes"):
+        open_dataset(dict(name="", dir=str(folder), image_size=0, classes=classes, class_seed=0))
+
+
+def test_images_of_other_proportions_are_cut_in_the_middle(tmp_path):
+    image = np.zeros((8, 24, 3), np.uint8)
+    image[:, 8:16] = 200
+    folder = write_dataset(
+        tmp_path, {"train": [(_png(image), 0), (_png(image), 1)]}, shape=(None, None, 3)
+    )
+    dataset = open_dataset(dict(name="", dir=str(folder), image_size=4))
+    images = dataset.load("train").images
+    assert (images[:, :, 1:3] == 200).all()
+    assert images.min() > 150  # the filter looks over the edge; distorted, it would be black
+
+
+def test_validation_images_can_be_counted_out():
+    assert carve_validation(100, 0.2, 0, images=7).sum() == 7
+    assert carve_validation(100, 0.2, 0).sum() == 20

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jointnas_jax import zoo
-from jointnas_jax.nets.cost import COSTS, CostTable, count
+from jointnas_jax.nets.cost import COSTS, CostTable, count, training_bytes
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec
 
@@ -138,3 +138,11 @@ def test_limbs_are_exact_under_jit(paper_space):
     vectors = paper_space.sample(np.random.default_rng(0), 1000)
     limbs = np.asarray(jax.jit(costs.limbs(["flops", "params"]))(vectors)).astype(np.int64)
     np.testing.assert_array_equal((limbs[..., 0] << 16) + limbs[..., 1], costs(vectors)[:, :2])
+
+
+def test_training_needs_memory_for_images_and_weights():
+    arch, of = zoo.fbnetv3("b"), training_bytes
+    weights = 2 * of(arch, 8) - of(arch, 16)
+    assert 20 * count(arch).params < weights < 30 * count(arch).params
+    # Maps take half in bfloat16; weights stay float32.
+    assert of(arch, 8, 2) - weights == (of(arch, 8) - weights) / 2

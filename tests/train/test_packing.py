@@ -9,7 +9,7 @@ from jointnas_jax.nets.cost import count
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.space import ArchSpec
 from jointnas_jax.train.machine import CPU
-from jointnas_jax.train.packing import Planner, Work, executed_macs, frame, lane_bytes
+from jointnas_jax.train.packing import Planner, Work, executed_macs, frame
 
 
 def works(space, count=48, steps=300, seed=0):
@@ -94,8 +94,3 @@ def test_tiles_execute_less_than_padding_and_more_than_needed(paper_space):
         envelope = Envelope.of_space(paper_space, work.arch)
         tiled, padded = (executed_macs(envelope, work.arch, batch) for batch in (64, 0))
         assert count(work.arch).macs <= tiled <= padded
-
-
-def test_a_lane_needs_more_memory_for_more_images(tiny_space):
-    arch = works(tiny_space, 1)[0].arch
-    assert 0 < lane_bytes(arch, 8) < lane_bytes(arch, 16)

@@ -10,7 +10,7 @@ from recipes import PLAIN, flat
 
 from jointnas_jax.config import TrainConfig
 from jointnas_jax.data import augment
-from jointnas_jax.data.augment import Augmentation
+from jointnas_jax.data.augment import Augmentation, EpochPlan
 from jointnas_jax.nets.init import initial_variables
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import Candidate
@@ -128,9 +128,13 @@ def one(arch, images, data):
         batch = steps.Batch(
             jnp.asarray(images[0][:16]),
             jnp.asarray(images[1][:16]),
-            jnp.zeros((16, 2), jnp.int32),
-            jnp.zeros(16, bool),
-            jnp.float32(mixup),
+            EpochPlan(
+                steps=None,
+                images=None,
+                corners=jnp.zeros((16, 2), jnp.int32),
+                flips=jnp.zeros(16, bool),
+                mixup=jnp.float32(mixup),
+            ),
         )
         state, losses, history = steps.init_state(initial), [], []
         for _ in range(count):

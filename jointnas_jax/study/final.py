@@ -1,0 +1,164 @@
+"""Trains one candidate fully: on any dataset and all devices, with a state on disk.
+
+An interrupted training goes on from its last saved epoch, to the same result bit for bit.
+"""
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from jointnas_jax import zoo
+from jointnas_jax.config import Config
+from jointnas_jax.data.source import ImageDataset, open_dataset
+from jointnas_jax.errors import ConfigError, SpaceError, StudyError
+from jointnas_jax.nets.cost import count
+from jointnas_jax.space import Candidate, JointSpace, Knob, read_candidate
+from jointnas_jax.study import workdir as workdirs
+from jointnas_jax.study.evaluator import Evaluator, Job
+from jointnas_jax.study.model import Model, load_model, save_model
+from jointnas_jax.study.plan import BACKWARD, estimate, print_lines
+
+
+def train_candidate(
+    config: Config, name: str, workdir: Path, console: Console, dry: bool, overwrite: bool
+) -> dict[str, Any]:
+    """Trains a candidate on the whole training split and measures test accuracy, once.
+
+    Args:
+      config: dataset, training, recipe.
+      name: of the candidate, see `find_candidate`.
+      workdir: where everything is written; a training of the same there goes on.
+      console: where progress goes.
+      dry: print the plan and train nothing.
+      overwrite: replace an earlier training in the workdir.
+
+    Returns:
+      The content of `result.json`, which is written too; empty for a dry run.
+
+    Raises:
+      InputError: before anything trains.
+      StudyError: the loss was not finite.
+    """
+    dataset = open_dataset(dataclasses.asdict(config.data))
+    dataset.check_disjoint(config.data.train_split, config.data.test_split)
+    candidate = find_candidate(config, name, dataset)
+    _print_plan(config, dataset, candidate, console)
+    if dry:
+        return {}
+    return _train(config, dataset, candidate, workdir, console, overwrite)
+
+
+def _train(
+    config: Config,
+    dataset: ImageDataset,
+    candidate: Candidate,
+    workdir: Path,
+    console: Console,
+    overwrite: bool,
+) -> dict[str, Any]:
+    train, test = dataset.open_splits(config.data)
+    if len(train) < config.train.batch_size:
+        raise ConfigError(
+            f"`config.train.batch_size` must be at most the {len(train)} training images, got "
+            f"{config.train.batch_size}"
+        )
+    validation = np.zeros(len(train), bool)  # a final training uses all images
+    evaluator = Evaluator(config, JointSpace.fixed(candidate), train, validation, test)
+    stored = workdirs.start_training(workdir, config, candidate.to_dict(), overwrite)
+    if stored is not None:
+        console.print(f"`{workdir}` holds this training, finished; --overwrite does it again.")
+        return stored
+    start, epochs = time.perf_counter(), config.train.epochs_at_end
+
+    def progress(epoch: int, loss: float) -> None:
+        console.print(f"  epoch {epoch} of {epochs}: loss {loss:.4f}", highlight=False)
+
+    recipe = candidate.recipe.stretched(epochs / config.train.epochs)
+    job = Job(
+        dataclasses.replace(candidate, recipe=recipe),
+        jax.random.key(config.seed),
+        epochs,
+        final=True,
+        checkpoints=workdir / workdirs.STATE,
+        progress=progress,
+    )
+    (outcome,) = evaluator.run([job])
+    if outcome.reason is not None:
+        raise StudyError(f"the training failed: {outcome.reason}")
+    result = {
+        "name": config.name,
+        "dataset": {"name": dataset.name, "pixels": evaluator.pixels},
+        "candidate": candidate.to_dict(),
+        "costs": dataclasses.asdict(count(candidate.arch)),
+        "epochs": epochs,
+        "accuracy": outcome.accuracies[-1],
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+    pixels = (tuple(evaluator.pixels[name]) for name in ("mean", "std"))
+    crop = 1.0 if config.data.image_size else None
+    shape = dataset.image_shape[:2]
+    model = Model(candidate.arch, outcome.variables, *pixels, shape, crop, dataset.labels)
+    save_model(model, workdir / workdirs.TRAINED, overwrite=True)
+    workdirs.finish_training(workdir, result)
+    console.print(f"  test accuracy {result['accuracy']:.2%}", highlight=False)
+    return result
+
+
+def _print_plan(
+    config: Config, dataset: ImageDataset, candidate: Candidate, console: Console
+) -> None:
+    train, costs = config.train, count(candidate.arch)
+    devices = min(config.study.devices or math.inf, jax.local_device_count())
+    images = dataset.count(config.data.train_split) * train.epochs_at_end
+    macs = costs.macs
+    if train.teacher:  # it runs forward only
+        macs += count(load_model(Path(train.teacher)).arch).macs / BACKWARD
+    guess = estimate(config, dataset, [candidate.arch], macs, images, 1, devices)
+    lines = {
+        "training": f"{config.name}, {train.epochs_at_end} epochs, batches of {train.batch_size}",
+        "data": str(dataset),
+        "network": f"{costs.flops:,} FLOPs, {costs.params:,} params, images of "
+        f"{candidate.arch.resolution} x {candidate.arch.resolution}",
+        "recipe": ", ".join(f"{k} {v}" for k, v in candidate.recipe.to_dict().items()),
+    }
+    print_lines(lines | guess.lines(), console)
+
+
+def find_candidate(config: Config, name: str, dataset: ImageDataset) -> Candidate:
+    """Finds a candidate, and makes its classifier fit a dataset.
+
+    Args:
+      config: what its `space.recipe` fixes holds for every candidate; its default candidate has
+        the rest, for an architecture that comes without a recipe.
+      name: of a published network, or of a JSON file of a candidate or an architecture; "" is the
+        config's default candidate.
+      dataset: to train on.
+
+    Raises:
+      SpaceError: there is no such candidate, or it is for images with other channels.
+    """
+    channels, classes = dataset.image_shape[2], dataset.num_classes
+    space = JointSpace.from_config(config.space, channels, classes)
+    default = space.decode(space.vector_from_values(config.default))
+    name = name or config.arch_file
+    arch, own = (zoo.find(name) if name else default.arch), None
+    if name not in ("", *zoo.NAMES):
+        own = read_candidate(Path(name))[1]
+    if arch.image_channels != channels:
+        raise SpaceError(
+            f"`{name}` is for images of {arch.image_channels} channels, `{dataset.name}` has "
+            f"{channels}"
+        )
+    fixed = {
+        slot: space.recipe_slots[slot]
+        for slot in config.space.get("recipe", {})
+        if not isinstance(space.recipe_slots[slot], Knob)
+    }
+    recipe = dataclasses.replace(own or default.recipe, **fixed)
+    return Candidate(dataclasses.replace(arch, num_classes=classes), recipe)

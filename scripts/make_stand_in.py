@@ -1,0 +1,43 @@
+"""Writes a small dataset in the form of ImageNet, for trying out the ImageNet configs without it.
+
+python scripts/make_stand_in.py --dir=DIR/fashion_mnist/3.0.1 --out=stand_in --train=2000
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from jointnas_jax.errors import DataError, JointNASError
+
+DIR = flags.DEFINE_string("dir", "", "Prepared TFDS folder to take images from; default digits.")
+OUT = flags.DEFINE_string("out", "", "Folder that will hold `imagenet2012`.")
+TRAIN = flags.DEFINE_integer("train", 2000, "Training images.", 2)
+VALIDATION = flags.DEFINE_integer("validation", 500, "Validation images.", 2)
+
+
+def main(argv: list[str]) -> int:
+    """Writes the dataset; returns the exit code."""
+    logging.set_verbosity(logging.ERROR)
+    import tensorflow_datasets as tfds
+
+    from jointnas_jax.data.source import open_dataset
+    from jointnas_jax.data.stand_in import make_stand_in
+
+    tfds.disable_progress_bar()
+    try:
+        if len(argv) > 1 or not OUT.value:
+            raise DataError("give the folder to write into, as in --out=stand_in")
+        dataset = open_dataset(dict(name="digits", dir=DIR.value, image_size=0))
+        train = dataset.load(f"train[:{TRAIN.value}]")
+        validation = dataset.load(f"test[:{VALIDATION.value}]")
+        folder = make_stand_in(Path(OUT.value), train, validation, dataset.num_classes)
+    except JointNASError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"wrote {folder}: {len(train)} and {len(validation)} images of {dataset.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,50 @@
+"""Trains one candidate fully, on any dataset; goes on where it was interrupted.
+
+python scripts/train_candidate.py --candidate=runs/digits/winner0.json --config=configs/digits.py
+python scripts/train_candidate.py --candidate=fbnetv3_b --config=configs/imagenet_final.py --dry_run
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from jointnas_jax.command_line import parse_config
+from jointnas_jax.errors import JointNASError
+
+DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
+INTERRUPTED = 3
+
+CANDIDATE = flags.DEFINE_string(
+    "candidate", "", "File of a candidate, or a published network; default the config's."
+)
+WORKDIR = flags.DEFINE_string("workdir", "", "Folder for everything; default runs/NAME-CANDIDATE.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and train nothing.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the training that the workdir holds.")
+
+
+def main(argv: list[str]) -> int:
+    """Trains one candidate; returns the exit code."""
+    if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv[1:]):
+        print(__doc__ + "\n" + flags.FLAGS.main_module_help())
+        return 0
+    try:
+        config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
+        # Only now: the imports below take seconds, and a config error should not.
+        from jointnas_jax.study.main import train
+
+        name = f"{config.name}-{Path(CANDIDATE.value or 'default').stem}"
+        workdir = Path(WORKDIR.value or Path("runs") / name)
+        return train(config, CANDIDATE.value, workdir, DRY_RUN.value, OVERWRITE.value)
+    except JointNASError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last state", file=sys.stderr)
+        # Worker threads may be deep in compiled code; nothing of theirs needs saving.
+        os._exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,105 @@
+"""The ImageNet configs, on a stand-in with few images of the same form."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+# One epoch of a few steps; everything else is the config's.
+FEW = [
+    *("--config.train.epochs=1", "--config.train.final_epochs=1", "--config.train.batch_size=8"),
+    *("--config.train.fast_compile", "--config.data.memory_gb=0"),
+]
+SEARCH = [
+    *("--config.data.val_images=8", "--config.search.pool_size=64", "--config.search.rounds=2"),
+    *("--config.search.per_round=2", "--config.search.finalists=1"),
+    *("--config.search.evolution.population=64", "--config.predictor.pretrain_samples=512"),
+]
+
+
+def command(script, *arguments, devices=2):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), *arguments],
+        cwd=ROOT,
+        env=dict(os.environ) | {"JAX_NUM_CPU_DEVICES": str(devices)},
+        capture_output=True,
+        text=True,
+        timeout=1700,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stand_in")
+    done = command("make_stand_in.py", f"--out={folder}", "--train=160", "--validation=16")
+    assert done.returncode == 0, done.stderr
+    return f"--config.data.dir={folder}"
+
+
+def test_a_stand_in_is_not_written_over_another(stand_in):
+    folder = stand_in.split("=")[1]
+    done = command("make_stand_in.py", f"--out={folder}")
+    assert done.returncode == 2
+    assert "exists" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["joint", "autotrain"])
+def test_the_search_is_planned(stand_in, name):
+    config = f"--config=configs/imagenet_{name}.py"
+    done = command("run_joint.py", config, stand_in, "--dry_run", devices=4)
+    assert done.returncode == 0, done.stderr
+    for text in ("192 candidates in 4 rounds, 150 epochs", "200 classes", "device-hours", "GB"):
+        assert text in done.stdout
+    assert ("25,000" if name == "joint" else "20,000") in done.stdout
+
+
+def test_the_final_training_is_planned(stand_in):
+    config = "--config=configs/imagenet_final.py"
+    done = command("train_candidate.py", config, stand_in, "--candidate=fbnetv3_b", "--dry_run")
+    assert done.returncode == 0, done.stderr
+    for text in ("400 epochs", "1000 classes", "461,550,136", "lr_decay 0.9875", "device-hours"):
+        assert text in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("name", ["joint", "autotrain"])
+def test_the_search_runs(stand_in, tmp_path, name, devices):
+    config = f"--config=configs/imagenet_{name}.py"
+    workdir = f"--workdir={tmp_path}"
+    done = command("run_joint.py", config, stand_in, workdir, *FEW, *SEARCH, devices=devices)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [r["trained"] for r in result["rounds"]] == [2, 2]
+    assert sum(r["failed"] for r in result["rounds"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 4])
+def test_the_final_training_runs_with_a_teacher(stand_in, tmp_path, devices):
+    code = (
+        "import jax; from pathlib import Path; from jointnas_jax import zoo;"
+        "from jointnas_jax.nets.init import initial_variables;"
+        "from jointnas_jax.study.model import Model, numbered, save_model;"
+        "arch = zoo.fbnetv3('a');"
+        "variables = initial_variables(arch, jax.random.key(0));"
+        "grey = ((120.0,) * 3, (60.0,) * 3, (256, 256), 1.0);"
+        "model = Model(arch, variables, *grey, numbered(1000));"
+        f"save_model(model, Path('{tmp_path / 'teacher'}'))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    done = command(
+        "train_candidate.py",
+        *("--config=configs/imagenet_final.py", stand_in, "--candidate=fbnetv3_b", *FEW),
+        *(f"--workdir={tmp_path / 'final'}", f"--config.train.teacher={tmp_path / 'teacher'}"),
+        devices=devices,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "final" / "result.json").read_text())
+    assert result["costs"]["flops"] == 461_550_136
+    assert 0 <= result["accuracy"] <= 1
