@@ -80,15 +80,20 @@ class ImageDataset:
     Attributes:
       name: with version, such as `fashion_mnist/3.0.1`.
       image_shape: H, W, C of all images as loaded.
-      num_classes: number of classes.
+      labels: name of each class.
     """
 
     name: str
     image_shape: tuple[int, int, int]
-    num_classes: int
+    labels: tuple[str, ...]
     _builder: tfds.core.DatasetBuilder
     _keys: tuple[str, str]
     _resize: bool
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.labels)
 
     def load(self, split: str) -> Split:
         """Decodes a split, such as `train[:90%]`.
@@ -223,7 +228,8 @@ def open_dataset(data: Mapping[str, Any]) -> ImageDataset:
     if num_classes is None or num_classes < 2:
         raise DataError(f"`{name}` has {num_classes} class(es); a classifier needs two or more")
     keys = (image_key, label_key)
-    return ImageDataset(name, tuple(shape), num_classes, builder, keys, bool(size))
+    labels = tuple(features[label_key].names)
+    return ImageDataset(name, tuple(shape), labels, builder, keys, bool(size))
 
 
 def carve_validation(count: int, fraction: float, seed: int | Sequence[int]) -> np.ndarray:

@@ -11,6 +11,7 @@ from jointnas_jax.study import store
 
 CONFIG, RESULT, WEIGHTS, FIGURES = "config.json", "result.json", "weights", "figures"
 WINNERS = "winner*.json"
+MODEL = "model.json"  # of imported weights, see `study/model.py`
 
 
 def stored_result(workdir: Path, config: Config) -> dict[str, Any] | None:
@@ -41,8 +42,10 @@ def start(workdir: Path, config: Config) -> None:
     config.
 
     Raises:
-      WorkdirError: the folder cannot be written.
+      WorkdirError: the folder cannot be written, or holds an imported model.
     """
+    if (workdir / MODEL).exists():
+        raise WorkdirError(f"workdir `{workdir}` holds an imported model; give another --workdir")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         _remove_study(workdir)
