@@ -31,12 +31,22 @@ class DataError(InputError):
     """A dataset, split or image cannot be used."""
 
 
+class ModelError(InputError):
+    """A trained model, its weights or its class names cannot be used."""
+
+
 class WorkdirError(InputError):
     """The workdir cannot be used for this study."""
 
 
 class StudyError(JointNASError):
     """The study cannot go on, for instance because every trial failed."""
+
+
+def one_line(foreign: object) -> str:
+    """Returns text from a foreign file or library as one printable line of at most 200."""
+    text = " ".join(str(foreign).split())[:200]
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -85,17 +85,22 @@ class ImageDataset:
     Attributes:
       name: with version, such as `fashion_mnist/3.0.1`.
       image_shape: H, W, C of all images as loaded.
-      num_classes: number of classes.
-      classes: the labels in use, which count from 0 then; empty: all.
+      labels: name of each class.
+      classes: the stored labels of these classes, which count from 0 then; empty: all.
     """
 
     name: str
     image_shape: tuple[int, int, int]
-    num_classes: int
+    labels: tuple[str, ...]
     classes: tuple[int, ...]
     _builder: tfds.core.DatasetBuilder
     _keys: tuple[str, str]
     _resize: bool
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.labels)
 
     def load(self, split: str) -> Split:
         """Decodes a split, such as `train[:90%]`.
@@ -263,12 +268,12 @@ def open_dataset(data: Mapping[str, Any]) -> ImageDataset:
     num_classes = features[label_key].num_classes
     if num_classes is None or num_classes < 2:
         raise DataError(f"`{name}` has {num_classes} class(es); a classifier needs two or more")
-    classes = ()
+    labels, classes = tuple(features[label_key].names), ()
     if data.get("classes"):
         classes = choose_classes(num_classes, data["classes"], data["class_seed"])
-        num_classes = len(classes)
+        labels = tuple(labels[c] for c in classes)
     keys = (image_key, label_key)
-    return ImageDataset(name, tuple(shape), num_classes, classes, builder, keys, bool(size))
+    return ImageDataset(name, tuple(shape), labels, classes, builder, keys, bool(size))
 
 
 def carve_validation(

@@ -71,12 +71,12 @@ def initial_variables(arch: ArchSpec, key: jax.Array) -> Any:
         one = path.endswith(("/scale", "/var")) and path not in silent
         return np.full(shape, one, np.float32)
 
-    return _map(fill, variable_shapes(arch))
+    return map_shapes(fill, variable_shapes(arch))
 
 
 def zero_variables(arch: ArchSpec | Envelope) -> Any:
     """Returns variables of the right shapes, all zero (NumPy arrays)."""
-    return _map(lambda _, shape: np.zeros(shape, np.float32), variable_shapes(arch))
+    return map_shapes(lambda _, shape: np.zeros(shape, np.float32), variable_shapes(arch))
 
 
 def fan_in(shape: tuple[int, ...]) -> int:
@@ -99,8 +99,8 @@ def _statistics(params: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _map(function: Any, shapes: Any, path: str = "") -> Any:
+def map_shapes(function: Any, shapes: Any, path: str = "") -> Any:
     """Applies `function(path, shape)` to every leaf; a path is `params/stem_bn/scale`."""
     if isinstance(shapes, Mapping):
-        return {k: _map(function, v, f"{path}/{k}" if path else k) for k, v in shapes.items()}
+        return {k: map_shapes(function, v, f"{path}/{k}" if path else k) for k, v in shapes.items()}
     return function(path, shapes)

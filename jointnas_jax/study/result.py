@@ -72,7 +72,12 @@ def build_result(
         "name": config.name,
         "mode": config.mode,
         "seed": config.seed,
-        "dataset": {"name": problem.dataset.name, "pixels": pixels},
+        "dataset": {
+            "name": problem.dataset.name,
+            "image_shape": list(problem.dataset.image_shape),
+            "pixels": pixels,
+            "labels": list(problem.dataset.labels),
+        },
         "space": {"architectures": problem.space.arch_size, "recipes": problem.space.recipe_size},
         "budget": config.budget.limits(),
         "epochs": {"search": config.train.epochs, "final": config.train.epochs_at_end},

@@ -14,6 +14,7 @@ CONFIG, RESULT, WEIGHTS, FIGURES = "config.json", "result.json", "weights", "fig
 WINNERS = "winner*.json"
 # Of the training of one candidate: what it is, its latest state, the trained model.
 TRAINING, STATE, TRAINED = "training.json", "state", "model"
+MODEL = "model.json"  # of imported weights, see `study/model.py`
 
 
 def stored_result(workdir: Path, config: Config) -> dict[str, Any] | None:
@@ -44,8 +45,10 @@ def start(workdir: Path, config: Config) -> None:
     config.
 
     Raises:
-      WorkdirError: the folder cannot be written.
+      WorkdirError: the folder cannot be written, or holds an imported model.
     """
+    if (workdir / MODEL).exists():
+        raise WorkdirError(f"workdir `{workdir}` holds an imported model; give another --workdir")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         _remove_study(workdir)

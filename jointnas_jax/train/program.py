@@ -196,7 +196,7 @@ class TrainProgram:
                 notes = {"counts": [epoch.tolist() for epoch in counts]}
                 checkpoints.save(epoch + 1, lanes.state, notes)
         correct = [sum(np.asarray(c).reshape(-1) for c in epoch) for epoch in counts]
-        accuracies = np.array(correct) / evaluation.count
+        accuracies = np.reshape(correct, (len(counts), self.lanes)) / evaluation.count
         trained = np.asarray(trained).reshape(self.lanes, -1)
         return [
             self._training(candidate.arch, accuracies[:, lane], [f[lane] for f in failures], row)

@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from absl import flags
-from jointnas_jax.study.model import load_model
 from rich.console import Console
 
 from jointnas_jax import zoo
@@ -17,6 +17,7 @@ from jointnas_jax.data.source import open_dataset
 from jointnas_jax.errors import ConfigError, ModelError, SpaceError, StudyError, WorkdirError
 from jointnas_jax.study import final
 from jointnas_jax.study.final import find_candidate, train_candidate
+from jointnas_jax.study.model import load_model
 from jointnas_jax.train import checkpoints
 
 TINY = str(Path(__file__).parent / "tiny.py")
@@ -45,13 +46,14 @@ def test_the_saved_model_has_the_accuracy_of_the_result(trained):
     assert result["accuracy"] > 0.15
     dataset = open_dataset(dataclasses.asdict(config().data))
     test = dataset.load("test")
-    answers = load_model(workdir / "model").probabilities(test.images).argmax(-1)
+    answers = load_model(workdir).probabilities(test.images).argmax(-1)
     assert (answers == test.labels).mean() == pytest.approx(result["accuracy"], abs=0.006)
     assert not (workdir / "state").exists()
 
 
-def test_a_finished_training_is_not_done_again_unless_asked_to(trained, monkeypatch):
-    workdir, result = trained
+def test_a_finished_training_is_not_done_again_unless_asked_to(trained, tmp_path, monkeypatch):
+    workdir, result = tmp_path / "copy", trained[1]
+    shutil.copytree(trained[0], workdir)
     assert train(workdir) == result
     with pytest.raises(WorkdirError, match="another training"):
         train(workdir, "--config.seed=1")
@@ -134,8 +136,7 @@ def test_a_network_for_other_images_is_refused(dataset):
 
 def test_a_trained_network_teaches_another_one(trained, tmp_path):
     teacher = f"--config.train.teacher={trained[0] / 'model'}"
-    result = train(tmp_path, teacher)
-    assert result["accuracy"] > 0.15
+    train(tmp_path, teacher)
     taught, alone = (load_model(folder / "model") for folder in (tmp_path, trained[0]))
     leaves = zip(*(jax.tree.leaves(m.variables) for m in (taught, alone)), strict=True)
     assert any(not np.allclose(a, b) for a, b in leaves)

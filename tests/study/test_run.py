@@ -16,6 +16,7 @@ from jointnas_jax.space import Candidate
 from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.checkpoint import load_variables
 from jointnas_jax.study.evaluator import Evaluator, Outcome
+from jointnas_jax.study.model import load_model
 from jointnas_jax.study.problem import build_problem
 from jointnas_jax.study.run import run_study
 
@@ -97,20 +98,16 @@ def test_the_winner_was_the_best_finalist_by_validation(finished):
 
 def test_the_winners_weights_reach_the_reported_accuracy(finished):
     workdir, result = finished
-    candidate = Candidate.from_dict(json.loads((workdir / "winner0.json").read_text()))
-    from jointnas_jax.data import augment
-    from jointnas_jax.nets.network import Network
-
-    problem = build_problem(config())
-    train, test = problem.dataset.load("train[:400]"), problem.dataset.load("test")
-    mean, std = train.images.mean(), train.images.std()
+    model, dataset = load_model(workdir), build_problem(config()).dataset
+    train, test = dataset.load("train[:400]"), dataset.load("test")
+    assert model.mean == pytest.approx([train.images.mean()])
+    assert model.std == pytest.approx([train.images.std()])
+    assert (model.image_size, model.labels) == ((8, 8), tuple("0123456789"))
     for seed, reported in enumerate(result["winners"][0]["test"]["seeds"]):
         variables = load_variables(workdir / "weights" / "winner0" / f"seed{seed}")
-        images = augment.normalise(test.images, np.float32(mean), np.float32(std))
-        logits = Network(candidate.arch).apply(variables, images)
-        assert float((logits.argmax(-1) == test.labels).mean()) == pytest.approx(
-            reported, abs=0.003
-        )
+        seeded = dataclasses.replace(model, variables=variables)
+        predicted = seeded.probabilities(test.images).argmax(-1)
+        assert (predicted == test.labels).mean() == pytest.approx(reported, abs=0.003)
 
 
 def test_the_same_seed_gives_the_same_study_on_any_number_of_devices(finished, tmp_path):

@@ -1,0 +1,46 @@
+"""Names the classes of image files, by a finished study's winner or by imported weights.
+
+python scripts/classify.py --model=runs/digits digit.png
+python scripts/classify.py --model=runs/fbnetv3_b --top=3 --json cat.jpg dog.jpg
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from jointnas_jax.errors import JointNASError, ModelError, one_line
+
+MODEL = flags.DEFINE_string("model", "", "Workdir of a study, or folder of import_weights.py.")
+TOP = flags.DEFINE_integer("top", 5, "Classes to name, most probable first.", 1)
+JSON = flags.DEFINE_bool("json", False, "Print JSON instead of text.")
+
+
+def main(argv: list[str]) -> int:
+    """Classifies all files; returns the exit code."""
+    logging.set_verbosity(logging.ERROR)
+    try:
+        if not MODEL.value or len(argv) < 2:
+            raise ModelError("give a model and image files, as in --model=runs/digits a.png b.png")
+        # Only now: the import below takes seconds.
+        from jointnas_jax.study.model import load_model
+
+        model, found = load_model(Path(MODEL.value)), []
+        for file in argv[1:]:
+            classes = model.classify(Path(file), TOP.value)
+            found.append({"image": file, "classes": classes})
+            if not JSON.value:
+                print(file)
+                for c in classes:
+                    print(f"  {c['probability']:7.2%}  {one_line(c['label'])}", flush=True)
+    except JointNASError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    if JSON.value:
+        print(json.dumps(found, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)
