@@ -1,14 +1,16 @@
 """The command line of the scripts: a config file and overrides, all checked at once."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jointnas_jax.config import Config, check_config
+from jointnas_jax.config import QUANTITY, Config, check_config, parse_quantity
 from jointnas_jax.errors import ConfigError, nearest
+
+_LIMIT = 'a number above 0 such as "450M" (units K, M, G)'
 
 
 def parse_config(argv: list[str], default_file: str, flag_values: flags.FlagValues) -> Config:
@@ -33,14 +35,56 @@ def parse_config(argv: list[str], default_file: str, flag_values: flags.FlagValu
             _check_path(config, match[1])
     try:
         holder = _define(default_file, flag_values, argv)
+    except Exception as error:  # config_flags raises many kinds
+        raise ConfigError(_one_line(error)) from error
+    parse_flags(argv, flag_values)
+    config = check_config(holder.value)
+    # A name without suffix may be one of `zoo.py`, which is looked up with the dataset.
+    if Path(config.arch_file).suffix and not Path(config.arch_file).is_file():
+        raise ConfigError(f"`config.arch_file` must be a file, got {config.arch_file!r}")
+    return config
+
+
+def parse_flags(argv: list[str], flag_values: flags.FlagValues) -> None:
+    """Parses `argv`, as `sys.argv`, into the flags defined; raises `ConfigError` with one line."""
+    try:
         rest = flag_values(argv)
     except Exception as error:  # absl and config_flags raise many kinds
         raise ConfigError(_one_line(error)) from error
     if len(rest) > 1:
+        raise ConfigError(f"unexpected argument {rest[1]!r}; flags look like --workdir=DIR")
+
+
+def parse_budgets(flops: Sequence[str], params: Sequence[str]) -> list[dict[str, int]]:
+    """Reads budgets, each a limit of FLOPs, of params, or of both.
+
+    Args:
+      flops: limits such as "450M"; empty: FLOPs are free.
+      params: likewise. Two lists of one length are paired; a single limit goes with every other.
+
+    Returns:
+      Name of each limited cost -> limit, for each budget.
+
+    Raises:
+      ConfigError: no limit, lists of other lengths, or something that is no number above 0.
+    """
+    given = {name: limits for name, limits in (("flops", flops), ("params", params)) if limits}
+    if not given:
+        raise ConfigError("a budget is missing; give --flops=450M,550M, --params=8M or both")
+    count = max(map(len, given.values()))
+    if any(len(limits) not in (1, count) for limits in given.values()):
         raise ConfigError(
-            f"unexpected argument {rest[1]!r}; flags look like --config.search.rounds=3"
+            "`--flops` and `--params` must have as many limits as each other, or one of them one, "
+            f"got {len(flops)} and {len(params)}"
         )
-    return check_config(holder.value)
+    for name, limits in given.items():
+        for text in limits:
+            if not text or not QUANTITY.holds(text):
+                raise ConfigError(f"a limit of `--{name}` must be {_LIMIT}, got {text!r}")
+    return [
+        {name: parse_quantity(limits[i % len(limits)]) for name, limits in given.items()}
+        for i in range(count)
+    ]
 
 
 def _check_path(config: ConfigDict, path: str) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -323,8 +323,8 @@ def default_config() -> ConfigDict:
     return ConfigDict(Config().to_dict())
 
 
-def check_config(config: ConfigDict) -> Config:
-    """Checks a whole config.
+def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
+    """Checks a whole config; looks at no file.
 
     Raises:
       ConfigError: unknown key, wrong type, or a value out of range.
@@ -343,9 +343,6 @@ def check_config(config: ConfigDict) -> Config:
             "`config.arch_file` fixes the architecture of mode `recipe`, but "
             f"`config.mode` is `{checked.mode}`; add --config.mode=recipe"
         )
-    # A name without suffix may be one of `zoo.py`, which is looked up with the dataset.
-    if Path(checked.arch_file).suffix and not Path(checked.arch_file).is_file():
-        raise ConfigError(f"`config.arch_file` must be a file, got {checked.arch_file!r}")
     return checked
 
 
@@ -364,6 +361,12 @@ def parse_quantity(text: str) -> int:
         raise ConfigError(f'{text!r} must be a number such as "1.5M" (units K, M, G)')
     number, unit = match.groups()
     return round(float(number) * UNITS[unit.upper()])
+
+
+def quantity(number: int) -> str:
+    """The shortest text that `parse_quantity` reads as a number, such as "1.5M"."""
+    texts = (f"{(Decimal(number) / size).normalize():f}{unit}" for unit, size in UNITS.items())
+    return min(texts, key=len)
 
 
 def _check_section(kind: type, section: Any, path: str) -> Any:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jointnas_jax.command_line import parse_config
-from jointnas_jax.config import Config, check_config, default_config, parse_quantity
+from jointnas_jax.config import Config, check_config, default_config, parse_quantity, quantity
 from jointnas_jax.errors import ConfigError, InputError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -140,6 +140,17 @@ def test_quantities_have_units(number, unit):
     assert parse_quantity(f"{number:.6f}{unit}") == pytest.approx(
         float(f"{number:.6f}") * factor, abs=0.51
     )
+
+
+@given(st.one_of(st.integers(1, 10**12), st.integers(1, 2000).map(lambda n: n * 50_000)))
+def test_a_quantity_as_text_is_the_same_number(number):
+    assert parse_quantity(quantity(number)) == number
+
+
+def test_quantities_are_short():
+    assert [quantity(n) for n in (400_000, 1_500_000, 450 * 10**6, 123_457, 100, 2 * 10**9)] == [
+        *("400K", "1.5M", "450M", "123457", "100", "2G")
+    ]
 
 
 KEYS = [

@@ -137,7 +137,7 @@ class CostTable:
           A function from `int32[N, K]`, NumPy or JAX, to `bool[N]`.
         """
         exact = self.limbs(tuple(budget))
-        limits = to_limbs([min(limit, _LARGEST) for limit in budget.values()])
+        limits = limit_limbs([budget], tuple(budget))[0]
         return lambda vectors: at_most(exact(vectors), limits)
 
     def limbs(self, names: Sequence[str]) -> Callable[[Any], Any]:
@@ -230,6 +230,11 @@ def to_limbs(costs: Any) -> np.ndarray:
     """
     costs = np.asarray(costs, np.int64)
     return np.stack([costs >> _LIMB, costs & (2**_LIMB - 1)], axis=-1).astype(np.int32)
+
+
+def limit_limbs(budgets: Sequence[Mapping[str, int]], names: Sequence[str]) -> np.ndarray:
+    """Limits for `at_most`, `int32[budgets, names, 2]`; what a budget leaves open has no limit."""
+    return to_limbs([[min(b.get(n, _LARGEST), _LARGEST) for n in names] for b in budgets])
 
 
 def at_most(costs: Any, limits: Any) -> Any:

@@ -62,7 +62,7 @@ class Predictor:
         groups = features.groups
         width = self._costs(np.zeros((1, groups.max() + 1), np.int32)).shape[1]
         self._groups = np.concatenate([groups, groups.max() + 1 + np.arange(width)]).astype(int)
-        self._predict = jax.jit(self._score_all)
+        self._predict = jax.jit(self.mean_and_spread)
         self._fit = jax.jit(self._fit_all)
 
     def pretrain(self, vectors: np.ndarray, costs: np.ndarray, key: jax.Array) -> PredictorState:
@@ -103,7 +103,7 @@ class Predictor:
         """The score plus `kappa` spreads as a function of vectors, for use under `jit`."""
 
         def scores(vectors: jax.Array) -> jax.Array:
-            mean, spread = self._score_all(state, vectors)
+            mean, spread = self.mean_and_spread(state, vectors)
             # Under `jit` an unused spread is not computed.
             exploits = isinstance(kappa, float) and kappa == 0
             return mean if exploits else mean + kappa * spread
@@ -148,7 +148,8 @@ class Predictor:
             )
         return Fitted(networks, process, transform)
 
-    def _score_all(self, state: Fitted, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def mean_and_spread(self, state: Fitted, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The same as `predict`, for use under `jit`."""
         mean, spread = score(state.networks, *self._features(vectors), self._config)
         if state.process is not None:
             own, own_spread = gaussian_process.predict(

@@ -65,6 +65,39 @@ def sobol_pool(
     return pool
 
 
+def descend(
+    space: JointSpace, vectors: np.ndarray, costs: CostFn, budget: Mapping[int, int]
+) -> np.ndarray:
+    """Makes candidates cheaper, knob by knob, until they satisfy a budget too rare to be met by
+    chance.
+
+    Args:
+      space: the space.
+      vectors: `int32[N, K]` to start from.
+      costs: maps `int32[N, K]` to `int64[N, costs]`.
+      budget: column of `costs` -> limit.
+
+    Returns:
+      `int32[N, K]`; those still over the budget are as cheap as no change of a single knob improves
+      on.
+    """
+    columns, limits = list(budget), np.array(list(budget.values()))
+    excess = lambda vectors: (costs(vectors)[:, columns] / limits).max(axis=1)
+    vectors, marks = vectors.copy(), excess(vectors)
+    improved = True
+    while improved and marks.max() > 1:
+        improved = False
+        for knob, values in enumerate(space.cardinalities):
+            changed = np.repeat(vectors[:, None], values, axis=1)
+            changed[:, :, knob] = np.arange(values)
+            found = excess(changed.reshape(-1, len(space.knobs))).reshape(-1, values)
+            better = (marks > 1) & (found.min(axis=1) < marks)
+            vectors[better, knob] = found.argmin(axis=1)[better]
+            marks = np.where(better, found.min(axis=1), marks)
+            improved |= bool(better.any())
+    return space.canonical(vectors)
+
+
 def distinct(vectors: np.ndarray) -> np.ndarray:
     """Drops repeated rows of `int32[N, K]`, keeping the order of first appearance."""
     _, first = np.unique(vectors, axis=0, return_index=True)

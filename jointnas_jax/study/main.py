@@ -1,6 +1,7 @@
 """From a checked config to a finished study: prepares JAX and the workdir, runs, draws."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ from jointnas_jax.config import Config
 from jointnas_jax.data.digits import cache_dir
 from jointnas_jax.report.figures import draw_figures
 from jointnas_jax.study import workdir as workdirs
+from jointnas_jax.study.budgets import print_budgets, search_budgets, write_budgets
 from jointnas_jax.study.final import train_candidate
 from jointnas_jax.study.result import print_result
 from jointnas_jax.study.run import dry_run, run_study
@@ -48,6 +50,17 @@ def train(config: Config, name: str, workdir: Path, dry: bool, overwrite: bool) 
     console = Console()
     if train_candidate(config, name, workdir, console, dry, overwrite):
         console.print(f"  wrote {workdir / workdirs.RESULT}", highlight=False)
+    return 0
+
+
+def run_budgets(workdir: Path, budgets: Sequence[Mapping[str, int]], out: Path, seed: int) -> int:
+    """Searches the study in a workdir for other budgets; returns the exit code."""
+    prepare_jax(devices=1)
+    console = Console()
+    report = search_budgets(workdir, budgets, seed)
+    print_budgets(report, console)
+    for path in write_budgets(report, out):
+        console.print(f"  wrote {path}", highlight=False)
     return 0
 
 

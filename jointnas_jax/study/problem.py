@@ -30,14 +30,14 @@ class Problem:
 
     Attributes:
       config: the checked config.
-      dataset: opened, not yet decoded.
+      dataset: opened, not yet decoded; None where a finished study is searched again.
       space: what is searched, restricted by the mode.
       default: the default candidate.
       costs: of the space.
     """
 
     config: Config
-    dataset: ImageDataset
+    dataset: ImageDataset | None
     space: JointSpace
     default: Candidate
     costs: CostTable
@@ -92,15 +92,8 @@ def build_problem(config: Config) -> Problem:
     """
     dataset = open_dataset(dataclasses.asdict(config.data))
     dataset.check_disjoint(config.data.train_split, config.data.test_split)
-    joint = JointSpace.from_config(config.space, dataset.image_shape[2], dataset.num_classes)
-    default = joint.decode(joint.vector_from_values(config.default))
-    space = joint
-    if config.mode == "recipe":
-        arch = _fixed_arch(config.arch_file, dataset) if config.arch_file else default.arch
-        default = dataclasses.replace(default, arch=arch)
-        space = joint.with_fixed_arch(arch)
-    elif config.mode == "arch":
-        space = joint.with_fixed_recipe(default.recipe)
+    arch = _fixed_arch(config.arch_file, dataset) if config.arch_file else None
+    space, default = _restrict(config, dataset.image_shape[2], dataset.num_classes, arch)
     if not space.knobs:
         raise SpaceError(
             f"mode `{config.mode}` leaves no knob to search; give a knob of `space` "
@@ -115,6 +108,32 @@ def build_problem(config: Config) -> Problem:
             'with --config.budget.flops=""'
         )
     return problem
+
+
+def restore_problem(config: Config, arch: ArchSpec) -> Problem:
+    """Builds the problem of a finished study again, without its dataset.
+
+    Args:
+      config: of the study.
+      arch: of one of its candidates: it knows the images' channels and the classes, and in mode
+        `recipe` it is the fixed one.
+    """
+    space, default = _restrict(config, arch.image_channels, arch.num_classes, arch)
+    return Problem(config, None, space, default, CostTable.of(space))
+
+
+def _restrict(
+    config: Config, image_channels: int, num_classes: int, arch: ArchSpec | None
+) -> tuple[JointSpace, Candidate]:
+    """The space that the mode leaves, and the default candidate; `arch` None is the default's."""
+    joint = JointSpace.from_config(config.space, image_channels, num_classes)
+    default = joint.decode(joint.vector_from_values(config.default))
+    if config.mode == "recipe":
+        default = dataclasses.replace(default, arch=arch or default.arch)
+        return joint.with_fixed_arch(default.arch), default
+    if config.mode == "arch":
+        return joint.with_fixed_recipe(default.recipe), default
+    return joint, default
 
 
 def _fixed_arch(name: str, dataset: ImageDataset) -> ArchSpec:

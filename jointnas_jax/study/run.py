@@ -35,7 +35,7 @@ from jointnas_jax.study.problem import (
 )
 from jointnas_jax.study.result import Contender, build_result, describe, print_result
 from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore
-from jointnas_jax.study.workdir import RESULT, WEIGHTS, start, write_json
+from jointnas_jax.study.workdir import PREDICTOR, RESULT, WEIGHTS, start, write_json
 
 # Streams of the study's key. A key depends on the stream and an index, never on what was drawn
 # before.
@@ -87,6 +87,7 @@ def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]
             pretrained = study.pretrain()
         with meter.stage("coarse stage"):
             rounds, cards, stop, fitted = study.coarse(pool, pretrained)
+            study.searcher.predictor.save(workdir / PREDICTOR, fitted)
         with meter.stage("fine stage"):
             evolution = study.evolve(pool, rounds, fitted)
             finalists = study.finalists(rounds, evolution, fitted)

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jointnas_jax.config import Config
-from jointnas_jax.errors import WorkdirError
+from jointnas_jax.config import Config, check_config
+from jointnas_jax.errors import InputError, WorkdirError
 from jointnas_jax.study import store
 
 CONFIG, RESULT, WEIGHTS, FIGURES = "config.json", "result.json", "weights", "figures"
-WINNERS = "winner*.json"
+PREDICTOR, WINNERS = "predictor", "winner*.json"
 # Of the training of one candidate: what it is, its latest state, the trained model.
 TRAINING, STATE, TRAINED = "training.json", "state", "model"
 MODEL = "model.json"  # of imported weights, see `study/model.py`
+# Of a later search for other budgets: its report, and a folder of candidates.
+BUDGETS, BUDGETS_FOLDER = "budgets.json", "budgets"
+# In the stored config, what the file `arch_file` held.
+_ARCH = "arch"
 
 
 def stored_result(workdir: Path, config: Config) -> dict[str, Any] | None:
@@ -38,6 +42,24 @@ def stored_result(workdir: Path, config: Config) -> dict[str, Any] | None:
         f"workdir `{workdir}` holds {state} study{other}; give another --workdir, or "
         "replace it with --overwrite"
     )
+
+
+def stored_config(workdir: Path) -> Config:
+    """Reads the config of the study in a workdir, checked: the one that `start` was given.
+
+    Raises:
+      WorkdirError: the folder holds no study, or its config cannot be used.
+    """
+    file = workdir / CONFIG
+    try:
+        stored = _from_jsonable(json.loads(file.read_text(encoding="utf-8")))
+        if isinstance(stored, dict):
+            stored.pop(_ARCH, None)
+        return check_config(stored)
+    except FileNotFoundError:
+        raise WorkdirError(f"workdir `{workdir}` holds no study: it has no `{CONFIG}`") from None
+    except (OSError, ValueError, InputError) as error:
+        raise WorkdirError(f"`{file}` is not the config of a study: {error}") from error
 
 
 def start(workdir: Path, config: Config) -> None:
@@ -108,7 +130,7 @@ def _plain(config: Config) -> dict[str, Any]:
     """The config as JSON gives it back, ranges told from choices, with what `arch_file` holds."""
     plain = _jsonable(config.to_dict())
     if Path(config.arch_file).is_file():
-        plain["arch"] = Path(config.arch_file).read_text(encoding="utf-8")
+        plain[_ARCH] = Path(config.arch_file).read_text(encoding="utf-8")
     return json.loads(json.dumps(plain))
 
 
@@ -121,10 +143,23 @@ def _jsonable(value: Any) -> Any:
     return [_jsonable(v) for v in value] if isinstance(value, list | tuple) else value
 
 
+def _from_jsonable(value: Any) -> Any:
+    """The inverse of `_jsonable`; a list of dicts, which only `stages` is, becomes a tuple."""
+    if isinstance(value, dict):
+        if set(value) == {"range"}:
+            return tuple(value["range"])
+        return {key: _from_jsonable(v) for key, v in value.items()}
+    if isinstance(value, list):
+        stages = any(isinstance(v, dict) for v in value)
+        return (tuple if stages else list)(_from_jsonable(v) for v in value)
+    return value
+
+
 def _remove_study(workdir: Path) -> None:
     """Removes what a study writes, and nothing else."""
     winners = [path.name for path in workdir.glob(WINNERS)]
-    _remove(workdir, (CONFIG, RESULT, store.FILE, *winners), (WEIGHTS, FIGURES))
+    folders = (WEIGHTS, FIGURES, PREDICTOR, BUDGETS_FOLDER)
+    _remove(workdir, (CONFIG, RESULT, store.FILE, BUDGETS, *winners), folders)
 
 
 def _remove(workdir: Path, files: Sequence[str], folders: Sequence[str]) -> None:

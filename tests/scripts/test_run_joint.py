@@ -82,8 +82,9 @@ def test_a_study_runs_is_recognised_and_protected(tmp_path):
     first = command(*tiny, cwd=tmp_path, cache=tmp_path / "cache")
     assert first.returncode == 0, first.stderr
     workdir = tmp_path / "runs" / "tiny"
-    names = {"config.json", "trials.jsonl", "result.json", "winner0.json", "weights", "figures"}
-    assert {p.name for p in workdir.iterdir()} == names
+    files = {"config.json", "trials.jsonl", "result.json", "winner0.json"}
+    folders = {"predictor", "weights", "figures"}
+    assert {p.name for p in workdir.iterdir()} == files | folders
     assert len(list((workdir / "figures").glob("*.png"))) == 3
     assert "default candidate" in first.stdout
     assert (tmp_path / "cache" / "jointnas_jax" / "compiled").stat().st_mode & 0o777 == 0o700

@@ -3,7 +3,7 @@ import pytest
 
 from jointnas_jax.errors import SpaceError
 from jointnas_jax.nets.cost import CostTable
-from jointnas_jax.search.pool import distinct, sobol_pool
+from jointnas_jax.search.pool import descend, distinct, sobol_pool
 
 
 def test_a_pool_is_full_distinct_and_within_the_budget(paper_space):
@@ -59,3 +59,23 @@ def test_an_impossible_budget_names_the_smallest_cost(tiny_space):
     costs = CostTable.of(tiny_space)
     with pytest.raises(SpaceError, match=r"at least [\d,]+ where the limit is 10"):
         sobol_pool(tiny_space, 16, costs, {0: 10}, seed=0)
+
+
+@pytest.mark.parametrize("budget", [{0: 260_000_000}, {0: 300_000_000, 1: 6_800_000}])
+def test_candidates_descend_to_a_budget_that_chance_does_not_meet(paper_space, budget):
+    costs, limits = CostTable.of(paper_space), list(budget.values())
+    drawn = paper_space.sample(np.random.default_rng(0), 20_000)
+    fits = lambda vectors: (costs(vectors)[:, list(budget)] <= limits).all(axis=1)
+    assert not fits(drawn).any()
+    found = descend(paper_space, drawn[:32], costs, budget)
+    assert fits(found).all()
+    assert len(distinct(found)) == 32
+    assert (paper_space.canonical(paper_space.check(found)) == found).all()
+
+
+def test_a_descent_leaves_alone_what_fits_and_ends_at_the_cheapest(paper_space):
+    costs = CostTable.of(paper_space)
+    drawn = paper_space.sample(np.random.default_rng(0), 4)
+    np.testing.assert_array_equal(descend(paper_space, drawn, costs, {0: 10**10}), drawn)
+    cheapest = costs(np.zeros_like(drawn[:1]))[0, 0]
+    assert (costs(descend(paper_space, drawn, costs, {0: 1}))[:, 0] == cheapest).all()

@@ -8,14 +8,16 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from fake_training import fake_evaluator
 from rich.console import Console
 
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import ConfigError, DataError, InputError, SpaceError, StudyError
 from jointnas_jax.space import Candidate
 from jointnas_jax.study import workdir as workdirs
+from jointnas_jax.study.budgets import search_budgets
 from jointnas_jax.study.checkpoint import load_variables
-from jointnas_jax.study.evaluator import Evaluator, Outcome
+from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.model import load_model
 from jointnas_jax.study.problem import build_problem
 from jointnas_jax.study.run import run_study
@@ -139,6 +141,11 @@ def test_recipe_mode_fixes_the_architecture(finished, tmp_path):
     assert set(result["winners"][0]["knobs"]) == {"lr", "optimizer"}
     assert result["winners"][0]["candidate"]["arch"] == arch
     assert result["references"]["default"]["candidate"]["arch"] == arch
+    flops = result["winners"][0]["costs"]["flops"]
+    (found,) = search_budgets(tmp_path, [{"flops": flops}])["budgets"]
+    assert found["candidate"]["arch"] == arch
+    with pytest.raises(SpaceError, match=f"the closest one found costs {flops:,} flops"):
+        search_budgets(tmp_path, [{"flops": flops - 1}])
 
 
 def test_arch_mode_fixes_the_recipe(tmp_path):
@@ -151,25 +158,12 @@ def test_arch_mode_fixes_the_recipe(tmp_path):
         "stage1_channels",
         "head_channels",
     }
+    for found in search_budgets(tmp_path, [{"flops": 8_000}, {"params": 900}])["budgets"]:
+        assert found["candidate"]["recipe"] == recipe
+        assert all(found["costs"][name] <= limit for name, limit in found["budget"].items())
 
 
 # -- failures ------------------------------------------------------------------------------------
-
-
-def fake_evaluator(monkeypatch, accuracy_of):
-    """Replaces training by a function: job -> accuracy, or None for a failure."""
-
-    def train_one(job):
-        accuracy = accuracy_of(job)
-        count = 1 if job.final else job.epochs
-        if accuracy is None:
-            return Outcome((), "made to fail", None, 0.0)
-        return Outcome((accuracy,) * count, None, {"params": {"w": np.zeros(2)}}, 0.0)
-
-    def train_lanes(self, shape, jobs, lanes, device):
-        return [train_one(job) for job in jobs]
-
-    monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)
 
 
 def test_a_failed_trial_never_wins_and_is_stored_with_its_reason(tmp_path, monkeypatch):
@@ -367,9 +361,10 @@ def test_an_unfinished_study_is_refused(tmp_path):
 def test_overwriting_removes_the_study_and_nothing_else(finished, tmp_path):
     mine = tmp_path / "notes.txt"
     mine.write_text("keep")
-    for name in ("result.json", "trials.jsonl", "winner0.json"):
+    for name in ("result.json", "trials.jsonl", "winner0.json", "budgets.json"):
         (tmp_path / name).write_text("{}")
-    (tmp_path / "weights" / "winner0").mkdir(parents=True)
+    for name in ("weights/winner0", "predictor", "budgets"):
+        (tmp_path / name).mkdir(parents=True)
     workdirs.start(tmp_path, config())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "notes.txt"]
 
