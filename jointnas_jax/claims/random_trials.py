@@ -18,13 +18,17 @@ from jointnas_jax.config import Config
 from jointnas_jax.errors import InputError, WorkdirError
 from jointnas_jax.nets.cost import count
 from jointnas_jax.search.early_stop import kendall, spearman
-from jointnas_jax.study.evaluator import Evaluator, Job
+from jointnas_jax.space import Candidate
+from jointnas_jax.study.evaluator import Evaluator, Job, Outcome
 from jointnas_jax.study.problem import Problem, build_problem
 from jointnas_jax.study.store import COMPLETED, FAILED, Trial
 from jointnas_jax.study.workdir import jsonable
 
 # Fewer candidates than this cannot be ranked in any way that means something.
 _FEWEST = 3
+# Outcomes come in the order of the jobs, not as they are done; so many are lost at most where a run
+# is interrupted.
+_AT_ONCE = 32
 
 
 class RandomTrials(NamedTuple):
@@ -120,7 +124,7 @@ def _train(
     path: Path,
     console: Console,
 ) -> None:
-    """Trains candidates by (position, training) and appends each to the file as it is done."""
+    """Trains candidates by (position, training) and appends them to the file."""
     config = problem.config
     candidates = [problem.space.decode(vector) for vector in vectors]
     evaluator = Evaluator(
@@ -128,29 +132,39 @@ def _train(
     )
     root, epochs = jax.random.key(config.seed), config.train.epochs
     key = lambda i, training: jax.random.fold_in(jax.random.fold_in(root, training), i)
-    jobs = [Job(candidates[i], key(i, training), epochs) for i, training in names]
-    console.print(f"  {len(jobs)} trainings of {epochs} epochs, kept in {path}", highlight=False)
+    console.print(f"  {len(names)} trainings of {epochs} epochs, kept in {path}", highlight=False)
     if not path.exists():
         _append(path, _settings(problem))
-    for (i, training), outcome in zip(names, evaluator.run(jobs), strict=True):
-        ok = outcome.reason is None
-        trial = Trial(
-            number=i,
-            stage="random",
-            round=None,
-            seed=training,
-            knobs=problem.space.values(vectors[i]),
-            costs=dataclasses.asdict(count(candidates[i].arch)),
-            predicted=None,
-            epochs=epochs,
-            accuracies=outcome.accuracies,
-            score=outcome.accuracies[-1] if ok else None,
-            status=COMPLETED if ok else FAILED,
-            reason=outcome.reason,
-            seconds=round(outcome.seconds, 3),
-        )
-        _append(path, dataclasses.asdict(trial))
-    console.print(f"  {evaluator.packings[-1]}", highlight=False)
+    for start in range(0, len(names), _AT_ONCE):
+        now = names[start : start + _AT_ONCE]
+        jobs = [Job(candidates[i], key(i, training), epochs) for i, training in now]
+        outcomes = evaluator.run(jobs, later=len(names) - start - len(now))
+        for (i, training), outcome in zip(now, outcomes, strict=True):
+            trial = _trial(i, training, problem.space.values(vectors[i]), candidates[i], outcome)
+            _append(path, dataclasses.asdict(trial))
+        console.print(f"  {evaluator.packings[-1]}", highlight=False)
+
+
+def _trial(
+    number: int, training: int, knobs: dict[str, Any], candidate: Candidate, outcome: Outcome
+) -> Trial:
+    """What is kept of a training."""
+    ok = outcome.reason is None
+    return Trial(
+        number=number,
+        stage="random",
+        round=None,
+        seed=training,
+        knobs=knobs,
+        costs=dataclasses.asdict(count(candidate.arch)),
+        predicted=None,
+        epochs=len(outcome.accuracies),
+        accuracies=outcome.accuracies,
+        score=outcome.accuracies[-1] if ok else None,
+        status=COMPLETED if ok else FAILED,
+        reason=outcome.reason,
+        seconds=round(outcome.seconds, 3),
+    )
 
 
 def _settings(problem: Problem) -> dict[str, Any]:
