@@ -158,7 +158,7 @@ class Cheat:
         return (np.arange(len(vectors)) if pretrained else np.array(scores)), None
 
 
-def test_a_predictor_is_tested_on_candidates_that_it_did_not_learn_from(monkeypatch):
+def test_a_predictor_is_tested_on_candidates_that_it_did_not_learn_from(monkeypatch, tmp_path):
     monkeypatch.setattr(pretraining, "Predictor", Cheat)
     curves = np.linspace(0.1, 0.9, 60)[:, None] * [0.5, 1.0]
     found = pretraining.compare(made_up(curves), [10, 30, 50], 5)
@@ -173,6 +173,8 @@ def test_a_predictor_is_tested_on_candidates_that_it_did_not_learn_from(monkeypa
     assert first["difference"]["units"] == 6
     assert first["difference"]["verdict"] == HOLDS
     assert (last["difference"]["units"], last["difference"]["verdict"]) == (1, NOISE)
+    json.dumps(found, allow_nan=False)
+    assert claims.draw("pretraining", found, tmp_path / "a.png").stat().st_size > 1000
 
 
 def test_the_predictors_differ_in_their_pretraining_only(monkeypatch):
@@ -189,14 +191,14 @@ def test_the_predictors_differ_in_their_pretraining_only(monkeypatch):
     assert (seen[2].members, seen[2].process, seen[2].targets) == (1, False, "raw")
 
 
-def test_real_predictors_rank_with_and_without_pretraining(tmp_path):
+@pytest.mark.slow
+def test_real_predictors_rank_with_and_without_pretraining():
     rng = np.random.default_rng(0)
     trials = made_up(rng.random((24, 3)), twice=[[0.1, 0.2], [0.2, 0.3], [0.3, 0.1]])
     found = pretraining.compare(trials, [6, 12], 2)
     assert np.shape(found["taus"]["paper's"]["6"]["with"]) == (2, 4)
     assert found["ceiling"]["kendall"] == pytest.approx(-1 / 3)
     json.dumps(found, allow_nan=False)
-    assert claims.draw("pretraining", found, tmp_path / "a.png").stat().st_size > 1000
 
 
 def test_a_config_without_pretraining_cannot_try_it():
