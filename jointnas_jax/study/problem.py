@@ -9,10 +9,10 @@ import numpy as np
 
 from jointnas_jax import zoo
 from jointnas_jax.config import Config
-from jointnas_jax.data.source import ImageDataset, Images, open_dataset
+from jointnas_jax.data.source import ImageDataset, Images, carve_validation, open_dataset
 from jointnas_jax.errors import ConfigError, DataError, SpaceError
 from jointnas_jax.nets.cost import COSTS, Costs, CostTable, count
-from jointnas_jax.search.pool import sobol_pool
+from jointnas_jax.search.pool import distinct, sobol_pool
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob
 from jointnas_jax.study.searcher import Searcher
 
@@ -45,6 +45,39 @@ class Problem:
     def images(self) -> tuple[Images, Images]:
         """Training and test images."""
         return self.dataset.open_splits(self.config.data)
+
+    def divided_images(self) -> tuple[Images, np.ndarray, Images]:
+        """Training split, `bool[N]` which of it are for validation, and test split.
+
+        Raises:
+          ConfigError: less than a batch is left to train on.
+        """
+        train, test = self.images()
+        data, seed = self.config.data, (self.config.seed, VALIDATION_STREAM)
+        validation = carve_validation(len(train), data.val_fraction, seed, data.val_images)
+        batch = self.config.train.batch_size
+        if (left := int((~validation).sum())) < batch:
+            raise ConfigError(
+                f"`config.train.batch_size` must be at most the {left} training images "
+                f"left of {len(train)} after validation, got {batch}"
+            )
+        return train, validation, test
+
+    def random_candidates(self, wanted: int) -> np.ndarray:
+        """Distinct uniform candidates within the budget, `int32[N, K]`.
+
+        More of them start with the same ones. Where they are too rare to be met by chance, fewer
+        than wanted, but at least one.
+        """
+        rng = np.random.default_rng((self.config.seed, RANDOM_STREAM))
+        feasible = self.budget_test()
+        found = np.zeros((0, len(self.space.knobs)), np.int32)
+        for _ in range(1000):
+            drawn = self.space.sample(rng, 1024)
+            found = distinct(np.concatenate([found, drawn[feasible(drawn)]]))
+            if len(found) >= wanted:
+                break
+        return found[:wanted] if len(found) else self.pool()[-wanted:]
 
     def pool(self) -> np.ndarray:
         """Draws the pool of the coarse stage: `int32[P, K]`; raises `SpaceError` if it is empty."""

@@ -11,28 +11,21 @@ import numpy as np
 from rich.console import Console
 
 from jointnas_jax.config import Config
-from jointnas_jax.data.source import Images, carve_validation
-from jointnas_jax.errors import ConfigError, StudyError
+from jointnas_jax.data.source import Images
+from jointnas_jax.errors import StudyError
 from jointnas_jax.nets.cost import count
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.predictor import Fitted
 from jointnas_jax.search.coarse import Round
 from jointnas_jax.search.early_stop import EarlyStop, early_stop
 from jointnas_jax.search.evolution import Evolution, diverse
-from jointnas_jax.search.pool import distinct
 from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.space import Candidate
 from jointnas_jax.study.checkpoint import save_variables
 from jointnas_jax.study.evaluator import Evaluator, Job, Outcome
 from jointnas_jax.study.meter import Meter
 from jointnas_jax.study.plan import make_plan, print_plan
-from jointnas_jax.study.problem import (
-    PRETRAIN_STREAM,
-    RANDOM_STREAM,
-    VALIDATION_STREAM,
-    Problem,
-    build_problem,
-)
+from jointnas_jax.study.problem import PRETRAIN_STREAM, Problem, build_problem
 from jointnas_jax.study.result import Contender, build_result, describe, print_result
 from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore
 from jointnas_jax.study.workdir import PREDICTOR, RESULT, WEIGHTS, start, write_json
@@ -71,15 +64,10 @@ def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]
     with meter.listening():
         with meter.stage("data"):
             problem = build_problem(config)
-            train, test = problem.images()
-            seed = (config.seed, VALIDATION_STREAM)
-            data = config.data
-            validation = carve_validation(len(train), data.val_fraction, seed, data.val_images)
-            _check_batch(config, train, validation)
+            images = problem.divided_images()
         with meter.stage("pool"):
             pool = problem.pool()
-            plan = make_plan(problem, pool, len(train), _devices(config))
-            images = (train, validation, test)
+            plan = make_plan(problem, pool, len(images[0]), _devices(config))
             study = Study(problem, pool, images, plan.trainings, workdir, console)
             print_plan(problem, plan, console)
             start(workdir, config)  # the last thing before training: bad input leaves no trace
@@ -237,7 +225,7 @@ class Study:
         space = self.problem.space
         references = [self._contender("default candidate", self.problem.default, fitted)]
         if self.config.study.random_reference:
-            vectors = self._random_candidates(trained)
+            vectors = self.problem.random_candidates(trained)
             jobs = [
                 Job(space.decode(v), self._key(_RANDOM, i), self._epochs)
                 for i, v in enumerate(vectors)
@@ -299,21 +287,6 @@ class Study:
             for i, contender in enumerate(contenders)
         ]
 
-    def _random_candidates(self, wanted: int) -> np.ndarray:
-        """Distinct uniform candidates within the budget, `int32[N, K]`.
-
-        Where they are too rare to be met by chance, fewer than wanted, but at least one.
-        """
-        rng = np.random.default_rng((self.config.seed, RANDOM_STREAM))
-        feasible = self.problem.budget_test()
-        found = np.zeros((0, len(self.problem.space.knobs)), np.int32)
-        for _ in range(1000):
-            drawn = self.problem.space.sample(rng, 1024)
-            found = distinct(np.concatenate([found, drawn[feasible(drawn)]]))
-            if len(found) >= wanted:
-                break
-        return found[:wanted] if len(found) else self.problem.pool()[-wanted:]
-
     def _train(
         self,
         jobs: Sequence[Job],
@@ -373,11 +346,3 @@ def _accuracies(outcomes: Sequence[Outcome]) -> list[float | None]:
 def _devices(config: Config) -> int:
     """Number of devices that a study uses."""
     return min(config.study.devices or math.inf, jax.local_device_count())
-
-
-def _check_batch(config: Config, train: Images, validation: np.ndarray) -> None:
-    if (left := int((~validation).sum())) < config.train.batch_size:
-        raise ConfigError(
-            f"`config.train.batch_size` must be at most the {left} training images "
-            f"left of {len(train)} after validation, got {config.train.batch_size}"
-        )

@@ -128,19 +128,19 @@ def write_json(path: Path, data: Any) -> None:
 
 def _plain(config: Config) -> dict[str, Any]:
     """The config as JSON gives it back, ranges told from choices, with what `arch_file` holds."""
-    plain = _jsonable(config.to_dict())
+    plain = jsonable(config.to_dict())
     if Path(config.arch_file).is_file():
         plain[_ARCH] = Path(config.arch_file).read_text(encoding="utf-8")
     return json.loads(json.dumps(plain))
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """Writes a tuple of numbers, which JSON would turn into a list, as `{"range": [...]}`."""
     if isinstance(value, dict):
-        return {key: _jsonable(v) for key, v in value.items()}
+        return {key: jsonable(v) for key, v in value.items()}
     if isinstance(value, tuple) and all(isinstance(v, int | float) for v in value):
         return {"range": list(value)}
-    return [_jsonable(v) for v in value] if isinstance(value, list | tuple) else value
+    return [jsonable(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _from_jsonable(value: Any) -> Any:

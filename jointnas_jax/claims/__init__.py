@@ -1,0 +1,1 @@
+"""The paper's claims, tried on the data at hand."""
