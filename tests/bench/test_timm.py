@@ -29,72 +29,52 @@ IMAGES = 8
 
 
 def randomise(model):
-    """Draws weights and BN statistics that all matter, and keep activations near unit variance."""
+    """Draws all weights and BN statistics.
+
+    Kernels with He's gain of 2 and these statistics let activations grow over the hundred layers
+    until float32 rounding alone moves the logits by a percent; with a gain of 1.1 they stay in
+    range, and every tensor still moves the logits by far more than the tolerance.
+    """
     generator = torch.Generator().manual_seed(0)
 
-    def draw(low, high, shape):
-        return low + (high - low) * torch.rand(shape, generator=generator)
-
-    def normal(shape):
-        return torch.randn(shape, generator=generator)
+    def draw(tensor, low, high):
+        tensor.copy_(low + (high - low) * torch.rand(tensor.shape, generator=generator))
 
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                module.weight.copy_(draw(0.5, 1.5, module.weight.shape))
-                module.bias.copy_(0.3 * normal(module.bias.shape))
+                draw(module.weight, 0.5, 1.5)
+                draw(module.bias, -0.5, 0.5)
+                draw(module.running_mean, -0.5, 0.5)
+                draw(module.running_var, 0.5, 1.5)
             elif isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-                fan_in = module.weight[0].numel()
-                module.weight.copy_(normal(module.weight.shape) * (2 / fan_in) ** 0.5)
+                std = (1.1 / module.weight[0].numel()) ** 0.5
+                module.weight.copy_(std * torch.randn(module.weight.shape, generator=generator))
                 if module.bias is not None:
-                    module.bias.copy_(0.3 * normal(module.bias.shape))
-
-
-def batch_statistics(model, images):
-    """Sets the BN statistics to those of a batch, each then off by a random tenth or so.
-
-    Statistics that have nothing to do with the activations let these grow or vanish over a hundred
-    layers, and with them every error.
-    """
-    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = None
-        norm.reset_running_stats()
-    with torch.no_grad():
-        model.train()(images)
-    generator = torch.Generator().manual_seed(1)
-    for norm in norms:
-        noise = torch.rand((2, norm.num_features), generator=generator)
-        norm.running_mean += 0.2 * (noise[0] - 0.5) * norm.running_var.sqrt()
-        norm.running_var *= 0.8 + 0.4 * noise[1]
+                    draw(module.bias, -0.5, 0.5)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_equal_timms(name, tmp_path):
-    """Within 1e-4 of the logits' standard deviation over images: more than the absolute 1e-4.
-
-    The deviation over images is what a class is decided by; a bias common to all images would only
-    hide an error behind large logits.
-    """
+    """Within 1e-4 of the logits' standard deviation, which is about 0.4 here."""
     reference = timm.create_model(name, pretrained=False)
-    images = torch.randn(
-        (IMAGES, 3, RESOLUTION, RESOLUTION), generator=torch.Generator().manual_seed(2)
-    )
     randomise(reference)
-    batch_statistics(reference, images)
-    file = tmp_path / "model.safetensors"
-    safetensors_torch.save_file(reference.state_dict(), file)
+    # Colours of their own, or noise would look alike to the last layer.
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randn((IMAGES, 3, RESOLUTION, RESOLUTION), generator=generator)
+    images += 2 * torch.randn((IMAGES, 3, 1, 1), generator=generator)
     with torch.no_grad():
         expected = reference.eval()(images).numpy()
+    file = tmp_path / "model.safetensors"
+    safetensors_torch.save_file(reference.state_dict(), file)
 
     model = published.import_timm(name, file)
     arch = dataclasses.replace(model.arch, resolution=RESOLUTION)
     inputs = images.numpy().transpose(0, 2, 3, 1)
     logits = np.asarray(jax.jit(Network(arch).apply)(model.variables, inputs))
-    scale = expected.std(axis=0).mean()
-    deviation = abs(logits - expected).max() / scale
-    print(f"{name}: deviation {deviation:.1e} of {scale:.2f}")
-    assert deviation <= 1e-4
+    deviation, scale = abs(logits - expected).max(), expected.std()
+    print(f"{name}: largest deviation {deviation:.1e}, standard deviation of logits {scale:.2f}")
+    assert deviation <= 1e-4 * scale
 
 
 @pytest.mark.parametrize("name", ["fbnetv3_b", "fbnetv3_d", "fbnetv3_g"])
