@@ -50,14 +50,9 @@ def _quantity_holds(v: str) -> bool:
     return not v or _QUANTITY.fullmatch(v) is not None and parse_quantity(v) > 0
 
 
-def _numbers(v: tuple) -> bool:
-    return len(v) > 0 and all(isinstance(n, int | float) and 0 <= n < math.inf for n in v)
-
-
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)", re.IGNORECASE)
 ANY = Rule("any text", lambda v: True)
 POSITIVE = Rule("above 0", lambda v: 0 < v < math.inf)
-NUMBERS = Rule("one or more numbers from 0 on", _numbers)
 RATES = Rule("two probabilities (best parent, worst parent)", _rates)
 QUANTITY = Rule('a number such as "1.5M" (units K, M, G), or "" for no limit', _quantity_holds)
 FLAG = Rule("true or false", lambda v: True)
@@ -204,7 +199,8 @@ class PredictorConfig:
 
     Attributes:
       members: networks in the ensemble; 1 is the paper's.
-      process: put a Gaussian process beside the networks; off is the paper's.
+      process: put a Gaussian process beside the networks, and choose candidates by the improvement
+        that it expects of them; off is the paper's: the best predicted ones are chosen.
       targets: `straightened` scores, close to a normal distribution, or `raw` ones as in the paper.
       width: of hidden layers.
       embedding: width of the encoder's output.
@@ -243,8 +239,6 @@ class SearchConfig:
       per_round: candidates trained in a round.
       propose: from the second round on candidates come from the `evolution`, or from the `pool` as
         in the paper.
-      kappas: how many predicted spreads are added to the predicted scores when the candidates of a
-        round are chosen, one after the other; `(0.0,)` is the paper's.
       threshold: rank correlation that the early-stop rule wants (paper: 0.92).
       correlation: the kind of rank correlation.
       finalists: best candidates of the fine stage that are trained with all seeds, next to the best
@@ -257,7 +251,6 @@ class SearchConfig:
     rounds: int = option(4, between(1, 1000))
     per_round: int = option(8, between(1, 100_000))
     propose: str = option("evolution", one_of("evolution", "pool"))
-    kappas: tuple = option((0.0, 0.5, 1.0, 1.5, 2.0), NUMBERS)
     threshold: float = option(0.92, between(-1, 1))
     correlation: str = option("spearman", one_of("spearman", "kendall"))
     finalists: int = option(3, between(1, 1000))

@@ -71,7 +71,6 @@ def test_overrides_reach_their_key():
         (["--config.budget.flops=lots"], "`config.budget.flops` must be a number such as"),
         (["--config.budget.flops=0"], "`config.budget.flops` must be a number such as"),
         (["--config.search.evolution.mutation=(0.1,2)"], "two probabilities"),
-        (["--config.search.kappas=('a',)"], "one or more numbers"),
         (["--config.name=../escape"], "`config.name` must be"),
         (["--config.space.stages[7].depth=2"], r"`config.space.stages` has no item \[7\]"),
         (["--config.space.resolution=4"], "list of choices, which a flag cannot replace"),

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from jointnas_jax.bench.predictors import check_names
+from jointnas_jax.bench.predictors import OURS, check_names
 from jointnas_jax.bench.tables import Table
-from jointnas_jax.config import SearchConfig
+from jointnas_jax.config import PredictorConfig, SearchConfig
 from jointnas_jax.study.searcher import Searcher
 
 AT = (20, 50, 100)
@@ -60,14 +60,15 @@ class Task:
 Search = Callable[[Task, int], list[float]]
 
 
-def ours(task: Task, **settings: Any) -> Search:
-    """The project's search, with settings of `SearchConfig`."""
+def ours(task: Task, predictor: PredictorConfig | None = None, **settings: Any) -> Search:
+    """The project's search, with settings of predictor and `SearchConfig`."""
     table = task.table
     allowed = task.allowed
     searcher = Searcher(
         table.space,
         max(AT),
-        SearchConfig(pool_size=1024, per_round=5, **settings),
+        SearchConfig(pool_size=1024, per_round=1, **settings),
+        predictor,
         costs=lambda vectors: table.costs[table.rows(vectors)].astype(np.int64),
         cost_features=table.cost_features(),
         budget={0: int(task.limit)} if task.limit is not None else None,
@@ -161,8 +162,8 @@ def optuna_search(sampler: str, task: Task, seed: int) -> list[float]:
 
 MAKERS: dict[str, Callable[[Task], Search]] = {
     "ours": ours,
-    "ours-mean": lambda task: ours(task, kappas=(0.0,)),
-    "ours-pool": lambda task: ours(task, kappas=(0.0,), propose="pool"),
+    "ours-pool": lambda task: ours(task, propose="pool"),
+    "paper": lambda task: ours(task, OURS["paper"], propose="pool"),
     "random": lambda task: random_search,
     "evolution": lambda task: regularised_evolution,
     "optuna-tpe": lambda task: functools.partial(optuna_search, "TPE"),

@@ -97,18 +97,30 @@ class Predictor:
             return math.nan
         return float(_noise(state.process, state.transform))
 
-    def score_fn(
-        self, state: Fitted, kappa: float | jax.Array = 0.0
-    ) -> Callable[[jax.Array], jax.Array]:
-        """The score plus `kappa` spreads as a function of vectors, for use under `jit`."""
+    def score_fn(self, state: Fitted) -> Callable[[jax.Array], jax.Array]:
+        """The score as a function of vectors, for use under `jit`."""
+        return lambda vectors: self.mean_and_spread(state, vectors)[0]
 
-        def scores(vectors: jax.Array) -> jax.Array:
-            mean, spread = self.mean_and_spread(state, vectors)
-            # Under `jit` an unused spread is not computed.
-            exploits = isinstance(kappa, float) and kappa == 0
-            return mean if exploits else mean + kappa * spread
+    def improvement_fn(self, state: Fitted) -> Callable[[jax.Array], jax.Array]:
+        """The logarithm of the expected improvement on the best trial, for use under `jit`.
 
-        return scores
+        That of the Gaussian process alone: the networks do not know how little they know.
+        """
+        best = gaussian_process.best_trial(state.process, self._groups)
+
+        def improvement(vectors: jax.Array) -> jax.Array:
+            own = gaussian_process.predict(state.process, self._inputs(vectors), self._groups)
+            return gaussian_process.log_improvement(*own, best)
+
+        return improvement
+
+    def believe(self, state: Fitted, vector: jax.Array) -> Fitted:
+        """Adds `int32[K]` to the trials of the process, see there; for use under `jit`."""
+        if state.process is None:
+            return state
+        inputs = self._inputs(vector[None])[0]
+        process = gaussian_process.believe(state.process, inputs, self._groups)
+        return state.replace(process=process)
 
     def save(self, path: Path, state: Fitted) -> None:
         """Writes a fitted predictor as an Orbax checkpoint."""

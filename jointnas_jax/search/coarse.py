@@ -39,7 +39,7 @@ def coarse_stage(
     evaluate: Callable[[int, np.ndarray, np.ndarray], np.ndarray],
     fit: Callable[[np.ndarray, np.ndarray], None],
     predict: Callable[[np.ndarray], np.ndarray],
-    propose: Callable[[], np.ndarray],
+    propose: Callable[[np.ndarray], np.ndarray],
 ) -> Iterator[Round]:
     """Runs the coarse stage, one round per item.
 
@@ -51,13 +51,18 @@ def coarse_stage(
         failure.
       fit: called with all vectors and scores of trials that did not fail.
       predict: `int32[N, K] -> float32[N]`, used after the first fit.
-      propose: gives `int32[N, K]`, the first to be evaluated next, evaluated and repeated ones
-        allowed; used after the first fit.
+      propose: given those already chosen for a round, `int32[j, K]`, gives `int32[N, K]`, the first
+        to be chosen next, evaluated and repeated ones allowed; used after the first fit.
     """
     seen: set[bytes] = set()
     done_vectors, done_scores = pool[:0], np.zeros(0, np.float32)
     for number in range(1, rounds + 1):
-        chosen = _first_new(propose() if len(done_scores) else pool, seen, per_round)
+        chosen = pool[:0]
+        for _ in range(per_round):
+            new = _first_new(propose(chosen) if len(done_scores) else pool, seen)
+            if not len(new):
+                break
+            chosen = np.concatenate([chosen, new])
         if not len(chosen):
             return
         predicted = np.full(len(chosen), np.nan, np.float32)
@@ -80,13 +85,10 @@ def coarse_stage(
         )
 
 
-def _first_new(order: np.ndarray, seen: set[bytes], count: int) -> np.ndarray:
-    """The first `count` rows of `int32[N, K]` not in `seen`, which they join."""
-    chosen = []
-    for row in order:
-        if len(chosen) == count:
-            break
+def _first_new(order: np.ndarray, seen: set[bytes]) -> np.ndarray:
+    """The first row of `int32[N, K]` not in `seen`, which it joins: `int32[1, K]`, or no row."""
+    for i, row in enumerate(order):
         if (name := row.astype(np.int32).tobytes()) not in seen:
             seen.add(name)
-            chosen.append(row)
-    return np.array(chosen, np.int32).reshape(-1, order.shape[1])
+            return order[i : i + 1]
+    return order[:0]

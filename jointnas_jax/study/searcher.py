@@ -79,20 +79,23 @@ class Searcher:
         self.predictor = Predictor(features, predictor, self._capacity, cost_features)
         feasible = feasible or (lambda vectors: vectors[:, 0] >= 0)
 
-        def propose(
-            start: jax.Array, key: jax.Array, state: Fitted, kappas: jax.Array
+        def promise(state: Fitted, explore: jax.Array | bool) -> Callable[[jax.Array], jax.Array]:
+            score = self.predictor.score_fn(state)
+            if not predictor.process:
+                return score
+            improvement = self.predictor.improvement_fn(state)
+            return lambda vectors: jax.lax.cond(explore, improvement, score, vectors)
+
+        def search(
+            start: jax.Array, key: jax.Array, state: Fitted, explore: jax.Array
         ) -> Evolution:
-            def search(kappa: jax.Array) -> Evolution:
-                score = self.predictor.score_fn(state, kappa)
-                cards = space.cardinalities
-                rules = (feasible, space.canonical, cards, config.evolution, repair)
-                return evolve(start, key, score, *rules)
+            cards = space.cardinalities
+            rules = (feasible, space.canonical, cards, config.evolution, repair)
+            return evolve(start, key, promise(state, explore), *rules)
 
-            # One after the other: side by side each would wait for the slowest, and gathers and
-            # sorts of a batch of populations are slow.
-            return jax.lax.map(search, kappas)
-
-        self._propose = jax.jit(propose)
+        self._search = jax.jit(search)
+        self._promise = jax.jit(lambda state, vectors: promise(state, True)(vectors))
+        self._believe = jax.jit(self.predictor.believe)
 
     def run(self, evaluate: Callable[[np.ndarray], np.ndarray], seed: int) -> Found:
         """Searches any objective.
@@ -148,6 +151,7 @@ class Searcher:
           Each round, and the predictor after it: None where every trial so far failed.
         """
         state: Fitted | None = None
+        believed: Fitted | None = None
         known = pool[:0]
 
         def fit(vectors: np.ndarray, scores: np.ndarray) -> None:
@@ -155,19 +159,18 @@ class Searcher:
             known = vectors[np.argsort(-scores)]
             state = self._fit(pretrained, vectors, scores, key)
 
-        def propose() -> np.ndarray:
-            kappas = np.float32(self._config.kappas)
-            mean, spread = self.predictor.predict(state, pool)
-            # Stable, so that ties fall to the earlier one in the pool.
-            order = [np.argsort(-(mean + k * spread), kind="stable") for k in kappas]
-            best = _in_turns(pool[np.array(order)])
+        def propose(chosen: np.ndarray) -> np.ndarray:
+            nonlocal believed
+            believed = self._believe(believed, chosen[-1]) if len(chosen) else state
             if self._config.propose == "pool":
-                return best
+                # Stable, so that ties fall to the earlier one in the pool.
+                return pool[np.argsort(-np.asarray(self._promise(believed, pool)), kind="stable")]
             # The number of trials names what is random here: a resumed search knows it.
-            name = jax.random.fold_in(jax.random.fold_in(key, _PROPOSE), len(known))
-            found = self._evolve(known, pool, name, state, kappas).population
+            name = jax.random.fold_in(key, _PROPOSE)
+            name = jax.random.fold_in(name, len(known) + len(chosen))
+            found = self._evolve(known, pool, name, believed, explore=True)
             # Where the evolution knows nothing new, the pool goes on.
-            return np.concatenate([_in_turns(np.asarray(found)), best])
+            return np.concatenate([found.population[np.isfinite(found.scores)], pool])
 
         rounds = coarse_stage(
             pool,
@@ -208,13 +211,11 @@ class Searcher:
     def fine_stage(
         self, trained: np.ndarray, pool: np.ndarray, fitted: Fitted, key: jax.Array
     ) -> Evolution:
-        """Evolves trials `int32[T, K]` and the pool to the best predicted mean; consumes the key.
+        """Evolves trials `int32[T, K]` and the pool to the best predicted score; consumes the key.
 
-        The program is that of the proposals, with every spread left out.
+        The program is that of the proposals.
         """
-        kappas = np.zeros(len(self._config.kappas), np.float32)
-        found = self._evolve(trained, pool, key, fitted, kappas)
-        return jax.tree.map(lambda a: np.asarray(a)[0], found)
+        return self._evolve(trained, pool, key, fitted, explore=False)
 
     def _predict_trials(self, state: Fitted, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Predicts any number of trials with one program."""
@@ -228,21 +229,16 @@ class Searcher:
         pool: np.ndarray,
         key: jax.Array,
         state: Fitted,
-        kappas: np.ndarray,
+        explore: bool,
     ) -> Evolution:
         # Of one shape, so that it compiles once; the first row fills up.
         start = np.concatenate([first, pool])
         missing = self._capacity + len(pool) - len(start)
         start = np.concatenate([start, np.repeat(start[:1], missing, 0)])
-        return self._propose(start, key, state, kappas)
+        return jax.tree.map(np.asarray, self._search(start, key, state, explore))
 
     def _fit(
         self, pretrained: PredictorState, vectors: np.ndarray, scores: np.ndarray, key: jax.Array
     ) -> Fitted:
         name = jax.random.fold_in(jax.random.fold_in(key, _FIT), len(scores))
         return self.predictor.fit(pretrained, vectors, scores, name)
-
-
-def _in_turns(orders: np.ndarray) -> np.ndarray:
-    """The first row of each of `int32[L, N, K]`, then the second of each, and so on."""
-    return orders.swapaxes(0, 1).reshape(-1, orders.shape[-1])

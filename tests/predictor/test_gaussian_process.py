@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import integrate, stats
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF as Rbf
-from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, WhiteKernel
+from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 
 from jointnas_jax.predictor import gaussian_process as gp
 
@@ -45,7 +45,7 @@ def test_with_its_hyperparameters_scikit_learn_predicts_the_same(trials, process
     x, y = trials
     h = process.hyper
     slope = np.exp(-np.asarray(h.slopes))
-    curved = ConstantKernel(np.exp(h.amplitude)) * Rbf(np.exp(np.asarray(h.scales)))
+    curved = ConstantKernel(np.exp(h.amplitude)) * Matern(np.exp(np.asarray(h.scales)), nu=2.5)
     linear = sum(
         ConstantKernel(float(np.exp(h.linear) * s**2)) * _Column(j) for j, s in enumerate(slope)
     )
@@ -84,3 +84,40 @@ def test_padding_rows_do_not_count(trials):
 
     a, b = (gp.predict(fitted(fill), x, GROUPS)[0] for fill in (0.0, 50.0))
     np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_a_believed_trial_changes_no_expectation_and_leaves_less_to_learn_near_it(trials):
+    """As a new fit with the same hyperparameters, to the trials and what was expected."""
+    x, y = map(jnp.asarray, trials)
+    real = jnp.arange(40) < 25
+    process = gp.fit_process(x, y, real, GROUPS)
+    far = jnp.full((1, 3), 2.0)
+    x = jnp.concatenate([x, far])
+    mean, deviation = gp.predict(process, x, GROUPS)
+    believed = gp.believe(process, far[0], GROUPS)
+    after, left = gp.predict(believed, x, GROUPS)
+    np.testing.assert_allclose(after, mean, atol=1e-3)
+    assert left[-1] < 0.2 * deviation[-1]
+    assert (left <= deviation + 1e-4).all()
+    factor = gp._factor(process.hyper, believed.inputs, believed.real, GROUPS)
+    rows = np.asarray(believed.real)
+    np.testing.assert_allclose(believed.factor[rows][:, rows], factor[rows][:, rows], atol=1e-3)
+
+
+@pytest.mark.parametrize("mean", [-30.0, -6.0, -4.9, -1.0, 0.0, 3.0])
+def test_the_expected_improvement_is_that_of_the_integral(mean):
+    log = gp.log_improvement(jnp.float32(mean + 1), jnp.float32(2), jnp.float32(1))
+    # Over t = (target - best) / deviation; the density's peak is taken out, it underflows.
+    z = mean / 2
+    peak = stats.norm.logpdf(min(z, 0.0))
+    density = lambda t: t * np.exp(stats.norm.logpdf(t - z) - peak)
+    expected = np.log(integrate.quad(density, 0, max(z, 0) + 10)[0]) + peak + np.log(2)
+    assert float(log) == pytest.approx(expected, abs=0.01)
+
+
+def test_the_best_trial_is_no_lucky_one(trials):
+    """Where the same input scored twice, their mean counts."""
+    x = np.repeat(trials[0][:20], 2, 0)
+    y = np.repeat(trials[1][:20], 2) + np.tile([0.5, -0.5], 20).astype(np.float32)
+    process = gp.fit_process(x, y, jnp.ones(40, bool), GROUPS)
+    assert float(gp.best_trial(process, GROUPS)) < y.max() - 0.25

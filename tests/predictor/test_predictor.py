@@ -166,6 +166,19 @@ def test_the_process_adds_what_the_networks_lack(tiny_space, pretrained, vectors
     assert correlation(True) > correlation(False)
 
 
+def test_improvement_is_expected_elsewhere_once_a_candidate_is_believed(
+    predictor, pretrained, vectors, scores
+):
+    state = predictor.fit(pretrained, vectors[:30], scores[:30], jax.random.key(0))
+    others = vectors[30:]
+    before = predictor.improvement_fn(state)(others)
+    best = int(jnp.argmax(before))
+    believed = predictor.believe(state, jnp.asarray(others[best]))
+    after = predictor.improvement_fn(believed)(others)
+    assert after[best] < before[best] - 2
+    assert int(jnp.argmax(after)) != best
+
+
 def test_the_noise_is_found(predictor, pretrained, vectors):
     """Scores from 0 to 0.5, measured with a deviation of 0.05."""
     rng = np.random.default_rng(0)

@@ -16,7 +16,7 @@ def _run(evaluate, rounds=3, per_round=5, predict=lambda v: v[:, 0].astype(np.fl
             evaluate,
             lambda v, s: fitted.append((v.copy(), s.copy())),
             predict,
-            lambda: pool[np.argsort(-predict(pool), kind="stable")],
+            lambda chosen: pool[np.argsort(-predict(pool), kind="stable")],
         )
     )
     return done, fitted
@@ -29,6 +29,14 @@ def test_the_first_round_is_the_head_of_the_pool_and_later_ones_the_best_predict
         [39, 38, 37, 36, 35],
         [34, 33, 32, 31, 30],
     ]
+
+
+def test_a_proposal_knows_what_was_chosen_for_the_round():
+    known = []
+    propose = lambda chosen: known.append(chosen[:, 0].tolist()) or POOL[20:]
+    score = lambda number, v, p: v[:, 0].astype(np.float32)
+    list(coarse_stage(POOL, 2, 3, score, lambda v, s: None, lambda v: v[:, 0], propose))
+    assert known == [[], [20], [20, 21]]
 
 
 def test_no_candidate_is_evaluated_twice_and_the_pool_may_run_out():
