@@ -101,9 +101,8 @@ def _train(
         "seconds": round(time.perf_counter() - start, 2),
     }
     pixels = (tuple(evaluator.pixels[name]) for name in ("mean", "std"))
-    crop = 1.0 if config.data.image_size else None
     shape = dataset.image_shape[:2]
-    model = Model(candidate.arch, outcome.variables, *pixels, shape, crop, dataset.labels)
+    model = Model(candidate.arch, outcome.variables, *pixels, shape, 1.0, dataset.labels)
     save_model(model, workdir / workdirs.TRAINED, overwrite=True)
     workdirs.finish_training(workdir, result)
     console.print(f"  test accuracy {result['accuracy']:.2%}", highlight=False)

@@ -175,7 +175,7 @@ def _read_winner(folder: Path, result: Mapping[str, Any]) -> Model:
     # Studies of before these two were stored go on with the image as the network takes it.
     known = {"image_shape": [arch.resolution] * 2, "labels": numbered(arch.num_classes), **dataset}
     known["image_size"] = known["image_shape"][:2]
-    return _assemble(arch, weights, known, crop=None)
+    return _assemble(arch, weights, known, crop=1.0)
 
 
 def _assemble(arch: ArchSpec, weights: Path, data: Mapping[str, Any], crop: float | None) -> Model:

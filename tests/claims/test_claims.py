@@ -35,7 +35,7 @@ def trained(monkeypatch):
     """
     jobs = []
 
-    def train_lanes(self, shape, some, lanes, device):
+    def train_lanes(self, shape, some, lanes, device, *_):
         jobs.extend(some)
         outcomes = []
         for job in some:
@@ -90,7 +90,7 @@ def test_a_second_training_has_another_key(trained, tmp_path):
 
 
 def test_failed_trainings_are_counted_and_left_out(monkeypatch, tmp_path):
-    def train_lanes(self, shape, jobs, lanes, device):
+    def train_lanes(self, shape, jobs, lanes, device, *_):
         return [
             Outcome((), "made to fail", None, 0.0)
             if job.candidate.recipe.optimizer == "rmsprop"

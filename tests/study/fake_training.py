@@ -15,7 +15,7 @@ def fake_evaluator(monkeypatch, accuracy_of):
             return Outcome((), "made to fail", None, 0.0)
         return Outcome((accuracy,) * count, None, {"params": {"w": np.zeros(2)}}, 0.0)
 
-    def train_lanes(self, shape, jobs, lanes, device):
+    def train_lanes(self, shape, jobs, lanes, device, *_):
         return [train_one(job) for job in jobs]
 
     monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)

@@ -101,7 +101,7 @@ def test_a_study_is_its_first_winner_on_whole_images(model, tmp_path):
     """Here of the third seed, since the trainings of the first two failed."""
     write_study(tmp_path, model, seeds=(10, 2), image_shape=[20, 30, 3], labels=LABELS)
     loaded = load_model(tmp_path)
-    assert (loaded.image_size, loaded.crop, loaded.labels) == ((20, 30), None, LABELS)
+    assert (loaded.image_size, loaded.crop, loaded.labels) == ((20, 30), 1.0, LABELS)
     assert loaded.mean == model.mean
 
 
