@@ -1,4 +1,4 @@
-"""Fashion-MNIST, smaller: the paper's claims, tried in an hour on one core.
+"""The paper's claims, tried on a part of Fashion-MNIST; README.md shows what came out.
 
 Like `fashion_mnist.py`, with half the budget, so that a candidate trains in seconds: 5,000 of the
 60,000 training images, 30 % of them for validation, which is what accuracies are ranked by.
