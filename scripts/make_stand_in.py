@@ -12,8 +12,8 @@ from jointnas_jax.errors import DataError, JointNASError
 
 DIR = flags.DEFINE_string("dir", "", "Prepared TFDS folder to take images from; default digits.")
 OUT = flags.DEFINE_string("out", "", "Folder that will hold `imagenet2012`.")
-TRAIN = flags.DEFINE_integer("train", 2000, "Training images.", 2)
-VALIDATION = flags.DEFINE_integer("validation", 500, "Validation images.", 2)
+TRAIN = flags.DEFINE_integer("train", 2000, "Training images, at most.", 2)
+VALIDATION = flags.DEFINE_integer("validation", 500, "Validation images, at most.", 2)
 
 
 def main(argv: list[str]) -> int:
@@ -29,8 +29,8 @@ def main(argv: list[str]) -> int:
         if len(argv) > 1 or not OUT.value:
             raise DataError("give the folder to write into, as in --out=stand_in")
         dataset = open_dataset(dict(name="digits", dir=DIR.value, image_size=0))
-        train = dataset.load(f"train[:{TRAIN.value}]")
-        validation = dataset.load(f"test[:{VALIDATION.value}]")
+        first = lambda split, count: dataset.load(f"{split}[:{min(count, dataset.count(split))}]")
+        train, validation = first("train", TRAIN.value), first("test", VALIDATION.value)
         folder = make_stand_in(Path(OUT.value), train, validation, dataset.num_classes)
     except JointNASError as error:
         print(f"error: {error}", file=sys.stderr)

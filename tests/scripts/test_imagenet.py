@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,9 @@ def test_the_search_is_planned(stand_in, name):
     assert done.returncode == 0, done.stderr
     for text in ("192 candidates in 4 rounds, 150 epochs", "200 classes", "device-hours", "GB"):
         assert text in done.stdout
-    assert ("25,000" if name == "joint" else "20,000") in done.stdout
+    pool = int(re.search(r"pool +([\d,]+)", done.stdout)[1].replace(",", ""))
+    # Few architectures are within 450 M FLOPs, the budget of the joint search.
+    assert 192 < pool <= 25_000 if name == "joint" else pool == 20_000
 
 
 def test_the_final_training_is_planned(stand_in):
