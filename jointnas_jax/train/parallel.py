@@ -70,12 +70,13 @@ class Parallel:
         with self._lock:
             if key not in self._compiled:
                 lower = lambda device: self._program.lower(*self._args_of_one(values, device))
-                lowered = lower(self._devices[0])
+                lowered, hits = lower(self._devices[0]), _cache.hits
                 compiled = lowered.compile(compiler_options=self._options)
                 first = compiled.runtime_executable()
                 loaded = [first]
                 for device in self._devices[1:]:
-                    copy = _copy(first, device)
+                    # What came from JAX's cache cannot be serialised again: the copy lacks kernels.
+                    copy = _copy(first, device) if _cache.hits == hits else None
                     if copy is None:  # of the same module, so the results are the same
                         again = lower(device).compile(compiler_options=self._options)
                         copy = again.runtime_executable()
@@ -122,6 +123,23 @@ class Parallel:
             jax.tree.map(functools.partial(shape, axis), value)
             for axis, value in zip(self._axes, values, strict=True)
         )
+
+
+class _Cache(threading.local):
+    """How often this thread got a program from JAX's persistent cache."""
+
+    hits = 0
+
+
+_cache = _Cache()
+
+
+def _count_hits(event: str, **_: Any) -> None:
+    if event == "/jax/compilation_cache/cache_hits":
+        _cache.hits += 1
+
+
+jax.monitoring.register_event_listener(_count_hits)
 
 
 def _copy(executable: Any, device: jax.Device) -> Any:
