@@ -62,7 +62,8 @@ def test_result_json_holds_what_the_readme_promises(finished):
     assert [r["round"] for r in result["rounds"]] == [1, 2, 3]
     assert result["rounds"][0]["spearman"] is None
     assert result["seconds"].keys() == result["compilations"]["by_stage"].keys()
-    assert all(s > 0 for s in result["seconds"].values())
+    assert all(s >= 0 for s in result["seconds"].values())  # a hundredth at least is told
+    assert result["seconds"]["coarse stage"] > 0
     assert result["compilations"]["by_stage"]["coarse stage"] > 0
 
 
@@ -202,12 +203,12 @@ def test_winners_are_sound_finalists_even_where_fewer_are_left_than_wanted(tmp_p
     result = run(
         tmp_path,
         "--config.train.final_epochs=7",
-        "--config.search.finalists=4",
-        "--config.search.winners=4",
+        "--config.search.finalists=8",
+        "--config.search.winners=8",
         "--config.search.pool_size=80",
     )
     assert all(None not in w["validation"]["seeds"] for w in result["winners"])
-    assert 1 <= len(result["winners"]) < 4
+    assert 1 <= len(result["winners"]) < 8
     files = sorted(p.name for p in tmp_path.glob("winner*.json"))
     assert files == [f"winner{i}.json" for i in range(len(result["winners"]))]
     assert result["comparison"]["default"]["verdict"] == "could not be compared with"
