@@ -73,15 +73,10 @@ def integers(flag: str, texts: Sequence[str]) -> list[int]:
 
 def _quietly(config: Config, test: Callable[[Config, Console], dict[str, Any]]) -> dict[str, Any]:
     """Runs the test with JAX prepared and other libraries quiet."""
-    # Only now: these imports take seconds, and a config error should not.
-    import tensorflow_datasets as tfds
-    from absl import logging
-
+    # Only now: this import takes seconds, and a config error should not.
     from jointnas_jax.study.main import prepare_jax
 
     prepare_jax(config.study.devices)
-    logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()
     return test(config, Console())
 
 

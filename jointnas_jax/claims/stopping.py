@@ -36,34 +36,8 @@ def compare(trials: RandomTrials, firsts: Sequence[int], shuffles: int) -> dict[
     epochs = curves.shape[1]
     rows, rounds = [], {}
     for m in firsts:
-        sets = disjoint_sets(len(curves), m, shuffles)
-        found = np.array(
-            [
-                [_one(curves, chosen, search.threshold, search.correlation) for chosen in row]
-                for row in sets
-            ]
-        )
-        stops, kept, regret = np.moveaxis(found, -1, 0)
-        early = stops < epochs
-        rows.append(
-            Row(
-                f"m = {m}",
-                {
-                    "epochs": stops.mean(),
-                    "saved": 1 - stops.mean() / epochs,
-                    "stopped": early.mean(),
-                    "kept": kept[early].mean() if early.any() else np.nan,
-                    "regret": regret.mean(),
-                },
-                judge(np.where(early, kept - search.threshold, np.nan)),
-            ).to_dict()
-            | {"m": m}
-        )
-        rounds[str(m)] = {
-            "epochs": stops.astype(int).tolist(),
-            "kept": kept.tolist(),
-            "regret": regret.tolist(),
-        }
+        row, rounds[str(m)] = _first_rounds(trials, m, shuffles)
+        rows.append(row)
     by_epoch = {
         name: [correlate(curves[:, t], curves[:, -1]) for t in range(epochs)]
         for name, correlate in CORRELATIONS.items()
@@ -78,6 +52,33 @@ def compare(trials: RandomTrials, firsts: Sequence[int], shuffles: int) -> dict[
         "by_epoch": by_epoch,
         "rounds": rounds,
     }
+
+
+def _first_rounds(
+    trials: RandomTrials, m: int, shuffles: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The row of m, and what the rule did in each first round of m candidates."""
+    search, curves = trials.problem.config.search, trials.curves
+    epochs = curves.shape[1]
+    found = np.array(
+        [
+            [_one(curves, chosen, search.threshold, search.correlation) for chosen in row]
+            for row in disjoint_sets(len(curves), m, shuffles)
+        ]
+    )
+    stops, kept, regret = np.moveaxis(found, -1, 0)
+    early = stops < epochs
+    numbers = {
+        "epochs": stops.mean(),
+        "saved": 1 - stops.mean() / epochs,
+        "stopped": early.mean(),
+        "kept": kept[early].mean() if early.any() else np.nan,
+        "regret": regret.mean(),
+    }
+    verdict = judge(np.where(early, kept - search.threshold, np.nan))
+    row = Row(f"m = {m}", numbers, verdict).to_dict() | {"m": m}
+    rounds = {"epochs": stops.astype(int), "kept": kept, "regret": regret}
+    return row, {name: values.tolist() for name, values in rounds.items()}
 
 
 def _one(

@@ -3,8 +3,9 @@
 Each knob, and each cost, has a length scale of its own, found by maximising the posterior; a linear
 kernel is added to a Matern-5/2 one, since much of what makes a network good adds up. On
 NAS-Bench-Macro (10 seeds, 20 / 50 / 100 / 200 / 400 trials) both have a Kendall's tau of .775 /
-.877 / .901 / .922 / .931 (`scripts/bench_tabular.py predictor`). The process alone says how much
-better than all trials a candidate may be, which is what a search goes by.
+.877 / .901 / .922 / .931 (`scripts/bench_tabular.py predictor`, fits that start at low noise). The
+process alone says how much better than all trials a candidate may be, which is what a search goes
+by.
 
 Shapes: N trials, of which the first n are real and the others padding, F features in G groups,
 T candidates to predict.

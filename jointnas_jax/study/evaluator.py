@@ -188,9 +188,10 @@ class Evaluator:
         futures = [concurrent.futures.Future() for _ in jobs]
         works = [Work(j.candidate.arch, j.epochs * self._steps[j.final]) for j in jobs]
         together = self._together(jobs)
-        packs = self._planner.plan(works, later)
         if together:
             packs = [Pack(job.candidate.arch, (i,)) for i, job in enumerate(jobs)]
+        else:
+            packs = self._planner.plan(works, later)
         shared = [p for p in packs if isinstance(p.shape, Envelope)]
         exact = [p for p in packs if not isinstance(p.shape, Envelope)]
         self.packings.append(

@@ -4,7 +4,6 @@ An interrupted training goes on from its last saved epoch, to the same result bi
 """
 
 import dataclasses
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from jointnas_jax.space import Candidate, JointSpace, Knob, read_candidate
 from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.evaluator import Evaluator, Job
 from jointnas_jax.study.model import Model, load_model, save_model
-from jointnas_jax.study.plan import BACKWARD, estimate, print_lines
+from jointnas_jax.study.plan import BACKWARD, device_count, estimate, print_lines
 
 
 def train_candidate(
@@ -113,12 +112,11 @@ def _print_plan(
     config: Config, dataset: ImageDataset, candidate: Candidate, console: Console
 ) -> None:
     train, costs = config.train, count(candidate.arch)
-    devices = min(config.study.devices or math.inf, jax.local_device_count())
     images = dataset.count(config.data.train_split) * train.epochs_at_end
     macs = costs.macs
     if train.teacher:  # it runs forward only
         macs += count(load_model(Path(train.teacher)).arch).macs / BACKWARD
-    guess = estimate(config, dataset, [candidate.arch], macs, images, 1, devices)
+    guess = estimate(config, dataset, [candidate.arch], macs, images, 1, device_count(config))
     lines = {
         "training": f"{config.name}, {train.epochs_at_end} epochs, batches of {train.batch_size}",
         "data": str(dataset),

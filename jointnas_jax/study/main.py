@@ -25,8 +25,6 @@ _CACHED_FROM_SECONDS = 0.5
 def run(config: Config, workdir: Path, dry: bool, overwrite: bool) -> int:
     """Runs a study in a workdir, or prints its plan; returns the exit code."""
     prepare_jax(config.study.devices)
-    logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()
     console = Console()
     if dry:
         dry_run(config, console)
@@ -45,8 +43,6 @@ def run(config: Config, workdir: Path, dry: bool, overwrite: bool) -> int:
 def train(config: Config, name: str, workdir: Path, dry: bool, overwrite: bool) -> int:
     """Trains one candidate in a workdir, or prints the plan of it; returns the exit code."""
     prepare_jax(config.study.devices)
-    logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()
     console = Console()
     if train_candidate(config, name, workdir, console, dry, overwrite):
         console.print(f"  wrote {workdir / workdirs.RESULT}", highlight=False)
@@ -67,8 +63,11 @@ def run_budgets(workdir: Path, budgets: Sequence[Mapping[str, int]], out: Path, 
 def prepare_jax(devices: int) -> None:
     """Sets up devices and the persistent compilation cache, before JAX's backend starts.
 
-    On CPU there is one device per core: candidates train side by side on them.
+    Quiets other libraries as well. On CPU there is one device per core: candidates train side by
+    side on them.
     """
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         jax.config.update("jax_num_cpu_devices", devices or cores)

@@ -1,6 +1,7 @@
 """What a study is going to do and cost, before anything trains."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -22,6 +23,11 @@ _ACCELERATOR_COMPILE_SECONDS = (10.0, 1.5)
 _OVERHEAD = 10  # imports, pretraining, fits, evolution
 BACKWARD = 3  # a training step costs about three forward passes
 _SAMPLE = 32  # architectures of the pool that are looked at
+
+
+def device_count(config: Config) -> int:
+    """Number of devices that train."""
+    return min(config.study.devices or math.inf, jax.local_device_count())
 
 
 @dataclasses.dataclass(frozen=True)

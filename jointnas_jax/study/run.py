@@ -24,7 +24,7 @@ from jointnas_jax.space import Candidate
 from jointnas_jax.study.checkpoint import save_variables
 from jointnas_jax.study.evaluator import Evaluator, Job, Outcome
 from jointnas_jax.study.meter import Meter
-from jointnas_jax.study.plan import make_plan, print_plan
+from jointnas_jax.study.plan import device_count, make_plan, print_plan
 from jointnas_jax.study.problem import PRETRAIN_STREAM, Problem, build_problem
 from jointnas_jax.study.result import Contender, build_result, describe, print_result
 from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore
@@ -42,7 +42,7 @@ def dry_run(config: Config, console: Console) -> None:
     """Prints the plan of a study; opens the dataset, trains nothing."""
     problem = build_problem(config)
     images = problem.dataset.count(config.data.train_split)
-    print_plan(problem, make_plan(problem, problem.pool(), images, _devices(config)), console)
+    print_plan(problem, make_plan(problem, problem.pool(), images, device_count(config)), console)
 
 
 def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]
             images = problem.divided_images()
         with meter.stage("pool"):
             pool = problem.pool()
-            plan = make_plan(problem, pool, len(images[0]), _devices(config))
+            plan = make_plan(problem, pool, len(images[0]), device_count(config))
             study = Study(problem, pool, images, plan.trainings, workdir, console)
             print_plan(problem, plan, console)
             start(workdir, config)  # the last thing before training: bad input leaves no trace
@@ -341,8 +341,3 @@ def _completed(rounds: Sequence[Round]) -> tuple[np.ndarray, np.ndarray]:
 def _accuracies(outcomes: Sequence[Outcome]) -> list[float | None]:
     """The last accuracy of each training, None where it failed."""
     return [o.accuracies[-1] if o.reason is None else None for o in outcomes]
-
-
-def _devices(config: Config) -> int:
-    """Number of devices that a study uses."""
-    return min(config.study.devices or math.inf, jax.local_device_count())

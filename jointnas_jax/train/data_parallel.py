@@ -69,12 +69,6 @@ class DataParallel:
         program = self.compile(*values)
         return program(*map(jax.device_put, values, self._places))
 
-    def memory(self, *values: Any) -> int:
-        """Bytes that a device needs for arguments, results and in between, as XLA counts them."""
-        stats = self.compile(*values).memory_analysis()
-        sizes = (stats.argument_size_in_bytes, stats.output_size_in_bytes)
-        return sum(sizes) - stats.alias_size_in_bytes + stats.temp_size_in_bytes
-
     def _shapes(self, values: Sequence[Any]) -> tuple:
         shape = lambda leaf, place: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=place)
         return tuple(

@@ -140,12 +140,7 @@ class Planner:
         than it costs: a part costs a compilation and its padding, what is in no part is compiled
         one by one.
         """
-        trimmed = any(stage.trim for stage in works[0].arch.stages)  # tiles know no such padding
-        if (
-            trimmed
-            or self._program == "exact"
-            or len({w.arch for w in works}) == 1 == self._space.arch_size
-        ):
+        if self._program == "exact" or self._only_exact(works):
             return []
         whole = ranges_of(self._space, works[0].arch)
         steps = sum(w.steps for w in works) // len(works)
@@ -196,6 +191,11 @@ class Planner:
             if (seconds := cost(found)) >= best:
                 return [self._envelope(part) for part in parts]
             parts, best = found, seconds
+
+    def _only_exact(self, works: Sequence[Work]) -> bool:
+        """Whether no envelope can serve, or there is one architecture alone."""
+        trimmed = any(stage.trim for stage in works[0].arch.stages)  # tiles know no such padding
+        return trimmed or len({w.arch for w in works}) == 1 == self._space.arch_size
 
     def _envelope(self, ranges: Ranges) -> Envelope:
         return Envelope.of(ranges, self._space.image_channels, self._space.num_classes)

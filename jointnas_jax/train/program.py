@@ -106,8 +106,6 @@ class TrainProgram:
         self._devices = devices
         self._per_device = lanes_per_device
         self._teacher = teacher
-        self._batch_size = config.batch_size
-        self._augmentation = augmentation
         self._compiled = False
         self._template = zero_variables(shape)
         dtype = resolve_dtype(config.dtype)
@@ -180,12 +178,8 @@ class TrainProgram:
         for epoch in range(done, epochs):
             lanes, trained, failed, losses = self._one_epoch(lanes, data, epoch)
             if every_epoch or epoch == epochs - 1:
-                counts.append(
-                    [
-                        self._correct(trained, lanes.switches, *batch, evaluation.stats)
-                        for batch in evaluation.batches
-                    ]
-                )
+                ask = functools.partial(self._correct, trained, lanes.switches)
+                counts.append([ask(*batch, evaluation.stats) for batch in evaluation.batches])
             failures.append(failed)
             if progress:
                 progress(epoch + 1, float(np.sum([np.mean(loss) for loss in losses])))
@@ -195,7 +189,7 @@ class TrainProgram:
                 counts = [np.array(epoch) for epoch in counts]
                 notes = {"counts": [epoch.tolist() for epoch in counts]}
                 checkpoints.save(epoch + 1, lanes.state, notes)
-        correct = [sum(np.asarray(c).reshape(-1) for c in epoch) for epoch in counts]
+        correct = [np.sum([np.ravel(c) for c in epoch], 0) for epoch in counts]
         accuracies = np.reshape(correct, (len(counts), self.lanes)) / evaluation.count
         trained = np.asarray(trained).reshape(self.lanes, -1)
         return [
@@ -204,8 +198,8 @@ class TrainProgram:
         ]
 
     def _one_epoch(
-        self, lanes: "_Lanes", data: TrainData | StreamedTrainData, epoch: int
-    ) -> tuple["_Lanes", jax.Array, np.ndarray, list[jax.Array]]:
+        self, lanes: _Lanes, data: TrainData | StreamedTrainData, epoch: int
+    ) -> tuple[_Lanes, jax.Array, np.ndarray, list[jax.Array]]:
         """Trains for one epoch.
 
         Returns:
@@ -221,14 +215,14 @@ class TrainProgram:
             losses.append(loss)
         return lanes, trained, _first(failed), losses
 
-    def _arguments(self, lanes: "_Lanes", chunk: tuple, stats: steps.PixelStats) -> tuple:
+    def _arguments(self, lanes: _Lanes, chunk: tuple, stats: steps.PixelStats) -> tuple:
         images, labels, plan, todo = chunk
         own = (lanes.state, lanes.recipes, lanes.switches)
         return (*own, images, labels, stats, plan, todo, lanes.step_keys, self._teacher)
 
     def _compile(
         self,
-        lanes: "_Lanes",
+        lanes: _Lanes,
         data: TrainData | StreamedTrainData,
         evaluation: EvalData | StreamedEvalData,
     ) -> None:
@@ -249,7 +243,7 @@ class TrainProgram:
             list(pool.map(lambda call: call[0].compile(*call[1]), calls))
         self._compiled = True
 
-    def _lane(self, candidate: Candidate, key: jax.Array) -> "_Lanes":
+    def _lane(self, candidate: Candidate, key: jax.Array) -> _Lanes:
         """Everything about a candidate, as arrays on the host."""
         initial = initial_variables(candidate.arch, jax.random.fold_in(key, _INIT))
         switches = None
@@ -260,7 +254,7 @@ class TrainProgram:
         state = steps.init_state(initial)
         return _Lanes(state, switches, RecipeArrays.of(candidate.recipe), data(_PLAN), data(_STEP))
 
-    def _lanes(self, candidates: Sequence[Candidate], keys: Sequence[jax.Array]) -> "_Lanes":
+    def _lanes(self, candidates: Sequence[Candidate], keys: Sequence[jax.Array]) -> _Lanes:
         """Stacks what the lanes hold to `[D, ...]`, or `[D, lanes per device, ...]`."""
         filled = [*range(len(candidates)), *[0] * (self.lanes - len(candidates))]
         own = [self._lane(candidates[i], keys[i]) for i in filled]

@@ -131,8 +131,7 @@ def train_step(
     images, targets = augmented(module.arch, augmentation, recipe, batch, stats)
     if teacher:
         seen, _ = augmented(teacher.module.arch, augmentation, recipe, batch, teacher.stats)
-        answers = jax.nn.softmax(teacher.module.apply(teacher.variables, seen))
-        targets = teacher.share * answers + (1 - teacher.share) * targets
+        targets = _taught(teacher, seen, targets)
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
         logits, updated = module.apply(
@@ -164,6 +163,12 @@ def train_step(
     decay = jnp.minimum(recipe.ema_decay, (1 + state.step) / (10 + state.step))
     averaged = decay * state.averaged + (1 - decay) * ravel_pytree(variables)[0]
     return TrainState(state.step + 1, variables, averaged, optimizer), loss
+
+
+def _taught(teacher: Teacher, images: jax.Array, targets: jax.Array) -> jax.Array:
+    """Targets `float32[B, L]` of which the teacher's answers to images have their share."""
+    answers = jax.nn.softmax(teacher.module.apply(teacher.variables, images))
+    return teacher.share * answers + (1 - teacher.share) * targets
 
 
 def augmented(

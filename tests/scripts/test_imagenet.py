@@ -105,4 +105,4 @@ def test_the_final_training_runs_with_a_teacher(stand_in, tmp_path, devices):
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "final" / "result.json").read_text())
     assert result["costs"]["flops"] == 461_550_136
-    assert 0 <= result["accuracy"] <= 1
+    assert result["epochs"] == 1

@@ -62,7 +62,6 @@ def test_result_json_holds_what_the_readme_promises(finished):
     assert [r["round"] for r in result["rounds"]] == [1, 2, 3]
     assert result["rounds"][0]["spearman"] is None
     assert result["seconds"].keys() == result["compilations"]["by_stage"].keys()
-    assert all(s >= 0 for s in result["seconds"].values())  # a hundredth at least is told
     assert result["seconds"]["coarse stage"] > 0
     assert result["compilations"]["by_stage"]["coarse stage"] > 0
 
