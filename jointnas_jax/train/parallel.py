@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
-from jaxlib import xla_client
+
+from jointnas_jax.train.executables import executables_on
 
 
 class Parallel:
@@ -70,18 +71,7 @@ class Parallel:
         with self._lock:
             if key not in self._compiled:
                 lower = lambda device: self._program.lower(*self._args_of_one(values, device))
-                lowered, hits = lower(self._devices[0]), _cache.hits
-                compiled = lowered.compile(compiler_options=self._options)
-                first = compiled.runtime_executable()
-                loaded = [first]
-                for device in self._devices[1:]:
-                    # What came from JAX's cache cannot be serialised again: the copy lacks kernels.
-                    copy = _copy(first, device) if _cache.hits == hits else None
-                    if copy is None:  # of the same module, so the results are the same
-                        again = lower(device).compile(compiler_options=self._options)
-                        copy = again.runtime_executable()
-                    loaded.append(copy)
-                self._compiled[key] = (loaded, lowered.out_info)
+                self._compiled[key] = executables_on(self._devices, lower, self._options)
             return self._compiled[key]
 
     def shapes(self, *values: Any) -> Any:
@@ -123,39 +113,6 @@ class Parallel:
             jax.tree.map(functools.partial(shape, axis), value)
             for axis, value in zip(self._axes, values, strict=True)
         )
-
-
-class _Cache(threading.local):
-    """How often this thread got a program from JAX's persistent cache."""
-
-    hits = 0
-
-
-_cache = _Cache()
-
-
-def _count_hits(event: str, **_: Any) -> None:
-    if event == "/jax/compilation_cache/cache_hits":
-        _cache.hits += 1
-
-
-jax.monitoring.register_event_listener(_count_hits)
-
-
-def _copy(executable: Any, device: jax.Device) -> Any:
-    """Loads a compiled program on another device; None where this jaxlib or backend cannot.
-
-    jax has no public name for it; without it a program is compiled for each device.
-    """
-    try:
-        options = xla_client.CompileOptions()
-        options.num_replicas = options.num_partitions = 1
-        options.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id]]))
-        return device.client.deserialize_executable(
-            executable.serialize(), xla_client.DeviceList((device,)), options
-        )
-    except (AttributeError, TypeError, NotImplementedError, jax.errors.JaxRuntimeError):
-        return None
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:

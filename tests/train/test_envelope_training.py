@@ -15,7 +15,7 @@ from jointnas_jax.nets.envelope import Envelope, cut_variables, pad_variables
 from jointnas_jax.nets.init import zero_variables
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import JointSpace
-from jointnas_jax.train import parallel
+from jointnas_jax.train import executables
 from jointnas_jax.train import program as programs
 from jointnas_jax.train.feed import EvalData, TrainData
 from jointnas_jax.train.parallel import replicate
@@ -204,7 +204,7 @@ def test_any_number_of_devices_gives_the_same_bits(space, train, devices):
 
 
 def test_a_jaxlib_that_cannot_copy_programs_compiles_them_instead(space, train, monkeypatch):
-    monkeypatch.setattr(parallel, "_copy", lambda *_: None)
+    monkeypatch.setattr(executables, "_load", lambda *_: None)
     one, other = (candidate(space, **values) for values in CASES[:2])
     together = train([one, other], devices=3)
     assert_same_training(together[1], train([other], seeds=[1])[0])

@@ -1,0 +1,71 @@
+"""Programs of several devices and the compilation cache."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import jax, jax.numpy as jnp, numpy as np
+from jointnas_jax.train.parallel import Parallel
+
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **more: event.endswith("backend_compile_duration") and compiled.append(more)
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+def grow(x):
+    step = lambda i, y: jnp.tanh(y @ jnp.ones((8, 8))) + jnp.arange(8.0) * i
+    return jax.lax.fori_loop(0, 5, step, x).sum(-1)
+
+lanes = np.arange(len(jax.devices()) * 3 * 8, dtype=np.float32).reshape(-1, 3, 8)
+out = Parallel(grow, "l", jax.devices())(lanes)
+print(len(compiled), np.asarray(out).tobytes().hex())
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the program in a process of its own: its compilations, and its results' bytes."""
+
+    def in_process():
+        environment = dict(os.environ) | {
+            "JAX_NUM_CPU_DEVICES": "3",
+            "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", CODE],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-500:]
+        compiled, out = done.stdout.split()
+        return int(compiled), out
+
+    return in_process
+
+
+def test_one_compilation_serves_all_devices_and_later_runs(run):
+    first, again = run(), run()
+    assert (first[0], again[0]) == (1, 0)
+    assert first[1] == again[1]
+
+
+@pytest.mark.parametrize("fault", ["cut", "flipped", "missing"])
+def test_a_damaged_copy_is_not_loaded(run, tmp_path, fault):
+    """What JAX's own cache still has serves the first device, the others are compiled for."""
+    first = run()
+    (path,) = tmp_path.glob("*-every-device")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.unlink()
+    if fault != "missing":
+        path.write_bytes(content if fault == "flipped" else content[: len(content) // 2])
+    again = run()
+    assert again[1] == first[1]
+    assert again[0] > 0
