@@ -7,8 +7,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jointnas_jax.config import QUANTITY, Config, check_config, parse_quantity
+from jointnas_jax.config import Config, check_config
 from jointnas_jax.errors import ConfigError, nearest
+from jointnas_jax.rules import QUANTITY, parse_quantity
 
 _LIMIT = 'a number above 0 such as "450M" (units K, M, G)'
 

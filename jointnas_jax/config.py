@@ -5,66 +5,29 @@ returns an `ml_collections.ConfigDict`. Nothing here imports JAX, so a mistake i
 """
 
 import dataclasses
-import math
-import re
-from collections.abc import Callable, Mapping
-from decimal import Decimal
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from jointnas_jax.errors import ConfigError, SpaceError, nearest
+from jointnas_jax.rules import (
+    ANY,
+    FLAG,
+    NAME,
+    POSITIVE,
+    QUANTITY,
+    RATES,
+    Rule,
+    at_least,
+    between,
+    one_of,
+    option,
+    parse_quantity,
+)
 from jointnas_jax.space.joint import JointSpace
 
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 COST_NAMES = ("flops", "params")
-
-
-class Rule(NamedTuple):
-    """What a value must satisfy, in words and as a test."""
-
-    text: str
-    holds: Callable[[Any], bool]
-
-
-def at_least(low: float) -> Rule:
-    """Numbers from `low` on."""
-    return Rule(f"at least {low}", lambda v: low <= v < math.inf)
-
-
-def between(low: float, high: float) -> Rule:
-    """Numbers in [low, high]."""
-    return Rule(f"from {low} to {high}", lambda v: low <= v <= high)
-
-
-def one_of(*values: str) -> Rule:
-    """One of some words."""
-    return Rule(f"one of {list(values)}", lambda v: v in values)
-
-
-def _rates(v: tuple) -> bool:
-    return len(v) == 2 and all(isinstance(r, int | float) and 0 <= r <= 1 for r in v)
-
-
-def _quantity_holds(v: str) -> bool:
-    return not v or _QUANTITY.fullmatch(v) is not None and parse_quantity(v) > 0
-
-
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)", re.IGNORECASE)
-ANY = Rule("any text", lambda v: True)
-POSITIVE = Rule("above 0", lambda v: 0 < v < math.inf)
-RATES = Rule("two probabilities (best parent, worst parent)", _rates)
-QUANTITY = Rule('a number such as "1.5M" (units K, M, G), or "" for no limit', _quantity_holds)
-FLAG = Rule("true or false", lambda v: True)
-NAME = Rule(
-    "1 to 64 letters, digits, `_`, `-` or `.`, starting with a letter or digit",
-    lambda v: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", v) is not None,
-)
-
-
-def option(default: Any, rule: Rule) -> Any:
-    """A field with a rule."""
-    return dataclasses.field(default=default, metadata={"rule": rule})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,11 +229,24 @@ class StudyConfig:
       seeds: trainings of every finalist and reference.
       random_reference: also train as many random candidates as the search trained, for comparison.
       devices: devices to use; 0: all of them, and on CPU one per core.
+      storage: database of the trials as SQLAlchemy names it, such as `postgresql://host/name`;
+        "": the file `trials.db` in the workdir. Keep a password out of it, in `~/.pgpass`.
+      resume: of an unfinished study in the workdir: `auto`, go on with it if there is one; `must`,
+        there has to be one; `never`.
+      other_machine: go on where another machine began, though results may differ in the last bits.
+      checkpoint_minutes: the state of a training is saved after the first epoch that ends so long
+        after the last time, and no more is lost.
+      trial_minutes: a training that takes longer fails; 0: no limit.
     """
 
     seeds: int = option(3, between(1, 1000))
     random_reference: bool = option(True, FLAG)
     devices: int = option(0, between(0, 4096))
+    storage: str = option("", ANY)
+    resume: str = option("auto", one_of("auto", "must", "never"))
+    other_machine: bool = option(False, FLAG)
+    checkpoint_minutes: float = option(10.0, at_least(0))
+    trial_minutes: float = option(0.0, at_least(0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,20 +322,6 @@ def _check_default(config: Config) -> None:
         space.vector_from_values(config.default)
     except SpaceError as error:
         raise ConfigError(f"`config.default`, the default candidate: {error}") from error
-
-
-def parse_quantity(text: str) -> int:
-    """Reads "1.5M" as 1,500,000; units K, M and G; raises `ConfigError` if that is not possible."""
-    if (match := _QUANTITY.fullmatch(text.strip())) is None:
-        raise ConfigError(f'{text!r} must be a number such as "1.5M" (units K, M, G)')
-    number, unit = match.groups()
-    return round(float(number) * UNITS[unit.upper()])
-
-
-def quantity(number: int) -> str:
-    """The shortest text that `parse_quantity` reads as a number, such as "1.5M"."""
-    texts = (f"{(Decimal(number) / size).normalize():f}{unit}" for unit, size in UNITS.items())
-    return min(texts, key=len)
 
 
 def _check_section(kind: type, section: Any, path: str) -> Any:

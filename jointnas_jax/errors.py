@@ -43,6 +43,31 @@ class StudyError(JointNASError):
     """The study cannot go on, for instance because every trial failed."""
 
 
+class StorageError(JointNASError):
+    """Something cannot be written, for instance because the disk is full; what is stored stays."""
+
+
+class InterruptedStudyError(JointNASError):
+    """A signal ended the run."""
+
+    exit_code = 3
+
+    def __init__(self) -> None:
+        super().__init__("interrupted; the same command goes on from what is saved")
+
+
+class DamagedError(JointNASError):
+    """Stored data is not what was written."""
+
+    exit_code = 4
+
+
+class BusyError(JointNASError):
+    """Another run owns the workdir."""
+
+    exit_code = 5
+
+
 def one_line(foreign: object) -> str:
     """Returns text from a foreign file or library as one printable line of at most 200."""
     text = " ".join(str(foreign).split())[:200]

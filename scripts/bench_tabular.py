@@ -15,8 +15,8 @@ from pathlib import Path
 from absl import app, flags
 
 from jointnas_jax.bench import tables
-from jointnas_jax.config import parse_quantity
 from jointnas_jax.errors import JointNASError
+from jointnas_jax.rules import parse_quantity
 
 DATA = flags.DEFINE_string("data", "", "Folder of NAS-Bench-Macro's JSON file.")
 TABLES = flags.DEFINE_list("tables", ["macro"], f"Of {', '.join(tables.NAMES)}.")

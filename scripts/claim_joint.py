@@ -18,9 +18,7 @@ from jointnas_jax.config import Config
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/claim_joint", "Folder of the studies.")
-OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace studies there that are unfinished or have another config."
-)
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace studies there that have another config.")
 
 
 def measure(config: Config, console: Console) -> dict[str, Any]:

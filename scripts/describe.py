@@ -13,11 +13,11 @@ from pathlib import Path
 from absl import app, flags
 
 from jointnas_jax import zoo
-from jointnas_jax.config import parse_quantity
 from jointnas_jax.errors import ConfigError, JointNASError, WorkdirError
 from jointnas_jax.nets.cost import count
 from jointnas_jax.nets.scaling import scale, scale_to
 from jointnas_jax.report.architecture import print_arch
+from jointnas_jax.rules import parse_quantity
 from jointnas_jax.space import ArchSpec
 
 JSON = flags.DEFINE_bool("json", False, "Print JSON instead of tables.")

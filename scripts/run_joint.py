@@ -3,7 +3,6 @@
 python scripts/run_joint.py --config=configs/digits.py --config.search.pool_size=512
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from absl import flags
 
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import JointNASError
+from jointnas_jax.study.interrupt import Interrupt, run_interruptible
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
-INTERRUPTED = 3
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder for everything written; default runs/NAME.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and train nothing.")
@@ -26,23 +25,19 @@ def main(argv: list[str]) -> int:
         print(__doc__ + "\n" + flags.FLAGS.main_module_help())
         return 0
     try:
-        config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
-        # Only now: the imports below take seconds, and a config error should not.
-        from jointnas_jax.study.main import run
-
-        return run(
-            config,
-            Path(WORKDIR.value or Path("runs") / config.name),
-            DRY_RUN.value,
-            OVERWRITE.value,
-        )
+        return run_interruptible(lambda interrupt: _work(argv, interrupt))
     except JointNASError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; start again with --overwrite", file=sys.stderr, flush=True)
-        # Worker threads may be deep in compiled code; nothing of theirs needs saving.
-        os._exit(INTERRUPTED)
+
+
+def _work(argv: list[str], interrupt: Interrupt) -> int:
+    config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
+    # Only now: the imports below take seconds, and a config error should not.
+    from jointnas_jax.study.main import run
+
+    workdir = Path(WORKDIR.value or Path("runs") / config.name)
+    return run(config, workdir, DRY_RUN.value, OVERWRITE.value, interrupt)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ python scripts/train_candidate.py --candidate=runs/digits/winner0.json --config=
 python scripts/train_candidate.py --candidate=fbnetv3_b --config=configs/imagenet_final.py --dry_run
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from absl import flags
 
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import JointNASError
+from jointnas_jax.study.interrupt import Interrupt, run_interruptible
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
-INTERRUPTED = 3
 
 CANDIDATE = flags.DEFINE_string(
     "candidate", "", "File of a candidate, or a published network; default the config's."
@@ -30,20 +29,20 @@ def main(argv: list[str]) -> int:
         print(__doc__ + "\n" + flags.FLAGS.main_module_help())
         return 0
     try:
-        config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
-        # Only now: the imports below take seconds, and a config error should not.
-        from jointnas_jax.study.main import train
-
-        name = f"{config.name}-{Path(CANDIDATE.value or 'default').stem}"
-        workdir = Path(WORKDIR.value or Path("runs") / name)
-        return train(config, CANDIDATE.value, workdir, DRY_RUN.value, OVERWRITE.value)
+        return run_interruptible(lambda interrupt: _work(argv, interrupt))
     except JointNASError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last state", file=sys.stderr)
-        # Worker threads may be deep in compiled code; nothing of theirs needs saving.
-        os._exit(INTERRUPTED)
+
+
+def _work(argv: list[str], interrupt: Interrupt) -> int:
+    config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
+    # Only now: the imports below take seconds, and a config error should not.
+    from jointnas_jax.study.main import train
+
+    name = f"{config.name}-{Path(CANDIDATE.value or 'default').stem}"
+    workdir = Path(WORKDIR.value or Path("runs") / name)
+    return train(config, CANDIDATE.value, workdir, DRY_RUN.value, OVERWRITE.value, interrupt)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jointnas_jax.command_line import parse_config
-from jointnas_jax.config import Config, check_config, default_config, parse_quantity, quantity
+from jointnas_jax.config import Config, check_config, default_config
 from jointnas_jax.errors import ConfigError, InputError
+from jointnas_jax.rules import parse_quantity, quantity
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DIGITS = str(CONFIGS / "digits.py")

@@ -14,19 +14,21 @@ ENGINE = {"errors", "config", "space", "nets", "data", "train", "predictor", "se
 # What each package may import, besides itself.
 ALLOWED = {
     "errors": set(),
+    "files": {"errors"},
     "space": {"errors"},
-    "config": {"errors", "space"},
-    "command_line": {"errors", "config"},
+    "rules": {"errors"},
+    "config": {"errors", "rules", "space"},
+    "command_line": {"errors", "rules", "config"},
     "nets": {"errors", "config", "space"},
     "zoo": {"errors", "space", "nets"},
     "data": {"errors", "config"},
-    "train": {"errors", "config", "space", "nets", "data"},
-    "claims": (ENGINE - {"train"}) | {"command_line", "study", "report"},
+    "train": {"errors", "files", "config", "space", "nets", "data"},
+    "claims": (ENGINE - {"train"}) | {"files", "command_line", "study", "report"},
     "bench": ENGINE | {"study"},
     "predictor": {"errors", "config", "space"},
     "search": {"errors", "config", "space"},
-    "report": {"errors", "config", "space", "nets"},
-    "study": ENGINE | {"report", "zoo"},
+    "report": {"errors", "files", "config", "space", "nets"},
+    "study": ENGINE | {"files", "report", "rules", "zoo"},
 }
 # The evaluator alone turns candidates into trained networks.
 TRAINERS = {"study/evaluator.py"}

@@ -142,7 +142,8 @@ def run_program(task: Task) -> dict[str, Any]:
     import jax
 
     from jointnas_jax.data.source import Split
-    from jointnas_jax.study.evaluator import Evaluator, Job
+    from jointnas_jax.study.evaluator import Evaluator
+    from jointnas_jax.study.jobs import Job
     from jointnas_jax.study.meter import Meter
 
     candidates, config = _candidates(task), _config(task)
@@ -157,9 +158,9 @@ def run_program(task: Task) -> dict[str, Any]:
     with meter.listening():
         with meter.stage("training"):
             evaluator = Evaluator(config, space, split, validation, split)
-            outcomes = list(evaluator.run(jobs))
+            outcomes = evaluator.run(jobs)
         with meter.stage("again"):
-            list(evaluator.run([dataclasses.replace(job, epochs=1) for job in jobs]))
+            evaluator.run([dataclasses.replace(job, epochs=1) for job in jobs])
     again = 1e3 * meter.seconds["again"] / (_EPOCH * len(jobs))
     return dict(
         seconds=meter.seconds["training"],

@@ -7,6 +7,7 @@ ranks 2,000 others. All but the `-plain` ones also get the costs, which are free
 import dataclasses
 import functools
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -55,11 +56,14 @@ def ours(table: Table, config: PredictorConfig, capacity: int) -> Contestant:
 def peers(table: Table, with_costs: bool) -> dict[str, Contestant]:
     """Usual regressors at their default settings, on one-hot features; labels standardised."""
     from sklearn.ensemble import RandomForestRegressor
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
     from sklearn.linear_model import RidgeCV
     from sklearn.svm import SVR
 
+    # A kernel at the bound of its noise is one that found none.
+    warnings.simplefilter("ignore", ConvergenceWarning)
     makers: dict[str, Callable[[int], Any]] = {
         "ridge": lambda seed: RidgeCV(np.logspace(-3, 3, 13)),
         "SVR": lambda seed: SVR(C=10.0),

@@ -12,6 +12,7 @@ from rich.console import Console
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.config import Config
 from jointnas_jax.errors import ConfigError, JointNASError, WorkdirError
+from jointnas_jax.files import write_json
 
 INTERRUPTED = 3
 
@@ -83,7 +84,6 @@ def _quietly(config: Config, test: Callable[[Config, Console], dict[str, Any]]) 
 def _tell(report: dict[str, Any], out: Path | None, draw: str) -> None:
     from jointnas_jax.claims.verdict import sentence, table
     from jointnas_jax.report import claims
-    from jointnas_jax.study.workdir import write_json
 
     report["sentence"] = sentence(report["claim"], report["rows"])
     print("\n".join([*table(report["rows"]), report["sentence"]]))

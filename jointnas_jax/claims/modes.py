@@ -15,9 +15,9 @@ from rich.console import Console
 
 from jointnas_jax.claims.verdict import Row, judge
 from jointnas_jax.config import Config
-from jointnas_jax.errors import WorkdirError
+from jointnas_jax.errors import DamagedError, WorkdirError
 from jointnas_jax.study.run import run_study
-from jointnas_jax.study.workdir import stored_result
+from jointnas_jax.study.workdir import look
 
 CLAIM = "Joint search beats the search of architectures or recipes alone"
 MODES = ("joint", "arch", "recipe")
@@ -30,9 +30,9 @@ def compare(
 
     Args:
       config: of the joint study; its seed is the first one.
-      workdir: finished studies found there are not run again.
+      workdir: studies found there go on, and are not run again where they are finished.
       seeds: studies of each mode.
-      overwrite: replace studies there that are unfinished or have another config.
+      overwrite: replace studies there that have another config.
       console: where progress goes.
 
     Returns:
@@ -82,14 +82,14 @@ def report(studies: dict[str, list[dict[str, Any]]], baseline: list[float]) -> d
 
 
 def _finished(config: Config, workdir: Path, overwrite: bool, console: Console) -> dict[str, Any]:
-    """The result of a study, which is run unless the workdir holds it."""
+    """The result of a study, which is run, or goes on, unless the workdir holds it."""
     try:
-        result = stored_result(workdir, config)
-    except WorkdirError:
+        look(workdir, config)
+    except (WorkdirError, DamagedError):
         if not overwrite:
             raise
-        result = None
-    return run_study(config, workdir, console) if result is None else result
+        return run_study(config, workdir, console, overwrite=True)
+    return run_study(config, workdir, console)
 
 
 def _summary(result: dict[str, Any]) -> dict[str, Any]:

@@ -19,16 +19,15 @@ from jointnas_jax.errors import InputError, WorkdirError
 from jointnas_jax.nets.cost import count
 from jointnas_jax.search.early_stop import kendall, spearman
 from jointnas_jax.space import Candidate
-from jointnas_jax.study.evaluator import Evaluator, Job, Outcome
+from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.jobs import Job, Outcome
 from jointnas_jax.study.problem import Problem, build_problem
-from jointnas_jax.study.store import COMPLETED, FAILED, Trial
+from jointnas_jax.study.store import COMPLETED, Trial
+from jointnas_jax.study.trials import measured
 from jointnas_jax.study.workdir import jsonable
 
 # Fewer candidates than this cannot be ranked in any way that means something.
 _FEWEST = 3
-# Outcomes come in the order of the jobs, not as they are done; so many are lost at most where a run
-# is interrupted.
-_AT_ONCE = 32
 
 
 class RandomTrials(NamedTuple):
@@ -101,9 +100,9 @@ def random_trials(
     counts = (len(vectors), min(twice, len(vectors)))
     names = [(i, training) for training, n in enumerate(counts) for i in range(n)]
     stored = _read(path, _settings(problem))
-    missing = [name for name in names if name not in stored]
-    if missing:
-        _train(problem, vectors, missing, path, console)
+    known = [position for position, name in enumerate(names) if name in stored]
+    if len(known) < len(names):
+        _train(problem, vectors, names, known, path, console)
         stored = _read(path, _settings(problem))
     sound = {name: stored[name] for name in names if stored[name].status == COMPLETED}
     first = [i for i, training in sound if training == 0]
@@ -121,10 +120,14 @@ def _train(
     problem: Problem,
     vectors: np.ndarray,
     names: list[tuple[int, int]],
+    known: list[int],
     path: Path,
     console: Console,
 ) -> None:
-    """Trains candidates by (position, training) and appends them to the file."""
+    """Trains candidates by (position, training), but for the known ones, which are planned only.
+
+    Appends them to the file.
+    """
     config = problem.config
     candidates = [problem.space.decode(vector) for vector in vectors]
     evaluator = Evaluator(
@@ -132,24 +135,23 @@ def _train(
     )
     root, epochs = jax.random.key(config.seed), config.train.epochs
     key = lambda i, training: jax.random.fold_in(jax.random.fold_in(root, training), i)
-    console.print(f"  {len(names)} trainings of {epochs} epochs, kept in {path}", highlight=False)
+    console.print(
+        f"  {len(names) - len(known)} trainings of {epochs} epochs, kept in {path}", highlight=False
+    )
     if not path.exists():
         _append(path, _settings(problem))
-    for start in range(0, len(names), _AT_ONCE):
-        now = names[start : start + _AT_ONCE]
-        jobs = [Job(candidates[i], key(i, training), epochs) for i, training in now]
-        outcomes = evaluator.run(jobs, later=len(names) - start - len(now))
-        for (i, training), outcome in zip(now, outcomes, strict=True):
-            trial = _trial(i, training, problem.space.values(vectors[i]), candidates[i], outcome)
-            _append(path, dataclasses.asdict(trial))
-        console.print(f"  {evaluator.packings[-1]}", highlight=False)
+    jobs = [Job(candidates[i], key(i, training), epochs) for i, training in names]
+    for job, outcome in evaluator.completed(jobs, known=known):
+        i, training = names[job]
+        trial = _trial(i, training, problem.space.values(vectors[i]), candidates[i], outcome)
+        _append(path, dataclasses.asdict(trial))
+    console.print(f"  {evaluator.packings[-1]}", highlight=False)
 
 
 def _trial(
     number: int, training: int, knobs: dict[str, Any], candidate: Candidate, outcome: Outcome
 ) -> Trial:
     """What is kept of a training."""
-    ok = outcome.reason is None
     return Trial(
         number=number,
         stage="random",
@@ -159,11 +161,7 @@ def _trial(
         costs=dataclasses.asdict(count(candidate.arch)),
         predicted=None,
         epochs=len(outcome.accuracies),
-        accuracies=outcome.accuracies,
-        score=outcome.accuracies[-1] if ok else None,
-        status=COMPLETED if ok else FAILED,
-        reason=outcome.reason,
-        seconds=round(outcome.seconds, 3),
+        **measured(outcome),
     )
 
 

@@ -18,7 +18,8 @@ from jointnas_jax.errors import InputError, SpaceError
 from jointnas_jax.nets.cost import count
 from jointnas_jax.space import Candidate
 from jointnas_jax.space.joint import read_candidate
-from jointnas_jax.study.evaluator import Evaluator, Job
+from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.jobs import Job
 from jointnas_jax.study.problem import Problem, build_problem
 
 CLAIM = "Swapping the found recipes of networks costs accuracy"

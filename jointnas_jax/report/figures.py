@@ -1,6 +1,6 @@
 """Figures from a workdir: accuracy against cost, predicted against measured, learning curves."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +12,44 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
+from jointnas_jax.files import writing
+
+FIGURES = ("accuracy_flops.png", "predictor.png", "learning_curves.png")
 # Accuracies this far below the best are drawn at the bottom edge: they would flatten the rest.
 _SHOWN = 0.15
 # Okabe-Ito colours: told apart with any colour vision.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 
 
-def draw_figures(workdir: Path) -> list[Path]:
-    """Draws all figures of a finished study into `workdir/figures`; returns their paths."""
-    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
-    lines = (workdir / "trials.jsonl").read_text(encoding="utf-8").splitlines()
-    trials = [json.loads(line) for line in lines]
-    folder = workdir / "figures"
-    folder.mkdir(exist_ok=True)
-    paths = []
-    for name, draw in (
-        ("accuracy_flops", _accuracy_flops),
-        ("predictor", _predictor),
-        ("learning_curves", _learning_curves),
-    ):
-        figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-        draw(axes, result, trials)
-        axes.spines[["top", "right"]].set_visible(False)
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=150)
-        plt.close(figure)
+def draw_figures(
+    workdir: Path, result: dict[str, Any], trials: Sequence[dict[str, Any]]
+) -> list[Path]:
+    """Draws all figures of a finished study into `workdir/figures`.
+
+    Args:
+      workdir: of the study.
+      result: content of its `result.json`.
+      trials: all of them, as dicts of `study.store.Trial`.
+
+    Returns:
+      Their paths.
+
+    Raises:
+      StorageError: they cannot be written.
+    """
+    folder, paths = workdir / "figures", []
+    drawn = zip(FIGURES, (_accuracy_flops, _predictor, _learning_curves), strict=True)
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        for name, draw in drawn:
+            figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+            draw(axes, result, trials)
+            axes.spines[["top", "right"]].set_visible(False)
+            # Under another name first, so that a figure that is there is whole.
+            part = folder / f".{name}"
+            figure.savefig(part, dpi=150, format="png")
+            plt.close(figure)
+            paths.append(part.replace(folder / name))
     return paths
 
 

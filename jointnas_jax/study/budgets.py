@@ -4,7 +4,6 @@ Shapes: B budgets, N candidates that an evolution starts from, P costs, Q popula
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,23 +14,25 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jointnas_jax.config import COST_NAMES, quantity
+from jointnas_jax.config import COST_NAMES
 from jointnas_jax.errors import SpaceError, WorkdirError
+from jointnas_jax.files import check_digest, read_json, write_json
 from jointnas_jax.nets.cost import COSTS, at_most, count, limit_limbs
 from jointnas_jax.predictor.predictor import Fitted
+from jointnas_jax.rules import quantity
 from jointnas_jax.search.evolution import Evolution, evolve
 from jointnas_jax.search.pool import descend, distinct, sobol_pool
 from jointnas_jax.space import read_arch
-from jointnas_jax.study import store
 from jointnas_jax.study.meter import Meter
 from jointnas_jax.study.problem import POOL_STREAM, restore_problem
+from jointnas_jax.study.trials import stored_trials
 from jointnas_jax.study.workdir import (
     BUDGETS,
     BUDGETS_FOLDER,
+    ORIGIN,
     PREDICTOR,
     RESULT,
     stored_config,
-    write_json,
 )
 
 SCHEMA = 1
@@ -78,20 +79,21 @@ class BudgetSearch:
           WorkdirError: the workdir holds no finished study, or its files cannot be read.
         """
         config = stored_config(workdir)
-        for name in (RESULT, PREDICTOR, store.FILE, _WINNER):
+        for name in (RESULT, PREDICTOR, ORIGIN, _WINNER):
             if not (workdir / name).exists():
                 raise WorkdirError(
                     f"workdir `{workdir}` holds no finished study that can be searched: it has no "
                     f"`{name}`; run it again with --overwrite"
                 )
         try:
-            result = json.loads((workdir / RESULT).read_text(encoding="utf-8"))
+            result = read_json(workdir / RESULT)
             card = result["rounds"][-1]["report_card"]
             self.verdict = card and card["verdict"]
             self.problem = problem = restore_problem(config, read_arch(workdir / _WINNER))
-            knobs = [trial.knobs for trial in store.TrialStore(workdir).load()]
+            knobs = [trial.knobs for trial in stored_trials(workdir)]
             self._trials = distinct(np.array([problem.space.vector_from_values(k) for k in knobs]))
             self.predictor = problem.searcher().predictor
+            check_digest(workdir / PREDICTOR)
             self.fitted = self.predictor.load(workdir / PREDICTOR)
         except (OSError, ValueError, TypeError, LookupError, SpaceError) as error:
             line = " ".join(str(error).split())[:300]

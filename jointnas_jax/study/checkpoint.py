@@ -1,16 +1,32 @@
-"""Trained weights on disk, by Orbax."""
+"""Trained weights and a fitted predictor on disk, by Orbax, each with a digest beside it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from orbax.checkpoint import v1 as ocp
 
+from jointnas_jax.files import check_digest, write_digest, writing
+
 
 def save_variables(path: Path, variables: Any) -> None:
-    """Writes Flax variables into a new folder `path`."""
-    ocp.save(path.resolve(), variables)
+    """Writes Flax variables, or any tree of arrays, into a folder `path`, replacing an earlier one.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
+    with writing(path):
+        if path.exists():
+            shutil.rmtree(path)
+        ocp.save(path.resolve(), variables)
+        write_digest(path)
 
 
 def load_variables(path: Path) -> Any:
-    """Reads what `save_variables` wrote."""
+    """Reads what `save_variables` wrote.
+
+    Raises:
+      DamagedError: it is not what was written.
+    """
+    check_digest(path)
     return ocp.load(path.resolve())

@@ -10,12 +10,13 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import hashlib
 import math
+import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -24,16 +25,27 @@ from jointnas_jax.config import Config
 from jointnas_jax.data.augment import Augmentation
 from jointnas_jax.data.digits import cache_dir
 from jointnas_jax.data.source import Images, SplitOnDisk
-from jointnas_jax.errors import ConfigError, ModelError
+from jointnas_jax.errors import ConfigError, InterruptedStudyError, ModelError, StorageError
 from jointnas_jax.nets.conv import resolve_dtype, resolve_lowering
 from jointnas_jax.nets.cost import training_bytes
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.nets.network import Network
-from jointnas_jax.space import ArchSpec, Candidate, JointSpace
+from jointnas_jax.space import ArchSpec, JointSpace
+from jointnas_jax.study.jobs import (
+    Call,
+    Job,
+    Keeping,
+    Outcome,
+    Packing,
+    is_out_of_memory,
+    pack_name,
+    reason_of,
+)
 from jointnas_jax.study.model import load_model
+from jointnas_jax.study.workdir import STATE
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.feed import feeds
-from jointnas_jax.train.machine import machine_of
+from jointnas_jax.train.machine import machine_of, measured_scales
 from jointnas_jax.train.packing import Pack, Planner, Shape, Work
 from jointnas_jax.train.parallel import on_device
 from jointnas_jax.train.program import TrainProgram
@@ -46,74 +58,13 @@ _PROGRAMS_KEPT = 8
 _MEMORY_SHARE = 0.8
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One training.
-
-    Attributes:
-      candidate: what to train.
-      key: of the trial.
-      epochs: how long.
-      final: train on the whole training split and measure test accuracy, once at the end; otherwise
-        train without the validation images and measure validation accuracy after each epoch.
-      checkpoints: folder where the state of the training is kept, which goes on from there.
-      progress: called after each epoch with its number, from 1, and the loss.
-    """
-
-    candidate: Candidate
-    key: jax.Array
-    epochs: int
-    final: bool = False
-    checkpoints: Path | None = None
-    progress: Callable[[int, float], None] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a job gave.
-
-    Attributes:
-      accuracies: after each epoch (after the last one only for a final training), fractions.
-      reason: why the job failed, None if it did not.
-      variables: trained Flax variables on the host, None after a failure.
-      seconds: wall time, compiling included, shared out among those that trained side by side.
-    """
-
-    accuracies: tuple[float, ...]
-    reason: str | None
-    variables: Any
-    seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Packing:
-    """How the jobs of one call were divided.
-
-    Attributes:
-      candidates: jobs.
-      envelopes: programs that several architectures share.
-      exact: programs of one architecture.
-      efficiency: useful over executed multiply-adds.
-    """
-
-    candidates: int
-    envelopes: int
-    exact: int
-    efficiency: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.candidates} trainings in {self.envelopes} envelopes and {self.exact} exact "
-            f"programs, {self.efficiency:.0%} of the executed FLOPs useful"
-        )
-
-
 class Evaluator:
     """Trains candidates on all devices.
 
     Attributes:
       pixels: `mean` and `std` per channel of the training split, validation images included.
       packings: of all calls so far.
+      scales: that the planner goes by, see `measured_scales`.
     """
 
     def __init__(
@@ -124,22 +75,26 @@ class Evaluator:
         validation: np.ndarray,
         test: Images,
         sample: Sequence[ArchSpec] = (),
+        keeping: Keeping | None = None,
     ):
         """Puts the images on every device, except for those that stay on disk.
 
         Args:
           config: of the study.
-          space: all candidates that may come.
+          space: of all candidates.
           train: the training split.
           validation: `bool[N]`, images of it kept for validation.
           test: the test split, used by final jobs only.
-          sample: architectures like those that will come, for the planner.
+          sample: architectures like them, for the planner.
+          keeping: None: nothing is kept.
 
         Raises:
           ConfigError: devices cannot share a batch as they are told to.
           ModelError: the teacher cannot be loaded, or does not know these images and classes.
         """
-        self._train, self._teacher = config.train, _teacher(config, space)
+        self._train, self._study = config.train, config.study
+        self._teacher = _teacher(config, space)
+        self._keeping = keeping or Keeping()
         data = config.data
         self._augmentation = Augmentation(
             data.crop_padding, data.flip, data.min_area, data.transforms, data.strength
@@ -160,10 +115,11 @@ class Evaluator:
         on_cpu = self._devices[0].platform == "cpu"
         dtype = resolve_dtype(config.train.dtype)
         tiled = resolve_lowering(config.train.lowering, dtype) == "matmul" and on_cpu
-        machine = machine_of(self._devices[0], cache_dir())
+        self.scales = self._keeping.scales or measured_scales(self._devices[0], cache_dir())
+        machine = machine_of(self._devices[0], self.scales)
+        machine = machine.compiling_fast() if config.train.fast_compile and on_cpu else machine
         self._planner = Planner(
-            space,
-            machine.compiling_fast() if config.train.fast_compile and on_cpu else machine,
+            *(space, machine),
             len(self._devices),
             config.train.batch_size,
             tiled,
@@ -178,14 +134,20 @@ class Evaluator:
         """Number of devices in use."""
         return len(self._devices)
 
-    def run(self, jobs: Sequence[Job], later: int = 0) -> Iterator[Outcome]:
-        """Trains all jobs; yields outcomes in the order of the jobs, each as soon as possible.
+    def run(self, jobs: Sequence[Job], later: int = 0) -> list[Outcome]:
+        """Trains all jobs; `later` as in `completed`."""
+        return [outcome for _, outcome in sorted(self.completed(jobs, later), key=lambda d: d[0])]
+
+    def completed(
+        self, jobs: Sequence[Job], later: int = 0, known: Collection[int] = ()
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Trains all jobs; yields their positions and outcomes, each as soon as it is there.
 
         Args:
           jobs: to train.
           later: how many jobs like these will follow; it can pay to compile for them as well.
+          known: positions of jobs that are planned, but do not train.
         """
-        futures = [concurrent.futures.Future() for _ in jobs]
         works = [Work(j.candidate.arch, j.epochs * self._steps[j.final]) for j in jobs]
         together = self._together(jobs)
         if together:
@@ -197,25 +159,27 @@ class Evaluator:
         self.packings.append(
             Packing(len(jobs), len(shared), len(exact), self._planner.efficiency(works, packs))
         )
+        call = Call(jobs, frozenset(known), queue.SimpleQueue())
 
         def work() -> None:
             try:
                 for pack in shared:
-                    self._run_pack(pack, jobs, futures, None)
+                    self._run_pack(pack, call, None)
                 # Few architectures: the trainings of one share its program, on all devices.
                 if together or len(exact) < self.devices:
                     for pack in exact:
-                        self._run_pack(pack, jobs, futures, None, together)
+                        self._run_pack(pack, call, None, together)
                 else:
-                    self._run_exact(exact, jobs, futures)
+                    self._run_exact(exact, call)
             except BaseException as error:  # whoever waits must hear of it
-                for future in futures:
-                    if not future.done():
-                        future.set_exception(error)
+                call.done.put(error)
 
         threading.Thread(target=work, daemon=True).start()
-        for future in futures:
-            yield future.result()
+        for _ in range(len(jobs) - len(call.known)):
+            done = call.done.get()
+            if isinstance(done, BaseException):
+                raise done
+            yield done
 
     def _together(self, jobs: Sequence[Job]) -> bool:
         """Whether all devices share the batches of one candidate after the other."""
@@ -225,7 +189,7 @@ class Evaluator:
         fits = self._train.batch_size % self.devices == 0
         return several and fits and len(jobs) == 1 and self._devices[0].platform != "cpu"
 
-    def _run_exact(self, packs: Sequence[Pack], jobs: Sequence[Job], futures: Sequence) -> None:
+    def _run_exact(self, packs: Sequence[Pack], call: Call) -> None:
         """One worker for each device takes one architecture after the other."""
         waiting = list(packs)
 
@@ -240,48 +204,41 @@ class Evaluator:
 
         def work(worker: int) -> None:
             while pack := take(worker):
-                self._run_pack(pack, jobs, futures, worker)
+                self._run_pack(pack, call, worker)
 
         with concurrent.futures.ThreadPoolExecutor(self.devices) as pool:
             list(pool.map(work, range(self.devices)))
 
-    def _run_pack(
-        self,
-        pack: Pack,
-        jobs: Sequence[Job],
-        futures: Sequence,
-        device: int | None,
-        together: bool = False,
-    ) -> None:
+    def _run_pack(self, pack: Pack, call: Call, device: int | None, together: bool = False) -> None:
         """Trains a pack on one device, or on all; jobs of one kind side by side, or `together`."""
         kinds: dict[tuple[int, bool], list[int]] = {}
         for index in pack.members:
-            kinds.setdefault((jobs[index].epochs, jobs[index].final), []).append(index)
+            kinds.setdefault((call.jobs[index].epochs, call.jobs[index].final), []).append(index)
         lanes = self._lanes_per_device(pack.shape, max(map(len, kinds.values())), device)
         lanes = 1 if together else lanes
         for indices in kinds.values():
             # Lanes wait for each other, so those that train at once should take about as long.
-            cost = lambda i: self._planner.macs(pack.shape, jobs[i].candidate.arch)
-            waiting = sorted(indices, key=cost, reverse=True)
+            cost = lambda i: self._planner.macs(pack.shape, call.jobs[i].candidate.arch)
+            waiting = sorted(set(indices) - call.known, key=lambda i: (-cost(i), i))
             while waiting:
+                self._keeping.interrupt.check()
                 start = time.perf_counter()
-                count = lanes * (self.devices if device is None and not together else 1)
-                # A state on disk is that of one training.
-                count = 1 if jobs[waiting[0]].checkpoints else count
-                now = waiting[:count]
+                now = waiting[: lanes * (self.devices if device is None and not together else 1)]
                 try:
                     outcomes = self._train_lanes(
-                        pack.shape, [jobs[i] for i in now], lanes, device, together
+                        pack.shape, [call.jobs[i] for i in now], lanes, device, together
                     )
+                except (InterruptedStudyError, StorageError):
+                    raise
                 except Exception as error:  # one pack must not end the study
-                    if _out_of_memory(error) and lanes > 1:
+                    if is_out_of_memory(error) and lanes > 1:
                         lanes = -(-lanes // 2)
                         continue
-                    reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-                    outcomes = [Outcome((), reason, None, 0.0)] * len(now)
+                    outcomes = [Outcome((), reason_of(error), None)] * len(now)
                 seconds = (time.perf_counter() - start) / len(now)
                 for index, outcome in zip(now, outcomes, strict=True):
-                    futures[index].set_result(dataclasses.replace(outcome, seconds=seconds))
+                    measured = {"seconds": seconds, "pack": pack_name(pack.shape)}
+                    call.done.put((index, dataclasses.replace(outcome, **measured)))
                 del waiting[: len(now)]
 
     def _train_lanes(
@@ -302,9 +259,7 @@ class Evaluator:
                 data, evaluation = on_device((data, evaluation), devices[0])
         teacher = self._teacher if final else None
         program = self._program(shape, device, lanes, devices, together, teacher)
-        folder = jobs[0].checkpoints
-        with jax.default_device(devices[0]), contextlib.ExitStack() as stack:
-            checkpoints = folder and stack.enter_context(contextlib.closing(Checkpoints(folder)))
+        with jax.default_device(devices[0]), self._checkpoints(shape, jobs) as checkpoints:
             trainings = program.train(
                 [job.candidate for job in jobs],
                 [job.key for job in jobs],
@@ -313,7 +268,8 @@ class Evaluator:
                 epochs,
                 every_epoch=not final,
                 checkpoints=checkpoints,
-                progress=jobs[0].progress,
+                stop=self._keeping.interrupt.asked,
+                progress=self._progress(jobs),
             )
         return [
             Outcome(
@@ -322,10 +278,38 @@ class Evaluator:
                 if training.failed_step is None
                 else f"loss was not finite at step {training.failed_step}",
                 training.variables,
-                0.0,
             )
             for training in trainings
         ]
+
+    @contextlib.contextmanager
+    def _checkpoints(self, shape: Shape, jobs: Sequence[Job]) -> Iterator[Checkpoints | None]:
+        """States of just these trainings side by side."""
+        if self._keeping.folder is None:
+            yield None
+            return
+        keys = [np.asarray(jax.random.key_data(job.key)).tolist() for job in jobs]
+        what = [(job.candidate, job.epochs, job.final) for job in jobs]
+        name = hashlib.sha256(repr((shape, keys, what)).encode()).hexdigest()[:16]
+        folder = self._keeping.folder / STATE / name
+        seconds = 60 * self._study.checkpoint_minutes
+        with contextlib.closing(Checkpoints(folder, seconds, self._keeping.say)) as checkpoints:
+            yield checkpoints
+
+    def _progress(self, jobs: Sequence[Job]) -> Callable[[int, float], None]:
+        """What is called after each epoch of jobs that train side by side."""
+        start, minutes = time.monotonic(), self._study.trial_minutes
+
+        def progress(epoch: int, loss: float) -> None:
+            if jobs[0].progress:
+                jobs[0].progress(epoch, loss)
+            if 0 < minutes < (time.monotonic() - start) / 60 and epoch < jobs[0].epochs:
+                raise TimeoutError(
+                    f"took longer than `config.study.trial_minutes` = {minutes:g}, after epoch "
+                    f"{epoch} of {jobs[0].epochs}"
+                )
+
+        return progress
 
     def _lanes_per_device(self, shape: Shape, jobs: int, device: int | None) -> int:
         """As many lanes as are needed and fit; on CPU one, since more fall out of its caches."""
@@ -364,12 +348,12 @@ class Evaluator:
         return program
 
 
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
-
-
 def _teacher(config: Config, space: JointSpace) -> Teacher | None:
-    """The network whose answers final trainings learn."""
+    """Reads the network whose answers final trainings learn; None where there is none.
+
+    Raises:
+      ModelError: it cannot be loaded, or does not know these images and classes.
+    """
     if not config.train.teacher:
         return None
     model = load_model(Path(config.train.teacher))

@@ -19,13 +19,22 @@ from jointnas_jax.errors import ConfigError, SpaceError, StudyError
 from jointnas_jax.nets.cost import count
 from jointnas_jax.space import Candidate, JointSpace, Knob, read_candidate
 from jointnas_jax.study import workdir as workdirs
-from jointnas_jax.study.evaluator import Evaluator, Job
+from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.interrupt import Interrupt
+from jointnas_jax.study.jobs import Job, Keeping
+from jointnas_jax.study.lock import locked
 from jointnas_jax.study.model import Model, load_model, save_model
 from jointnas_jax.study.plan import BACKWARD, device_count, estimate, print_lines
 
 
 def train_candidate(
-    config: Config, name: str, workdir: Path, console: Console, dry: bool, overwrite: bool
+    config: Config,
+    name: str,
+    workdir: Path,
+    console: Console,
+    dry: bool,
+    overwrite: bool,
+    interrupt: Interrupt | None = None,
 ) -> dict[str, Any]:
     """Trains a candidate on the whole training split and measures test accuracy, once.
 
@@ -36,13 +45,18 @@ def train_candidate(
       console: where progress goes.
       dry: print the plan and train nothing.
       overwrite: replace an earlier training in the workdir.
+      interrupt: tells when to save and stop.
 
     Returns:
       The content of `result.json`, which is written too; empty for a dry run.
 
     Raises:
       InputError: before anything trains.
+      BusyError: another run owns the workdir.
+      DamagedError: what is stored there is not what was written.
       StudyError: the loss was not finite.
+      StorageError: something cannot be written.
+      InterruptedStudyError: the run was interrupted.
     """
     dataset = open_dataset(dataclasses.asdict(config.data))
     dataset.check_disjoint(config.data.train_split, config.data.test_split)
@@ -50,7 +64,8 @@ def train_candidate(
     _print_plan(config, dataset, candidate, console)
     if dry:
         return {}
-    return _train(config, dataset, candidate, workdir, console, overwrite)
+    with locked(workdir):
+        return _train(config, dataset, candidate, workdir, console, overwrite, interrupt)
 
 
 def _train(
@@ -60,6 +75,7 @@ def _train(
     workdir: Path,
     console: Console,
     overwrite: bool,
+    interrupt: Interrupt | None,
 ) -> dict[str, Any]:
     train, test = dataset.open_splits(config.data)
     if len(train) < config.train.batch_size:
@@ -68,7 +84,10 @@ def _train(
             f"{config.train.batch_size}"
         )
     validation = np.zeros(len(train), bool)  # a final training uses all images
-    evaluator = Evaluator(config, JointSpace.fixed(candidate), train, validation, test)
+    say = lambda text: console.print(f"  {text}", highlight=False)
+    keeping = Keeping(workdir, None, interrupt or Interrupt(), say)
+    space = JointSpace.fixed(candidate)
+    evaluator = Evaluator(config, space, train, validation, test, keeping=keeping)
     stored = workdirs.start_training(workdir, config, candidate.to_dict(), overwrite)
     if stored is not None:
         console.print(f"`{workdir}` holds this training, finished; --overwrite does it again.")
@@ -84,7 +103,6 @@ def _train(
         jax.random.key(config.seed),
         epochs,
         final=True,
-        checkpoints=workdir / workdirs.STATE,
         progress=progress,
     )
     (outcome,) = evaluator.run([job])

@@ -1,5 +1,6 @@
 """From a checked config to a finished study: prepares JAX and the workdir, runs, draws."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,40 +12,46 @@ from rich.console import Console
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.digits import cache_dir
-from jointnas_jax.report.figures import draw_figures
+from jointnas_jax.report.figures import FIGURES, draw_figures
 from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.budgets import print_budgets, search_budgets, write_budgets
 from jointnas_jax.study.final import train_candidate
+from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.result import print_result
 from jointnas_jax.study.run import dry_run, run_study
+from jointnas_jax.study.trials import stored_trials
 
 # Programs that compile faster than this are not worth a file.
 _CACHED_FROM_SECONDS = 0.5
 
 
-def run(config: Config, workdir: Path, dry: bool, overwrite: bool) -> int:
+def run(config: Config, workdir: Path, dry: bool, overwrite: bool, interrupt: Interrupt) -> int:
     """Runs a study in a workdir, or prints its plan; returns the exit code."""
     prepare_jax(config.study.devices)
+    interrupt.check()
     console = Console()
     if dry:
         dry_run(config, console)
         return 0
-    if not overwrite and (result := workdirs.stored_result(workdir, config)) is not None:
-        console.print(f"`{workdir}` holds this study, finished; --overwrite runs it again.")
+    result = run_study(config, workdir, console, overwrite, interrupt)
+    if not all((workdir / workdirs.FIGURES / name).exists() for name in FIGURES):
+        trials = [dataclasses.asdict(trial) for trial in stored_trials(workdir)]
+        for path in draw_figures(workdir, result, trials):
+            console.print(f"  wrote {path}", highlight=False)
+        console.print(f"  wrote {workdir / workdirs.RESULT}", highlight=False)
+    else:
         print_result(result, console)
-        return 0
-    run_study(config, workdir, console)
-    for path in draw_figures(workdir):
-        console.print(f"  wrote {path}", highlight=False)
-    console.print(f"  wrote {workdir / workdirs.RESULT}", highlight=False)
     return 0
 
 
-def train(config: Config, name: str, workdir: Path, dry: bool, overwrite: bool) -> int:
+def train(
+    config: Config, name: str, workdir: Path, dry: bool, overwrite: bool, interrupt: Interrupt
+) -> int:
     """Trains one candidate in a workdir, or prints the plan of it; returns the exit code."""
     prepare_jax(config.study.devices)
+    interrupt.check()
     console = Console()
-    if train_candidate(config, name, workdir, console, dry, overwrite):
+    if train_candidate(config, name, workdir, console, dry, overwrite, interrupt):
         console.print(f"  wrote {workdir / workdirs.RESULT}", highlight=False)
     return 0
 
@@ -66,6 +73,7 @@ def prepare_jax(devices: int) -> None:
     Quiets other libraries as well. On CPU there is one device per core: candidates train side by
     side on them.
     """
+    os.umask(os.umask(0o022) | 0o022)  # nothing that is written may be changed by others
     logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()
     if "JAX_NUM_CPU_DEVICES" not in os.environ:

@@ -18,12 +18,13 @@ import numpy as np
 
 from jointnas_jax.data import augment
 from jointnas_jax.data.image_file import read_image
-from jointnas_jax.errors import ModelError, one_line
+from jointnas_jax.errors import DamagedError, ModelError, one_line
+from jointnas_jax.files import write_json
 from jointnas_jax.nets.init import variable_shapes
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec, read_arch
 from jointnas_jax.study.checkpoint import load_variables, save_variables
-from jointnas_jax.study.workdir import MODEL, RESULT, TRAINED, WEIGHTS, write_json
+from jointnas_jax.study.workdir import MODEL, RESULT, TRAINED, WEIGHTS
 
 _WINNER = "winner0"
 
@@ -168,7 +169,7 @@ def _read_imported(folder: Path, data: Mapping[str, Any]) -> Model:
 def _read_winner(folder: Path, result: Mapping[str, Any]) -> Model:
     """The first winner of a study, of the first seed whose training did not fail."""
     arch, dataset = read_arch(folder / f"{_WINNER}.json"), result["dataset"]
-    seeds = (folder / WEIGHTS / _WINNER).glob("seed*")
+    seeds = [p for p in (folder / WEIGHTS / _WINNER).glob("seed*") if p.is_dir()]
     weights = min(seeds, key=lambda p: (len(p.name), p.name), default=None)
     if weights is None:
         raise ModelError(f"`{folder}` holds no weights of its winner; were they removed?")
@@ -181,6 +182,8 @@ def _read_winner(folder: Path, result: Mapping[str, Any]) -> Model:
 def _assemble(arch: ArchSpec, weights: Path, data: Mapping[str, Any], crop: float | None) -> Model:
     try:
         variables = load_variables(weights)
+    except DamagedError:
+        raise
     except Exception as error:  # Orbax raises what it likes
         raise ModelError(f"weights `{weights}` cannot be read: {one_line(error)}") from error
     mean, std = (tuple(data["pixels"][name]) for name in ("mean", "std"))

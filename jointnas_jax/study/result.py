@@ -59,6 +59,7 @@ def build_result(
     winners: Sequence[Contender],
     finalists: Sequence[Contender],
     references: Sequence[Contender],
+    trials: int,
     meter: Meter,
 ) -> dict[str, Any]:
     """Returns the content of `result.json`; the README documents it."""
@@ -85,6 +86,7 @@ def build_result(
         "references": described,
         "comparison": {n: _compare(best[0], d, test_images) for n, d in described.items()},
         "finalists": [_describe(problem, c) for c in finalists],
+        "trials": trials,
         "rounds": [_round(r, c) for r, c in zip(rounds, cards, strict=True)],
         "early_stop": {
             "epochs": stop.epochs,

@@ -1,6 +1,8 @@
 """One study from config to result; read `run_study` from top to bottom."""
 
+import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from rich.console import Console
 from jointnas_jax.config import Config
 from jointnas_jax.data.source import Images
 from jointnas_jax.errors import StudyError
-from jointnas_jax.nets.cost import count
+from jointnas_jax.files import read_json, write_digest, write_json, writing
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.predictor import Fitted
 from jointnas_jax.search.coarse import Round
@@ -21,14 +23,18 @@ from jointnas_jax.search.early_stop import EarlyStop, early_stop
 from jointnas_jax.search.evolution import Evolution, diverse
 from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.space import Candidate
-from jointnas_jax.study.checkpoint import save_variables
-from jointnas_jax.study.evaluator import Evaluator, Job, Outcome
+from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.interrupt import Interrupt
+from jointnas_jax.study.jobs import Job, Keeping, Outcome
+from jointnas_jax.study.lock import locked
 from jointnas_jax.study.meter import Meter
+from jointnas_jax.study.origin import Origin, sqlite_url
 from jointnas_jax.study.plan import device_count, make_plan, print_plan
 from jointnas_jax.study.problem import PRETRAIN_STREAM, Problem, build_problem
 from jointnas_jax.study.result import Contender, build_result, describe, print_result
-from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore
-from jointnas_jax.study.workdir import PREDICTOR, RESULT, WEIGHTS, start, write_json
+from jointnas_jax.study.store import TrialStore
+from jointnas_jax.study.trials import Batch, Trials, new_store
+from jointnas_jax.study.workdir import PREDICTOR, RESULT, WEIGHTS, Found, look, start
 
 # Streams of the study's key. A key depends on the stream and an index, never on what was drawn
 # before.
@@ -45,55 +51,94 @@ def dry_run(config: Config, console: Console) -> None:
     print_plan(problem, make_plan(problem, problem.pool(), images, device_count(config)), console)
 
 
-def run_study(config: Config, workdir: Path, console: Console) -> dict[str, Any]:
-    """Runs a whole study.
+def run_study(
+    config: Config,
+    workdir: Path,
+    console: Console,
+    overwrite: bool = False,
+    interrupt: Interrupt | None = None,
+) -> dict[str, Any]:
+    """Runs a whole study, or goes on with it.
 
     Args:
       config: a checked config.
-      workdir: where everything is written; an earlier study's files are replaced.
+      workdir: where everything is written.
       console: where progress goes.
+      overwrite: replace what the workdir holds of a study.
+      interrupt: tells when to save and stop.
 
     Returns:
       The content of `result.json`, which is written too.
 
     Raises:
       InputError: before anything trains.
+      BusyError: another run owns the workdir.
+      DamagedError: what is stored of the study is not what was written.
       StudyError: every trial of a stage failed.
+      StorageError: something cannot be written.
+      InterruptedStudyError: the run was interrupted.
     """
-    meter = Meter()
-    with meter.listening():
-        with meter.stage("data"):
-            problem = build_problem(config)
-            images = problem.divided_images()
-        with meter.stage("pool"):
-            pool = problem.pool()
-            plan = make_plan(problem, pool, len(images[0]), device_count(config))
-            study = Study(problem, pool, images, plan.trainings, workdir, console)
-            print_plan(problem, plan, console)
-            start(workdir, config)  # the last thing before training: bad input leaves no trace
-        with meter.stage("pretraining"):
-            pretrained = study.pretrain()
-        with meter.stage("coarse stage"):
-            rounds, cards, stop, fitted = study.coarse(pool, pretrained)
-            study.searcher.predictor.save(workdir / PREDICTOR, fitted)
-        with meter.stage("fine stage"):
-            evolution = study.evolve(pool, rounds, fitted)
-            finalists = study.finalists(rounds, evolution, fitted)
-        with meter.stage("random search"):
-            trained = sum(len(r.vectors) for r in rounds) + len(finalists) - 1
-            references = study.references(trained, fitted)
-        with meter.stage("finalists"):
-            study.validate([*finalists, *references])
-            finalists.sort(key=lambda contender: -contender.mean_validation)
-            winners = study.winners(finalists)
-        with meter.stage("retraining"):
-            study.retrain(winners, references)
+    interrupt = interrupt or Interrupt()
+    with locked(workdir):
+        found = Found.NOTHING if overwrite else look(workdir, config)
+        if found is Found.FINISHED:
+            console.print(f"`{workdir}` holds this study, finished; --overwrite runs it again.")
+            return read_json(workdir / RESULT)
+        interrupt.check()
+        meter = Meter()
+        with meter.listening():
+            return _run(config, workdir, console, found, interrupt, meter)
+
+
+def _run(
+    config: Config,
+    workdir: Path,
+    console: Console,
+    found: Found,
+    interrupt: Interrupt,
+    meter: Meter,
+) -> dict[str, Any]:
+    with meter.stage("data"):
+        problem = build_problem(config)
+        images = problem.divided_images()
+    with meter.stage("pool"):
+        pool = problem.pool()
+        plan = make_plan(problem, pool, len(images[0]), device_count(config))
+        study = Study(problem, pool, images, plan.trainings, workdir, console, found, interrupt)
+        print_plan(problem, plan, console)
+        study.open()  # the last thing before training: bad input leaves no trace
+    with contextlib.closing(study.trials):
+        return _stages(study, pool, meter, interrupt)
+
+
+def _stages(study: "Study", pool: np.ndarray, meter: Meter, interrupt: Interrupt) -> dict[str, Any]:
+    """Runs the stages of an open study, and writes its result."""
+    with meter.stage("pretraining"):
+        pretrained = study.pretrain()
+    interrupt.check()
+    with meter.stage("coarse stage"):
+        rounds, cards, stop, fitted = study.coarse(pool, pretrained)
+        study.save_predictor(fitted)
+    interrupt.check()
+    with meter.stage("fine stage"):
+        evolution = study.evolve(pool, rounds, fitted)
+        finalists = study.finalists(rounds, evolution, fitted)
+    with meter.stage("random search"):
+        trained = sum(len(r.vectors) for r in rounds) + len(finalists) - 1
+        references = study.references(trained, fitted)
+    with meter.stage("finalists"):
+        study.validate([*finalists, *references])
+        finalists.sort(key=lambda contender: -contender.mean_validation)
+        winners = study.winners(finalists)
+    with meter.stage("retraining"):
+        study.retrain(winners, references)
     pixels = study.evaluator.pixels
     result = build_result(
-        problem, pixels, rounds, cards, stop, evolution, winners, finalists, references, meter
+        *(study.problem, pixels, rounds, cards, stop, evolution, winners, finalists),
+        *(references, study.trials.count, meter),
     )
-    write_json(workdir / RESULT, result)
-    print_result(result, console)
+    write_json(study.workdir / RESULT, result, digest=True)
+    print_result(result, study.console)
     return result
 
 
@@ -108,6 +153,8 @@ class Study:
         trainings: int,
         workdir: Path,
         console: Console,
+        found: Found,
+        interrupt: Interrupt,
     ):
         """Puts the images on the devices.
 
@@ -118,15 +165,47 @@ class Study:
           trainings: planned in all.
           workdir: where everything is written.
           console: where progress goes.
+          found: what the workdir holds.
+          interrupt: tells when to save and stop.
+
+        Raises:
+          InputError: the study may not go on here.
+          DamagedError: what is stored of it is not what was written.
         """
         self.problem, self.config = problem, problem.config
-        self.workdir, self.console = workdir, console
+        self.workdir, self.console, self._trainings = workdir, console, trainings
+        self._origin = Origin.read(workdir) if found is Found.UNFINISHED else None
+        if self._origin:
+            self._origin.check(self.config, device_count(self.config), console)
         sample = [problem.space.decode(vector).arch for vector in pool[:_SAMPLE]]
-        self.evaluator = Evaluator(self.config, problem.space, *images, sample)
-        self.store = TrialStore(workdir)
-        self._trials, self._planned = 0, trainings
+        say = lambda text: console.print(f"  {text}", highlight=False)
+        scales = self._origin.scales if self._origin else None
+        keeping = Keeping(workdir, scales, interrupt, say)
+        self.evaluator = Evaluator(self.config, problem.space, *images, sample, keeping)
         self.searcher = problem.searcher()
         self._epochs = self.config.train.epochs
+
+    def open(self) -> None:
+        """Opens the store, and begins the study where it did not begin before.
+
+        Raises:
+          InputError: the store or the workdir cannot be used.
+          DamagedError: a stored trial is not what was written.
+        """
+        config, origin = self.config, self._origin
+        if origin:
+            store = TrialStore(config.study.storage or sqlite_url(self.workdir), origin.study)
+        else:
+            origin = Origin.here(config, device_count(config), self.evaluator.scales)
+            store = new_store(self.workdir, config, origin)
+            origin.write(self.workdir)
+            start(self.workdir, config)
+        self.trials = Trials(
+            *(self.evaluator, store, self.problem.space, self.workdir),
+            *(self._trainings, self.console),
+        )
+        if stored := len(self.trials.stored):
+            self.console.print(f"  goes on with {stored} stored trials", highlight=False)
 
     def pretrain(self) -> PredictorState:
         """Pretrains the predictor's encoders on the costs of random architectures."""
@@ -149,10 +228,11 @@ class Study:
             nonlocal stop
             epochs = stop.epochs if stop else self._epochs
             jobs = [
-                Job(self.problem.space.decode(v), self._key(_COARSE, self._trials + i), epochs)
+                Job(self.problem.space.decode(v), self._key(_COARSE, self.trials.count + i), epochs)
                 for i, v in enumerate(vectors)
             ]
-            outcomes = self._train(jobs, "coarse", vectors, predicted=predicted, round_=number)
+            batch = Batch("coarse", vectors, jobs, round=number, predicted=predicted)
+            outcomes = self.trials.run(batch)
             curves = [o.accuracies for o in outcomes if o.reason is None]
             if stop is None and curves:
                 stop = early_stop(
@@ -183,8 +263,7 @@ class Study:
                 highlight=False,
             )
         if stop is None:
-            reasons = {t.reason for t in self.store.load()}
-            raise StudyError(f"every candidate failed: {'; '.join(sorted(map(str, reasons)))}")
+            raise StudyError(f"every candidate failed: {'; '.join(self.trials.reasons())}")
         return rounds, cards, stop, state
 
     def evolve(self, pool: np.ndarray, rounds: Sequence[Round], fitted: Fitted) -> Evolution:
@@ -230,7 +309,7 @@ class Study:
                 Job(space.decode(v), self._key(_RANDOM, i), self._epochs)
                 for i, v in enumerate(vectors)
             ]
-            outcomes = self._train(jobs, "random", vectors)
+            outcomes = self.trials.run(Batch("random", vectors, jobs))
             scores = np.array([o.accuracies[-1] if o.reason is None else 0.0 for o in outcomes])
             best = space.decode(vectors[scores.argmax()])
             references.append(self._contender(f"best of {len(vectors)} random", best, fitted))
@@ -246,22 +325,25 @@ class Study:
         """The best finalists none of whose seeds failed; raises `StudyError` if there is none."""
         sound = [f for f in finalists if math.isfinite(f.mean_validation)]
         if not sound:
-            raise StudyError("every finalist failed; `trials.jsonl` in the workdir says why")
+            raise StudyError(f"every finalist failed: {'; '.join(self.trials.reasons())}")
         return sound[: self.config.search.winners]
 
     def retrain(self, winners: Sequence[Contender], references: Sequence[Contender]) -> None:
         """Trains on the whole training split with all seeds and measures test accuracy, once."""
-        trained = self._train_seeds([*winners, *references], "retrain", _RETRAIN)
-        for rank, (contender, outcomes) in enumerate(trained):
+        contenders = [*winners, *references]
+        names = [f"winner{rank}" for rank in range(len(winners))]
+        for name, winner in zip(names, winners, strict=True):
+            write_json(self.workdir / f"{name}.json", winner.candidate.to_dict())
+        folders = [self.workdir / WEIGHTS / name for name in names] + [None] * len(references)
+        trained = self._train_seeds(contenders, "retrain", _RETRAIN, folders)
+        for contender, outcomes in trained:
             contender.test = _accuracies(outcomes)
-            if rank >= len(winners):
-                continue
-            name = f"winner{rank}"
-            write_json(self.workdir / f"{name}.json", contender.candidate.to_dict())
-            for seed, outcome in enumerate(outcomes):
-                if outcome.reason is None:
-                    path = self.workdir / WEIGHTS / name / f"seed{seed}"
-                    save_variables(path, outcome.variables)
+
+    def save_predictor(self, fitted: Fitted) -> None:
+        """Writes the predictor, for `search_budgets`."""
+        with writing(self.workdir / PREDICTOR):
+            self.searcher.predictor.save(self.workdir / PREDICTOR, fitted)
+            write_digest(self.workdir / PREDICTOR)
 
     def _contender(self, source: str, candidate: Candidate, fitted: Fitted) -> Contender:
         vector = self.problem.space.encode(candidate)
@@ -269,62 +351,37 @@ class Study:
         return Contender(source, candidate, vector, float(predicted[0]))
 
     def _train_seeds(
-        self, contenders: Sequence[Contender], stage: str, stream: int
+        self,
+        contenders: Sequence[Contender],
+        stage: str,
+        stream: int,
+        folders: Sequence[Path | None] = (),
     ) -> list[tuple[Contender, list[Outcome]]]:
-        """Trains every contender for the final epochs, once per seed, the same seeds for all."""
+        """Trains every contender for the final epochs, once per seed, the same seeds for all.
+
+        Args:
+          contenders: C.
+          stage: of the trials.
+          stream: of keys.
+          folders: C for weights, None for those whose weights are not kept; empty: for none.
+        """
         seeds = range(self.config.study.seeds)
         epochs = self.config.train.epochs_at_end
-        jobs, vectors = [], []
-        for contender in contenders:
+        jobs, vectors, weights = [], [], []
+        for contender, folder in itertools.zip_longest(contenders, folders):
             recipe = contender.candidate.recipe.stretched(epochs / self._epochs)
             candidate = dataclasses.replace(contender.candidate, recipe=recipe)
             for seed in seeds:
                 jobs.append(Job(candidate, self._key(stream, seed), epochs, stream == _RETRAIN))
                 vectors.append(contender.vector)
-        outcomes = self._train(jobs, stage, np.array(vectors), seeds=[*seeds] * len(contenders))
+                weights.append(folder and folder / f"seed{seed}")
+        numbers = [*seeds] * len(contenders)
+        batch = Batch(stage, np.array(vectors), jobs, seeds=numbers, weights=weights)
+        outcomes = self.trials.run(batch)
         return [
             (contender, outcomes[i * len(seeds) : (i + 1) * len(seeds)])
             for i, contender in enumerate(contenders)
         ]
-
-    def _train(
-        self,
-        jobs: Sequence[Job],
-        stage: str,
-        vectors: np.ndarray,
-        predicted: np.ndarray | None = None,
-        round_: int | None = None,
-        seeds: Sequence[int] | None = None,
-    ) -> list[Outcome]:
-        """Trains jobs and stores one trial for each."""
-        outcomes = []
-        later = max(0, self._planned - self._trials - len(jobs))
-        running = self.evaluator.run(jobs, later)
-        for i, (job, outcome) in enumerate(zip(jobs, running, strict=True)):
-            ok = outcome.reason is None
-            self.store.append(
-                Trial(
-                    number=self._trials,
-                    stage=stage,
-                    round=round_,
-                    seed=seeds[i] if seeds else None,
-                    knobs=self.problem.space.values(vectors[i]),
-                    costs=dataclasses.asdict(count(job.candidate.arch)),
-                    predicted=float(predicted[i])
-                    if predicted is not None and math.isfinite(predicted[i])
-                    else None,
-                    epochs=job.epochs,
-                    accuracies=outcome.accuracies,
-                    score=outcome.accuracies[-1] if ok else None,
-                    status=COMPLETED if ok else FAILED,
-                    reason=outcome.reason,
-                    seconds=round(outcome.seconds, 3),
-                )
-            )
-            self._trials += 1
-            outcomes.append(outcome)
-        self.console.print(f"  {stage}: {self.evaluator.packings[-1]}", highlight=False)
-        return outcomes
 
     def _key(self, stream: int, index: int) -> jax.Array:
         root = jax.random.key(self.config.seed)

@@ -1,12 +1,48 @@
-"""The trials of a study, one JSON object per line in `trials.jsonl`, readable without JAX."""
+"""The trials of a study, in Optuna's RDB storage.
+
+Every stage is an Optuna study of its own, so that its scores can be compared: `optuna-dashboard`
+and `optuna.load_study` open them as they are. A trial is written once, in one transaction, with a
+digest of its content beside it, and never changes.
+"""
 
 import dataclasses
+import datetime
+import hashlib
 import json
-from pathlib import Path
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
-FILE = "trials.jsonl"
+import optuna
+import sqlalchemy
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState
+
+from jointnas_jax.errors import DamagedError, InputError, StorageError, one_line
+from jointnas_jax.space import Knob
+
+SCHEMA = 1
 COMPLETED, FAILED = "COMPLETED", "FAILED"
+STAGES = ("coarse", "random", "final", "retrain")
+
+# Seconds that a writer waits for another one.
+_PATIENCE = 60
+# What reading raises where the content makes no sense.
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
+# What SQLite says where a sound file cannot be used.
+_NOT_DAMAGE = ("locked", "full", "readonly", "unable to open", "disk I/O")
+_STATES = {COMPLETED: TrialState.COMPLETE, FAILED: TrialState.FAIL}
+# Kept as attributes of an Optuna trial; the rest has a place of its own in it.
+_ATTRIBUTES = (
+    *("number", "stage", "round", "seed", "costs", "predicted", "epochs", "status", "reason"),
+    *("pack", "seconds"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +63,7 @@ class Trial:
       score: accuracy after the last epoch; None where the trial failed.
       status: `COMPLETED` or `FAILED`.
       reason: why it failed.
+      pack: that it trained in, by its shape: `exact`, or the name of an envelope.
       seconds: wall time, compiling included.
     """
 
@@ -42,23 +79,240 @@ class Trial:
     score: float | None
     status: str
     reason: str | None
+    pack: str
     seconds: float
+
+    def digest(self) -> str:
+        """SHA-256 of the content, in hex."""
+        content = json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 class TrialStore:
-    """Appends trials to a workdir and reads them back."""
+    """The trials of one study."""
 
-    def __init__(self, workdir: Path):
-        self._path = workdir / FILE
+    def __init__(self, url: str, name: str):
+        """Opens a database, which gets Optuna's tables if it has none.
 
-    def append(self, trial: Trial) -> None:
-        """Writes one trial."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(trial), allow_nan=False) + "\n")
+        Args:
+          url: as SQLAlchemy reads it: `sqlite:////folder/trials.db`, `postgresql://host/name`.
+          name: of the study in it.
+
+        Raises:
+          InputError: it cannot be opened.
+          DamagedError: what is there is no database, or not a sound one.
+        """
+        self._url, self.name = sqlalchemy.make_url(url), name
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with self._naming_the_database(opening=True):
+            if self._url.drivername == "sqlite":
+                _prepare_sqlite(self._url.database)
+                arguments = {"connect_args": {"timeout": _PATIENCE}}
+            else:
+                arguments = {"pool_pre_ping": True}
+                if self._url.drivername == "postgresql":  # versions of SQLAlchemy differ in what
+                    self._url = self._url.set(drivername="postgresql+psycopg2")  # they take then
+            url = self._url.render_as_string(hide_password=False)
+            self._storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+        self._ids: dict[str, int] = {}
+
+    @property
+    def place(self) -> str:
+        """The database for people: no password."""
+        return self._url.database or "" if self._url.drivername == "sqlite" else str(self._url)
+
+    def create(self) -> None:
+        """Makes the studies of all stages; those of an earlier study of the name are removed."""
+        with self._naming_the_database():
+            self.remove(self.name)
+            for stage in STAGES:
+                direction = [optuna.study.StudyDirection.MAXIMIZE]
+                identity = self._storage.create_new_study(direction, _title(self.name, stage))
+                self._storage.set_study_user_attr(identity, "schema", SCHEMA)
+                self._ids[stage] = identity
+
+    def remove(self, name: str) -> None:
+        """Removes the studies of all stages of a study, if they exist."""
+        with self._naming_the_database():
+            titles = {_title(name, stage) for stage in STAGES}
+            for study in self._storage.get_all_studies():
+                if study.study_name in titles:
+                    self._storage.delete_study(study._study_id)
+
+    def append(self, trial: Trial, knobs: Sequence[Knob]) -> None:
+        """Writes one trial, in one transaction.
+
+        Args:
+          trial: a new one.
+          knobs: of the space.
+
+        Raises:
+          StorageError: it could not be written; nothing of it is.
+        """
+        with self._naming_the_database():
+            self._storage.create_new_trial(self._id(trial.stage), _to_optuna(trial, knobs))
 
     def load(self) -> list[Trial]:
-        """Reads all trials, in the order in which they were written."""
-        if not self._path.exists():
-            return []
-        lines = self._path.read_text(encoding="utf-8").splitlines()
-        return [Trial(**json.loads(line)) for line in lines]
+        """Reads all trials, in the order of their numbers.
+
+        Raises:
+          InputError: another version of this project wrote them.
+          DamagedError: a trial is not what was written, or one is lost.
+        """
+        with self._naming_the_database(), self._calling_it_damaged():
+            found = [trial for stage in STAGES for trial in self._read(stage)]
+        trials = {trial.number: trial for trial in found}
+        # Stages follow each other: when the last one begins, all trials before it are stored.
+        last = max((STAGES.index(t.stage) for t in found), default=0)
+        before = max((t.number for t in found if STAGES.index(t.stage) < last), default=-1)
+        missing = [n for n in range(before) if n not in trials]
+        if missing or len(trials) < len(found):
+            what = f"trial {missing[0]} is missing" if missing else "a trial is there twice"
+            raise self._damaged(what)
+        return [trials[number] for number in sorted(trials)]
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+
+    def _read(self, stage: str) -> Iterator[Trial]:
+        identity = self._id(stage)
+        schema = self._storage.get_study_user_attrs(identity).get("schema")
+        if schema != SCHEMA:
+            raise InputError(
+                f"the trials in `{self.place}` are of schema {schema}, this version reads schema "
+                f"{SCHEMA}; give another --workdir, or replace the study with --overwrite"
+            )
+        for frozen in self._rows(identity):
+            trial = _from_optuna(frozen)
+            if frozen.user_attrs["digest"] != trial.digest() or trial.stage != stage:
+                raise self._damaged(f"trial {trial.number} (row {frozen._trial_id})")
+            yield trial
+
+    def _rows(self, identity: int) -> Iterable[FrozenTrial]:
+        try:
+            return self._storage.get_all_trials(identity, deepcopy=False)
+        except _UNREADABLE:
+            return self._rows_one_by_one(identity)
+
+    def _rows_one_by_one(self, identity: int) -> Iterator[FrozenTrial]:
+        """What `get_all_trials` gives, to find the row that cannot be read."""
+        query = sqlalchemy.text("SELECT trial_id FROM trials WHERE study_id = :study ORDER BY 1")
+        with self._storage.engine.connect() as connection:
+            rows = connection.execute(query, {"study": identity}).scalars().all()
+        for row in rows:
+            try:
+                yield self._storage.get_trial(row)
+            except _UNREADABLE as error:
+                raise self._damaged(f"row {row} of its trials: {one_line(repr(error))}") from error
+
+    def _id(self, stage: str) -> int:
+        if stage not in self._ids:
+            try:
+                self._ids[stage] = self._storage.get_study_id_from_name(_title(self.name, stage))
+            except KeyError:
+                raise self._damaged(f"study `{_title(self.name, stage)}` is missing") from None
+        return self._ids[stage]
+
+    def _damaged(self, what: str) -> DamagedError:
+        return DamagedError(
+            f"`{self.place}` is damaged: {what}; put back a copy of it, or start again with "
+            "--overwrite"
+        )
+
+    @contextmanager
+    def _naming_the_database(self, opening: bool = False) -> Iterator[None]:
+        """Turns the errors of a database into ours; one that cannot be opened is bad input."""
+        try:
+            yield
+        except (
+            optuna.exceptions.StorageInternalError,
+            sqlalchemy.exc.SQLAlchemyError,
+            sqlite3.Error,
+        ) as error:
+            cause = one_line(getattr(error.__cause__ or error, "orig", None) or error)
+            in_workdir = self._url.drivername == "sqlite"
+            if in_workdir and not any(reason in cause for reason in _NOT_DAMAGE):
+                raise self._damaged(cause) from error
+            kind = InputError if opening and "full" not in cause else StorageError
+            raise kind(f"`{self.place}` cannot be used: {cause}") from error
+        except (ImportError, RuntimeError) as error:  # no driver; tables of another Optuna
+            raise InputError(f"database `{self.place}`: {one_line(error)}") from error
+
+    @contextmanager
+    def _calling_it_damaged(self) -> Iterator[None]:
+        """Whatever else reading raises is the fault of what is read."""
+        try:
+            yield
+        except _UNREADABLE as error:
+            raise self._damaged(one_line(repr(error))) from error
+
+
+def _title(name: str, stage: str) -> str:
+    """What Optuna calls a stage of a study."""
+    return f"{name}: {stage}"
+
+
+def _prepare_sqlite(file: str) -> None:
+    """Switches on the write-ahead log, which lets others read meanwhile; checks the pages.
+
+    Raises `sqlite3.Error` where that is not possible.
+    """
+    with closing(sqlite3.connect(file, timeout=_PATIENCE)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        ((verdict,), *_) = connection.execute("PRAGMA integrity_check(1)").fetchall()
+        if verdict != "ok":
+            raise DamagedError(f"`{file}` is damaged: {one_line(verdict)}")
+
+
+def _to_optuna(trial: Trial, knobs: Sequence[Knob]) -> FrozenTrial:
+    end = datetime.datetime.now()
+    attributes = {name: getattr(trial, name) for name in _ATTRIBUTES}
+    return FrozenTrial(
+        number=-1,  # Optuna counts in the order of writing
+        trial_id=-1,
+        state=_STATES[trial.status],
+        value=trial.score,
+        datetime_start=end - datetime.timedelta(seconds=trial.seconds),
+        datetime_complete=end,
+        params=trial.knobs,
+        distributions=distributions(knobs),
+        user_attrs=attributes | {"digest": trial.digest()},
+        system_attrs={},
+        intermediate_values=dict(enumerate(trial.accuracies, 1)),
+    )
+
+
+def _from_optuna(frozen: FrozenTrial) -> Trial:
+    attributes: Mapping[str, Any] = frozen.user_attrs
+    curve = sorted(frozen.intermediate_values.items())
+    if [step for step, _ in curve] != list(range(1, len(curve) + 1)):
+        raise ValueError(f"epochs of trial {attributes['number']}: {[s for s, _ in curve]}")
+    if frozen.state != _STATES[attributes["status"]]:
+        raise ValueError(f"state of trial {attributes['number']}: {frozen.state}")
+    return Trial(
+        **{name: attributes[name] for name in _ATTRIBUTES},
+        knobs=dict(frozen.params),
+        accuracies=tuple(accuracy for _, accuracy in curve),
+        score=frozen.value,
+    )
+
+
+def distributions(knobs: Sequence[Knob]) -> dict[str, BaseDistribution]:
+    """The knobs as Optuna's distributions: ranges as numbers with a step, all else as choices."""
+    return {knob.name: _distribution(knob) for knob in knobs}
+
+
+def _distribution(knob: Knob) -> BaseDistribution:
+    if not knob.ordinal or len(knob.values) < 2:
+        return CategoricalDistribution(knob.values)
+    low, high = knob.values[0], knob.values[-1]
+    whole = all(isinstance(v, int) for v in knob.values)
+    step = knob.values[1] - low
+    even = all(abs(v - low - i * step) <= 1e-9 * abs(high) for i, v in enumerate(knob.values))
+    if not even:
+        return CategoricalDistribution(knob.values)
+    if whole:
+        return IntDistribution(low, high, step=step)
+    return FloatDistribution(low, high, step=round((high - low) / (len(knob.values) - 1), 12))

@@ -1,17 +1,26 @@
 """The folder of one study, or of the training of one candidate."""
 
+import dataclasses
+import enum
 import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jointnas_jax.config import Config, check_config
-from jointnas_jax.errors import InputError, WorkdirError
-from jointnas_jax.study import store
+from jointnas_jax.config import Config, StudyConfig, check_config
+from jointnas_jax.errors import (
+    ConfigError,
+    SpaceError,
+    WorkdirError,
+    one_line,
+)
+from jointnas_jax.files import read_json, write_json
 
 CONFIG, RESULT, WEIGHTS, FIGURES = "config.json", "result.json", "weights", "figures"
-PREDICTOR, WINNERS = "predictor", "winner*.json"
+PREDICTOR, WINNERS, TRIALS = "predictor", "winner*.json", "trials.db"
+# Where the study began, see `study/origin.py`.
+ORIGIN = "origin.json"
 # Of the training of one candidate: what it is, its latest state, the trained model.
 TRAINING, STATE, TRAINED = "training.json", "state", "model"
 MODEL = "model.json"  # of imported weights, see `study/model.py`
@@ -19,29 +28,72 @@ MODEL = "model.json"  # of imported weights, see `study/model.py`
 BUDGETS, BUDGETS_FOLDER = "budgets.json", "budgets"
 # In the stored config, what the file `arch_file` held.
 _ARCH = "arch"
+# Options that may change when a study goes on.
+_OF_A_RUN = ("storage", "resume", "other_machine", "checkpoint_minutes")
+# Differences that an error shows.
+_SHOWN = 3
 
 
-def stored_result(workdir: Path, config: Config) -> dict[str, Any] | None:
-    """Returns the result if this very study is finished in the workdir, None if it holds no study.
+class Found(enum.Enum):
+    """What a workdir holds of a study."""
+
+    NOTHING, UNFINISHED, FINISHED = range(3)
+
+
+def look(workdir: Path, config: Config) -> Found:
+    """Tells whether this very study is in the workdir, and may go on there.
 
     Raises:
-      WorkdirError: the folder holds another study or an unfinished one, or cannot be read.
+      WorkdirError: the folder holds another study, or none where `study.resume` wants one, or one
+        where it wants none; or it cannot be read.
+      DamagedError: the stored config is damaged.
     """
+    resume = config.study.resume
     try:
-        if not (workdir / CONFIG).exists():
-            return None
-        stored = json.loads((workdir / CONFIG).read_text(encoding="utf-8"))
-        finished = (workdir / RESULT).exists()
-        if finished and stored == _plain(config):
-            return json.loads((workdir / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f"workdir `{workdir}` cannot be read: {error}") from error
-    state = "a finished" if finished else "an unfinished"
-    other = "" if stored == _plain(config) else " with another config"
-    raise WorkdirError(
-        f"workdir `{workdir}` holds {state} study{other}; give another --workdir, or "
-        "replace it with --overwrite"
-    )
+        exists = (workdir / CONFIG).exists()
+    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
+        raise WorkdirError(f"workdir {one_line(repr(str(workdir)))}: {error}") from error
+    if not exists:
+        if resume == "must":
+            raise WorkdirError(
+                f"`config.study.resume` is `must`, but workdir `{workdir}` holds no study"
+            )
+        return Found.NOTHING
+    found = Found.FINISHED if (workdir / RESULT).exists() else Found.UNFINISHED
+    stored, given = read_json(workdir / CONFIG), _plain(config)
+    if stored != given or resume == "never":
+        state = "a finished" if found is Found.FINISHED else "an unfinished"
+        what = f" with another config: {_differences(stored, given)}" if stored != given else ""
+        raise WorkdirError(
+            f"workdir `{workdir}` holds {state} study{what}; give another --workdir, or "
+            "replace it with --overwrite"
+        )
+    return found
+
+
+def _differences(stored: Any, given: Any) -> str:
+    """The first values that differ, by the names of their keys."""
+    stored, given = _flat(stored, "config"), _flat(given, "config")
+    names = [*stored, *(name for name in given if name not in stored)]
+    absent = object()
+    differ = [n for n in names if stored.get(n, absent) != given.get(n, absent)]
+    shown = [
+        f"`{name}` is {_shown(stored.get(name))} there, {_shown(given.get(name))} here"
+        for name in differ[:_SHOWN]
+    ]
+    return ", ".join(shown) + (f", and {len(differ) - _SHOWN} more" * (len(differ) > _SHOWN))
+
+
+def _flat(value: Any, name: str) -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {
+            k: v for key, inner in value.items() for k, v in _flat(inner, f"{name}.{key}").items()
+        }
+    return {name: value}
+
+
+def _shown(value: Any) -> str:
+    return one_line(json.dumps(value))[:60]
 
 
 def stored_config(workdir: Path) -> Config:
@@ -52,19 +104,18 @@ def stored_config(workdir: Path) -> Config:
     """
     file = workdir / CONFIG
     try:
-        stored = _from_jsonable(json.loads(file.read_text(encoding="utf-8")))
+        if not file.exists():
+            raise WorkdirError(f"workdir `{workdir}` holds no study: it has no `{CONFIG}`")
+        stored = _from_jsonable(read_json(file))
         if isinstance(stored, dict):
             stored.pop(_ARCH, None)
         return check_config(stored)
-    except FileNotFoundError:
-        raise WorkdirError(f"workdir `{workdir}` holds no study: it has no `{CONFIG}`") from None
-    except (OSError, ValueError, InputError) as error:
+    except (OSError, ValueError, ConfigError, SpaceError) as error:
         raise WorkdirError(f"`{file}` is not the config of a study: {error}") from error
 
 
-def start(workdir: Path, config: Config) -> None:
-    """Makes the workdir ready for a new study: removes an earlier one's files and writes the
-    config.
+def clear(workdir: Path) -> None:
+    """Makes the workdir ready for a new study: removes an earlier one's files.
 
     Raises:
       WorkdirError: the folder cannot be written, or holds an imported model.
@@ -74,9 +125,17 @@ def start(workdir: Path, config: Config) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         _remove_study(workdir)
-        write_json(workdir / CONFIG, _plain(config))
     except OSError as error:
         raise WorkdirError(f"workdir `{workdir}` cannot be written: {error}") from error
+
+
+def start(workdir: Path, config: Config) -> None:
+    """Writes the config: from now on the workdir holds a study.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
+    write_json(workdir / CONFIG, _plain(config), digest=True)
 
 
 def start_training(workdir: Path, config: Config, candidate: dict[str, Any], again: bool) -> Any:
@@ -101,15 +160,15 @@ def start_training(workdir: Path, config: Config, candidate: dict[str, Any], aga
         if again:
             _remove(workdir, (TRAINING, RESULT), (STATE, TRAINED))
         if (workdir / TRAINING).exists():
-            if json.loads((workdir / TRAINING).read_text(encoding="utf-8")) != this:
+            if read_json(workdir / TRAINING) != this:
                 raise WorkdirError(
                     f"workdir `{workdir}` holds another training; give another --workdir, or "
                     "replace it with --overwrite"
                 )
             if (workdir / RESULT).exists():
-                return json.loads((workdir / RESULT).read_text(encoding="utf-8"))
+                return read_json(workdir / RESULT)
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / TRAINING, this)
+        write_json(workdir / TRAINING, this, digest=True)
     except (OSError, ValueError) as error:
         raise WorkdirError(f"workdir `{workdir}` cannot be used: {error}") from error
     return None
@@ -117,18 +176,18 @@ def start_training(workdir: Path, config: Config, candidate: dict[str, Any], aga
 
 def finish_training(workdir: Path, result: dict[str, Any]) -> None:
     """Writes the result of a training, which needs its state no longer."""
-    write_json(workdir / RESULT, result)
+    write_json(workdir / RESULT, result, digest=True)
     _remove(workdir, (), (STATE,))
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Writes readable JSON; nan and inf are refused."""
-    path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
 def _plain(config: Config) -> dict[str, Any]:
-    """The config as JSON gives it back, ranges told from choices, with what `arch_file` holds."""
-    plain = jsonable(config.to_dict())
+    """The config as JSON gives it back, ranges told from choices, with what `arch_file` holds.
+
+    What is of a run, not of the study, takes its default.
+    """
+    default, study = StudyConfig(), config.study
+    study = dataclasses.replace(study, **{name: getattr(default, name) for name in _OF_A_RUN})
+    plain = jsonable(dataclasses.replace(config, study=study).to_dict())
     if Path(config.arch_file).is_file():
         plain[_ARCH] = Path(config.arch_file).read_text(encoding="utf-8")
     return json.loads(json.dumps(plain))
@@ -158,8 +217,10 @@ def _from_jsonable(value: Any) -> Any:
 def _remove_study(workdir: Path) -> None:
     """Removes what a study writes, and nothing else."""
     winners = [path.name for path in workdir.glob(WINNERS)]
-    folders = (WEIGHTS, FIGURES, PREDICTOR, BUDGETS_FOLDER)
-    _remove(workdir, (CONFIG, RESULT, store.FILE, BUDGETS, *winners), folders)
+    folders = (WEIGHTS, FIGURES, PREDICTOR, BUDGETS_FOLDER, STATE)
+    # First what says that there is a study.
+    files = (CONFIG, RESULT, ORIGIN, f"{PREDICTOR}.sha256", BUDGETS, *winners)
+    _remove(workdir, (*files, *(f"{TRIALS}{end}" for end in ("", "-wal", "-shm"))), folders)
 
 
 def _remove(workdir: Path, files: Sequence[str], folders: Sequence[str]) -> None:

@@ -1,44 +1,86 @@
-"""The state of one training on disk, so that it can go on after an interruption; by Orbax."""
+"""The state of a training on disk, so that it can go on after an interruption; by Orbax.
+
+Orbax writes whole checkpoints or none, but reads flipped bits without a word: so a digest of all
+bytes stands beside each.
+"""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
-# A state is saved after an epoch, but not more often than this.
-_SECONDS_BETWEEN = 60.0
+from jointnas_jax.files import check_digest, write_digest, writing
+
+# The newest may be damaged.
+_KEPT = 2
 
 
 class Checkpoints:
-    """Keeps the latest state of a training."""
+    """Keeps the latest states of a training."""
 
-    def __init__(self, folder: Path):
-        """Opens a folder, which is made if need be."""
-        policy = ocp.training.preservation_policies.LatestN(1)
-        self._manager = ocp.training.Checkpointer(folder.resolve(), preservation_policy=policy)
+    def __init__(self, folder: Path, seconds: float = 60.0, say: Callable[[str], None] = print):
+        """Names a folder, which is made when something is saved.
+
+        Args:
+          folder: of this training alone.
+          seconds: between two states, at least.
+          say: told of states that cannot be used.
+        """
+        self._folder, self._seconds, self._say = folder.resolve(), seconds, say
+        self._manager: ocp.training.Checkpointer | None = None
         self._last = time.monotonic()
 
     def restore(self, state: Any) -> tuple[Any, int, dict[str, Any]]:
-        """Returns the saved state, the epochs it has behind it, and what was noted with it.
+        """Returns the newest sound state, the epochs it has behind it, and the notes with it.
 
         Args:
-          state: before the first epoch, which is returned if nothing is saved.
+          state: before the first epoch, which is returned if nothing usable is saved.
         """
-        latest = self._manager.latest
-        if latest is None:
+        if not self._folder.exists():
             return state, 0, {}
-        restored = self._manager.load(latest.step, state)
-        return restored, latest.step, self._manager.metadata(latest.step).custom_metadata
+        manager = self._open()
+        for step in sorted((c.step for c in manager.checkpoints), reverse=True):
+            try:
+                check_digest(self._folder / str(step))
+                notes = manager.metadata(step).custom_metadata
+                return manager.load(step, state), step, notes
+            except Exception as error:  # Orbax raises what it likes
+                self._say(f"a saved state is skipped, what came before it is used: {error}")
+                manager.delete(step)
+        return state, 0, {}
+
+    def due(self) -> bool:
+        """Whether it is time to save a state."""
+        return time.monotonic() - self._last >= self._seconds
 
     def save(self, epochs: int, state: Any, notes: dict[str, Any]) -> None:
-        """Saves the state after so many epochs, with notes that JSON can hold, if it is time to."""
-        if time.monotonic() - self._last < _SECONDS_BETWEEN:
-            return
-        self._manager.save(epochs, jax.device_get(state), custom_metadata=notes)
+        """Saves the state after so many epochs.
+
+        Args:
+          epochs: done.
+          state: after them.
+          notes: to be kept with it, such as JSON can hold.
+
+        Raises:
+          StorageError: it cannot be written.
+        """
+        with writing(self._folder):
+            self._open().save(epochs, jax.device_get(state), custom_metadata=notes)
+            write_digest(self._folder / str(epochs))
         self._last = time.monotonic()
 
     def close(self) -> None:
         """Waits until all is written."""
-        self._manager.close()
+        if self._manager:
+            self._manager.close()
+
+    def _open(self) -> ocp.training.Checkpointer:
+        if self._manager is None:
+            policy = ocp.training.preservation_policies.LatestN(_KEPT)
+            self._manager = ocp.training.Checkpointer(
+                self._folder, preservation_policy=policy, cleanup_tmp_directories=True
+            )
+        return self._manager

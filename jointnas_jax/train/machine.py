@@ -77,11 +77,16 @@ _CPU_PROBE = (1.6, 0.018)
 _ACCELERATOR_PROBE = (13.0, 1.0)
 
 
-def machine_of(device: jax.Device, folder: Path) -> Machine:
-    """What compiling and training cost on a device.
+def machine_of(device: jax.Device, scales: tuple[float, float]) -> Machine:
+    """What compiling and training cost on a device, given its `measured_scales`."""
+    return (CPU if device.platform == "cpu" else ACCELERATOR).scaled(*scales)
 
-    Measured once on each machine and kept in a file, in whole powers of two of the constants: so a
-    study plans the same whenever it runs there, whatever else the machine does.
+
+def measured_scales(device: jax.Device, folder: Path) -> tuple[float, float]:
+    """How many times as long as by the constants compiling and training take on a device.
+
+    Measured once on each machine and kept in a file, in whole powers of two: so a study plans the
+    same whenever it runs there, whatever else the machine does.
 
     Args:
       device: of the candidates.
@@ -102,7 +107,8 @@ def machine_of(device: jax.Device, folder: Path) -> Machine:
         known[name] = [compiling, training if on_cpu else 1.0]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         file.write_text(json.dumps(known), encoding="utf-8")
-    return (CPU if on_cpu else ACCELERATOR).scaled(*known[name])
+    compiling, training = known[name]
+    return compiling, training
 
 
 def _read(file: Path) -> dict[str, list[float]]:

@@ -22,6 +22,7 @@ from jax.flatten_util import ravel_pytree
 
 from jointnas_jax.config import TrainConfig
 from jointnas_jax.data.augment import Augmentation, EpochPlan, plan_epoch
+from jointnas_jax.errors import InterruptedStudyError
 from jointnas_jax.nets.conv import resolve_dtype, resolve_lowering
 from jointnas_jax.nets.envelope import Envelope, Switches, cut_variables, pad_variables
 from jointnas_jax.nets.init import initial_variables, zero_variables
@@ -148,6 +149,7 @@ class TrainProgram:
         epochs: int,
         every_epoch: bool = True,
         checkpoints: Checkpoints | None = None,
+        stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, float], None] | None = None,
     ) -> list[Training]:
         """Trains candidates from scratch.
@@ -160,21 +162,20 @@ class TrainProgram:
           epochs: at least 1.
           every_epoch: measure accuracy after each epoch, not only after the last.
           checkpoints: where the state is kept; an earlier training of the same goes on from there.
+          stop: whether the training shall be saved and end, asked after each epoch.
           progress: called after each epoch with its number, from 1, and the mean loss of the lanes.
 
         Returns:
           Accuracies and weights of each candidate. A non-finite loss ends the training of its lane
           at that epoch, and leaves the others alone.
+
+        Raises:
+          InterruptedStudyError: it was interrupted.
         """
         lanes = self._lanes(candidates, keys)
         if not self._compiled:
             self._compile(lanes, data, evaluation)
-        done, counts = 0, []
-        if checkpoints:
-            state, done, notes = checkpoints.restore(lanes.state)
-            lanes = lanes._replace(state=state)
-            counts = [np.array(epoch) for epoch in notes.get("counts", [])]
-        failures = [np.full(self.lanes, -1)] * done
+        lanes, done, counts, failures = _restored(checkpoints, lanes)
         for epoch in range(done, epochs):
             lanes, trained, failed, losses = self._one_epoch(lanes, data, epoch)
             if every_epoch or epoch == epochs - 1:
@@ -183,12 +184,17 @@ class TrainProgram:
             failures.append(failed)
             if progress:
                 progress(epoch + 1, float(np.sum([np.mean(loss) for loss in losses])))
-            if (failed[: len(candidates)] >= 0).all():
+            if (np.max(failures, axis=0)[: len(candidates)] >= 0).all():
                 break
-            if checkpoints and epoch < epochs - 1:  # what comes after the last one is the result
-                counts = [np.array(epoch) for epoch in counts]
-                notes = {"counts": [epoch.tolist() for epoch in counts]}
+            if epoch == epochs - 1:  # what comes now is the result
+                break
+            ending = stop()
+            if checkpoints and (ending or checkpoints.due()):
+                known = {"counts": counts, "failures": failures}
+                notes = {n: [np.array(e).tolist() for e in some] for n, some in known.items()}
                 checkpoints.save(epoch + 1, lanes.state, notes)
+            if ending:
+                raise InterruptedStudyError
         correct = [np.sum([np.ravel(c) for c in epoch], 0) for epoch in counts]
         accuracies = np.reshape(correct, (len(counts), self.lanes)) / evaluation.count
         trained = np.asarray(trained).reshape(self.lanes, -1)
@@ -301,6 +307,15 @@ def _plan_program(
 
     options = compiler_options("light", "old_fusion")
     return Parallel(plan, "slls", devices, lanes_per_device, options)
+
+
+def _restored(checkpoints: Checkpoints | None, lanes: _Lanes) -> tuple[_Lanes, int, list, list]:
+    """Lanes after the epochs that are saved, the number of these, and what was noted of each."""
+    if checkpoints is None:
+        return lanes, 0, [], []
+    state, done, notes = checkpoints.restore(lanes.state)
+    noted = ([np.array(epoch) for epoch in notes.get(name, [])] for name in ("counts", "failures"))
+    return lanes._replace(state=state), done, *noted
 
 
 def _first(failed: Sequence[jax.Array]) -> np.ndarray:

@@ -115,3 +115,15 @@ def test_a_noisy_evaluation_is_one_of_the_runs(table):
     scores = task.evaluate(table.vectors[:50], np.random.default_rng(0))
     offsets = [s - runs[0] for s, runs in zip(scores, table.runs[:50], strict=True)]
     assert {round(offset, 6) for offset in offsets} == {0.0, 0.01, 0.02}
+
+
+def test_training_the_networks_changes_no_choice_without_noise(table, monkeypatch):
+    monkeypatch.setattr(searches, "AT", (3, 9))
+    regret = searches.Task.regret
+    found = []
+    monkeypatch.setattr(searches.Task, "regret", lambda *a: found.append(a[1]) or regret(*a))
+    small = PredictorConfig(members=2, width=16, pretrain_samples=64, pretrain_epochs=1)
+    task = searches.Task(table, 40e6, noisy=False)
+    for predictor in (small, searches.CHOOSER):
+        searches.ours(task, predictor)(task, 0)
+    np.testing.assert_array_equal(*found)

@@ -14,9 +14,11 @@ from jointnas_jax.claims.random_trials import RandomTrials, random_trials
 from jointnas_jax.claims.verdict import HOLDS, NOISE
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import ConfigError, InputError, SpaceError, WorkdirError
+from jointnas_jax.files import read_json, write_json
 from jointnas_jax.report import claims
 from jointnas_jax.study import workdir as workdirs
-from jointnas_jax.study.evaluator import Evaluator, Outcome
+from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.jobs import Outcome
 from jointnas_jax.study.problem import build_problem
 
 TINY = str(Path(__file__).parent.parent / "study" / "tiny.py")
@@ -287,7 +289,9 @@ def ran(monkeypatch):
     """
     configs = []
 
-    def run_study(config, workdir, console):
+    def run_study(config, workdir, console, overwrite=False):
+        if not overwrite and workdirs.look(workdir, config) is workdirs.Found.FINISHED:
+            return read_json(workdir / "result.json")
         configs.append(config)
         measured = {"mean": config.seed / 10, "seeds": [config.seed / 10]}
         entry = {"test": measured, "validation": measured, "source": "fine stage"}
@@ -301,8 +305,9 @@ def ran(monkeypatch):
             "early_stop": {"epochs": 2},
             "seconds": {"data": 1.0},
         }
+        workdirs.clear(workdir)
         workdirs.start(workdir, config)
-        workdirs.write_json(workdir / "result.json", result)
+        write_json(workdir / "result.json", result, digest=True)
         return result
 
     monkeypatch.setattr(modes, "run_study", run_study)
@@ -324,13 +329,17 @@ def test_studies_differ_in_mode_and_seed_only_and_run_once(ran, tmp_path):
     assert claims.draw("modes", found, tmp_path / "a.png").stat().st_size > 1000
 
 
-def test_only_what_is_not_this_very_study_is_overwritten_and_only_if_told_to(ran, tmp_path):
+def test_an_unfinished_study_goes_on_and_another_one_is_overwritten_if_told_to(ran, tmp_path):
     modes.compare(config(), tmp_path, 2, False, CONSOLE)
     (tmp_path / "arch-seed1" / "result.json").unlink()
-    with pytest.raises(WorkdirError, match="unfinished"):
-        modes.compare(config(), tmp_path, 2, False, CONSOLE)
-    modes.compare(config(), tmp_path, 2, True, CONSOLE)
+    modes.compare(config(), tmp_path, 2, False, CONSOLE)
     assert [(c.seed, c.mode) for c in ran[6:]] == [(1, "arch")]
+    other = config("--config.train.epochs=4")
+    with pytest.raises(WorkdirError, match="another config"):
+        modes.compare(other, tmp_path, 2, False, CONSOLE)
+    assert len(ran) == 7
+    modes.compare(other, tmp_path, 2, True, CONSOLE)
+    assert len(ran) == 13
 
 
 # -- swapped recipes -----------------------------------------------------------------------------
@@ -363,7 +372,6 @@ def test_every_network_is_trained_with_every_recipe(trained, files, tmp_path):
     # As the recipe, in the columns, says.
     assert (accuracies[:, 1] > accuracies[:, 0]).all()
     assert [n["flops"] > 0 for n in found["networks"]] == [True, True]
-    json.dumps(found, allow_nan=False)
     assert claims.draw("swap", found, tmp_path / "a.png").stat().st_size > 1000
 
 

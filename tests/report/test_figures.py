@@ -1,5 +1,3 @@
-import json
-
 import matplotlib.image
 import pytest
 
@@ -46,9 +44,8 @@ def test_every_figure_is_a_picture(tmp_path, ranked):
         trial("coarse", 2, 2e6, 0.9, 0.85),
         trial("random", None, 3e6, 0.7),
     ]
-    (tmp_path / "result.json").write_text(json.dumps(result))
-    (tmp_path / "trials.jsonl").write_text("\n".join(map(json.dumps, trials)))
-    paths = draw_figures(tmp_path)
+    paths = draw_figures(tmp_path, result, trials)
+    assert set(paths) == set((tmp_path / "figures").iterdir())
     assert [p.name for p in paths] == ["accuracy_flops.png", "predictor.png", "learning_curves.png"]
     for path in paths:
         height, width, _ = matplotlib.image.imread(path).shape

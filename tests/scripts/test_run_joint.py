@@ -82,7 +82,8 @@ def test_a_study_runs_is_recognised_and_protected(tmp_path):
     first = command(*tiny, cwd=tmp_path, cache=tmp_path / "cache")
     assert first.returncode == 0, first.stderr
     workdir = tmp_path / "runs" / "tiny"
-    files = {"config.json", "trials.jsonl", "result.json", "winner0.json"}
+    files = {"config.json", "lock", "origin.json", "predictor.sha256", "result.json"}
+    files |= {"trials.db", "winner0.json"}
     folders = {"predictor", "weights", "figures"}
     assert {p.name for p in workdir.iterdir()} == files | folders
     assert len(list((workdir / "figures").glob("*.png"))) == 3
@@ -94,7 +95,9 @@ def test_a_study_runs_is_recognised_and_protected(tmp_path):
     assert (again.returncode, "finished" in again.stdout) == (0, True)
     other = command(*tiny, "--config.seed=3", cwd=tmp_path)
     assert (other.returncode, "another config" in other.stderr) == (2, True)
-    assert before == {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    after = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    assert {p for p in before if before[p] != after.get(p)} == {workdir / "lock"}
+    assert before.keys() == after.keys()
 
 
 @pytest.mark.slow

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from jointnas_jax.study.evaluator import Evaluator, Outcome
+from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.jobs import Outcome
 
 
 def fake_evaluator(monkeypatch, accuracy_of):

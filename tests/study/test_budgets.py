@@ -19,7 +19,8 @@ from rich.console import Console
 
 from jointnas_jax import zoo
 from jointnas_jax.command_line import parse_config
-from jointnas_jax.errors import SpaceError, WorkdirError
+from jointnas_jax.errors import DamagedError, SpaceError, WorkdirError
+from jointnas_jax.files import read_json, write_json
 from jointnas_jax.nets.cost import COSTS, count
 from jointnas_jax.predictor.predictor import Predictor
 from jointnas_jax.space import Candidate, read_candidate
@@ -148,10 +149,10 @@ def test_what_is_found_is_within_its_budget_and_the_best_of_all_that_are(
 def test_a_larger_budget_is_never_predicted_worse(workdir, tmp_path, budgets, everything):
     """Even where its own evolution finds less, as it does here from the two worst candidates."""
     hasty = shutil.copytree(workdir, tmp_path / "study")
-    config = json.loads((hasty / "config.json").read_text())
+    config = read_json(hasty / "config.json")
     short = {"population": 2, "children_per_parent": 1, "generations": 1}
     config["search"]["evolution"] |= short
-    (hasty / "config.json").write_text(json.dumps(config))
+    write_json(hasty / "config.json", config, digest=True)
     study = BudgetSearch(hasty)
     vectors, costs, predicted = everything
     small, large = budgets[1], budgets[3]
@@ -296,23 +297,36 @@ def empty_predictor(workdir):
         (remove("config.json"), "holds no study: it has no `config.json`"),
         (remove("result.json"), "no finished study .* no `result.json`; run it again"),
         (remove("predictor"), "no finished study .* no `predictor`; run it again"),
-        (remove("trials.jsonl"), "no `trials.jsonl`"),
-        (write("config.json", "{"), "`.*config.json` is not the config of a study"),
-        (write("config.json", "[]"), "`.*config.json` is not the config of a study"),
-        (write("config.json", '{"sed": 1}'), "did you mean `seed`"),
-        (write("trials.jsonl", "{}\n"), "cannot be read"),
-        (write("result.json", "{}"), "cannot be read"),
+        (remove("origin.json"), "no `origin.json`"),
         (write("winner0.json", "{}"), "cannot be read: .*winner0.json"),
-        (empty_predictor, "cannot be read"),
     ],
 )
 def test_a_workdir_without_a_finished_study_is_one_clear_line(workdir, tmp_path, change, message):
-    copy = tmp_path / "study"
+    assert_refused(workdir, tmp_path / "study", change, WorkdirError, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (write("config.json", "{"), "config.json` is damaged"),
+        (write("config.json", "[]"), "config.json` is damaged"),
+        (write("config.json", '{"sed": 1}'), "config.json` is damaged"),
+        (write("trials.db", "{}\n"), "trials.db` is damaged"),
+        (remove("trials.db"), "trials.db` is damaged: .* is missing"),
+        (write("result.json", "{}"), "result.json` is damaged"),
+        (empty_predictor, "predictor` is damaged"),
+    ],
+)
+def test_a_damaged_study_is_one_clear_line(workdir, tmp_path, change, message):
+    assert_refused(workdir, tmp_path / "study", change, DamagedError, message)
+
+
+def assert_refused(workdir, copy, change, error, message):
     shutil.copytree(workdir, copy)
     change(copy)
-    with pytest.raises(WorkdirError, match=message) as error:
+    with pytest.raises(error, match=message) as raised:
         BudgetSearch(copy)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_file_is_no_workdir(workdir):

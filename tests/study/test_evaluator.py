@@ -10,7 +10,8 @@ import tiny
 from jointnas_jax.config import check_config
 from jointnas_jax.data.source import Split, SplitOnDisk
 from jointnas_jax.study import evaluator as evaluators
-from jointnas_jax.study.evaluator import Evaluator, Job, Outcome
+from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.jobs import Job, Outcome
 from jointnas_jax.study.problem import build_problem
 
 
@@ -40,7 +41,7 @@ def jobs(problem, count, seed=0, epochs=1):
 
 def test_rounds_after_the_first_compile_nothing(problem, split):
     worker = make(problem, split, program="envelope")
-    first = list(worker.run(jobs(problem, 48)))
+    first = worker.run(jobs(problem, 48))
     assert all(o.reason is None for o in first)
     assert len(worker._programs) == worker.packings[0].envelopes <= 4
     compiled = []
@@ -77,7 +78,7 @@ def test_envelopes_and_exact_programs_agree(problem, split):
 def test_images_on_disk_give_what_images_in_memory_give(problem, split, program, final):
     on_disk = SplitOnDisk(problem.dataset, "train[:96]")
     some = [dataclasses.replace(job, final=final) for job in jobs(problem, 5)]
-    memory, disk = (list(make(problem, s, program=program).run(some)) for s in (split, on_disk))
+    memory, disk = (make(problem, s, program=program).run(some) for s in (split, on_disk))
     for a, b in zip(memory, disk, strict=True):
         assert a.accuracies == b.accuracies
         jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
@@ -104,7 +105,7 @@ def test_a_pack_that_does_not_fit_is_split_and_tried_again(problem, split, monke
 
     monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)
     worker = make(problem, split, program="envelope", lanes=8)
-    outcomes = list(worker.run([jobs(problem, 1)[0]] * 40))
+    outcomes = worker.run([jobs(problem, 1)[0]] * 40)
     assert [o.accuracies for o in outcomes] == [(0.5,)] * 40
     assert tried[:3] == [8, 4, 2]
     assert set(tried[3:]) == {2}
@@ -118,6 +119,6 @@ def test_other_errors_are_not_tried_again(problem, split, monkeypatch):
         raise RuntimeError("broken")
 
     monkeypatch.setattr(evaluators.TrainProgram, "train", broken)
-    outcomes = list(make(problem, split, program="envelope", lanes=8).run(jobs(problem, 1)))
+    outcomes = make(problem, split, program="envelope", lanes=8).run(jobs(problem, 1))
     assert [o.reason for o in outcomes] == ["RuntimeError: broken"]
     assert len(calls) == 1

@@ -15,10 +15,10 @@ from jointnas_jax import zoo
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.data.source import open_dataset
 from jointnas_jax.errors import ConfigError, ModelError, SpaceError, StudyError, WorkdirError
+from jointnas_jax.files import read_json
 from jointnas_jax.study import final
 from jointnas_jax.study.final import find_candidate, train_candidate
 from jointnas_jax.study.model import load_model
-from jointnas_jax.train import checkpoints
 
 TINY = str(Path(__file__).parent / "tiny.py")
 
@@ -41,7 +41,7 @@ def trained(tmp_path_factory):
 
 def test_the_saved_model_has_the_accuracy_of_the_result(trained):
     workdir, result = trained
-    assert json.loads((workdir / "result.json").read_text()) == result
+    assert read_json(workdir / "result.json") == result
     assert result["epochs"] == 3
     assert result["accuracy"] > 0.15
     dataset = open_dataset(dataclasses.asdict(config().data))
@@ -70,9 +70,7 @@ class _Interrupted(BaseException):
     pass
 
 
-def test_an_interrupted_training_goes_on(tmp_path, trained, monkeypatch):
-    monkeypatch.setattr(checkpoints, "_SECONDS_BETWEEN", 0.0)
-
+def test_an_interrupted_training_goes_on(tmp_path, trained):
     class Impatient(Console):
         def print(self, *objects, **settings):
             text = str(objects[0])
@@ -81,7 +79,7 @@ def test_an_interrupted_training_goes_on(tmp_path, trained, monkeypatch):
 
     # The training runs in a thread, which passes the interruption on.
     with pytest.raises(_Interrupted):
-        train(tmp_path, console=Impatient(quiet=True))
+        train(tmp_path, "--config.study.checkpoint_minutes=0", console=Impatient(quiet=True))
     assert (tmp_path / "state").exists()
     assert not (tmp_path / "result.json").exists()
     result = train(tmp_path)

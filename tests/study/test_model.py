@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jointnas_jax.errors import InputError, ModelError, WorkdirError
+from jointnas_jax.errors import DamagedError, InputError, ModelError, WorkdirError
 from jointnas_jax.nets.init import initial_variables
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec, Head, Stage, Stem
@@ -84,7 +84,7 @@ def test_only_an_imported_model_is_replaced_and_only_if_asked(model, tmp_path):
 def test_a_study_does_not_replace_an_imported_model(model, tmp_path):
     save_model(model, tmp_path)
     with pytest.raises(WorkdirError, match="holds an imported model"):
-        workdirs.start(tmp_path, None)
+        workdirs.clear(tmp_path)
     load_model(tmp_path)
 
 
@@ -146,7 +146,7 @@ def test_a_changed_description_is_an_error(model, tmp_path, change, message):
 def test_unreadable_files_are_errors(model, tmp_path):
     save_model(model, tmp_path)
     (tmp_path / "weights").rename(tmp_path / "elsewhere")
-    with pytest.raises(ModelError, match="weights `.*` cannot be read"):
+    with pytest.raises(DamagedError, match="weights` is missing"):
         load_model(tmp_path)
     (tmp_path / "model.json").write_text("[" * 100_000)
     with pytest.raises(ModelError, match="cannot be read as a model"):

@@ -13,14 +13,17 @@ from rich.console import Console
 
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import ConfigError, DataError, InputError, SpaceError, StudyError
+from jointnas_jax.files import read_json
 from jointnas_jax.space import Candidate
 from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.budgets import search_budgets
 from jointnas_jax.study.checkpoint import load_variables
 from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.jobs import Job
 from jointnas_jax.study.model import load_model
 from jointnas_jax.study.problem import build_problem
 from jointnas_jax.study.run import run_study
+from jointnas_jax.study.trials import stored_trials
 
 TINY = str(Path(__file__).parent / "tiny.py")
 CONSOLE = Console(quiet=True)
@@ -41,12 +44,12 @@ def finished(tmp_path_factory):
 
 
 def trials(workdir):
-    return [json.loads(line) for line in (workdir / "trials.jsonl").read_text().splitlines()]
+    return [dataclasses.asdict(trial) for trial in stored_trials(workdir)]
 
 
 def test_result_json_holds_what_the_readme_promises(finished):
     workdir, result = finished
-    assert json.loads((workdir / "result.json").read_text()) == result
+    assert read_json(workdir / "result.json") == result
     (winner,) = result["winners"]
     for entry in (winner, *result["references"].values()):
         assert entry["knobs"].keys() == winner["knobs"].keys()
@@ -81,6 +84,7 @@ def test_every_training_is_a_trial(finished):
     for t in stored:
         assert t["status"] == "COMPLETED"
         assert t["score"] == t["accuracies"][-1]
+        assert t["pack"] == "exact" or t["pack"].startswith("envelope-")
         assert len(t["accuracies"]) == (1 if t["stage"] == "retrain" else t["epochs"])
         assert t["costs"]["flops"] <= 60_000 or t["stage"] in ("final", "retrain")
     later = {t["epochs"] for t in stored if t["round"] in (2, 3)}
@@ -269,7 +273,7 @@ def test_an_exception_in_training_is_a_failed_trial(monkeypatch):
     problem = build_problem(config())
     split = problem.dataset.load("train[:64]")
     worker = Evaluator(config(), problem.space, split, np.arange(64) < 16, split)
-    outcomes = list(worker.run([evaluator.Job(problem.default, jax.random.key(0), 1)] * 3))
+    outcomes = worker.run([Job(problem.default, jax.random.key(0), 1)] * 3)
     assert [o.reason for o in outcomes] == ["RuntimeError: RESOURCE_EXHAUSTED: out of memory"] * 3
 
 
@@ -333,11 +337,13 @@ def test_an_architecture_of_another_dataset_is_refused(finished, tmp_path):
 
 def test_a_finished_study_is_recognised_and_another_one_refused(finished):
     workdir, result = finished
-    assert workdirs.stored_result(workdir, config()) == result
+    assert workdirs.look(workdir, config()) is workdirs.Found.FINISHED
+    assert run(workdir) == result
     with pytest.raises(
-        workdirs.WorkdirError, match="holds a finished study with another config.*--overwrite"
+        workdirs.WorkdirError,
+        match=r"holds a finished study with another config: `config.seed` is 0 there, 5",
     ):
-        workdirs.stored_result(workdir, config("--config.seed=5"))
+        run(workdir, "--config.seed=5")
 
 
 def test_a_range_is_not_the_list_of_its_numbers(tmp_path):
@@ -346,25 +352,19 @@ def test_a_range_is_not_the_list_of_its_numbers(tmp_path):
         for r in ((8, 16, 4), [8, 16, 4])
     )
     workdirs.start(tmp_path, range_)
-    workdirs.write_json(tmp_path / "result.json", {})
-    assert workdirs.stored_result(tmp_path, range_) == {}
+    assert workdirs.look(tmp_path, range_) is workdirs.Found.UNFINISHED
     with pytest.raises(workdirs.WorkdirError, match="another config"):
-        workdirs.stored_result(tmp_path, choices)
-
-
-def test_an_unfinished_study_is_refused(tmp_path):
-    workdirs.start(tmp_path, config())
-    with pytest.raises(workdirs.WorkdirError, match="holds an unfinished study;"):
-        workdirs.stored_result(tmp_path, config())
+        workdirs.look(tmp_path, choices)
 
 
 def test_overwriting_removes_the_study_and_nothing_else(finished, tmp_path):
     mine = tmp_path / "notes.txt"
     mine.write_text("keep")
-    for name in ("result.json", "trials.jsonl", "winner0.json", "budgets.json"):
+    for name in ("result.json", "trials.db", "origin.json", "winner0.json", "budgets.json"):
         (tmp_path / name).write_text("{}")
     for name in ("weights/winner0", "predictor", "budgets"):
         (tmp_path / name).mkdir(parents=True)
+    workdirs.clear(tmp_path)
     workdirs.start(tmp_path, config())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "notes.txt"]
 

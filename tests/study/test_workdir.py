@@ -24,6 +24,7 @@ def kinds(value):
 
 
 def stored_again(workdir, config):
+    workdirs.clear(workdir)
     workdirs.start(workdir, config)
     stored = workdirs.stored_config(workdir)
     assert stored == config
@@ -63,6 +64,7 @@ def test_a_config_comes_back_where_its_architecture_file_is_gone(tmp_path):
     tiny = str(ROOT / "tests" / "study" / "tiny.py")
     arguments = ["--config.mode=recipe", f"--config.arch_file={file}"]
     config = parse_config(["run", *arguments], tiny, flags.FlagValues())
+    workdirs.clear(tmp_path / "study")
     workdirs.start(tmp_path / "study", config)
     file.unlink()
     assert workdirs.stored_config(tmp_path / "study") == config

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from jointnas_jax.train import machine as machines
-from jointnas_jax.train.machine import CPU, machine_of
+from jointnas_jax.train.machine import CPU, machine_of, measured_scales
 
 
 @pytest.fixture
@@ -21,21 +21,22 @@ def probes(monkeypatch):
 
 
 def test_a_machine_is_measured_once_and_in_powers_of_two(tmp_path, probes):
-    first, second = (machine_of(jax.devices()[0], tmp_path) for _ in range(2))
-    assert first == second == CPU.scaled(4.0, 1.0)
+    first, second = (measured_scales(jax.devices()[0], tmp_path) for _ in range(2))
+    assert first == second == (4.0, 1.0)
+    assert machine_of(jax.devices()[0], first) == CPU.scaled(4.0, 1.0)
     assert len(probes) == 1
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"cpu": 3}', '{"x": ["a", "b"]}'])
 def test_a_broken_file_is_measured_again(tmp_path, probes, content):
     (tmp_path / "machine.json").write_text(content)
-    assert machine_of(jax.devices()[0], tmp_path) == CPU.scaled(4.0, 1.0)
+    assert measured_scales(jax.devices()[0], tmp_path) == (4.0, 1.0)
     assert len(probes) == 1
 
 
 def test_other_machines_stay_in_the_file(tmp_path, probes):
     (tmp_path / "machine.json").write_text('{"other": [2.0, 1.0]}')
-    machine_of(jax.devices()[0], tmp_path)
+    measured_scales(jax.devices()[0], tmp_path)
     known = json.loads((tmp_path / "machine.json").read_text())
     assert known["other"] == [2.0, 1.0]
     assert len(known) == 2

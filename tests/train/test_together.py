@@ -14,7 +14,6 @@ from jointnas_jax.data.source import Split
 from jointnas_jax.nets.init import initial_variables
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import Candidate, Recipe
-from jointnas_jax.train import checkpoints as checkpoints_module
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.feed import StreamedEvalData, StreamedTrainData
 from jointnas_jax.train.parallel import replicate
@@ -74,7 +73,6 @@ class _Stop(Exception):
 def test_an_interrupted_training_goes_on_to_the_same_bits(
     tmp_path, monkeypatch, program, arch, data, evaluation
 ):
-    monkeypatch.setattr(checkpoints_module, "_SECONDS_BETWEEN", 0.0)
 
     def interrupt(epoch, loss):
         assert np.isfinite(loss)
@@ -95,7 +93,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
 
 
 def _with_state(folder, program, arch, data, evaluation, progress):
-    state = Checkpoints(folder)
+    state = Checkpoints(folder, seconds=0)
     try:
         return train(
             program, arch, data, evaluation, epochs=4, checkpoints=state, progress=progress

@@ -1,0 +1,108 @@
+"""Files and folders that are written whole, with a digest of their content."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jointnas_jax.errors import DamagedError, StorageError, WorkdirError, one_line
+
+_DIGEST = "digest"
+
+
+def write_json(path: Path, data: Any, digest: bool = False) -> None:
+    """Writes readable JSON, whole or not at all; nan and inf are refused.
+
+    Args:
+      path: of the file.
+      data: to write.
+      digest: write a digest of `data`, a dict, with it.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
+    if digest:
+        data = data | {_DIGEST: _digest_of(data)}
+    text = json.dumps(data, indent=2, allow_nan=False) + "\n"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
+        ) as file:
+            try:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, path)
+            except OSError:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise StorageError(f"`{path}` cannot be written: {error.strerror}") from error
+
+
+def read_json(path: Path) -> Any:
+    """Reads what `write_json` wrote with a digest, without it.
+
+    Raises:
+      DamagedError: it is not what was written.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        digest = data.pop(_DIGEST)
+    except OSError as error:
+        raise WorkdirError(f"`{path}` cannot be read: {error}") from error
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise DamagedError(f"`{path}` is damaged: {one_line(error)}") from error
+    if digest != _digest_of(data):
+        raise DamagedError(f"`{path}` is damaged: it is not what was written")
+    return data
+
+
+def write_digest(folder: Path) -> None:
+    """Writes the digest of a folder into a file beside it."""
+    _digest_file(folder).write_text(_digest(folder), encoding="utf-8")
+
+
+def check_digest(folder: Path) -> None:
+    """Raises `DamagedError` if a folder is not what its digest was written for."""
+    file = _digest_file(folder)
+    if not folder.is_dir():
+        raise DamagedError(f"`{folder}` is missing")
+    if not file.is_file():
+        raise DamagedError(f"`{folder}` was not written to its end: it has no `{file.name}`")
+    if file.read_text(encoding="utf-8") != _digest(folder):
+        raise DamagedError(f"`{folder}` is damaged: it is not what was written")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises `StorageError`, naming the path, where something inside cannot be written."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:  # Orbax wraps what the system says
+        raise StorageError(f"`{path}` cannot be written: {one_line(error)}") from error
+
+
+def _digest_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.sha256")
+
+
+def _digest(folder: Path) -> str:
+    """SHA-256 of the names and contents of all files in a folder, in hex."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        content = hashlib.sha256(path.read_bytes()).digest()
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + content)
+    return digest.hexdigest()
+
+
+def _digest_of(data: dict[str, Any]) -> str:
+    content = json.dumps(data, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(content.encode()).hexdigest()

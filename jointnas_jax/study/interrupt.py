@@ -1,0 +1,88 @@
+"""SIGTERM and Ctrl-C: what trains is saved, then the run ends; a second signal ends it at once."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+from jointnas_jax.errors import InterruptedStudyError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Seconds after a signal when the run ends, saved or not: what stops it may not wait for longer.
+GRACE = 15.0
+
+
+class Interrupt:
+    """Whether the run shall end."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return self._asked.is_set()
+
+    def check(self) -> None:
+        """Raises `InterruptedStudyError` if a signal came."""
+        if self.asked():
+            raise InterruptedStudyError
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listens to signals inside; from the main thread of a process only.
+
+        The main thread may be deep in compiled code, where Python's handlers wait. What a signal
+        writes to the pipe is read at once by a thread.
+        """
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        handlers = {number: signal.signal(number, _do_nothing) for number in _SIGNALS}
+        before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        threading.Thread(target=self._wait, args=(read,), daemon=True).start()
+        try:
+            yield
+        finally:
+            # After a signal the process is ending: an earlier handler would see it once more.
+            if not self.asked():
+                signal.set_wakeup_fd(before)
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+                os.close(write)
+
+    def _wait(self, read: int) -> None:
+        """Waits for the first signal, then for the second one or the end of the grace."""
+        timer: threading.Timer | None = None
+        while received := os.read(read, 1):
+            if received[0] not in _SIGNALS:
+                continue
+            if timer:
+                _exit()
+            self._asked.set()
+            print("interrupted: saving what trains", file=sys.stderr, flush=True)
+            timer = threading.Timer(GRACE, _exit)
+            timer.daemon = True
+            timer.start()
+
+
+def _do_nothing(*_: object) -> None:
+    """Python must have a handler, or the signal ends the process."""
+
+
+def _exit() -> None:
+    error = InterruptedStudyError()
+    print(error, file=sys.stderr, flush=True)
+    os._exit(error.exit_code)
+
+
+def run_interruptible(work: Callable[[Interrupt], int]) -> int:
+    """Runs a script's work, from the main thread; returns its exit code."""
+    interrupt = Interrupt()
+    try:
+        with interrupt.listening():
+            return work(interrupt)
+    except InterruptedStudyError as error:
+        print(error, file=sys.stderr, flush=True)
+        # Worker threads may be deep in compiled code; what they had to save is saved.
+        os._exit(error.exit_code)

@@ -1,0 +1,127 @@
+"""What the evaluator takes and gives."""
+
+import dataclasses
+import hashlib
+import queue
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jointnas_jax.nets.envelope import Envelope
+from jointnas_jax.space import ArchSpec, Candidate
+from jointnas_jax.study.interrupt import Interrupt
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Attributes:
+      candidate: what to train.
+      key: of the trial.
+      epochs: how long.
+      final: train on the whole training split and measure test accuracy, once at the end; otherwise
+        train without the validation images and measure validation accuracy after each epoch.
+      progress: called after each epoch with its number, from 1, and the loss.
+    """
+
+    candidate: Candidate
+    key: jax.Array
+    epochs: int
+    final: bool = False
+    progress: Callable[[int, float], None] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a job gave.
+
+    Attributes:
+      accuracies: after each epoch (after the last one only for a final training), fractions.
+      reason: why the job failed, None if it did not.
+      variables: trained Flax variables on the host, None after a failure.
+      seconds: wall time, compiling included, shared out among those that trained side by side.
+      pack: that it trained in, see `Trial`.
+    """
+
+    accuracies: tuple[float, ...]
+    reason: str | None
+    variables: Any
+    seconds: float = 0.0
+    pack: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Keeping:
+    """What an evaluator keeps on disk, and what can end a training before its time.
+
+    Attributes:
+      folder: the workdir, where states of trainings are kept; None: they are not.
+      scales: that the planner went by where the study began; None: those of this machine.
+      interrupt: tells when to save all states and stop.
+      say: told of states that cannot be used.
+    """
+
+    folder: Path | None = None
+    scales: tuple[float, float] | None = None
+    interrupt: Interrupt = dataclasses.field(default_factory=Interrupt)
+    say: Callable[[str], None] = print
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """How the jobs of one call were divided.
+
+    Attributes:
+      candidates: jobs.
+      envelopes: programs that several architectures share.
+      exact: programs of one architecture.
+      efficiency: useful over executed multiply-adds.
+    """
+
+    candidates: int
+    envelopes: int
+    exact: int
+    efficiency: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.candidates} trainings in {self.envelopes} envelopes and {self.exact} exact "
+            f"programs, {self.efficiency:.0%} of the executed FLOPs useful"
+        )
+
+
+class Call(NamedTuple):
+    """One call of the evaluator.
+
+    Attributes:
+      jobs: all of them.
+      known: positions of those that do not train.
+      done: positions with outcomes, or the error that ended the work.
+    """
+
+    jobs: Sequence[Job]
+    known: frozenset[int]
+    done: queue.SimpleQueue
+
+
+def pack_name(shape: ArchSpec | Envelope) -> str:
+    """What a trial calls the pack that it trained in."""
+    if not isinstance(shape, Envelope):
+        return "exact"
+    return "envelope-" + hashlib.sha256(repr(shape).encode()).hexdigest()[:8]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device or the host has too little memory; a full disk is something else."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a candidate failed, on one line."""
+    kind = "out_of_memory" if is_out_of_memory(error) else type(error).__name__
+    return f"{kind}: {(str(error).splitlines() or [''])[0]}"

@@ -1,0 +1,130 @@
+"""Where and how a study began: what its results depend on besides its config."""
+
+import dataclasses
+import secrets
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib
+import sqlalchemy
+from jaxlib import xla_client
+from rich.console import Console
+
+from jointnas_jax.config import Config
+from jointnas_jax.errors import ConfigError, DamagedError, WorkdirError
+from jointnas_jax.files import read_json, write_json
+from jointnas_jax.study.workdir import ORIGIN, TRIALS
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where and how a study began.
+
+    Attributes:
+      schema: of the files in the workdir.
+      machine: kind, number and features of the devices, versions of JAX: other ones may round
+        differently.
+      scales: that the planner goes by, see `measured_scales`.
+      storage: database of the trials, without its password; "" is the file in the workdir.
+      study: name of the study in it.
+    """
+
+    schema: int
+    machine: dict[str, Any]
+    scales: tuple[float, float]
+    storage: str
+    study: str
+
+    @staticmethod
+    def here(config: Config, devices: int, scales: tuple[float, float]) -> "Origin":
+        """That of a study which begins here and now."""
+        storage = _without_password(config.study.storage)
+        # Others may keep studies of this name in the same database.
+        end = f"-{secrets.token_hex(4)}" if storage else ""
+        return Origin(SCHEMA, _machine(devices), scales, storage, config.name + end)
+
+    @staticmethod
+    def read(workdir: Path) -> "Origin":
+        """Reads what `write` wrote.
+
+        Raises:
+          DamagedError: it is not what was written.
+          WorkdirError: another version wrote it.
+        """
+        data = read_json(workdir / ORIGIN)
+        if data.get("schema") != SCHEMA:
+            raise WorkdirError(
+                f"workdir `{workdir}` is of schema {data.get('schema')}, this version reads schema "
+                f"{SCHEMA}; give another --workdir, or replace the study with --overwrite"
+            )
+        try:
+            return Origin(**data | {"scales": tuple(data["scales"])})
+        except (TypeError, LookupError) as error:
+            raise DamagedError(f"`{workdir / ORIGIN}` is damaged: {error}") from error
+
+    def write(self, workdir: Path) -> None:
+        """Writes it into the workdir; raises `StorageError`."""
+        write_json(workdir / ORIGIN, dataclasses.asdict(self), digest=True)
+
+    def check(self, config: Config, devices: int, console: Console) -> None:
+        """Checks that the study may go on here.
+
+        Raises:
+          ConfigError: it is stored elsewhere, or began on another machine and that is not allowed.
+        """
+        if (given := _without_password(config.study.storage)) != self.storage:
+            raise ConfigError(
+                f"`config.study.storage` is {self.storage!r} where the study began, got {given!r}"
+            )
+        here = _machine(devices)
+        there = self.machine
+        differ = [
+            f"{name} {there.get(name)} there, {value} here"
+            for name, value in here.items()
+            if there.get(name) != value
+        ]
+        if not differ:
+            return
+        what = f"the study began on another machine: {', '.join(differ)}"
+        if not config.study.other_machine:
+            raise ConfigError(
+                f"{what}; results may differ in the last bits; go on nevertheless with "
+                "--config.study.other_machine"
+            )
+        console.print(f"  warning: {what}; results may differ in the last bits", highlight=False)
+
+
+def sqlite_url(workdir: Path) -> str:
+    """The database in a workdir as SQLAlchemy names it."""
+    return f"sqlite:///{(workdir / TRIALS).resolve()}"
+
+
+def _without_password(storage: str) -> str:
+    """Raises `ConfigError` if it is no name of a database."""
+    if not storage:
+        return ""
+    try:
+        return str(sqlalchemy.make_url(storage))
+    except sqlalchemy.exc.ArgumentError:
+        raise ConfigError(
+            "`config.study.storage` must name a database as SQLAlchemy does, such as "
+            f"`postgresql://host/name`, got {storage!r}"
+        ) from None
+
+
+def _machine(devices: int) -> dict[str, Any]:
+    first = jax.local_devices()[0]
+    try:
+        features = str(xla_client.get_topology_for_devices([first]).fingerprint())
+    except (AttributeError, TypeError, jax.errors.JaxRuntimeError):
+        features = "unknown"
+    return {
+        "device": first.device_kind,
+        "devices": devices,
+        "features": features,
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+    }

@@ -1,0 +1,213 @@
+"""Trains jobs, each of them once: what the store has does not train again."""
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from jointnas_jax.config import Config
+from jointnas_jax.errors import DamagedError, InputError
+from jointnas_jax.files import check_digest, read_json
+from jointnas_jax.nets.cost import count
+from jointnas_jax.space import JointSpace
+from jointnas_jax.study.checkpoint import save_variables
+from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.jobs import Job, Outcome
+from jointnas_jax.study.origin import Origin, sqlite_url
+from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore
+from jointnas_jax.study.workdir import RESULT, STATE, clear
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Trainings of one stage.
+
+    Attributes:
+      stage: as in `Trial`.
+      vectors: `int32[N, K]`, the candidates.
+      jobs: N.
+      round: as in `Trial`.
+      predicted: `float32[N]`, nan where nothing was predicted; None: nowhere.
+      seeds: N, as in `Trial`; None: each trains once.
+      weights: N folders to keep weights in, or None for those that are not kept; None: for none.
+    """
+
+    stage: str
+    vectors: np.ndarray
+    jobs: Sequence[Job]
+    round: int | None = None
+    predicted: np.ndarray | None = None
+    seeds: Sequence[int] | None = None
+    weights: Sequence[Path | None] | None = None
+
+
+class Trials:
+    """All trials of a study, in the order of their numbers.
+
+    Attributes:
+      count: of trials so far.
+      stored: number -> trial.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        store: TrialStore,
+        space: JointSpace,
+        workdir: Path,
+        planned: int,
+        console: Console,
+    ):
+        """Reads what an earlier run of the study stored.
+
+        Args:
+          evaluator: trains.
+          store: of the study.
+          space: of the study.
+          workdir: of the study.
+          planned: trainings in all.
+          console: where progress goes.
+
+        Raises:
+          DamagedError: a stored trial is not what was written.
+        """
+        self.count = 0
+        self._evaluator, self._store, self._space = evaluator, store, space
+        self._workdir, self._planned, self._console = workdir, planned, console
+        self.stored = {trial.number: trial for trial in store.load()}
+
+    def run(self, batch: Batch) -> list[Outcome]:
+        """Trains what is not stored, and stores a trial for each as soon as it is there.
+
+        What is stored is planned all the same: programs, and with them the last bits of results,
+        are those of an undisturbed run.
+
+        Raises:
+          DamagedError: a stored trial is of another candidate than the search proposes.
+          StorageError: a trial or weights cannot be written.
+          InterruptedStudyError: the run was interrupted.
+        """
+        first, jobs = self.count, batch.jobs
+        outcomes: dict[int, Outcome] = {}
+        for i in range(len(jobs)):
+            trial = self.stored.get(first + i)
+            if trial is not None:
+                self._check(trial, batch, i)
+                if trial.status == FAILED or _intact(_folder(batch, i)):
+                    outcomes[i] = Outcome(trial.accuracies, trial.reason, None)
+        later = max(0, self._planned - first - len(jobs))
+        for i, outcome in self._evaluator.completed(jobs, later, known=frozenset(outcomes)):
+            folder = _folder(batch, i)
+            if folder is not None and outcome.reason is None:
+                save_variables(folder, outcome.variables)
+            if first + i not in self.stored:
+                self._append(batch, i, outcome)
+            # What is kept is on disk; the rest would fill the memory.
+            outcomes[i] = dataclasses.replace(outcome, variables=None)
+        self.count += len(jobs)
+        # Not before all are stored: they would have to start again.
+        shutil.rmtree(self._workdir / STATE, ignore_errors=True)
+        self._console.print(f"  {batch.stage}: {self._evaluator.packings[-1]}", highlight=False)
+        return [outcomes[i] for i in range(len(jobs))]
+
+    def close(self) -> None:
+        """Closes the store."""
+        self._store.close()
+
+    def reasons(self) -> list[str]:
+        """Why trials failed, each reason once."""
+        return sorted({trial.reason for trial in self.stored.values() if trial.reason})
+
+    def _check(self, trial: Trial, batch: Batch, i: int) -> None:
+        proposed = (batch.stage, self._space.values(batch.vectors[i]))
+        if (trial.stage, trial.knobs) != proposed:
+            raise DamagedError(
+                f"trial {trial.number} in `{self._store.place}` is of another candidate than this "
+                "version of the program proposes there; start again with --overwrite"
+            )
+
+    def _append(self, batch: Batch, i: int, outcome: Outcome) -> None:
+        predicted = None if batch.predicted is None else float(batch.predicted[i])
+        trial = Trial(
+            number=self.count + i,
+            stage=batch.stage,
+            round=batch.round,
+            seed=batch.seeds[i] if batch.seeds else None,
+            knobs=self._space.values(batch.vectors[i]),
+            costs=dataclasses.asdict(count(batch.jobs[i].candidate.arch)),
+            predicted=predicted if predicted is not None and math.isfinite(predicted) else None,
+            epochs=batch.jobs[i].epochs,
+            **measured(outcome),
+        )
+        self._store.append(trial, self._space.knobs)
+        self.stored[trial.number] = trial
+
+
+def measured(outcome: Outcome) -> dict[str, Any]:
+    """What a trial says of its training."""
+    ok = outcome.reason is None
+    return {
+        "accuracies": outcome.accuracies,
+        "score": outcome.accuracies[-1] if ok else None,
+        "status": COMPLETED if ok else FAILED,
+        "reason": outcome.reason,
+        "pack": outcome.pack,
+        "seconds": round(outcome.seconds, 3),
+    }
+
+
+def new_store(workdir: Path, config: Config, origin: Origin) -> TrialStore:
+    """Makes a store, and room in the workdir; in a server too, where an earlier study of it is.
+
+    Raises:
+      InputError: the store or the workdir cannot be used.
+    """
+    try:
+        earlier = Origin.read(workdir)
+    except (InputError, DamagedError):  # there is none
+        earlier = origin
+    # A server is asked before anything is removed.
+    server = TrialStore(config.study.storage, origin.study) if origin.storage else None
+    clear(workdir)
+    store = server or TrialStore(sqlite_url(workdir), origin.study)
+    store.create()
+    if earlier.storage == origin.storage and earlier.study != origin.study:
+        store.remove(earlier.study)
+    return store
+
+
+def stored_trials(workdir: Path) -> list[Trial]:
+    """Reads the trials of a finished study.
+
+    Raises:
+      WorkdirError: the workdir holds none.
+      DamagedError: what is stored is not what was written.
+    """
+    origin = Origin.read(workdir)
+    store = TrialStore(origin.storage or sqlite_url(workdir), origin.study)
+    trials, wanted = store.load(), read_json(workdir / RESULT)["trials"]
+    store.close()
+    if len(trials) != wanted:
+        raise DamagedError(
+            f"`{store.place}` is damaged: it holds {len(trials)} of the study's {wanted} trials"
+        )
+    return trials
+
+
+def _folder(batch: Batch, i: int) -> Path | None:
+    return batch.weights[i] if batch.weights else None
+
+
+def _intact(folder: Path | None) -> bool:
+    """Whether weights are as they were written; True where there are none to keep."""
+    try:
+        if folder is not None:
+            check_digest(folder)
+    except DamagedError:
+        return False
+    return True

@@ -1,0 +1,157 @@
+"""Checks 1, 2 and 5: whatever ends a run, the same command ends with the same result."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from runs import REAL, ROOT, TABLE, TINY, content, finish, run, start, stored, wait_until
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A whole study on a table."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    run(TABLE, workdir, TINY)
+    return workdir
+
+
+def killed_and_resumed(script, workdir, flags, kills, trials):
+    """Kills a run as often as said, after random trials; starts it again each time."""
+    seed = random.randrange(2**32)
+    print(f"seed of the kills: {seed}")
+    rng = random.Random(seed)
+    moments = sorted(rng.randrange(trials + 1) for _ in range(kills))
+    for moment in moments:
+        process = start(script, workdir, *flags)
+        if wait_until(lambda moment=moment: stored(workdir) >= moment, process):
+            time.sleep(rng.uniform(0, 1))
+            process.send_signal(signal.SIGKILL)
+        process.communicate()
+        before = stored(workdir)
+        assert before >= min(moment, trials)
+    out, _ = run(script, workdir, *flags)
+    assert "goes on with" in out or "finished" in out
+    return content(workdir)
+
+
+def test_three_kills_change_nothing(undisturbed, tmp_path):
+    trials = stored(undisturbed)
+    ours = killed_and_resumed(TABLE, tmp_path, [TINY], kills=3, trials=trials)
+    assert ours == content(undisturbed)
+
+
+@pytest.mark.slow
+def test_ten_kills_of_the_digits_run_change_nothing(tmp_path):
+    run(REAL, tmp_path / "whole")
+    trials = stored(tmp_path / "whole")
+    ours = killed_and_resumed(REAL, tmp_path / "killed", [], kills=10, trials=trials)
+    assert ours == content(tmp_path / "whole")
+
+
+def test_sigterm_saves_what_trains_and_the_run_goes_on(tmp_path):
+    """In real training: the state of a candidate is saved after the epoch that runs."""
+    flags = [TINY, "--noconfig.study.random_reference", "--config.study.seeds=1"]
+    # So long that the signal meets the first trainings.
+    flags += ["--config.train.epochs=4000", "--config.train.final_epochs=2"]
+    flags += ["--config.search.rounds=1", "--config.search.per_round=2"]
+    process = start(REAL, tmp_path, *flags)
+    assert wait_until(lambda: (tmp_path / "config.json").exists(), process)
+    time.sleep(5)  # about now the first program is compiled
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, err = finish(process, code=3)
+    assert time.monotonic() - asked < 20
+    assert "the same command goes on" in err
+    saved = sorted(int(p.name) for p in tmp_path.glob("state/*/*") if p.name.isdigit())
+    assert saved
+
+
+def test_a_training_that_was_interrupted_ends_like_an_undisturbed_one(tmp_path):
+    flags = [TINY, "--noconfig.study.random_reference", "--config.study.seeds=1"]
+    flags += ["--config.train.epochs=60", "--config.study.checkpoint_minutes=0"]
+    flags += ["--config.search.rounds=1", "--config.train.final_epochs=2"]
+    for name, disturbed in (("whole", False), ("interrupted", True)):
+        process = start(REAL, tmp_path / name, *flags)
+        if disturbed:
+            states = lambda: list(tmp_path.glob("interrupted/state/*/*.sha256"))
+            assert wait_until(states, process)
+            process.send_signal(signal.SIGINT)
+            finish(process, code=3)
+            assert states()
+            process = start(REAL, tmp_path / name, *flags)
+        finish(process)
+    assert content(tmp_path / "interrupted") == content(tmp_path / "whole")
+    assert not (tmp_path / "interrupted" / "state").exists()
+
+
+WAITING = """
+import sys, time
+from jointnas_jax.study import interrupt
+
+interrupt.GRACE = float(sys.argv[1])
+def work(asked):
+    print("ready", flush=True)
+    while not (asked.asked() and sys.argv[2] == "checks"):
+        time.sleep(0.01)
+    asked.check()
+sys.exit(interrupt.run_interruptible(work))
+"""
+
+
+@pytest.mark.parametrize(
+    ("grace", "checks", "signals"),
+    [
+        (100, "checks", 1),  # what runs stops by itself
+        (0.2, "never", 1),  # what does not is stopped
+        (100, "never", 2),  # at once, by a second signal
+    ],
+)
+def test_one_signal_ends_a_run_in_time_and_two_at_once(grace, checks, signals):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING, str(grace), checks],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout.readline() == "ready\n"
+    for _ in range(signals):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    asked = time.monotonic()
+    _, err = finish(process, code=3)
+    assert time.monotonic() - asked < 10
+    assert "the same command goes on" in err
+
+
+def test_the_same_seed_is_the_same_study_elsewhere(undisturbed, tmp_path):
+    """Another hash seed, folder and locale; many accuracies of the table are equal."""
+    elsewhere = tmp_path / "cwd"
+    elsewhere.mkdir()
+    process = subprocess.run(
+        [sys.executable, str(TABLE), f"--workdir={tmp_path / 'study'}", TINY],
+        env=dict(os.environ)
+        | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONHASHSEED": "77", "LC_ALL": "C", "LANG": "C"}
+        | {"TZ": "Asia/Tokyo", "JOINTNAS_TABLE_SECONDS": "0"},
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-1500:]
+    assert content(tmp_path / "study") == content(undisturbed)
+
+
+def test_a_finished_study_says_so_and_changes_nothing(undisturbed):
+    look = lambda: {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*") if p.name != "lock"}
+    before = look()
+    out, _ = run(TABLE, undisturbed, TINY)
+    assert "holds this study, finished" in out
+    assert {p: t for p, t in look().items() if p.is_file()} == {
+        p: t for p, t in before.items() if p.is_file()
+    }

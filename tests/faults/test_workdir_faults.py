@@ -1,0 +1,365 @@
+"""Checks 4, 10, 12, 13, 19 and 20: the workdir."""
+
+import dataclasses
+import io
+import os
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+from rich.console import Console
+from runs import ROOT, TABLE, TINY, content, run, start, wait_until
+from table_study import train_lanes
+
+from jointnas_jax.command_line import parse_config
+from jointnas_jax.errors import BusyError, ConfigError, DamagedError, StorageError, WorkdirError
+from jointnas_jax.files import read_json, write_json
+from jointnas_jax.study import origin
+from jointnas_jax.study.checkpoint import load_variables, save_variables
+from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.lock import locked
+from jointnas_jax.study.run import run_study
+from jointnas_jax.train.checkpoints import Checkpoints
+
+
+def config(*arguments):
+    return parse_config(["run", TINY, *arguments], "", flags.FlagValues())
+
+
+def study(workdir, *arguments, console=None, **more):
+    return run_study(config(*arguments), workdir, console or Console(quiet=True), **more)
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """Trainings are looked up."""
+    monkeypatch.setenv("JOINTNAS_TABLE_SECONDS", "0")
+    monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)
+
+
+class Stopped(BaseException):
+    """Ends a study in the middle."""
+
+
+@pytest.fixture(scope="module")
+def unfinished_study(tmp_path_factory):
+    """A study that ended after its first trial."""
+    workdir = tmp_path_factory.mktemp("unfinished")
+    with pytest.MonkeyPatch.context() as patch:
+        calls = []
+
+        def stop(self, shape, jobs, *rest):
+            calls.append(jobs)
+            if len(calls) == 2:
+                raise Stopped
+            return train_lanes(self, shape, jobs, *rest)
+
+        patch.setattr(Evaluator, "_train_lanes", stop)
+        with pytest.raises(Stopped):
+            study(workdir, "--config.train.program=exact")
+    return workdir
+
+
+@pytest.fixture
+def unfinished(unfinished_study, tmp_path):
+    return shutil.copytree(unfinished_study, tmp_path / "unfinished")
+
+
+EXACT = "--config.train.program=exact"
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.seed=1", r"`config\.seed` is 0 there, 1 here"),
+        ("--config.train.epochs=7", r"`config\.train\.epochs` is 3 there, 7 here"),
+        ("--config.space.resolution=4", r"`config\.space\.resolution` is 8 there, 4 here"),
+        ("--config.study.resume=never", "holds an unfinished study; give another --workdir"),
+    ],
+)
+def test_another_study_does_not_go_on(unfinished, argument, message):
+    with pytest.raises(WorkdirError, match=message) as raised:
+        study(unfinished, EXACT, argument)
+    assert raised.value.exit_code == 2
+
+
+def test_a_study_that_must_go_on_has_to_be_there(tmp_path, table):
+    with pytest.raises(WorkdirError, match="is `must`, but workdir"):
+        study(tmp_path / "none", "--config.study.resume=must")
+    assert not (tmp_path / "none").exists()
+
+
+def test_another_machine_is_told_and_only_goes_on_if_allowed(unfinished, monkeypatch, table):
+    here = origin._machine
+    monkeypatch.setattr(origin, "_machine", lambda n: here(n) | {"features": "others"})
+    with pytest.raises(ConfigError, match=r"another machine: features \d+ there, others here"):
+        study(unfinished, EXACT)
+    console = Console(record=True, width=500, file=io.StringIO())
+    study(unfinished, EXACT, "--config.study.other_machine", console=console)
+    assert "warning: the study began on another machine" in console.export_text()
+
+
+def test_a_workdir_of_another_schema_is_refused(unfinished):
+    data = read_json(unfinished / "origin.json")
+    write_json(unfinished / "origin.json", data | {"schema": 0}, digest=True)
+    with pytest.raises(WorkdirError, match="schema 0, this version reads schema 1"):
+        study(unfinished, EXACT)
+
+
+@pytest.mark.parametrize("name", ["config.json", "origin.json"])
+def test_a_flipped_digit_in_a_file_is_seen(unfinished, name):
+    file = unfinished / name
+    text = file.read_text()
+    digit = next(i for i, c in enumerate(text) if c.isdigit())
+    file.write_text(text[:digit] + str((int(text[digit]) + 1) % 10) + text[digit + 1 :])
+    with pytest.raises(DamagedError, match=f"{name}` is damaged"):
+        study(unfinished, EXACT)
+
+
+def test_a_stored_trial_of_another_candidate_is_seen(unfinished, monkeypatch, table):
+    """As of a version that searches in another way."""
+    from jointnas_jax.study.problem import Problem
+
+    pool = Problem.pool
+    monkeypatch.setattr(Problem, "pool", lambda self: pool(self)[::-1])
+    with pytest.raises(DamagedError, match="trial 0 .* of another candidate"):
+        study(unfinished, EXACT)
+
+
+# -- weights and states --------------------------------------------------------------------------
+
+STATE = {"w": np.arange(1000.0, dtype=np.float32), "step": np.array(3)}
+
+
+def flip(folder):
+    """Flips a bit of the largest file of a folder, which holds the numbers."""
+    file = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[random.randrange(len(content))] ^= 1 << random.randrange(8)
+    file.write_bytes(content)
+
+
+def states(folder, said):
+    return Checkpoints(folder, seconds=0, say=said.append)
+
+
+def test_a_damaged_state_is_skipped_with_a_word(tmp_path):
+    said = []
+    kept = states(tmp_path, said)
+    for epoch in (1, 2, 3):
+        kept.save(epoch, STATE | {"step": np.array(epoch)}, {"epoch": epoch})
+    kept.close()
+    flip(tmp_path / "3")
+    again = states(tmp_path, said)
+    state, epochs, notes = again.restore(STATE)
+    assert (int(state["step"]), epochs, notes) == (2, 2, {"epoch": 2})
+    assert len(said) == 1
+    assert "skipped" in said[0]
+    # What follows is saved in its place.
+    again.save(3, STATE, {"epoch": 3})
+    again.close()
+    last = states(tmp_path, said)
+    assert last.restore(STATE)[1] == 3
+    last.close()
+
+
+def test_without_a_sound_state_a_training_starts_again(tmp_path):
+    said = []
+    kept = states(tmp_path, said)
+    for epoch in (1, 2):
+        kept.save(epoch, STATE, {})
+    kept.close()
+    flip(tmp_path / "1")
+    (tmp_path / "2.sha256").unlink()
+    again = states(tmp_path, said)
+    state, epochs, notes = again.restore(STATE)
+    assert (state is STATE, epochs, notes) == (True, 0, {})
+    assert len(said) == 2
+    again.close()
+
+
+@pytest.mark.parametrize("fault", [flip, lambda p: p.with_name(f"{p.name}.sha256").unlink()])
+def test_damaged_weights_are_not_read(tmp_path, fault):
+    save_variables(tmp_path / "w", STATE)
+    np.testing.assert_array_equal(load_variables(tmp_path / "w")["w"], STATE["w"])
+    fault(tmp_path / "w")
+    with pytest.raises(DamagedError, match="w"):
+        load_variables(tmp_path / "w")
+
+
+def test_weights_lost_after_their_trial_are_trained_again(tmp_path, table):
+    """The run ends between the retraining and the result."""
+    result = study(tmp_path)
+    before = content_without_figures(tmp_path)
+    (tmp_path / "result.json").unlink()
+    flip(tmp_path / "weights" / "winner0" / "seed1")
+    again = study(tmp_path)
+    for measured in ("seconds", "compilations"):
+        result.pop(measured)
+        again.pop(measured)
+    assert again == result
+    assert content_without_figures(tmp_path) == before
+
+
+def content_without_figures(workdir):
+    (workdir / "figures").mkdir(exist_ok=True)
+    return content(workdir)
+
+
+# -- a full disk ---------------------------------------------------------------------------------
+
+FULL = """
+mount -t tmpfs -o size={small} none {mount} || exit 99
+{command} > {out}/first 2>&1
+echo $? > {out}/code
+mount -o remount,size=256m {mount}
+{command} > {out}/second 2>&1 || exit 1
+cp -r {mount}/study {out}/study
+"""
+
+
+@pytest.mark.parametrize("small", ["200k", "350k"])
+def test_a_full_disk_ends_the_run_and_with_room_it_goes_on(tmp_path, small):
+    """On a file system of its own, in a namespace where it may be mounted."""
+    mount, out = tmp_path / "mount", tmp_path / "out"
+    mount.mkdir()
+    out.mkdir()
+    quick = {"JOINTNAS_TABLE_SECONDS": "0", "JAX_NUM_CPU_DEVICES": "2"}
+    command = f"{sys.executable} {TABLE} --workdir={mount}/study {TINY}"
+    script = FULL.format(small=small, mount=mount, out=out, command=command)
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script],
+        env=dict(os.environ) | quick,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    first = (out / "first").read_text()
+    assert (out / "code").read_text() == "1\n", first[-1500:]
+    assert f"error: `{mount}/study" in first
+    assert done.returncode == 0, (out / "second").read_text()[-1500:]
+    run(TABLE, tmp_path / "whole", TINY, **quick)
+    assert content(out / "study") == content(tmp_path / "whole")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    write_json(tmp_path / "a.json", {"a": 1})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"a\.json` cannot be written: No space left"):
+        write_json(tmp_path / "a.json", {"a": 2})
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert '"a": 1' in (tmp_path / "a.json").read_text()
+
+
+# -- two runs, names, modes ----------------------------------------------------------------------
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from jointnas_jax.study.lock import locked
+with locked(Path(sys.argv[1])):
+    print("owned", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_workdir_has_one_run_and_is_free_after_a_kill(tmp_path, table):
+    workdir = tmp_path / "study"
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(workdir)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout.readline() == "owned\n"
+    with pytest.raises(BusyError, match=f"in use by process {owner.pid} on ") as raised:
+        study(workdir)
+    assert raised.value.exit_code == 5
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    with locked(workdir):
+        pass
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "file/inside"])
+def test_a_workdir_that_cannot_be_is_named_in_one_line(tmp_path, name, table):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(WorkdirError, match="workdir") as raised:
+        study(tmp_path / name)
+    assert "\n" not in str(raised.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "", "x" * 65, "a\0b", "a\nb"])
+def test_a_name_stays_inside_of_the_workdir(name):
+    with pytest.raises(ConfigError, match=r"`config\.name`"):
+        dataclasses.replace(config(), name=name) and config(f"--config.name={name}")
+
+
+MODES = "import os; os.umask(0)"
+LISTENS = """
+import threading, time
+def look():
+    sockets = set()
+    while True:
+        for link in os.listdir("/proc/self/fd"):
+            try:
+                target = os.readlink(f"/proc/self/fd/{link}")
+            except OSError:
+                continue
+            if target.startswith("socket:["):
+                sockets.add(target[8:-1])
+        for table in ("tcp", "tcp6", "udp", "udp6"):
+            for line in open(f"/proc/self/net/{table}").read().splitlines()[1:]:
+                fields = line.split()
+                listening = fields[3] == "0A" or table.startswith("udp")
+                local = fields[1].split(":")[0] in ("0100007F", "0" * 24 + "01000000")
+                if listening and fields[9] in sockets and not local:
+                    print("LISTENS", table, line, flush=True)
+        time.sleep(0.01)
+threading.Thread(target=look, daemon=True).start()
+"""
+
+
+def test_nothing_listens_and_nothing_may_be_changed_by_others(tmp_path):
+    cache = tmp_path / "cache"
+    out, err = run(
+        *(TABLE, tmp_path / "study", TINY),
+        JOINTNAS_TABLE_FAULT=MODES + LISTENS,
+        XDG_CACHE_HOME=str(cache),
+    )
+    assert "LISTENS" not in out + err
+    for path in (tmp_path / "study").rglob("*"):
+        assert not path.stat().st_mode & stat.S_IWOTH, path
+    compiled = cache / "jointnas_jax" / "compiled"
+    assert stat.S_IMODE(compiled.stat().st_mode) == 0o700
+
+
+def test_trials_can_be_read_while_a_study_runs(tmp_path):
+    """As a dashboard does, again and again."""
+    from runs import stored
+
+    from jointnas_jax.study.store import TrialStore
+
+    process = start(TABLE, tmp_path, TINY, JOINTNAS_TABLE_SECONDS="0.2")
+    assert wait_until(lambda: stored(tmp_path) >= 3, process)
+    reader, lengths = TrialStore(f"sqlite:///{tmp_path}/trials.db", "tiny"), []
+    while process.poll() is None:
+        trials = reader.load()
+        assert len({trial.number for trial in trials}) == len(trials)
+        lengths.append(len(trials))
+    reader.close()
+    assert process.returncode == 0
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[-1]
+    process.communicate()
