@@ -224,7 +224,7 @@ cp -r {mount}/study {out}/study
 """
 
 
-@pytest.mark.parametrize("small", ["200k", "350k"])
+@pytest.mark.parametrize("small", ["200k", pytest.param("350k", marks=pytest.mark.slow)])
 def test_a_full_disk_ends_the_run_and_with_room_it_goes_on(tmp_path, small):
     """On a file system of its own, in a namespace where it may be mounted."""
     mount, out = tmp_path / "mount", tmp_path / "out"

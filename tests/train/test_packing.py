@@ -33,7 +33,7 @@ def test_every_training_is_in_one_pack_that_holds_it(tiny_space):
                 assert pack.shape == jobs[i].arch
 
 
-@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("tiled", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_later_rounds_need_no_other_envelope(paper_space, tiled):
     plan = planner(paper_space, "envelope", tiled)
     first = {pack.shape for pack in plan.plan(works(paper_space, 100))}
