@@ -19,7 +19,7 @@ import numpy as np
 from jointnas_jax.data import augment
 from jointnas_jax.data.image_file import read_image
 from jointnas_jax.errors import DamagedError, ModelError, one_line
-from jointnas_jax.files import write_json
+from jointnas_jax.files import read_json, write_json
 from jointnas_jax.nets.init import variable_shapes
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec, read_arch
@@ -133,6 +133,7 @@ def load_model(folder: Path) -> Model:
 
     Raises:
       InputError: the folder holds neither, or something in it breaks a rule.
+      DamagedError: the result or the weights are not what was written.
     """
     if (folder / TRAINED / MODEL).is_file():
         folder = folder / TRAINED
@@ -146,7 +147,9 @@ def load_model(folder: Path) -> Model:
             f"`{MODEL}` that scripts/import_weights.py writes"
         )
     try:
-        return read(folder, json.loads(file.read_text(encoding="utf-8")))
+        data = json.loads(file.read_text(encoding="utf-8"))
+        # A model's description may be written by hand; a study's result has a digest.
+        return read(folder, read_json(file) if file.name == RESULT else data)
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise ModelError(f"`{file}` cannot be read as a model: {one_line(repr(error))}") from error
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from jointnas_jax.errors import DamagedError, InputError, ModelError, WorkdirError
+from jointnas_jax.files import write_json
 from jointnas_jax.nets.init import initial_variables
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec, Head, Stage, Stem
@@ -91,7 +92,8 @@ def test_a_study_does_not_replace_an_imported_model(model, tmp_path):
 def write_study(workdir, model, seeds=(0,), **dataset):
     """What `load_model` reads of a finished study."""
     pixels = {"mean": list(model.mean), "std": list(model.std)}
-    (workdir / "result.json").write_text(json.dumps({"dataset": {"pixels": pixels, **dataset}}))
+    result = {"dataset": {"pixels": pixels, **dataset}}
+    write_json(workdir / "result.json", result, digest=True)
     (workdir / "winner0.json").write_text(json.dumps({"arch": ARCH.to_dict(), "recipe": {}}))
     for seed in seeds:
         save_variables(workdir / "weights" / "winner0" / f"seed{seed}", model.variables)
@@ -103,6 +105,14 @@ def test_a_study_is_its_first_winner_on_whole_images(model, tmp_path):
     loaded = load_model(tmp_path)
     assert (loaded.image_size, loaded.crop, loaded.labels) == ((20, 30), 1.0, LABELS)
     assert loaded.mean == model.mean
+
+
+def test_a_changed_result_is_not_read(model, tmp_path):
+    write_study(tmp_path, model, labels=LABELS)
+    file = tmp_path / "result.json"
+    file.write_text(file.read_text().replace(LABELS[0], "other"))
+    with pytest.raises(DamagedError, match=r"result\.json` is damaged"):
+        load_model(tmp_path)
 
 
 def test_a_study_of_before_names_were_stored_has_numbers(model, tmp_path):
