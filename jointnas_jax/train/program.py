@@ -44,7 +44,7 @@ class Training(NamedTuple):
     """What training one candidate gave.
 
     Attributes:
-      accuracies: after each epoch, fraction in [0, 1]; shorter than asked for after a failure.
+      accuracies: after each epoch, fraction in [0, 1]; up to the epoch before a failure.
       variables: Flax variables that count for the recipe, on the host; None after a failure.
       failed_step: first step with a non-finite loss, or the last one of an epoch that left a
         non-finite weight behind; None if there was none.
@@ -177,7 +177,8 @@ class TrainProgram:
           every_epoch: measure accuracy after each epoch, not only after the last.
           checkpoints: where the state is kept; an earlier training of the same goes on from there.
           stop: whether the training shall be saved and end, asked after each epoch.
-          progress: called after each epoch with its number, from 1, and the mean loss of the lanes.
+          progress: called after each epoch with its number, from 1, and the mean loss of the
+            candidates whose loss is finite.
 
         Returns:
           Accuracies and weights of each candidate. A loss or weight that is not finite ends the
@@ -196,7 +197,7 @@ class TrainProgram:
                 counts.append([ask(*batch, evaluation.stats) for batch in evaluation.batches])
             failures.append(failed)
             if progress:
-                progress(epoch + 1, float(np.sum([np.mean(loss) for loss in losses])))
+                progress(epoch + 1, _mean_loss(losses, len(candidates)))
             if (np.max(failures, axis=0)[: len(candidates)] >= 0).all():
                 break
             if epoch == epochs - 1:  # what comes now is the result
@@ -301,7 +302,7 @@ class TrainProgram:
         failed = next((epoch for epoch, step in enumerate(failures) if step >= 0), None)
         if failed is not None:
             every = len(accuracies) == len(failures)
-            kept = accuracies[: failed + 1] if every else ()
+            kept = accuracies[:failed] if every else ()
             return Training(tuple(map(float, kept)), None, int(failures[failed]))
         variables = self._on_host(row)
         if isinstance(self._shape, Envelope):
@@ -342,6 +343,13 @@ def _restored(checkpoints: Checkpoints | None, lanes: _Lanes) -> tuple[_Lanes, i
     state, done, notes = checkpoints.restore(lanes.state)
     noted = ([np.array(epoch) for epoch in notes.get(name, [])] for name in ("counts", "failures"))
     return lanes._replace(state=state), done, *noted
+
+
+def _mean_loss(losses: Sequence[jax.Array], count: int) -> float:
+    """Mean over the first lanes, where it is finite; losses of chunks add up."""
+    own = np.sum([np.ravel(loss) for loss in losses], 0)[:count]
+    finite = own[np.isfinite(own)]
+    return float(finite.mean()) if finite.size else float("nan")
 
 
 def _first(failed: Sequence[jax.Array]) -> np.ndarray:

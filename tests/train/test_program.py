@@ -14,6 +14,7 @@ from jointnas_jax.data.augment import Augmentation, EpochPlan
 from jointnas_jax.nets.init import initial_variables
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import Candidate
+from jointnas_jax.train import program as programs
 from jointnas_jax.train import step as steps
 from jointnas_jax.train.parallel import replicate
 from jointnas_jax.train.program import TrainProgram
@@ -91,6 +92,22 @@ def test_a_diverging_loss_fails_at_its_step(run):
     assert training.failed_step <= 4 * 4
     assert training.variables is None
     assert len(training.accuracies) < 4
+
+
+def test_accuracies_of_a_failure_end_before_it(arch, program, data, evaluation):
+    """With a rate that grows with every epoch: the first is sound."""
+    recipe = change(lr=1.0, lr_decay=1e10)
+    trained = _train(program, arch, recipe, data, evaluation, 8)
+    failed_epoch = trained.failed_step // 4  # steps of an epoch
+    assert failed_epoch > 0
+    assert len(trained.accuracies) == failed_epoch
+
+
+def test_progress_tells_the_loss_of_candidates_that_still_train():
+    """Not of lanes that repeat one to be full, nor of one that diverged; chunks add up."""
+    chunks = [np.float32([[0.5, np.nan], [1.0, 9.0]]), np.float32([[1.0, 1.0], [2.0, 9.0]])]
+    assert programs._mean_loss(chunks, 3) == (1.5 + 3.0) / 2
+    assert np.isnan(programs._mean_loss([np.float32([np.nan, 1.0])], 1))
 
 
 def test_weights_that_the_last_update_breaks_are_a_failure(arch, program, data, evaluation):
