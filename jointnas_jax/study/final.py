@@ -77,6 +77,12 @@ def _train(
     overwrite: bool,
     interrupt: Interrupt | None,
 ) -> dict[str, Any]:
+    described = candidate.to_dict()
+    # Before any image or teacher is read.
+    stored = None if overwrite else workdirs.finished_training(workdir, config, described)
+    if stored is not None:
+        console.print(f"`{workdir}` holds this training, finished; --overwrite does it again.")
+        return stored
     train, test = dataset.open_splits(config.data)
     if len(train) < config.train.batch_size:
         raise ConfigError(
@@ -88,10 +94,7 @@ def _train(
     keeping = Keeping(workdir, None, interrupt or Interrupt(), say)
     space = JointSpace.fixed(candidate)
     evaluator = Evaluator(config, space, train, validation, test, keeping=keeping)
-    stored = workdirs.start_training(workdir, config, candidate.to_dict(), overwrite)
-    if stored is not None:
-        console.print(f"`{workdir}` holds this training, finished; --overwrite does it again.")
-        return stored
+    workdirs.start_training(workdir, config, described, overwrite)
     start, epochs = time.perf_counter(), config.train.epochs_at_end
 
     def progress(epoch: int, loss: float) -> None:
@@ -111,7 +114,7 @@ def _train(
     result = {
         "name": config.name,
         "dataset": {"name": dataset.name, "pixels": evaluator.pixels},
-        "candidate": candidate.to_dict(),
+        "candidate": described,
         "costs": dataclasses.asdict(count(candidate.arch)),
         "epochs": epochs,
         "accuracy": outcome.accuracies[-1],
