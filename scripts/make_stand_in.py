@@ -1,6 +1,6 @@
 """Writes a small dataset in the form of ImageNet, for trying out the ImageNet configs without it.
 
-python scripts/make_stand_in.py --dir=DIR/fashion_mnist/3.0.1 --out=stand_in --train=2000
+python scripts/make_stand_in.py --source=DIR/sign_digits --out=stand_in --train=1600
 """
 
 import sys
@@ -10,7 +10,9 @@ from absl import app, flags, logging
 
 from jointnas_jax.errors import DataError, JointNASError
 
-DIR = flags.DEFINE_string("dir", "", "Prepared TFDS folder to take images from; default digits.")
+SOURCE = flags.DEFINE_string(
+    "source", "", "Prepared TFDS folder to take images from, all of one size; default digits."
+)
 OUT = flags.DEFINE_string("out", "", "Folder that will hold `imagenet2012`.")
 TRAIN = flags.DEFINE_integer("train", 2000, "Training images, at most.", 2)
 VALIDATION = flags.DEFINE_integer("validation", 500, "Validation images, at most.", 2)
@@ -28,7 +30,7 @@ def main(argv: list[str]) -> int:
     try:
         if len(argv) > 1 or not OUT.value:
             raise DataError("give the folder to write into, as in --out=stand_in")
-        dataset = open_dataset(dict(name="digits", dir=DIR.value, image_size=0))
+        dataset = open_dataset(dict(name="digits", dir=SOURCE.value, image_size=0))
         first = lambda split, count: dataset.load(f"{split}[:{min(count, dataset.count(split))}]")
         train, validation = first("train", TRAIN.value), first("test", VALIDATION.value)
         folder = make_stand_in(Path(OUT.value), train, validation, dataset.num_classes)
