@@ -284,9 +284,14 @@ def carve_validation(
     They are as many as `images`, or that share of all where it is 0.
     """
     validation = np.zeros(count, bool)
-    size = min(max(images or round(fraction * count), 1), count - 1)
+    size = validation_count(count, fraction, images)
     validation[np.random.default_rng(seed).permutation(count)[:size]] = True
     return validation
+
+
+def validation_count(count: int, fraction: float, images: int = 0) -> int:
+    """How many of so many training images are kept for validation; see `carve_validation`."""
+    return min(max(images or round(fraction * count), 1), count - 1)
 
 
 def _prepared_folder(name: str, directory: str) -> Path:

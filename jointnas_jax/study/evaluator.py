@@ -11,7 +11,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
-import math
 import queue
 import threading
 import time
@@ -27,7 +26,6 @@ from jointnas_jax.data.digits import cache_dir
 from jointnas_jax.data.source import Images, SplitOnDisk
 from jointnas_jax.errors import ConfigError, InterruptedStudyError, ModelError, StorageError
 from jointnas_jax.nets.conv import resolve_dtype, resolve_lowering
-from jointnas_jax.nets.cost import training_bytes
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec, JointSpace
@@ -45,8 +43,15 @@ from jointnas_jax.study.model import load_model
 from jointnas_jax.study.workdir import STATE
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.feed import feeds
-from jointnas_jax.train.machine import machine_of, measured_scales
-from jointnas_jax.train.packing import Pack, Planner, Shape, Work
+from jointnas_jax.train.layout import (
+    lanes_per_device,
+    machine_here,
+    make_planner,
+    shares_batches,
+    training_devices,
+)
+from jointnas_jax.train.machine import measured_scales
+from jointnas_jax.train.packing import Pack, Shape, Work
 from jointnas_jax.train.parallel import on_device
 from jointnas_jax.train.program import TrainProgram
 from jointnas_jax.train.step import PixelStats, Teacher
@@ -54,8 +59,6 @@ from jointnas_jax.train.step import PixelStats, Teacher
 # Programs of single architectures kept for a second use, retraining a finalist, besides those in
 # use. Envelopes are kept for good.
 _PROGRAMS_KEPT = 8
-# Share of a device's memory that lanes may fill.
-_MEMORY_SHARE = 0.8
 
 
 class Evaluator:
@@ -99,7 +102,7 @@ class Evaluator:
         self._augmentation = Augmentation(
             data.crop_padding, data.flip, data.min_area, data.transforms, data.strength
         )
-        self._devices = tuple(jax.local_devices()[: config.study.devices or None])
+        self._devices = training_devices(config)
         if config.train.data_parallel == "always" and config.train.batch_size % self.devices:
             raise ConfigError(
                 "`config.train.batch_size` must be a multiple of the "
@@ -112,20 +115,9 @@ class Evaluator:
         self.pixels = {"mean": stats.mean.tolist(), "std": stats.std.tolist()}
         images = {False: int((~validation).sum()), True: len(validation)}
         self._steps = {final: n // config.train.batch_size for final, n in images.items()}
-        on_cpu = self._devices[0].platform == "cpu"
-        dtype = resolve_dtype(config.train.dtype)
-        tiled = resolve_lowering(config.train.lowering, dtype) == "matmul" and on_cpu
         self.scales = self._keeping.scales or measured_scales(self._devices[0], cache_dir())
-        machine = machine_of(self._devices[0], self.scales)
-        machine = machine.compiling_fast() if config.train.fast_compile and on_cpu else machine
-        self._planner = Planner(
-            *(space, machine),
-            len(self._devices),
-            config.train.batch_size,
-            tiled,
-            config.train.program,
-            sample,
-        )
+        machine = machine_here(config, self.scales)
+        self._planner = make_planner(config, space, machine, sample)
         self._programs: collections.OrderedDict[tuple, TrainProgram] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -149,7 +141,7 @@ class Evaluator:
           known: positions of jobs that are planned, but do not train.
         """
         works = [Work(j.candidate.arch, j.epochs * self._steps[j.final]) for j in jobs]
-        together = self._together(jobs)
+        together = shares_batches(self._train, self._devices, len(jobs))
         if together:
             packs = [Pack(job.candidate.arch, (i,)) for i, job in enumerate(jobs)]
         else:
@@ -181,14 +173,6 @@ class Evaluator:
                 raise done
             yield done
 
-    def _together(self, jobs: Sequence[Job]) -> bool:
-        """Whether all devices share the batches of one candidate after the other."""
-        choice, several = self._train.data_parallel, self.devices > 1
-        if choice != "auto":
-            return several and choice == "always"
-        fits = self._train.batch_size % self.devices == 0
-        return several and fits and len(jobs) == 1 and self._devices[0].platform != "cpu"
-
     def _run_exact(self, packs: Sequence[Pack], call: Call) -> None:
         """One worker for each device takes one architecture after the other."""
         waiting = list(packs)
@@ -214,7 +198,8 @@ class Evaluator:
         kinds: dict[tuple[int, bool], list[int]] = {}
         for index in pack.members:
             kinds.setdefault((call.jobs[index].epochs, call.jobs[index].final), []).append(index)
-        lanes = self._lanes_per_device(pack.shape, max(map(len, kinds.values())), device)
+        devices = self._devices if device is None else self._devices[:1]
+        lanes = lanes_per_device(self._train, devices, pack.shape, max(map(len, kinds.values())))
         lanes = 1 if together else lanes
         for indices in kinds.values():
             # Lanes wait for each other, so those that train at once should take about as long.
@@ -310,19 +295,6 @@ class Evaluator:
                 )
 
         return progress
-
-    def _lanes_per_device(self, shape: Shape, jobs: int, device: int | None) -> int:
-        """As many lanes as are needed and fit; on CPU one, since more fall out of its caches."""
-        wanted = -(-jobs // (self.devices if device is None else 1))
-        if self._train.lanes:
-            return min(self._train.lanes, wanted)
-        memory = (self._devices[0].memory_stats() or {}).get("bytes_limit", 0)
-        if self._devices[0].platform == "cpu" or not memory:
-            return 1
-        value = np.dtype(resolve_dtype(self._train.dtype)).itemsize
-        fit = _MEMORY_SHARE * memory / training_bytes(shape, self._train.batch_size, value)
-        # A power of two, so that a smaller last pack or round seldom needs a program of its own.
-        return 2 ** int(math.log2(max(1, min(wanted, fit))))
 
     def _program(
         self,

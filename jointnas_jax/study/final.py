@@ -23,8 +23,8 @@ from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.jobs import Job, Keeping
 from jointnas_jax.study.lock import locked
-from jointnas_jax.study.model import Model, load_model, save_model
-from jointnas_jax.study.plan import BACKWARD, device_count, estimate, print_lines
+from jointnas_jax.study.model import Model, save_model
+from jointnas_jax.study.plan import plan_training, print_lines
 
 
 def train_candidate(
@@ -133,11 +133,6 @@ def _print_plan(
     config: Config, dataset: ImageDataset, candidate: Candidate, console: Console
 ) -> None:
     train, costs = config.train, count(candidate.arch)
-    images = dataset.count(config.data.train_split) * train.epochs_at_end
-    macs = costs.macs
-    if train.teacher:  # it runs forward only
-        macs += count(load_model(Path(train.teacher)).arch).macs / BACKWARD
-    guess = estimate(config, dataset, [candidate.arch], macs, images, 1, device_count(config))
     lines = {
         "training": f"{config.name}, {train.epochs_at_end} epochs, batches of {train.batch_size}",
         "data": str(dataset),
@@ -145,7 +140,7 @@ def _print_plan(
         f"{candidate.arch.resolution} x {candidate.arch.resolution}",
         "recipe": ", ".join(f"{k} {v}" for k, v in candidate.recipe.to_dict().items()),
     }
-    print_lines(lines | guess.lines(), console)
+    print_lines(lines | plan_training(config, dataset, candidate).lines(), console)
 
 
 def find_candidate(config: Config, name: str, dataset: ImageDataset) -> Candidate:
