@@ -18,7 +18,7 @@ ALLOWED = {
     "space": {"errors"},
     "rules": {"errors"},
     "config": {"errors", "rules", "space"},
-    "command_line": {"errors", "rules", "config"},
+    "command_line": {"errors", "rules", "config", "space"},
     "nets": {"errors", "config", "space"},
     "zoo": {"errors", "space", "nets"},
     "data": {"errors", "config"},

@@ -23,7 +23,7 @@ import numpy as np
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.augment import Augmentation
-from jointnas_jax.data.digits import cache_dir
+from jointnas_jax.data.cache import cache_dir
 from jointnas_jax.data.source import Images, SplitOnDisk
 from jointnas_jax.errors import ConfigError, InterruptedStudyError, ModelError, StorageError
 from jointnas_jax.nets.conv import resolve_dtype, resolve_lowering
