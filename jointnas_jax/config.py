@@ -201,6 +201,8 @@ class SearchConfig:
 
     Attributes:
       pool_size: candidates of the quasi-Monte-Carlo pool.
+      start_with_default: train the default candidate first, if it is within the budget, so that the
+        search knows what one would have tried by hand; the paper does not.
       rounds: rounds of the coarse stage.
       per_round: candidates trained in a round.
       propose: from the second round on candidates come from the `evolution`, or from the `pool` as
@@ -214,6 +216,7 @@ class SearchConfig:
     """
 
     pool_size: int = option(4096, between(1, 10_000_000))
+    start_with_default: bool = option(True, FLAG)
     rounds: int = option(4, between(1, 1000))
     per_round: int = option(8, between(1, 100_000))
     propose: str = option("evolution", one_of("evolution", "pool"))
