@@ -17,7 +17,7 @@ unseen networks better: on NAS-Bench-Macro after 100 trials with Kendall's tau o
 (README, "Design"). For it:
 
     --config.search.propose=evolution --config.predictor.process --config.predictor.members=8
-    --config.predictor.targets=straightened
+    --config.predictor.targets=straightened --config.search.start_with_default
 """
 
 from jointnas_jax.config import default_config
@@ -94,6 +94,7 @@ def get_config():
     config.search.per_round = 48
     config.search.threshold = 0.92
     config.search.propose = "pool"
+    config.search.start_with_default = False
     config.search.evolution.population = 1000
     config.predictor.pretrain_samples = 20_000
     config.predictor.members = 1

@@ -18,7 +18,7 @@ ALLOWED = {
     "space": {"errors"},
     "rules": {"errors"},
     "config": {"errors", "rules", "space"},
-    "command_line": {"errors", "rules", "config"},
+    "command_line": {"errors", "rules", "config", "space"},
     "nets": {"errors", "config", "space"},
     "zoo": {"errors", "space", "nets"},
     "data": {"errors", "config"},
@@ -31,7 +31,7 @@ ALLOWED = {
     "study": ENGINE | {"files", "report", "rules", "zoo"},
 }
 # The evaluator alone turns candidates into trained networks; the plan asks what that will take.
-TRAINERS = {"study/evaluator.py", "study/plan.py"}
+TRAINERS = {"study/evaluator.py", "study/plan.py", "study/teacher.py"}
 
 
 def _imports(path: Path) -> set[str]:

@@ -15,19 +15,16 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.augment import Augmentation
-from jointnas_jax.data.digits import cache_dir
+from jointnas_jax.data.cache import cache_dir
 from jointnas_jax.data.source import Images, SplitOnDisk
-from jointnas_jax.errors import ConfigError, InterruptedStudyError, ModelError, StorageError
-from jointnas_jax.nets.conv import resolve_dtype, resolve_lowering
+from jointnas_jax.errors import ConfigError, InterruptedStudyError, StorageError
 from jointnas_jax.nets.envelope import Envelope
-from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.study.jobs import (
     Call,
@@ -39,22 +36,23 @@ from jointnas_jax.study.jobs import (
     pack_name,
     reason_of,
 )
-from jointnas_jax.study.model import load_model
+from jointnas_jax.study.teacher import load_teacher
 from jointnas_jax.study.workdir import STATE
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.feed import feeds
+from jointnas_jax.train.lanes import LaneCounts
 from jointnas_jax.train.layout import (
-    lanes_per_device,
     machine_here,
     make_planner,
+    most_lanes,
     shares_batches,
     training_devices,
 )
 from jointnas_jax.train.machine import measured_scales
 from jointnas_jax.train.packing import Pack, Shape, Work
-from jointnas_jax.train.parallel import on_device
+from jointnas_jax.train.parallel import on_device, replicate
 from jointnas_jax.train.program import TrainProgram
-from jointnas_jax.train.step import PixelStats, Teacher
+from jointnas_jax.train.step import Teacher
 
 # Programs of single architectures kept for a second use, retraining a finalist, besides those in
 # use. Envelopes are kept for good.
@@ -96,13 +94,13 @@ class Evaluator:
           ModelError: the teacher cannot be loaded, or does not know these images and classes.
         """
         self._train, self._study = config.train, config.study
-        self._teacher = _teacher(config, space)
         self._keeping = keeping or Keeping()
         data = config.data
         self._augmentation = Augmentation(
             data.crop_padding, data.flip, data.min_area, data.transforms, data.strength
         )
         self._devices = training_devices(config)
+        self._teacher = replicate(load_teacher(config, space), self._devices)
         if config.train.data_parallel == "always" and config.train.batch_size % self.devices:
             raise ConfigError(
                 "`config.train.batch_size` must be a multiple of the "
@@ -118,6 +116,7 @@ class Evaluator:
         self.scales = self._keeping.scales or measured_scales(self._devices[0], cache_dir())
         machine = machine_here(config, self.scales)
         self._planner = make_planner(config, space, machine, sample)
+        self._lane_counts = LaneCounts(self._most_lanes)
         self._programs: collections.OrderedDict[tuple, TrainProgram] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -155,8 +154,7 @@ class Evaluator:
 
         def work() -> None:
             try:
-                for pack in shared:
-                    self._run_pack(pack, call, None)
+                self._run_shared(shared, call)
                 # Few architectures: the trainings of one share its program, on all devices.
                 if together or len(exact) < self.devices:
                     for pack in exact:
@@ -173,9 +171,46 @@ class Evaluator:
                 raise done
             yield done
 
+    def _run_shared(self, packs: Sequence[Pack], call: Call) -> None:
+        """Trains packs one after the other, each on all devices."""
+        self._compile_ahead(packs, call)
+        for pack in packs:
+            self._run_pack(pack, call, None)
+
+    def _compile_ahead(self, packs: Sequence[Pack], call: Call) -> None:
+        """Compiles the programs of packs that train on all devices, side by side."""
+
+        def compile_one(pack: Pack) -> None:
+            jobs = [call.jobs[i] for i in pack.members]
+            kinds = collections.Counter((job.epochs, job.final) for job in jobs)
+            lanes = self._lanes_per_device(pack.shape, max(kinds.values()), None)
+            for final in {job.final for job in jobs}:
+                teacher = self._teacher if final else None
+                program = self._program(pack.shape, None, lanes, self._devices, False, teacher)
+                # What goes wrong does so again when the pack trains, and is dealt with there.
+                with contextlib.suppress(Exception):
+                    program.compile(jobs[0].candidate, *self._data[final])
+
+        waiting = [pack for pack in packs if set(pack.members) - call.known]
+        if len(waiting) > 1:
+            with concurrent.futures.ThreadPoolExecutor(self.devices) as pool:
+                list(pool.map(compile_one, waiting))
+
     def _run_exact(self, packs: Sequence[Pack], call: Call) -> None:
-        """One worker for each device takes one architecture after the other."""
-        waiting = list(packs)
+        """One worker for each device takes one architecture after the other.
+
+        The last ones, fewer than devices, share all devices where that takes fewer rounds: the
+        seeds of one would wait for each other on its device while others have nothing to do.
+        """
+        cost = lambda p: self._planner.macs(p.shape, p.shape) * self._rounds(p, call, 1)
+        waiting = sorted(packs, key=cost, reverse=True)
+        last = waiting[len(waiting) - len(waiting) % self.devices :]
+        if sum(self._rounds(p, call, self.devices) for p in last) < max(
+            (self._rounds(p, call, 1) for p in last), default=0
+        ):
+            waiting = waiting[: -len(last)]
+        else:
+            last = []
 
         def take(worker: int) -> Pack | None:
             """An architecture that this device compiled before, or one that no other did."""
@@ -192,14 +227,19 @@ class Evaluator:
 
         with concurrent.futures.ThreadPoolExecutor(self.devices) as pool:
             list(pool.map(work, range(self.devices)))
+        self._run_shared(last, call)
+
+    def _rounds(self, pack: Pack, call: Call, devices: int) -> int:
+        """How many times a program of so many devices must run for a pack."""
+        at_once = devices * self._lane_counts.most(pack.shape)
+        return -(-len(set(pack.members) - call.known) // at_once)
 
     def _run_pack(self, pack: Pack, call: Call, device: int | None, together: bool = False) -> None:
         """Trains a pack on one device, or on all; jobs of one kind side by side, or `together`."""
         kinds: dict[tuple[int, bool], list[int]] = {}
         for index in pack.members:
             kinds.setdefault((call.jobs[index].epochs, call.jobs[index].final), []).append(index)
-        devices = self._devices if device is None else self._devices[:1]
-        lanes = lanes_per_device(self._train, devices, pack.shape, max(map(len, kinds.values())))
+        lanes = self._lanes_per_device(pack.shape, max(map(len, kinds.values())), device)
         lanes = 1 if together else lanes
         for indices in kinds.values():
             # Lanes wait for each other, so those that train at once should take about as long.
@@ -217,7 +257,7 @@ class Evaluator:
                     raise
                 except Exception as error:  # one pack must not end the study
                     if is_out_of_memory(error) and lanes > 1:
-                        lanes = -(-lanes // 2)
+                        lanes = self._lane_counts.fewer(pack.shape, lanes)
                         continue
                     outcomes = [Outcome((), reason_of(error), None)] * len(now)
                 seconds = (time.perf_counter() - start) / len(now)
@@ -296,6 +336,17 @@ class Evaluator:
 
         return progress
 
+    def _lanes_per_device(self, shape: Shape, jobs: int, device: int | None) -> int:
+        """Lanes of the program for so many jobs of a shape."""
+        return self._lane_counts.of(shape, -(-jobs // (self.devices if device is None else 1)))
+
+    def _most_lanes(self, shape: Shape) -> int:
+        """Lanes of a shape on one device, at most."""
+        images = 0
+        if not self._streamed:
+            images = sum(leaf.nbytes for leaf in jax.tree.leaves(self._data))
+        return most_lanes(self._train, self._devices[0], shape, images)
+
     def _program(
         self,
         shape: Shape,
@@ -310,32 +361,12 @@ class Evaluator:
             if name in self._programs:
                 self._programs.move_to_end(name)
                 return self._programs[name]
-        kind = (lanes, self._streamed, together, teacher)
-        program = TrainProgram(shape, self._train, self._augmentation, devices, *kind)
-        with self._lock:
+            if device is not None:
+                teacher = on_device(teacher, devices[0])
+            kind = (lanes, self._streamed, together, teacher)
+            program = TrainProgram(shape, self._train, self._augmentation, devices, *kind)
             self._programs[name] = program
             exact = [n for n in self._programs if not isinstance(n[0], Envelope)]
             for old in exact[: -_PROGRAMS_KEPT - self.devices]:
                 del self._programs[old]
-        return program
-
-
-def _teacher(config: Config, space: JointSpace) -> Teacher | None:
-    """Reads the network whose answers final trainings learn; None where there is none.
-
-    Raises:
-      ModelError: it cannot be loaded, or does not know these images and classes.
-    """
-    if not config.train.teacher:
-        return None
-    model = load_model(Path(config.train.teacher))
-    known = (model.arch.image_channels, model.arch.num_classes)
-    if known != (needed := (space.image_channels, space.num_classes)):
-        raise ModelError(
-            f"the teacher `{config.train.teacher}` has (image_channels, num_classes) = {known}, "
-            f"the dataset {needed}"
-        )
-    stats = PixelStats(np.float32(model.mean), np.float32(model.std))
-    dtype = resolve_dtype(config.train.dtype)
-    module = Network(model.arch, resolve_lowering(config.train.lowering, dtype), dtype=dtype)
-    return Teacher(model.variables, stats, module, config.train.teacher_share)
+            return program

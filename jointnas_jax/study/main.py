@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from absl import logging
 from rich.console import Console
 
 from jointnas_jax.config import Config
-from jointnas_jax.data.digits import cache_dir
+from jointnas_jax.data.cache import cache_dir, cache_folder
 from jointnas_jax.report.figures import FIGURES, draw_figures
 from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.budgets import print_budgets, search_budgets, write_budgets
@@ -80,8 +81,14 @@ def prepare_jax(devices: int) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         jax.config.update("jax_num_cpu_devices", devices or cores)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = cache_dir() / "compiled"
         # Private: whoever can write compiled programs can run code.
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        cache = cache_folder("compiled")
+        if cache is None:
+            print(
+                f"warning: nothing can be written into the cache `{cache_dir()}`, so every run "
+                "compiles all programs; name another folder with the variable XDG_CACHE_HOME",
+                file=sys.stderr,
+            )
+        else:
+            jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _CACHED_FROM_SECONDS)

@@ -80,8 +80,15 @@ class Problem:
         return found[:wanted] if len(found) else self.pool()[-wanted:]
 
     def pool(self) -> np.ndarray:
-        """Draws the pool of the coarse stage: `int32[P, K]`; raises `SpaceError` if it is empty."""
-        return self.pool_within(self.config.budget.limits(), self.config.seed)
+        """Draws the pool of the coarse stage: `int32[P, K]`; raises `SpaceError` if it is empty.
+
+        Its head, the first to be trained, is the default candidate, unless the config wants it out.
+        """
+        pool = self.pool_within(self.config.budget.limits(), self.config.seed)
+        known = self.space.encode(self.default)[None]
+        if self.config.search.start_with_default and self.budget_test()(known)[0]:
+            pool = distinct(np.concatenate([known, pool]))[: len(pool)]
+        return pool
 
     def pool_within(self, limits: Mapping[str, int], seed: int) -> np.ndarray:
         """Draws a pool within limits of costs by name: `int32[P, K]`; see `sobol_pool`."""

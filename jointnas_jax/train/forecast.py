@@ -7,6 +7,7 @@ which candidates come after the first round.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 
@@ -14,7 +15,8 @@ from jointnas_jax.config import Config
 from jointnas_jax.nets.cost import count, inference_bytes, training_bytes
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.space import ArchSpec
-from jointnas_jax.train.layout import lanes_per_device, shares_batches, value_bytes
+from jointnas_jax.train.lanes import LaneCounts
+from jointnas_jax.train.layout import most_lanes, shares_batches, value_bytes
 from jointnas_jax.train.machine import Machine
 from jointnas_jax.train.packing import Pack, Planner, Shape, Work
 
@@ -108,7 +110,7 @@ def forecast(
       resident: bytes of images that stay on every device.
       teacher: that final trainings learn from.
     """
-    counter = _Counter(config, machine, planner, tuple(devices), teacher)
+    counter = _Counter(config, machine, planner, tuple(devices), resident, teacher)
     left = sum(len(batch.archs) for batch in batches)
     for batch in batches:
         left -= len(batch.archs)
@@ -126,6 +128,28 @@ def forecast(
     )
 
 
+class _Group(NamedTuple):
+    """Trainings in one program.
+
+    Attributes:
+      shape: of the program.
+      works: the trainings.
+      teacher: that they learn from.
+    """
+
+    shape: Shape
+    works: Sequence[Work]
+    teacher: ArchSpec | None
+
+
+def _side_by_side(seconds: Sequence[float], workers: int) -> float:
+    """Wall time of tasks that so many workers take one after the other."""
+    busy = [0.0] * workers
+    for task in seconds:
+        busy[busy.index(min(busy))] += task
+    return max(busy)
+
+
 class _Counter:
     """Counts while batches come; mirrors `Evaluator.completed`.
 
@@ -140,9 +164,12 @@ class _Counter:
         machine: Machine,
         planner: Planner,
         devices: tuple[jax.Device, ...],
+        resident: int,
         teacher: ArchSpec | None,
     ):
         self._train, self._planner, self._devices = config.train, planner, devices
+        most = lambda shape: most_lanes(config.train, devices[0], shape, resident)
+        self._lane_counts = LaneCounts(most)
         self._rate, self._teacher = machine.rate, teacher
         self.programs: dict[tuple, int] = {}
         self.useful = self.executed = self.seconds = 0.0
@@ -159,20 +186,44 @@ class _Counter:
         else:
             packs = self._planner.plan(works, later)
         self._add_operations(works, packs, teacher)
-        exact = [p for p in packs if not isinstance(p.shape, Envelope)]
-        # One worker for each device takes one architecture after the other.
-        workers = not together and len(exact) >= len(self._devices)
-        busy = [0.0] * len(self._devices)
-        for pack in packs:
-            own = [works[i] for i in pack.members]
-            if not (workers and pack in exact):
-                self.seconds += self._pack_seconds(pack.shape, own, None, together, teacher)
-                continue
-            homes = [name[1] for name in self.programs if name[0] == pack.shape]
-            known = [home for home in homes if home is not None]
-            device = known[0] if known else busy.index(min(busy))
-            busy[device] += self._pack_seconds(pack.shape, own, device, False, teacher)
+        groups = [_Group(pack.shape, [works[i] for i in pack.members], teacher) for pack in packs]
+        shared = [g for g in groups if isinstance(g.shape, Envelope)]
+        exact = [g for g in groups if not isinstance(g.shape, Envelope)]
+        self._add_shared(shared)
+        if together or len(exact) < len(self._devices):
+            for group in exact:
+                self.seconds += self._compile(group, None, together)
+                self.seconds += self._train_all(group, None, together)
+        else:
+            self._add_exact(exact)
+
+    def _add_shared(self, groups: Sequence[_Group]) -> None:
+        """One after the other on all devices; they are compiled before, side by side."""
+        compiling = [self._compile(group, None) for group in groups]
+        self.seconds += _side_by_side(compiling, len(self._devices))
+        self.seconds += sum(self._train_all(group, None) for group in groups)
+
+    def _add_exact(self, groups: Sequence[_Group]) -> None:
+        """A worker for each device takes one after the other; the last ones may share devices."""
+        devices = len(self._devices)
+        cost = lambda g: count(g.shape).macs * self._rounds(g, 1)
+        waiting = sorted(groups, key=cost, reverse=True)
+        last = waiting[len(waiting) - len(waiting) % devices :]
+        apart = max((self._rounds(g, 1) for g in last), default=0)
+        if sum(self._rounds(g, devices) for g in last) < apart:
+            waiting = waiting[: -len(last)]
+        else:
+            last = []
+        busy = [0.0] * devices
+        for group in waiting:
+            homes = {name[1] for name in self.programs if name[0] == group.shape} - {None}
+            device = min(homes, default=busy.index(min(busy)))
+            busy[device] += self._compile(group, device) + self._train_all(group, device)
         self.seconds += max(busy)
+        self._add_shared(last)
+
+    def _rounds(self, group: _Group, devices: int) -> int:
+        return -(-len(group.works) // (devices * self._lane_counts.most(group.shape)))
 
     def _add_operations(
         self, works: Sequence[Work], packs: Sequence[Pack], teacher: ArchSpec | None
@@ -185,27 +236,28 @@ class _Counter:
                 self.useful += images * (_TRAINING * count(work.arch).macs + answers)
                 self.executed += images * (_TRAINING * executed + answers)
 
-    def _pack_seconds(
-        self,
-        shape: Shape,
-        works: Sequence[Work],
-        device: int | None,
-        together: bool,
-        teacher: ArchSpec | None,
-    ) -> float:
-        """Wall time of trainings in a program, on one device or on all; counts the program."""
-        devices = self._devices if device is None else self._devices[:1]
-        lanes = 1 if together else lanes_per_device(self._train, devices, shape, len(works))
-        name = (shape, device, lanes, together, teacher)
-        seconds = 0.0
-        if name not in self.programs:
-            seconds = self._planner.seconds(shape, works[0])[0]
-            self.programs[name] = self._bytes(shape, lanes, together, teacher)
-        # Lanes wait for each other.
-        alone = sorted((self._train_seconds(shape, work, teacher) for work in works), reverse=True)
+    def _lanes(self, group: _Group, device: int | None, together: bool) -> int:
+        devices = len(self._devices) if device is None else 1
+        return 1 if together else self._lane_counts.of(group.shape, -(-len(group.works) // devices))
+
+    def _compile(self, group: _Group, device: int | None, together: bool = False) -> float:
+        """Seconds to compile the program for a group on a device (None: on all), once."""
+        lanes = self._lanes(group, device, together)
+        name = (group.shape, device, lanes, together, group.teacher)
+        if name in self.programs:
+            return 0.0
+        self.programs[name] = self._bytes(group.shape, lanes, together, group.teacher)
+        return self._planner.seconds(group.shape, group.works[0])[0]
+
+    def _train_all(self, group: _Group, device: int | None, together: bool = False) -> float:
+        """Wall time of the trainings of a group."""
+        lanes = self._lanes(group, device, together)
+        devices = len(self._devices) if device is None else 1
+        alone = [self._train_seconds(group.shape, work, group.teacher) for work in group.works]
         if together:
-            return seconds + sum(alone) / len(devices)
-        return seconds + lanes * sum(alone[:: lanes * len(devices)])
+            return sum(alone) / devices
+        # Lanes wait for each other: so those that train at once take about as long.
+        return lanes * sum(sorted(alone, reverse=True)[:: lanes * devices])
 
     def _train_seconds(self, shape: Shape, work: Work, teacher: ArchSpec | None) -> float:
         seconds = self._planner.seconds(shape, work)[1]

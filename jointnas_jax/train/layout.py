@@ -3,7 +3,6 @@
 The evaluator trains by these rules, and a forecast counts by them.
 """
 
-import math
 from collections.abc import Sequence
 
 import jax
@@ -11,13 +10,10 @@ import numpy as np
 
 from jointnas_jax.config import Config, TrainConfig
 from jointnas_jax.nets.conv import resolve_dtype, resolve_lowering
-from jointnas_jax.nets.cost import training_bytes
 from jointnas_jax.space import ArchSpec, JointSpace
+from jointnas_jax.train.lanes import lanes_that_fit
 from jointnas_jax.train.machine import Machine, machine_of
 from jointnas_jax.train.packing import Planner, Shape
-
-# Share of a device's memory that lanes may fill.
-_MEMORY_SHARE = 0.8
 
 
 def training_devices(config: Config) -> tuple[jax.Device, ...]:
@@ -55,26 +51,11 @@ def shares_batches(train: TrainConfig, devices: Sequence[jax.Device], jobs: int)
     return several and fits and jobs == 1 and devices[0].platform != "cpu"
 
 
-def lanes_per_device(
-    train: TrainConfig, devices: Sequence[jax.Device], shape: Shape, jobs: int
-) -> int:
-    """As many lanes as are needed and fit; on CPU one, since more fall out of its caches.
-
-    Args:
-      train: of training.
-      devices: that the jobs are shared out among.
-      shape: of the program.
-      jobs: that it trains.
-    """
-    wanted = -(-jobs // len(devices))
+def most_lanes(train: TrainConfig, device: jax.Device, shape: Shape, taken: int) -> int:
+    """Lanes of a shape on a device at most, where so many bytes of it are taken anyway."""
     if train.lanes:
-        return min(train.lanes, wanted)
-    memory = (devices[0].memory_stats() or {}).get("bytes_limit", 0)
-    if devices[0].platform == "cpu" or not memory:
-        return 1
-    fit = _MEMORY_SHARE * memory / training_bytes(shape, train.batch_size, value_bytes(train))
-    # A power of two, so that a smaller last pack or round seldom needs a program of its own.
-    return 2 ** int(math.log2(max(1, min(wanted, fit))))
+        return train.lanes
+    return lanes_that_fit(device, shape, train.batch_size, value_bytes(train), taken)
 
 
 def value_bytes(train: TrainConfig) -> int:

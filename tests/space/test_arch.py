@@ -47,8 +47,8 @@ def test_json_round_trip(tiny_space):
         (lambda d: d["stages"][1].update(kernal=3), "no field `kernal`"),
         (lambda d: d["stem"].pop("channels"), "stem lacks.*channels"),
         (lambda d: d.update(stages=[]), "non-empty list"),
-        (lambda d: d.update(num_classes="ten"), "num_classes.*positive integer"),
-        (lambda d: d.update(resolution=True), "resolution.*positive integer"),
+        (lambda d: d.update(num_classes="ten"), "num_classes.*an integer from 1"),
+        (lambda d: d.update(resolution=True), "resolution.*an integer from 1"),
     ],
 )
 def test_a_bad_architecture_is_refused_by_field(tiny_space, change, message):

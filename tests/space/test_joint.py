@@ -89,7 +89,7 @@ def test_a_vector_outside_is_refused_by_knob(tiny_description, vector, message):
     ("path", "value", "message"),
     [
         (["resolution"], (32, 16), "`resolution`"),
-        (["resolution"], 0, "`resolution` must be a positive integer"),
+        (["resolution"], 0, "`resolution` must be an integer from 1"),
         (["stem", "chanels"], 8, "no entry `chanels`; did you mean `channels`"),
         (["stages", 0, "kernel"], [3, 4], "`stage1_kernel_first` must be an odd integer"),
         (["stages", 0, "expand"], dict(first=2), "both `first` and `rest`"),

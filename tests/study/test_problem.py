@@ -72,11 +72,27 @@ def test_the_default_candidate_of_the_joint_search_is_near_its_budget():
     assert count(dataclasses.replace(problem.default.arch, num_classes=1000)).flops <= 450e6
 
 
+@pytest.mark.parametrize("start", [True, False])
+def test_the_search_starts_with_the_default_candidate_where_it_is_told_to(start):
+    (file,) = [f for f in FILES if f.stem == "digits"]
+    config = runpy.run_path(str(file))["get_config"]()
+    config.search.start_with_default = start
+    config.search.pool_size = 64
+    problem = build_problem(check_config(config))
+    pool, default = problem.pool(), problem.space.encode(problem.default)
+    assert (pool[0] == default).all() == start
+    assert len(pool) == len({row.tobytes() for row in pool}) == 64
+    assert problem.budget_test()(pool).all()
+    config.budget.flops = "100K"  # under what the default candidate costs
+    assert not (build_problem(check_config(config)).pool()[0] == default).all()
+
+
 @pytest.mark.parametrize("file", IMAGENET, ids=lambda f: f.stem)
 def test_the_imagenet_configs_search_as_the_paper_does(file):
     config = load(file)
     predictor = config.predictor
     assert config.search.propose == "pool"
+    assert not config.search.start_with_default
     assert (predictor.members, predictor.process, predictor.targets) == (1, False, "raw")
     assert config.study.seeds > 1  # a comparison has no standard error otherwise
 
