@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.cache import cache_dir, cache_folder
-from jointnas_jax.report.figures import FIGURES, draw_figures
+from jointnas_jax.errors import InputError
 from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.budgets import print_budgets, search_budgets, write_budgets
 from jointnas_jax.study.final import train_candidate
@@ -29,6 +28,9 @@ _CACHED_FROM_SECONDS = 0.5
 def run(config: Config, workdir: Path, dry: bool, overwrite: bool, interrupt: Interrupt) -> int:
     """Runs a study in a workdir, or prints its plan; returns the exit code."""
     prepare_jax(config.study.devices)
+    # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.
+    from jointnas_jax.report.figures import FIGURES, draw_figures
+
     interrupt.check()
     console = Console()
     if dry:
@@ -72,7 +74,7 @@ def prepare_jax(devices: int) -> None:
     """Sets up devices and the persistent compilation cache, before JAX's backend starts.
 
     Quiets other libraries as well. On CPU there is one device per core: candidates train side by
-    side on them.
+    side on them. Raises `InputError` if nothing can be written into the cache.
     """
     os.umask(os.umask(0o022) | 0o022)  # nothing that is written may be changed by others
     logging.set_verbosity(logging.ERROR)
@@ -84,11 +86,9 @@ def prepare_jax(devices: int) -> None:
         # Private: whoever can write compiled programs can run code.
         cache = cache_folder("compiled")
         if cache is None:
-            print(
-                f"warning: nothing can be written into the cache `{cache_dir()}`, so every run "
-                "compiles all programs; name another folder with the variable XDG_CACHE_HOME",
-                file=sys.stderr,
+            raise InputError(
+                f"the cache `{cache_dir()}` must be a folder that can be written: without it every "
+                "run compiles all programs; name another one with the variable XDG_CACHE_HOME"
             )
-        else:
-            jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _CACHED_FROM_SECONDS)
