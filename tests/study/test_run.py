@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -23,7 +24,7 @@ from jointnas_jax.study.jobs import Job
 from jointnas_jax.study.model import load_model
 from jointnas_jax.study.problem import build_problem
 from jointnas_jax.study.run import run_study
-from jointnas_jax.study.trials import stored_trials
+from jointnas_jax.study.trials import Trials, stored_trials
 
 TINY = str(Path(__file__).parent / "tiny.py")
 CONSOLE = Console(quiet=True)
@@ -114,6 +115,29 @@ def test_the_winners_weights_reach_the_reported_accuracy(finished):
         seeded = dataclasses.replace(model, variables=variables)
         predicted = seeded.probabilities(test.images).argmax(-1)
         assert (predicted == test.labels).mean() == pytest.approx(reported, abs=0.003)
+
+
+def test_the_model_does_not_depend_on_the_winners_own_file(finished, tmp_path):
+    """It has no digest; another activation would fit the weights and answer wrongly."""
+    workdir = shutil.copytree(finished[0], tmp_path / "study")
+    file = workdir / "winner0.json"
+    file.write_text(file.read_text().replace('"hswish"', '"relu"'))
+    assert load_model(workdir).arch == load_model(finished[0]).arch
+
+
+def test_where_all_random_candidates_fail_there_is_nothing_to_beat(tmp_path, monkeypatch):
+    real = Trials.run
+
+    def run_trials(self, batch):
+        outcomes = real(self, batch)
+        if batch.stage != "random":
+            return outcomes
+        return [dataclasses.replace(o, accuracies=(), reason="made to fail") for o in outcomes]
+
+    fake_evaluator(monkeypatch, lambda job: job.candidate.recipe.lr)
+    monkeypatch.setattr(Trials, "run", run_trials)
+    result = run(tmp_path)
+    assert set(result["references"]) == set(result["comparison"]) == {"default"}
 
 
 def test_the_same_seed_gives_the_same_study_on_any_number_of_devices(finished, tmp_path):
