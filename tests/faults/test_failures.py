@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from absl import flags
 from rich.console import Console
-from runs import TINY
+from runs import TABLE, TINY, run
 from table_study import train_lanes
 
 from jointnas_jax.command_line import parse_config
@@ -160,6 +160,26 @@ def test_a_worker_that_cannot_write_ends_the_run_while_others_train(tmp_path, mo
         assert time.monotonic() - asked < 50
     finally:
         release.set()
+
+
+BUSY = """
+import time
+from jointnas_jax.errors import StorageError
+from jointnas_jax.study.store import TrialStore
+began = []
+def lanes(self, shape, jobs, *rest):
+    began.append(jobs)
+    time.sleep(0 if len(began) == 1 else 1000)
+    return train_lanes(self, shape, jobs, *rest)
+def full(self, trial, knobs):
+    raise StorageError("`a` cannot be written: No space left")
+Evaluator._train_lanes, TrialStore.append = lanes, full
+"""
+
+
+def test_a_run_that_cannot_store_a_trial_does_not_wait_for_those_that_train(tmp_path):
+    _, err = run(TABLE, tmp_path, TINY, *TWO_WORKERS, code=1, JOINTNAS_TABLE_FAULT=BUSY)
+    assert "error: `a` cannot be written" in err
 
 
 def test_after_an_error_in_the_main_thread_no_worker_takes_another_job(tmp_path, monkeypatch):

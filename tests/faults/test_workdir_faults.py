@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from absl import flags
 from rich.console import Console
-from runs import ROOT, TABLE, TINY, content, run, start, wait_until
+from runs import REAL, ROOT, TABLE, TINY, content, run, start, wait_until
 from table_study import train_lanes
 
 from jointnas_jax.command_line import parse_config
@@ -100,6 +100,12 @@ def test_a_study_that_must_go_on_has_to_be_there(tmp_path, table):
     with pytest.raises(WorkdirError, match="is `must`, but workdir"):
         study(tmp_path / "none", "--config.study.resume=must")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_study_that_must_go_on_does(unfinished, table):
+    console = Console(record=True, width=500, file=io.StringIO())
+    study(unfinished, EXACT, "--config.study.resume=must", console=console)
+    assert "goes on with 1 stored trials" in console.export_text()
 
 
 def test_another_machine_is_told_and_only_goes_on_if_allowed(unfinished, monkeypatch, table):
@@ -283,27 +289,29 @@ def content_without_figures(workdir):
 # -- a full disk ---------------------------------------------------------------------------------
 
 FULL = """
-mount -t tmpfs -o size={small} none {mount} || exit 99
-{command} > {out}/first 2>&1
+mount -t tmpfs -o size={size} none {mount} || exit 99
+JOINTNAS_TABLE_FAULT="$FAULT" {command} > {out}/first 2>&1
 echo $? > {out}/code
+rm -f {mount}/filler
 mount -o remount,size=256m {mount}
 {command} > {out}/second 2>&1 || exit 1
 cp -r {mount}/study {out}/study
 """
 
 
-@pytest.mark.parametrize("small", ["200k", pytest.param("350k", marks=pytest.mark.slow)])
-def test_a_full_disk_ends_the_run_and_with_room_it_goes_on(tmp_path, small):
-    """On a file system of its own, in a namespace where it may be mounted."""
+def full_disk(tmp_path, size, *flags, fault="", **environment):
+    """Runs a study on a full disk, then with room: what both printed.
+
+    On a file system of its own, in a namespace where it may be mounted.
+    """
     mount, out = tmp_path / "mount", tmp_path / "out"
     mount.mkdir()
     out.mkdir()
-    quick = {"JOINTNAS_TABLE_SECONDS": "0", "JAX_NUM_CPU_DEVICES": "2"}
-    command = f"{sys.executable} {TABLE} --workdir={mount}/study {TINY}"
-    script = FULL.format(small=small, mount=mount, out=out, command=command)
+    command = f"{sys.executable} {TABLE} --workdir={mount}/study {TINY} {' '.join(flags)}"
+    script = FULL.format(size=size, mount=mount, out=out, command=command)
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script],
-        env=dict(os.environ) | quick,
+        env=dict(os.environ) | {"JAX_NUM_CPU_DEVICES": "2", "FAULT": fault} | environment,
         capture_output=True,
         text=True,
         timeout=280,
@@ -311,12 +319,77 @@ def test_a_full_disk_ends_the_run_and_with_room_it_goes_on(tmp_path, small):
     )
     if done.returncode == 99 or "unshare" in done.stderr:
         pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    first = (out / "first").read_text()
+    first, second = ((out / name).read_text() for name in ("first", "second"))
     assert (out / "code").read_text() == "1\n", first[-1500:]
     assert f"error: `{mount}/study" in first
-    assert done.returncode == 0, (out / "second").read_text()[-1500:]
-    run(TABLE, tmp_path / "whole", TINY, **quick)
-    assert content(out / "study") == content(tmp_path / "whole")
+    assert done.returncode == 0, second[-1500:]
+    return first, second
+
+
+QUICK = {"JOINTNAS_TABLE_SECONDS": "0"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A whole study on a table."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    run(TABLE, workdir, TINY, **QUICK)
+    return workdir
+
+
+@pytest.mark.parametrize("size", ["200k", pytest.param("350k", marks=pytest.mark.slow)])
+def test_a_full_disk_ends_the_run_and_with_room_it_goes_on(undisturbed, tmp_path, size):
+    full_disk(tmp_path, size, **QUICK)
+    assert content(tmp_path / "out" / "study") == content(undisturbed)
+
+
+# Another program fills the disk just before the {calls}-th call of something.
+FILLED = """
+from {module} import {owner}
+real, calls = {owner}.{name}, []
+def on_a_full_disk(*args, **more):
+    calls.append(args)
+    if len(calls) == {calls}:
+        workdir = next(a for a in sys.argv if a.startswith("--workdir=")).split("=", 1)[1]
+        with open(os.path.dirname(workdir) + "/filler", "wb", buffering=0) as file:
+            try:
+                while file.write(bytes(4096)):
+                    pass
+            except OSError:
+                print("FULL", flush=True)
+    return real(*args, **more)
+{owner}.{name} = on_a_full_disk
+"""
+
+
+def test_what_was_stored_before_the_disk_was_full_stays(undisturbed, tmp_path):
+    fault = FILLED.format(
+        module="jointnas_jax.study.store", owner="TrialStore", name="append", calls=5
+    )
+    first, second = full_disk(tmp_path, "16m", fault=fault, **QUICK)
+    assert "FULL" in first
+    assert "goes on with 4 stored trials" in second
+    assert content(tmp_path / "out" / "study") == content(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "owner", "name"),
+    [
+        ("jointnas_jax.train.checkpoints", "Checkpoints", "save"),
+        ("jointnas_jax.study", "trials", "save_variables"),
+    ],
+)
+def test_a_disk_that_is_full_at_a_state_or_at_weights_costs_nothing(tmp_path, module, owner, name):
+    """In real training."""
+    flags = ["--noconfig.study.random_reference", "--config.study.seeds=1"]
+    flags += ["--config.study.checkpoint_minutes=0", "--config.search.rounds=1"]
+    fault = FILLED.format(module=module, owner=owner, name=name, calls=1)
+    real = {"JOINTNAS_TABLE_SECONDS": "real"}
+    first, _ = full_disk(tmp_path, "64m", *flags, fault=fault, **real)
+    assert "FULL" in first
+    run(TABLE, tmp_path / "whole", TINY, *flags, **real)
+    assert content(tmp_path / "out" / "study") == content(tmp_path / "whole")
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -411,6 +484,17 @@ def test_a_workdir_has_one_run_and_is_free_after_a_kill(tmp_path, table):
         pass
 
 
+def test_the_script_ends_with_the_codes_for_damage_and_for_a_workdir_in_use(unfinished):
+    with locked(unfinished):
+        _, err = run(REAL, unfinished, TINY, EXACT, code=5)
+    assert err.startswith(f"error: workdir `{unfinished}` is in use by process {os.getpid()}")
+    write_json(unfinished / "result.json", {"trials": 1}, digest=True)
+    text = (unfinished / "result.json").read_text()
+    (unfinished / "result.json").write_text(text.replace("1", "2", 1))
+    _, err = run(REAL, unfinished, TINY, EXACT, code=4)
+    assert err == (f"error: `{unfinished}/result.json` is damaged: it is not what was written\n")
+
+
 @pytest.mark.parametrize("name", ["a\0b", "x" * 300, "file/inside"])
 def test_a_workdir_that_cannot_be_is_named_in_one_line(tmp_path, name, table):
     (tmp_path / "file").write_text("mine")
@@ -429,7 +513,7 @@ def test_a_workdir_may_have_any_name(tmp_path, table, monkeypatch, capsys):
     for said in (f"wrote {workdir}/result.json", f"`{workdir}` holds this study, finished"):
         assert main.run(config(*few), workdir, False, False, Interrupt()) == 0
         assert said in capsys.readouterr().out
-    assert [p for p in tmp_path.rglob("*.db")] == [workdir / "trials.db"]
+    assert list(tmp_path.rglob("*.db")) == [workdir / "trials.db"]
     assert [p.name for p in tmp_path.iterdir()] == [workdir.parent.name]
 
 
