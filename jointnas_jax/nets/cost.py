@@ -223,6 +223,17 @@ def training_bytes(arch: Any, batch: int, value_bytes: int = 4) -> int:
     return value_bytes * 2 * values * batch + 4 * 6 * weights
 
 
+def inference_bytes(arch: ArchSpec, batch: int, value_bytes: int = 4) -> int:
+    """Memory that a forward pass takes, roughly: all weights, and the maps of the largest block."""
+    size = side(arch.resolution, arch.stem.stride)
+    largest = 0
+    for block in arch.blocks():
+        before, size = size, side(size, block.stride, block.trim)
+        maps = (block.in_channels + block.hidden) * before**2
+        largest = max(largest, maps + (block.hidden + block.out_channels) * size**2)
+    return value_bytes * largest * batch + 4 * count(arch).params_total
+
+
 def to_limbs(costs: Any) -> np.ndarray:
     """Cuts costs `int[...]` up to 2^46 into a high and a low limb of 16 bits: `int32[..., 2]`.
 

@@ -23,13 +23,14 @@ from jointnas_jax.search.early_stop import EarlyStop, early_stop
 from jointnas_jax.search.evolution import Evolution, diverse
 from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.space import Candidate
+from jointnas_jax.study.database import sqlite_url
 from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.jobs import Job, Keeping, Outcome
 from jointnas_jax.study.lock import locked
 from jointnas_jax.study.meter import Meter
-from jointnas_jax.study.origin import Origin, sqlite_url
-from jointnas_jax.study.plan import device_count, make_plan, print_plan
+from jointnas_jax.study.origin import Origin
+from jointnas_jax.study.plan import SAMPLE, device_count, find_teacher, make_plan, print_plan
 from jointnas_jax.study.problem import PRETRAIN_STREAM, Problem, build_problem
 from jointnas_jax.study.result import Contender, build_result, describe, print_result
 from jointnas_jax.study.store import TrialStore
@@ -40,15 +41,12 @@ from jointnas_jax.study.workdir import PREDICTOR, RESULT, WEIGHTS, Found, look, 
 # before.
 _PRETRAIN, _SEARCH, _EVOLVE, _COARSE, _RANDOM, _FINAL, _RETRAIN = range(7)
 
-# Candidates of the pool that the evaluator's planner looks at.
-_SAMPLE = 96
-
 
 def dry_run(config: Config, console: Console) -> None:
     """Prints the plan of a study; opens the dataset, trains nothing."""
     problem = build_problem(config)
     images = problem.dataset.count(config.data.train_split)
-    print_plan(problem, make_plan(problem, problem.pool(), images, device_count(config)), console)
+    print_plan(problem, make_plan(problem, problem.pool(), images, find_teacher(config)), console)
 
 
 def run_study(
@@ -103,7 +101,7 @@ def _run(
         images = problem.divided_images()
     with meter.stage("pool"):
         pool = problem.pool()
-        plan = make_plan(problem, pool, len(images[0]), device_count(config))
+        plan = make_plan(problem, pool, len(images[0]), find_teacher(config))
         study = Study(problem, pool, images, plan.trainings, workdir, console, found, interrupt)
         print_plan(problem, plan, console)
         study.open()  # the last thing before training: bad input leaves no trace
@@ -177,7 +175,7 @@ class Study:
         self._origin = Origin.read(workdir) if found is Found.UNFINISHED else None
         if self._origin:
             self._origin.check(self.config, device_count(self.config), console)
-        sample = [problem.space.decode(vector).arch for vector in pool[:_SAMPLE]]
+        sample = [problem.space.decode(vector).arch for vector in pool[:SAMPLE]]
         say = lambda text: console.print(f"  {text}", highlight=False)
         scales = self._origin.scales if self._origin else None
         keeping = Keeping(workdir, scales, interrupt, say)
@@ -310,10 +308,15 @@ class Study:
                 for i, v in enumerate(vectors)
             ]
             outcomes = self.trials.run(Batch("random", vectors, jobs))
-            scores = np.array([o.accuracies[-1] if o.reason is None else 0.0 for o in outcomes])
-            best = space.decode(vectors[scores.argmax()])
-            references.append(self._contender(f"best of {len(vectors)} random", best, fitted))
-            self.console.print(f"  best of {len(vectors)} random candidates: {scores.max():.2%}")
+            scores = {i: o.accuracies[-1] for i, o in enumerate(outcomes) if o.reason is None}
+            found = f"{len(vectors)} random candidates: "
+            if not scores:  # then there is nothing to beat
+                self.console.print(f"  all {found}failed")
+                return references
+            best = max(scores, key=scores.get)
+            candidate = space.decode(vectors[best])
+            references.append(self._contender(f"best of {len(vectors)} random", candidate, fitted))
+            self.console.print(f"  best of {found}{scores[best]:.2%}")
         return references
 
     def validate(self, contenders: Sequence[Contender]) -> None:

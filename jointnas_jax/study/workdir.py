@@ -15,7 +15,7 @@ from jointnas_jax.errors import (
     WorkdirError,
     one_line,
 )
-from jointnas_jax.files import read_json, write_json
+from jointnas_jax.files import SCHEMA, read_json, write_json
 
 CONFIG, RESULT, WEIGHTS, FIGURES = "config.json", "result.json", "weights", "figures"
 PREDICTOR, WINNERS, TRIALS = "predictor", "winner*.json", "trials.db"
@@ -28,6 +28,7 @@ MODEL = "model.json"  # of imported weights, see `study/model.py`
 BUDGETS, BUDGETS_FOLDER = "budgets.json", "budgets"
 # In the stored config, what the file `arch_file` held.
 _ARCH = "arch"
+_NOT_CONFIG = (_ARCH, "schema")
 # Options that may change when a study goes on.
 _OF_A_RUN = ("storage", "resume", "other_machine", "checkpoint_minutes")
 # Differences that an error shows.
@@ -107,8 +108,8 @@ def stored_config(workdir: Path) -> Config:
         if not file.exists():
             raise WorkdirError(f"workdir `{workdir}` holds no study: it has no `{CONFIG}`")
         stored = _from_jsonable(read_json(file))
-        if isinstance(stored, dict):
-            stored.pop(_ARCH, None)
+        for name in _NOT_CONFIG:
+            stored.pop(name, None)
         return check_config(stored)
     except (OSError, ValueError, ConfigError, SpaceError) as error:
         raise WorkdirError(f"`{file}` is not the config of a study: {error}") from error
@@ -138,8 +139,36 @@ def start(workdir: Path, config: Config) -> None:
     write_json(workdir / CONFIG, _plain(config), digest=True)
 
 
-def start_training(workdir: Path, config: Config, candidate: dict[str, Any], again: bool) -> Any:
-    """Makes the workdir ready for the training of one candidate.
+def finished_training(workdir: Path, config: Config, candidate: dict[str, Any]) -> Any:
+    """Looks whether the training of one candidate is finished in a workdir; changes nothing.
+
+    Args:
+      workdir: the folder.
+      config: of the training.
+      candidate: as JSON.
+
+    Returns:
+      Its result if it is, None if it starts there, or goes on.
+
+    Raises:
+      WorkdirError: the folder holds something else, or cannot be read.
+    """
+    _check_no_study(workdir)
+    try:
+        if not (workdir / TRAINING).exists():
+            return None
+        if read_json(workdir / TRAINING) != _training(config, candidate):
+            raise WorkdirError(
+                f"workdir `{workdir}` holds another training; give another --workdir, or "
+                "replace it with --overwrite"
+            )
+        return read_json(workdir / RESULT) if (workdir / RESULT).exists() else None
+    except (OSError, ValueError) as error:
+        raise WorkdirError(f"workdir `{workdir}` cannot be read: {error}") from error
+
+
+def start_training(workdir: Path, config: Config, candidate: dict[str, Any], again: bool) -> None:
+    """Makes the workdir ready for the training of one candidate, which is not finished there.
 
     Args:
       workdir: the folder.
@@ -147,31 +176,26 @@ def start_training(workdir: Path, config: Config, candidate: dict[str, Any], aga
       candidate: as JSON.
       again: remove an earlier training there, whatever it was.
 
-    Returns:
-      The result if this very training is finished there. None if it starts, or goes on.
-
     Raises:
-      WorkdirError: the folder holds something else, or cannot be used.
+      WorkdirError: the folder holds a study, or cannot be used.
     """
-    this = {"candidate": candidate, "config": _plain(config)}
+    _check_no_study(workdir)
     try:
-        if (workdir / CONFIG).exists():
-            raise WorkdirError(f"workdir `{workdir}` holds a study; give another --workdir")
         if again:
             _remove(workdir, (TRAINING, RESULT), (STATE, TRAINED))
-        if (workdir / TRAINING).exists():
-            if read_json(workdir / TRAINING) != this:
-                raise WorkdirError(
-                    f"workdir `{workdir}` holds another training; give another --workdir, or "
-                    "replace it with --overwrite"
-                )
-            if (workdir / RESULT).exists():
-                return read_json(workdir / RESULT)
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / TRAINING, this, digest=True)
+        write_json(workdir / TRAINING, _training(config, candidate), digest=True)
     except (OSError, ValueError) as error:
         raise WorkdirError(f"workdir `{workdir}` cannot be used: {error}") from error
-    return None
+
+
+def _check_no_study(workdir: Path) -> None:
+    if (workdir / CONFIG).exists():
+        raise WorkdirError(f"workdir `{workdir}` holds a study; give another --workdir")
+
+
+def _training(config: Config, candidate: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": SCHEMA, "candidate": candidate, "config": _plain(config)}
 
 
 def finish_training(workdir: Path, result: dict[str, Any]) -> None:
@@ -187,7 +211,7 @@ def _plain(config: Config) -> dict[str, Any]:
     """
     default, study = StudyConfig(), config.study
     study = dataclasses.replace(study, **{name: getattr(default, name) for name in _OF_A_RUN})
-    plain = jsonable(dataclasses.replace(config, study=study).to_dict())
+    plain = {"schema": SCHEMA, **jsonable(dataclasses.replace(config, study=study).to_dict())}
     if Path(config.arch_file).is_file():
         plain[_ARCH] = Path(config.arch_file).read_text(encoding="utf-8")
     return json.loads(json.dumps(plain))

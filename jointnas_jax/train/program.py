@@ -209,7 +209,7 @@ class TrainProgram:
                 checkpoints.save(epoch + 1, lanes.state, notes)
             if ending:
                 raise InterruptedStudyError
-        correct = [np.sum([np.ravel(c) for c in epoch], 0) for epoch in counts]
+        correct = [np.sum([_flat(c) for c in epoch], 0) for epoch in counts]
         accuracies = np.reshape(correct, (len(counts), self.lanes)) / evaluation.count
         trained = np.asarray(trained).reshape(self.lanes, -1)
         return [
@@ -238,7 +238,7 @@ class TrainProgram:
     def _arguments(self, lanes: _Lanes, chunk: tuple, stats: steps.PixelStats) -> tuple:
         # Alike in all lanes and told once: under `vmap` a loop whose lanes could end one by one
         # would select every part of the state at every step.
-        images, labels, plan, todo = (*chunk[:3], np.int32(np.max(chunk[3])))
+        images, labels, plan, todo = (*chunk[:3], np.int32(_flat(chunk[3]).max()))
         own = (lanes.state, lanes.recipes, lanes.switches)
         return (*own, images, labels, stats, plan, todo, lanes.step_keys, self._teacher)
 
@@ -345,16 +345,25 @@ def _restored(checkpoints: Checkpoints | None, lanes: _Lanes) -> tuple[_Lanes, i
     return lanes._replace(state=state), done, *noted
 
 
+def _flat(values: jax.Array) -> np.ndarray:
+    """The values of all lanes, on the host.
+
+    What is computed of shards would be a collective, which XLA:CPU gives up, and the process with
+    it, where a device is 40 s late.
+    """
+    return np.asarray(values).ravel()
+
+
 def _mean_loss(losses: Sequence[jax.Array], count: int) -> float:
     """Mean over the first lanes, where it is finite; losses of chunks add up."""
-    own = np.sum([np.ravel(loss) for loss in losses], 0)[:count]
+    own = np.sum([_flat(loss) for loss in losses], 0)[:count]
     finite = own[np.isfinite(own)]
     return float(finite.mean()) if finite.size else float("nan")
 
 
 def _first(failed: Sequence[jax.Array]) -> np.ndarray:
     """The first failed step of each lane over the chunks of an epoch, -1 where there is none."""
-    found = np.stack([np.asarray(f).reshape(-1) for f in failed])
+    found = np.stack([_flat(f) for f in failed])
     return np.where((found >= 0).any(0), found[(found >= 0).argmax(0), range(found.shape[1])], -1)
 
 
