@@ -1,6 +1,8 @@
 """Every knob of the recipe acts on training, and acts as it should."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +86,16 @@ def test_no_second_recipe_seed_or_split_compiles(arch, run, program, data, evalu
     _train(program, arch, PLAIN, everything, evaluation, 3, seed=1)
     jax.monitoring.clear_event_listeners()
     assert compiled == []
+
+
+def test_threads_that_need_a_program_compile_it_once(arch, data, evaluation, monkeypatch):
+    started = []
+    monkeypatch.setattr(TrainProgram, "_compile_all", lambda *_: started.append(1) or sleep(0.2))
+    program = TrainProgram(arch, TrainConfig(), Augmentation(), jax.devices()[:1])
+    one = Candidate(arch, PLAIN)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: program.compile(one, data, evaluation), range(3)))
+    assert started == [1]
 
 
 def test_a_diverging_loss_fails_at_its_step(run):
