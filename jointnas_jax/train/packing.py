@@ -159,10 +159,10 @@ class Planner:
             for w in each
         ]
         slots = [w.arch.to_slots() for w in each]
-        known: dict[tuple, tuple[float, frozenset[int]]] = {}
+        known: dict[tuple, tuple[float, float, frozenset[int]]] = {}
 
-        def priced(part: Ranges) -> tuple[float, frozenset[int]]:
-            """Seconds of a part, and which of the sample it holds."""
+        def priced(part: Ranges) -> tuple[float, float, frozenset[int]]:
+            """Seconds that a part trains and compiles, and which of the sample it holds."""
             name = tuple(part.items())
             if name not in known:
                 holds = lambda own: all(own[slot] in values for slot, values in part.items())
@@ -170,14 +170,18 @@ class Planner:
                 envelope = self._envelope(part)
                 seconds = sum(self._train_seconds(envelope, each[i]) for i in held)
                 seconds *= weight / self._devices
-                known[name] = seconds + self._compile_seconds(envelope), frozenset(held)
+                known[name] = seconds, self._compile_seconds(envelope), frozenset(held)
             return known[name]
 
         def cost(parts: Sequence[Ranges]) -> float:
-            prices = [priced(part) for part in parts]
-            held = frozenset().union(*(h for _, h in prices))
+            training, compiling, holds = (
+                zip(*map(priced, parts), strict=True) if parts else [()] * 3
+            )
+            held = frozenset().union(*holds)
             left = sum(seconds for i, seconds in enumerate(alone) if i not in held)
-            return left + sum(seconds for seconds, _ in prices)
+            # Side by side, as many as there are devices.
+            together = max(max(compiling, default=0.0), sum(compiling) / self._devices)
+            return left + sum(training) + together
 
         may_drop = self._program == "auto"
         parts, best = [whole], cost([whole])
