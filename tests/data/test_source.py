@@ -180,6 +180,10 @@ def test_what_is_on_disk_is_checked_once_for_the_same_files(tmp_path, monkeypatc
         file.write_bytes(file.read_bytes()[:50])
     opened()
     assert sum(decoded) == 30
+    features = tmp_path / "shapes" / "1.0.0" / "features.json"
+    features.write_text(features.read_text().replace('Classes": "3"', 'Classes": "2"'))
+    with pytest.raises(DataError, match="labels must be 0 to 1"):
+        opened()
     shutil.rmtree(tmp_path / "shapes")
     write_dataset(tmp_path, {"train": [*rows(29), (b"no image", 1)]})
     with pytest.raises(DataError, match="cannot be decoded"):
