@@ -105,7 +105,7 @@ def parse_flags(argv: list[str], flag_values: flags.FlagValues, wanted: str = ""
     for name, text in [*named, *((wanted, argument) for argument in rest)]:
         of_config = name.startswith("--config")  # whose rules are its own
         if isinstance(text, str) and not of_config and not PATH.holds(text):
-            raise ConfigError(f"`{name}` must be {PATH.text}, got {shown(text)}")
+            raise ConfigError(f"`{name}` must be short text or {PATH.text}, got {shown(text)}")
     return rest
 
 

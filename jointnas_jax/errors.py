@@ -19,7 +19,10 @@ class JointNASError(Exception):
     exit_code = 1
 
     def __init__(self, message: object = ""):
-        super().__init__(_printable(str(message), _LONGEST))
+        text, half = str(message), _LONGEST // 2 - 5
+        if len(text) > _LONGEST:  # the ends say most: what it is, and the fix
+            text = f"{text[:half]} ... {text[-half:]}"
+        super().__init__(_printable(text))
 
 
 class InputError(JointNASError):
@@ -86,7 +89,7 @@ def one_line(foreign: object) -> str:
     An exception without a message gives its name.
     """
     text = _text(foreign) or (type(foreign).__name__ if isinstance(foreign, Exception) else "")
-    return _printable(" ".join(text.split()), 200)
+    return _printable(" ".join(text.split())[:200])
 
 
 def shown(value: Any) -> str:
@@ -125,9 +128,5 @@ def _text(value: object) -> str:
     return _SHORT.repr(value) if isinstance(value, int) else str(value)
 
 
-def _printable(text: str, limit: int) -> str:
-    """One line of at most `limit` printable characters; of a longer one the middle is left out."""
-    if len(text) > limit:
-        half = (limit - 5) // 2
-        text = f"{text[:half]} ... {text[-half:]}"
+def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)

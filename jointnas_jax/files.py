@@ -11,7 +11,11 @@ from typing import Any
 
 from jointnas_jax.errors import DamagedError, StorageError, WorkdirError, one_line
 
-_DIGEST = "digest"
+# Of all files of a workdir that have a digest.
+SCHEMA = 1
+_SCHEMA, _DIGEST = "schema", "digest"
+# How a file ends that is being written.
+_UNFINISHED = ".unfinished"
 
 
 def write_json(path: Path, data: Any, digest: bool = False) -> None:
@@ -20,17 +24,23 @@ def write_json(path: Path, data: Any, digest: bool = False) -> None:
     Args:
       path: of the file.
       data: to write.
-      digest: write a digest of `data`, a dict, with it.
+      digest: write the schema and a digest of `data`, a dict, with it.
 
     Raises:
       StorageError: it cannot be written.
     """
     if digest:
+        data = {_SCHEMA: SCHEMA} | data
         data = data | {_DIGEST: _digest_of(data)}
     text = json.dumps(data, indent=2, allow_nan=False) + "\n"
     try:
         with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False
+            "w",
+            dir=path.parent,
+            prefix=f".{path.name}.",
+            suffix=_UNFINISHED,
+            encoding="utf-8",
+            delete=False,
         ) as file:
             try:
                 file.write(text)
@@ -45,21 +55,36 @@ def write_json(path: Path, data: Any, digest: bool = False) -> None:
         raise StorageError(f"`{path}` cannot be written: {error.strerror}") from error
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Removes what `write_json` left in a folder where it was killed."""
+    for path in folder.glob(f".*{_UNFINISHED}"):
+        path.unlink(missing_ok=True)
+
+
 def read_json(path: Path) -> Any:
     """Reads what `write_json` wrote with a digest, without it.
 
     Raises:
       DamagedError: it is not what was written.
+      WorkdirError: it cannot be read, or another version wrote it.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        digest = data.pop(_DIGEST)
+        schema, digest = data.get(_SCHEMA), data.pop(_DIGEST, None)
+        sound = digest == _digest_of(data)
     except OSError as error:
         raise WorkdirError(f"`{path}` cannot be read: {error}") from error
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise DamagedError(f"`{path}` is damaged: {one_line(error)}") from error
-    if digest != _digest_of(data):
+    # Versions before the first schema wrote no digest either.
+    if not sound and (digest is not None or schema == SCHEMA):
         raise DamagedError(f"`{path}` is damaged: it is not what was written")
+    if schema != SCHEMA:
+        found = "without a schema" if schema is None else f"of schema {one_line(schema)}"
+        raise WorkdirError(
+            f"`{path}` is {found}, this version reads schema {SCHEMA}; give another --workdir, or "
+            "replace what is there with --overwrite"
+        )
     return data
 
 
@@ -69,13 +94,22 @@ def write_digest(folder: Path) -> None:
 
 
 def check_digest(folder: Path) -> None:
-    """Raises `DamagedError` if a folder is not what its digest was written for."""
+    """Compares a folder with its digest.
+
+    Raises:
+      DamagedError: it is not what the digest was written for.
+      StorageError: it cannot be read, and may be sound.
+    """
     file = _digest_file(folder)
     if not folder.is_dir():
         raise DamagedError(f"`{folder}` is missing")
     if not file.is_file():
         raise DamagedError(f"`{folder}` was not written to its end: it has no `{file.name}`")
-    if file.read_text(encoding="utf-8") != _digest(folder):
+    try:
+        sound = file.read_bytes() == _digest(folder).encode()
+    except OSError as error:
+        raise StorageError(f"`{folder}` cannot be read: {error}") from error
+    if not sound:
         raise DamagedError(f"`{folder}` is damaged: it is not what was written")
 
 

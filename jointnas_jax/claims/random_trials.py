@@ -4,8 +4,10 @@ They are kept in a file of JSON lines, since they are expensive: first the setti
 on, then one trial a line. A second call trains what is missing only.
 """
 
+import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,13 +140,16 @@ def _train(
     console.print(
         f"  {len(names) - len(known)} trainings of {epochs} epochs, kept in {path}", highlight=False
     )
-    if not path.exists():
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    else:
         _append(path, _settings(problem))
     jobs = [Job(candidates[i], key(i, training), epochs) for i, training in names]
-    for job, outcome in evaluator.completed(jobs, known=known):
-        i, training = names[job]
-        trial = _trial(i, training, problem.space.values(vectors[i]), candidates[i], outcome)
-        _append(path, dataclasses.asdict(trial))
+    with contextlib.closing(evaluator.completed(jobs, known=known)) as completed:
+        for job, outcome in completed:
+            i, training = names[job]
+            trial = _trial(i, training, problem.space.values(vectors[i]), candidates[i], outcome)
+            _append(path, dataclasses.asdict(trial))
     console.print(f"  {evaluator.packings[-1]}", highlight=False)
 
 
@@ -178,7 +183,9 @@ def _read(path: Path, settings: dict[str, Any]) -> dict[tuple[int, int], Trial]:
     if not path.exists():
         return {}
     try:
-        head, *lines = path.read_text(encoding="utf-8").splitlines()
+        head, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):  # what a kill tore
+            lines.pop()
         found = json.loads(head)
         other = [name for name in settings if found.get(name) != settings[name]]
         trials = [] if other else [Trial(**json.loads(line)) for line in lines]

@@ -9,8 +9,6 @@ large network trains on all devices together.
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
-import hashlib
 import queue
 import threading
 import time
@@ -23,21 +21,12 @@ from jointnas_jax.config import Config
 from jointnas_jax.data.augment import Augmentation
 from jointnas_jax.data.cache import cache_dir
 from jointnas_jax.data.source import Images, SplitOnDisk
-from jointnas_jax.errors import ConfigError, InterruptedStudyError, StorageError
+from jointnas_jax.errors import ConfigError, InterruptedStudyError
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.space import ArchSpec, JointSpace
-from jointnas_jax.study.jobs import (
-    Call,
-    Job,
-    Keeping,
-    Outcome,
-    Packing,
-    is_out_of_memory,
-    pack_name,
-    reason_of,
-)
+from jointnas_jax.study.groups import Groups, Place, state_folder
+from jointnas_jax.study.jobs import Call, Job, Keeping, Outcome, Packing
 from jointnas_jax.study.teacher import load_teacher
-from jointnas_jax.study.workdir import STATE
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.feed import feeds
 from jointnas_jax.train.lanes import LaneCounts
@@ -138,6 +127,8 @@ class Evaluator:
           jobs: to train.
           later: how many jobs like these will follow; it can pay to compile for them as well.
           known: positions of jobs that are planned, but do not train.
+
+        Whoever stops asking closes the generator: what trains then ends after its epoch.
         """
         works = [Work(j.candidate.arch, j.epochs * self._steps[j.final]) for j in jobs]
         together = shares_batches(self._train, self._devices, len(jobs))
@@ -150,7 +141,7 @@ class Evaluator:
         self.packings.append(
             Packing(len(jobs), len(shared), len(exact), self._planner.efficiency(works, packs))
         )
-        call = Call(jobs, frozenset(known), queue.SimpleQueue())
+        call = Call(jobs, frozenset(known), queue.SimpleQueue(), threading.Event())
 
         def work() -> None:
             try:
@@ -164,12 +155,17 @@ class Evaluator:
             except BaseException as error:  # whoever waits must hear of it
                 call.done.put(error)
 
-        threading.Thread(target=work, daemon=True).start()
-        for _ in range(len(jobs) - len(call.known)):
-            done = call.done.get()
-            if isinstance(done, BaseException):
-                raise done
-            yield done
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        self._keeping.interrupt.worker = thread
+        try:
+            for _ in range(len(jobs) - len(call.known)):
+                done = call.done.get()
+                if isinstance(done, BaseException):
+                    raise done
+                yield done
+        finally:
+            call.stop.set()
 
     def _run_shared(self, packs: Sequence[Pack], call: Call) -> None:
         """Trains packs one after the other, each on all devices."""
@@ -222,8 +218,14 @@ class Evaluator:
                 return None
 
         def work(worker: int) -> None:
-            while pack := take(worker):
-                self._run_pack(pack, call, worker)
+            try:
+                while pack := take(worker):
+                    self._run_pack(pack, call, worker)
+            except InterruptedStudyError:  # the other workers save their states as well
+                raise
+            except BaseException as error:  # they shall not go on for hours
+                call.done.put(error)
+                call.stop.set()
 
         with concurrent.futures.ThreadPoolExecutor(self.devices) as pool:
             list(pool.map(work, range(self.devices)))
@@ -241,30 +243,18 @@ class Evaluator:
             kinds.setdefault((call.jobs[index].epochs, call.jobs[index].final), []).append(index)
         lanes = self._lanes_per_device(pack.shape, max(map(len, kinds.values())), device)
         lanes = 1 if together else lanes
+        place = Place(pack.shape, lanes, device, together, self.devices if device is None else 1)
+        groups = Groups(call, self._train_at, self._keeping)
         for indices in kinds.values():
             # Lanes wait for each other, so those that train at once should take about as long.
             cost = lambda i: self._planner.macs(pack.shape, call.jobs[i].candidate.arch)
-            waiting = sorted(set(indices) - call.known, key=lambda i: (-cost(i), i))
-            while waiting:
-                self._keeping.interrupt.check()
-                start = time.perf_counter()
-                now = waiting[: lanes * (self.devices if device is None and not together else 1)]
-                try:
-                    outcomes = self._train_lanes(
-                        pack.shape, [call.jobs[i] for i in now], lanes, device, together
-                    )
-                except (InterruptedStudyError, StorageError):
-                    raise
-                except Exception as error:  # one pack must not end the study
-                    if is_out_of_memory(error) and lanes > 1:
-                        lanes = self._lane_counts.fewer(pack.shape, lanes)
-                        continue
-                    outcomes = [Outcome((), reason_of(error), None)] * len(now)
-                seconds = (time.perf_counter() - start) / len(now)
-                for index, outcome in zip(now, outcomes, strict=True):
-                    measured = {"seconds": seconds, "pack": pack_name(pack.shape)}
-                    call.done.put((index, dataclasses.replace(outcome, **measured)))
-                del waiting[: len(now)]
+            fitting = groups.train(place, sorted(indices, key=lambda i: (-cost(i), i)))
+            if fitting != place:  # what comes later need not find out again
+                place = fitting
+                self._lane_counts.limit(pack.shape, place.lanes)
+
+    def _train_at(self, place: Place, jobs: Sequence[Job], stop: threading.Event) -> list[Outcome]:
+        return self._train_lanes(place.shape, jobs, place.lanes, place.device, place.together, stop)
 
     def _train_lanes(
         self,
@@ -273,6 +263,7 @@ class Evaluator:
         lanes: int,
         device: int | None,
         together: bool,
+        stop: threading.Event,
     ) -> list[Outcome]:
         """Trains jobs of one kind at once."""
         final, epochs = jobs[0].final, jobs[0].epochs
@@ -284,7 +275,8 @@ class Evaluator:
                 data, evaluation = on_device((data, evaluation), devices[0])
         teacher = self._teacher if final else None
         program = self._program(shape, device, lanes, devices, together, teacher)
-        with jax.default_device(devices[0]), self._checkpoints(shape, jobs) as checkpoints:
+        place = Place(shape, lanes, device, together, len(devices))
+        with jax.default_device(devices[0]), self._checkpoints(place, jobs) as checkpoints:
             trainings = program.train(
                 [job.candidate for job in jobs],
                 [job.key for job in jobs],
@@ -294,7 +286,7 @@ class Evaluator:
                 every_epoch=not final,
                 checkpoints=checkpoints,
                 stop=self._keeping.interrupt.asked,
-                progress=self._progress(jobs),
+                progress=self._progress(jobs, stop),
             )
         return [
             Outcome(
@@ -308,26 +300,30 @@ class Evaluator:
         ]
 
     @contextlib.contextmanager
-    def _checkpoints(self, shape: Shape, jobs: Sequence[Job]) -> Iterator[Checkpoints | None]:
-        """States of just these trainings side by side."""
-        if self._keeping.folder is None:
+    def _checkpoints(self, place: Place, jobs: Sequence[Job]) -> Iterator[Checkpoints | None]:
+        """States of these trainings side by side."""
+        folder = state_folder(self._keeping.folder, place, jobs)
+        if folder is None:
             yield None
             return
-        keys = [np.asarray(jax.random.key_data(job.key)).tolist() for job in jobs]
-        what = [(job.candidate, job.epochs, job.final) for job in jobs]
-        name = hashlib.sha256(repr((shape, keys, what)).encode()).hexdigest()[:16]
-        folder = self._keeping.folder / STATE / name
         seconds = 60 * self._study.checkpoint_minutes
         with contextlib.closing(Checkpoints(folder, seconds, self._keeping.say)) as checkpoints:
             yield checkpoints
 
-    def _progress(self, jobs: Sequence[Job]) -> Callable[[int, float], None]:
-        """What is called after each epoch of jobs that train side by side."""
-        start, minutes = time.monotonic(), self._study.trial_minutes
+    def _progress(self, jobs: Sequence[Job], stop: threading.Event) -> Callable[[int, float], None]:
+        """What is called after each epoch of jobs that train side by side.
+
+        The time of a trial counts from its first epoch in this run, which follows compilation.
+        """
+        start, minutes = None, self._study.trial_minutes
 
         def progress(epoch: int, loss: float) -> None:
+            nonlocal start
+            if stop.is_set():
+                raise InterruptedStudyError
             if jobs[0].progress:
                 jobs[0].progress(epoch, loss)
+            start = time.monotonic() if start is None else start
             if 0 < minutes < (time.monotonic() - start) / 60 and epoch < jobs[0].epochs:
                 raise TimeoutError(
                     f"took longer than `config.study.trial_minutes` = {minutes:g}, after epoch "

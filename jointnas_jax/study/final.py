@@ -16,6 +16,7 @@ from jointnas_jax import zoo
 from jointnas_jax.config import Config
 from jointnas_jax.data.source import ImageDataset, open_dataset
 from jointnas_jax.errors import ConfigError, SpaceError, StudyError
+from jointnas_jax.files import SCHEMA
 from jointnas_jax.nets.cost import count
 from jointnas_jax.space import Candidate, JointSpace, Knob, read_candidate
 from jointnas_jax.study import workdir as workdirs
@@ -112,6 +113,7 @@ def _train(
     if outcome.reason is not None:
         raise StudyError(f"the training failed: {outcome.reason}")
     result = {
+        "schema": SCHEMA,
         "name": config.name,
         "dataset": {"name": dataset.name, "pixels": evaluator.pixels},
         "candidate": described,

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from jointnas_jax.errors import InterruptedStudyError
+from jointnas_jax.errors import InterruptedStudyError, JointNASError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Seconds after a signal when the run ends, saved or not: what stops it may not wait for longer.
@@ -15,10 +15,15 @@ GRACE = 15.0
 
 
 class Interrupt:
-    """Whether the run shall end."""
+    """Whether the run shall end.
+
+    Attributes:
+      worker: what trains in the background, None before anything does.
+    """
 
     def __init__(self) -> None:
         self._asked = threading.Event()
+        self.worker: threading.Thread | None = None
 
     def asked(self) -> bool:
         """Whether a signal came."""
@@ -82,7 +87,12 @@ def run_interruptible(work: Callable[[Interrupt], int]) -> int:
     try:
         with interrupt.listening():
             return work(interrupt)
-    except InterruptedStudyError as error:
-        print(error, file=sys.stderr, flush=True)
-        # Worker threads may be deep in compiled code; what they had to save is saved.
+    except JointNASError as error:
+        interrupted = isinstance(error, InterruptedStudyError)
+        if not interrupted and not (interrupt.worker and interrupt.worker.is_alive()):
+            raise
+        print(error if interrupted else f"error: {error}", file=sys.stderr, flush=True)
+        # Threads may be deep in compiled code, and Python would wait for them. After a signal they
+        # have saved what they had to; after an error nobody wants what they train.
+        sys.stdout.flush()
         os._exit(error.exit_code)

@@ -3,15 +3,20 @@
 import dataclasses
 import hashlib
 import queue
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
+from jointnas_jax.errors import InputError, JointNASError, StorageError, StudyError, one_line
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.space import ArchSpec, Candidate
 from jointnas_jax.study.interrupt import Interrupt
+
+# What the system says of a full disk; XLA calls it RESOURCE_EXHAUSTED, as it calls a full memory.
+_NO_SPACE = "No space left on device"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +105,13 @@ class Call(NamedTuple):
       jobs: all of them.
       known: positions of those that do not train.
       done: positions with outcomes, or the error that ended the work.
+      stop: nobody waits for the rest any more: it ends, and saves nothing.
     """
 
     jobs: Sequence[Job]
     known: frozenset[int]
     done: queue.SimpleQueue
+    stop: threading.Event
 
 
 def pack_name(shape: ArchSpec | Envelope) -> str:
@@ -118,7 +125,24 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether a device or the host has too little memory; a full disk is something else."""
     if isinstance(error, MemoryError):
         return True
-    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return exhausted and _NO_SPACE not in str(error)
+
+
+def raise_if_blameless(error: Exception) -> None:
+    """Raises what ends the run, where an error in a training is no fault of a candidate.
+
+    Raises:
+      JointNASError: a full disk, images that cannot be read, an interruption.
+    """
+    if isinstance(error, InputError):  # read before training: it was sound then
+        raise StudyError(f"the training cannot go on: {error}") from error
+    if isinstance(error, JointNASError):
+        raise error
+    causes = [error, error.__cause__]
+    of_the_system = any(isinstance(e, OSError) and not isinstance(e, TimeoutError) for e in causes)
+    if of_the_system or _NO_SPACE in str(error):
+        raise StorageError(f"the training cannot go on: {one_line(error)}") from error
 
 
 def reason_of(error: Exception) -> str:

@@ -4,10 +4,13 @@ import contextlib
 import fcntl
 import os
 import platform
+import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from jointnas_jax.errors import BusyError, WorkdirError
+from jointnas_jax.errors import BusyError, StorageError, WorkdirError, one_line
+from jointnas_jax.files import remove_unfinished
 
 FILE = "lock"
 
@@ -21,25 +24,38 @@ def locked(workdir: Path) -> Iterator[None]:
     Raises:
       BusyError: another run owns it.
       WorkdirError: it cannot be used.
+      StorageError: it cannot be written.
     """
     try:
         new = not workdir.exists()
         workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / FILE).open("a+", encoding="utf-8")
+        file = (workdir / FILE).open("a+", encoding="utf-8", errors="replace")
     except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
         raise WorkdirError(f"workdir `{_shown(workdir)}` cannot be used: {error}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             file.seek(0)
-            owner = file.read(200).strip() or "another run"
+            owner = one_line(file.read(200)) or "another run"
             raise BusyError(
                 f"workdir `{workdir}` is in use by {owner}; wait for it, or give another --workdir"
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
+        except OSError as error:  # a file system without locks
+            raise WorkdirError(f"workdir `{workdir}` cannot be locked: {error}") from error
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}\n")
+            file.flush()
+            remove_unfinished(workdir)
+        except OSError as error:
+            raise StorageError(f"`{workdir / FILE}` cannot be written: {error}") from error
+        if not new and workdir.stat().st_mode & stat.S_IWOTH:
+            print(
+                f"warning: everybody may write to workdir `{_shown(workdir)}`, and change what the "
+                "study reads there; chmod o-w it",
+                file=sys.stderr,
+            )
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,7 @@ from absl import logging
 from rich.console import Console
 
 from jointnas_jax.config import Config
-from jointnas_jax.data.cache import cache_dir, cache_folder
-from jointnas_jax.report.figures import FIGURES, draw_figures
+from jointnas_jax.data.cache import cache_dir
 from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.budgets import print_budgets, search_budgets, write_budgets
 from jointnas_jax.study.final import train_candidate
@@ -29,14 +29,19 @@ _CACHED_FROM_SECONDS = 0.5
 def run(config: Config, workdir: Path, dry: bool, overwrite: bool, interrupt: Interrupt) -> int:
     """Runs a study in a workdir, or prints its plan; returns the exit code."""
     prepare_jax(config.study.devices)
+    # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.
+    from jointnas_jax.report.figures import FIGURES, draw_figures
+
     interrupt.check()
-    console = Console()
+    console = plain_console()
     if dry:
         dry_run(config, console)
         return 0
     result = run_study(config, workdir, console, overwrite, interrupt)
     if not all((workdir / workdirs.FIGURES / name).exists() for name in FIGURES):
-        trials = [dataclasses.asdict(trial) for trial in stored_trials(workdir)]
+        trials = [
+            dataclasses.asdict(trial) for trial in stored_trials(workdir, config.study.storage)
+        ]
         for path in draw_figures(workdir, result, trials):
             console.print(f"  wrote {path}", highlight=False)
         console.print(f"  wrote {workdir / workdirs.RESULT}", highlight=False)
@@ -51,7 +56,7 @@ def train(
     """Trains one candidate in a workdir, or prints the plan of it; returns the exit code."""
     prepare_jax(config.study.devices)
     interrupt.check()
-    console = Console()
+    console = plain_console()
     if train_candidate(config, name, workdir, console, dry, overwrite, interrupt):
         console.print(f"  wrote {workdir / workdirs.RESULT}", highlight=False)
     return 0
@@ -60,12 +65,17 @@ def train(
 def run_budgets(workdir: Path, budgets: Sequence[Mapping[str, int]], out: Path, seed: int) -> int:
     """Searches the study in a workdir for other budgets; returns the exit code."""
     prepare_jax(devices=1)
-    console = Console()
+    console = plain_console()
     report = search_budgets(workdir, budgets, seed)
     print_budgets(report, console)
     for path in write_budgets(report, out):
         console.print(f"  wrote {path}", highlight=False)
     return 0
+
+
+def plain_console() -> Console:
+    """A console that prints names and errors as they are: `[/x]` and `:x:` are no commands."""
+    return Console(markup=False, emoji=False)
 
 
 def prepare_jax(devices: int) -> None:
@@ -81,14 +91,26 @@ def prepare_jax(devices: int) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         jax.config.update("jax_num_cpu_devices", devices or cores)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        # Private: whoever can write compiled programs can run code.
-        cache = cache_folder("compiled")
-        if cache is None:
-            print(
-                f"warning: nothing can be written into the cache `{cache_dir()}`, so every run "
-                "compiles all programs; name another folder with the variable XDG_CACHE_HOME",
-                file=sys.stderr,
-            )
-        else:
+        cache = cache_dir() / "compiled"
+        if _is_private(cache):
             jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _CACHED_FROM_SECONDS)
+
+
+def _is_private(cache: Path) -> bool:
+    """Makes a folder only ours: whoever can write compiled programs can run code.
+
+    Returns:
+      Whether it is; if not, everything works without it, and compiles again.
+    """
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if stat.S_IMODE(cache.stat().st_mode) & 0o077:
+            cache.chmod(0o700)
+        if cache.stat().st_uid == os.getuid():
+            return True
+        reason = "belongs to another user"
+    except OSError as error:
+        reason = f"cannot be used: {error}"
+    print(f"warning: the compilation cache `{cache}` {reason}; it is not used", file=sys.stderr)
+    return False

@@ -19,10 +19,10 @@ import numpy as np
 from jointnas_jax.data import augment
 from jointnas_jax.data.image_file import read_image
 from jointnas_jax.errors import DamagedError, ModelError, one_line
-from jointnas_jax.files import read_json, write_json
+from jointnas_jax.files import read_json, remove_unfinished, write_json
 from jointnas_jax.nets.init import variable_shapes
 from jointnas_jax.nets.network import Network
-from jointnas_jax.space import ArchSpec, read_arch
+from jointnas_jax.space import ArchSpec
 from jointnas_jax.study.checkpoint import load_variables, save_variables
 from jointnas_jax.study.workdir import MODEL, RESULT, TRAINED, WEIGHTS
 
@@ -113,6 +113,8 @@ def save_model(model: Model, folder: Path, overwrite: bool = False) -> None:
       ModelError: it is none of these, or cannot be written.
     """
     try:
+        if folder.exists():
+            remove_unfinished(folder)
         if folder.exists() and any(folder.iterdir()):
             if not (folder / MODEL).is_file():
                 raise ModelError(f"`{folder}` holds other things; give another --out")
@@ -171,7 +173,9 @@ def _read_imported(folder: Path, data: Mapping[str, Any]) -> Model:
 
 def _read_winner(folder: Path, result: Mapping[str, Any]) -> Model:
     """The first winner of a study, of the first seed whose training did not fail."""
-    arch, dataset = read_arch(folder / f"{_WINNER}.json"), result["dataset"]
+    # From the result, which has a digest: the winner's own file is for people and other scripts.
+    arch = ArchSpec.from_dict(result["winners"][0]["candidate"]["arch"])
+    dataset = result["dataset"]
     seeds = [p for p in (folder / WEIGHTS / _WINNER).glob("seed*") if p.is_dir()]
     weights = min(seeds, key=lambda p: (len(p.name), p.name), default=None)
     if weights is None:

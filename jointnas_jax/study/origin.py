@@ -7,16 +7,14 @@ from typing import Any
 
 import jax
 import jaxlib
-import sqlalchemy
 from jaxlib import xla_client
 from rich.console import Console
 
 from jointnas_jax.config import Config
-from jointnas_jax.errors import ConfigError, DamagedError, WorkdirError
-from jointnas_jax.files import read_json, write_json
-from jointnas_jax.study.workdir import ORIGIN, TRIALS
-
-SCHEMA = 1
+from jointnas_jax.errors import ConfigError, DamagedError
+from jointnas_jax.files import SCHEMA, read_json, write_json
+from jointnas_jax.study.database import parse_url, public_name
+from jointnas_jax.study.workdir import ORIGIN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Origin:
     @staticmethod
     def here(config: Config, devices: int, scales: tuple[float, float]) -> "Origin":
         """That of a study which begins here and now."""
-        storage = _without_password(config.study.storage)
+        storage = _public_storage(config)
         # Others may keep studies of this name in the same database.
         end = f"-{secrets.token_hex(4)}" if storage else ""
         return Origin(SCHEMA, _machine(devices), scales, storage, config.name + end)
@@ -55,11 +53,6 @@ class Origin:
           WorkdirError: another version wrote it.
         """
         data = read_json(workdir / ORIGIN)
-        if data.get("schema") != SCHEMA:
-            raise WorkdirError(
-                f"workdir `{workdir}` is of schema {data.get('schema')}, this version reads schema "
-                f"{SCHEMA}; give another --workdir, or replace the study with --overwrite"
-            )
         try:
             return Origin(**data | {"scales": tuple(data["scales"])})
         except (TypeError, LookupError) as error:
@@ -75,7 +68,7 @@ class Origin:
         Raises:
           ConfigError: it is stored elsewhere, or began on another machine and that is not allowed.
         """
-        if (given := _without_password(config.study.storage)) != self.storage:
+        if (given := _public_storage(config)) != self.storage:
             raise ConfigError(
                 f"`config.study.storage` is {self.storage!r} where the study began, got {given!r}"
             )
@@ -97,22 +90,10 @@ class Origin:
         console.print(f"  warning: {what}; results may differ in the last bits", highlight=False)
 
 
-def sqlite_url(workdir: Path) -> str:
-    """The database in a workdir as SQLAlchemy names it."""
-    return f"sqlite:///{(workdir / TRIALS).resolve()}"
-
-
-def _without_password(storage: str) -> str:
-    """Raises `ConfigError` if it is no name of a database."""
-    if not storage:
-        return ""
-    try:
-        return str(sqlalchemy.make_url(storage))
-    except sqlalchemy.exc.ArgumentError:
-        raise ConfigError(
-            "`config.study.storage` must name a database as SQLAlchemy does, such as "
-            f"`postgresql://host/name`, got {storage!r}"
-        ) from None
+def _public_storage(config: Config) -> str:
+    """Raises `ConfigError` if the config names no database."""
+    storage = config.study.storage
+    return public_name(parse_url(storage)) if storage else ""
 
 
 def _machine(devices: int) -> dict[str, Any]:

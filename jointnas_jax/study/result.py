@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jointnas_jax.files import SCHEMA
 from jointnas_jax.nets.cost import count
 from jointnas_jax.search.coarse import Round
 from jointnas_jax.search.early_stop import EarlyStop
@@ -18,8 +19,6 @@ from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.space import Candidate
 from jointnas_jax.study.meter import Meter
 from jointnas_jax.study.problem import Problem
-
-SCHEMA = 1
 
 
 @dataclasses.dataclass

@@ -23,12 +23,13 @@ from jointnas_jax.search.early_stop import EarlyStop, early_stop
 from jointnas_jax.search.evolution import Evolution, diverse
 from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.space import Candidate
+from jointnas_jax.study.database import sqlite_url
 from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.jobs import Job, Keeping, Outcome
 from jointnas_jax.study.lock import locked
 from jointnas_jax.study.meter import Meter
-from jointnas_jax.study.origin import Origin, sqlite_url
+from jointnas_jax.study.origin import Origin
 from jointnas_jax.study.plan import SAMPLE, device_count, find_teacher, make_plan, print_plan
 from jointnas_jax.study.problem import PRETRAIN_STREAM, Problem, build_problem
 from jointnas_jax.study.result import Contender, build_result, describe, print_result
@@ -307,10 +308,15 @@ class Study:
                 for i, v in enumerate(vectors)
             ]
             outcomes = self.trials.run(Batch("random", vectors, jobs))
-            scores = np.array([o.accuracies[-1] if o.reason is None else 0.0 for o in outcomes])
-            best = space.decode(vectors[scores.argmax()])
-            references.append(self._contender(f"best of {len(vectors)} random", best, fitted))
-            self.console.print(f"  best of {len(vectors)} random candidates: {scores.max():.2%}")
+            scores = {i: o.accuracies[-1] for i, o in enumerate(outcomes) if o.reason is None}
+            found = f"{len(vectors)} random candidates: "
+            if not scores:  # then there is nothing to beat
+                self.console.print(f"  all {found}failed")
+                return references
+            best = max(scores, key=scores.get)
+            candidate = space.decode(vectors[best])
+            references.append(self._contender(f"best of {len(vectors)} random", candidate, fitted))
+            self.console.print(f"  best of {found}{scores[best]:.2%}")
         return references
 
     def validate(self, contenders: Sequence[Contender]) -> None:

@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from jointnas_jax.errors import DamagedError, InputError, StorageError, one_line
 from jointnas_jax.space import Knob
+from jointnas_jax.study.database import parse_url, public_name, without_secrets
 
 SCHEMA = 1
 COMPLETED, FAILED = "COMPLETED", "FAILED"
@@ -91,7 +92,7 @@ class Trial:
 class TrialStore:
     """The trials of one study."""
 
-    def __init__(self, url: str, name: str):
+    def __init__(self, url: str | sqlalchemy.URL, name: str):
         """Opens a database, which gets Optuna's tables if it has none.
 
         Args:
@@ -102,7 +103,7 @@ class TrialStore:
           InputError: it cannot be opened.
           DamagedError: what is there is no database, or not a sound one.
         """
-        self._url, self.name = sqlalchemy.make_url(url), name
+        self._url, self.name = parse_url(url), name
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self._naming_the_database(opening=True):
             if self._url.drivername == "sqlite":
@@ -113,13 +114,15 @@ class TrialStore:
                 if self._url.drivername == "postgresql":  # versions of SQLAlchemy differ in what
                     self._url = self._url.set(drivername="postgresql+psycopg2")  # they take then
             url = self._url.render_as_string(hide_password=False)
+            # Optuna would fill in what stands in braces.
+            url = url.replace("{", "{{").replace("}", "}}")
             self._storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments)
         self._ids: dict[str, int] = {}
 
     @property
     def place(self) -> str:
         """The database for people: no password."""
-        return self._url.database or "" if self._url.drivername == "sqlite" else str(self._url)
+        return public_name(self._url)
 
     def create(self) -> None:
         """Makes the studies of all stages; those of an earlier study of the name are removed."""
@@ -139,12 +142,12 @@ class TrialStore:
                 if study.study_name in titles:
                     self._storage.delete_study(study._study_id)
 
-    def append(self, trial: Trial, knobs: Sequence[Knob]) -> None:
+    def append(self, trial: Trial, knobs: dict[str, BaseDistribution]) -> None:
         """Writes one trial, in one transaction.
 
         Args:
           trial: a new one.
-          knobs: of the space.
+          knobs: of the space, see `distributions`.
 
         Raises:
           StorageError: it could not be written; nothing of it is.
@@ -161,14 +164,17 @@ class TrialStore:
         """
         with self._naming_the_database(), self._calling_it_damaged():
             found = [trial for stage in STAGES for trial in self._read(stage)]
-        trials = {trial.number: trial for trial in found}
+        trials: dict[int, Trial] = {}
+        for trial in found:
+            # Optuna writes again where the answer of the server was lost.
+            if trials.setdefault(trial.number, trial) != trial:
+                raise self._damaged(f"trial {trial.number} is there twice, and differs")
         # Stages follow each other: when the last one begins, all trials before it are stored.
         last = max((STAGES.index(t.stage) for t in found), default=0)
         before = max((t.number for t in found if STAGES.index(t.stage) < last), default=-1)
         missing = [n for n in range(before) if n not in trials]
-        if missing or len(trials) < len(found):
-            what = f"trial {missing[0]} is missing" if missing else "a trial is there twice"
-            raise self._damaged(what)
+        if missing:
+            raise self._damaged(f"trial {missing[0]} is missing")
         return [trials[number] for number in sorted(trials)]
 
     def close(self) -> None:
@@ -185,9 +191,14 @@ class TrialStore:
                 f"{SCHEMA}; give another --workdir, or replace the study with --overwrite"
             )
         for frozen in self._rows(identity):
-            trial = _from_optuna(frozen)
-            if frozen.user_attrs["digest"] != trial.digest() or trial.stage != stage:
-                raise self._damaged(f"trial {trial.number} (row {frozen._trial_id})")
+            row = f"row {frozen._trial_id} of its trials"
+            try:
+                trial = _from_optuna(frozen)
+                sound = frozen.user_attrs["digest"] == trial.digest() and trial.stage == stage
+            except _UNREADABLE as error:
+                raise self._damaged(f"{row}: {one_line(repr(error))}") from error
+            if not sound:
+                raise self._damaged(f"trial {trial.number} ({row})")
             yield trial
 
     def _rows(self, identity: int) -> Iterable[FrozenTrial]:
@@ -231,14 +242,16 @@ class TrialStore:
             sqlalchemy.exc.SQLAlchemyError,
             sqlite3.Error,
         ) as error:
-            cause = one_line(getattr(error.__cause__ or error, "orig", None) or error)
+            cause = getattr(error.__cause__ or error, "orig", None) or error
+            cause = one_line(without_secrets(str(cause), self._url))
             in_workdir = self._url.drivername == "sqlite"
             if in_workdir and not any(reason in cause for reason in _NOT_DAMAGE):
                 raise self._damaged(cause) from error
             kind = InputError if opening and "full" not in cause else StorageError
             raise kind(f"`{self.place}` cannot be used: {cause}") from error
         except (ImportError, RuntimeError) as error:  # no driver; tables of another Optuna
-            raise InputError(f"database `{self.place}`: {one_line(error)}") from error
+            cause = one_line(without_secrets(str(error), self._url))
+            raise InputError(f"database `{self.place}`: {cause}") from error
 
     @contextmanager
     def _calling_it_damaged(self) -> Iterator[None]:
@@ -266,7 +279,7 @@ def _prepare_sqlite(file: str) -> None:
             raise DamagedError(f"`{file}` is damaged: {one_line(verdict)}")
 
 
-def _to_optuna(trial: Trial, knobs: Sequence[Knob]) -> FrozenTrial:
+def _to_optuna(trial: Trial, knobs: dict[str, BaseDistribution]) -> FrozenTrial:
     end = datetime.datetime.now()
     attributes = {name: getattr(trial, name) for name in _ATTRIBUTES}
     return FrozenTrial(
@@ -277,7 +290,7 @@ def _to_optuna(trial: Trial, knobs: Sequence[Knob]) -> FrozenTrial:
         datetime_start=end - datetime.timedelta(seconds=trial.seconds),
         datetime_complete=end,
         params=trial.knobs,
-        distributions=distributions(knobs),
+        distributions=knobs,
         user_attrs=attributes | {"digest": trial.digest()},
         system_attrs={},
         intermediate_values=dict(enumerate(trial.accuracies, 1)),
@@ -305,14 +318,24 @@ def distributions(knobs: Sequence[Knob]) -> dict[str, BaseDistribution]:
 
 
 def _distribution(knob: Knob) -> BaseDistribution:
+    choices = CategoricalDistribution(knob.values)
     if not knob.ordinal or len(knob.values) < 2:
-        return CategoricalDistribution(knob.values)
+        return choices
     low, high = knob.values[0], knob.values[-1]
-    whole = all(isinstance(v, int) for v in knob.values)
-    step = knob.values[1] - low
-    even = all(abs(v - low - i * step) <= 1e-9 * abs(high) for i, v in enumerate(knob.values))
-    if not even:
-        return CategoricalDistribution(knob.values)
-    if whole:
-        return IntDistribution(low, high, step=step)
-    return FloatDistribution(low, high, step=round((high - low) / (len(knob.values) - 1), 12))
+    step = (high - low) / (len(knob.values) - 1)
+    if any(abs(v - low - i * step) > 1e-9 * abs(high) for i, v in enumerate(knob.values)):
+        return choices
+    if all(isinstance(v, int) for v in knob.values):
+        return IntDistribution(low, high, step=round(step))
+    number = FloatDistribution(low, high, step=float(f"{step:.12g}"))
+    return number if all(_takes(number, value) for value in knob.values) else choices
+
+
+def _takes(distribution: BaseDistribution, value: float) -> bool:
+    """Whether Optuna takes a value for one of the distribution, which is a matter of rounding."""
+    try:
+        names = {"params": {"x": value}, "distributions": {"x": distribution}}
+        optuna.trial.create_trial(value=0.0, **names)
+    except ValueError:
+        return False
+    return True

@@ -1,5 +1,6 @@
 """Trains jobs, each of them once: what the store has does not train again."""
 
+import contextlib
 import dataclasses
 import math
 import shutil
@@ -16,10 +17,11 @@ from jointnas_jax.files import check_digest, read_json
 from jointnas_jax.nets.cost import count
 from jointnas_jax.space import JointSpace
 from jointnas_jax.study.checkpoint import save_variables
+from jointnas_jax.study.database import sqlite_url
 from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.jobs import Job, Outcome
-from jointnas_jax.study.origin import Origin, sqlite_url
-from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore
+from jointnas_jax.study.origin import Origin
+from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore, distributions
 from jointnas_jax.study.workdir import RESULT, STATE, clear
 
 
@@ -78,6 +80,7 @@ class Trials:
         """
         self.count = 0
         self._evaluator, self._store, self._space = evaluator, store, space
+        self._knobs = distributions(space.knobs)
         self._workdir, self._planned, self._console = workdir, planned, console
         self.stored = {trial.number: trial for trial in store.load()}
 
@@ -101,14 +104,17 @@ class Trials:
                 if trial.status == FAILED or _intact(_folder(batch, i)):
                     outcomes[i] = Outcome(trial.accuracies, trial.reason, None)
         later = max(0, self._planned - first - len(jobs))
-        for i, outcome in self._evaluator.completed(jobs, later, known=frozenset(outcomes)):
-            folder = _folder(batch, i)
-            if folder is not None and outcome.reason is None:
-                save_variables(folder, outcome.variables)
-            if first + i not in self.stored:
-                self._append(batch, i, outcome)
-            # What is kept is on disk; the rest would fill the memory.
-            outcomes[i] = dataclasses.replace(outcome, variables=None)
+        known = frozenset(outcomes)
+        # Closed, so that an error here stops what trains.
+        with contextlib.closing(self._evaluator.completed(jobs, later, known)) as completed:
+            for i, outcome in completed:
+                folder = _folder(batch, i)
+                if folder is not None and outcome.reason is None:
+                    save_variables(folder, outcome.variables)
+                if first + i not in self.stored:
+                    self._append(batch, i, outcome)
+                # What is kept is on disk; the rest would fill the memory.
+                outcomes[i] = dataclasses.replace(outcome, variables=None)
         self.count += len(jobs)
         # Not before all are stored: they would have to start again.
         shutil.rmtree(self._workdir / STATE, ignore_errors=True)
@@ -144,7 +150,7 @@ class Trials:
             epochs=batch.jobs[i].epochs,
             **measured(outcome),
         )
-        self._store.append(trial, self._space.knobs)
+        self._store.append(trial, self._knobs)
         self.stored[trial.number] = trial
 
 
@@ -181,15 +187,20 @@ def new_store(workdir: Path, config: Config, origin: Origin) -> TrialStore:
     return store
 
 
-def stored_trials(workdir: Path) -> list[Trial]:
+def stored_trials(workdir: Path, storage: str = "") -> list[Trial]:
     """Reads the trials of a finished study.
+
+    Args:
+      workdir: of the study.
+      storage: `config.study.storage`; "": the database where the study began, for which a password
+        is known elsewhere if it needs one.
 
     Raises:
       WorkdirError: the workdir holds none.
       DamagedError: what is stored is not what was written.
     """
     origin = Origin.read(workdir)
-    store = TrialStore(origin.storage or sqlite_url(workdir), origin.study)
+    store = TrialStore(storage or origin.storage or sqlite_url(workdir), origin.study)
     trials, wanted = store.load(), read_json(workdir / RESULT)["trials"]
     store.close()
     if len(trials) != wanted:

@@ -15,7 +15,7 @@ from jointnas_jax.errors import (
     WorkdirError,
     one_line,
 )
-from jointnas_jax.files import read_json, write_json
+from jointnas_jax.files import SCHEMA, read_json, write_json
 
 CONFIG, RESULT, WEIGHTS, FIGURES = "config.json", "result.json", "weights", "figures"
 PREDICTOR, WINNERS, TRIALS = "predictor", "winner*.json", "trials.db"
@@ -28,6 +28,7 @@ MODEL = "model.json"  # of imported weights, see `study/model.py`
 BUDGETS, BUDGETS_FOLDER = "budgets.json", "budgets"
 # In the stored config, what the file `arch_file` held.
 _ARCH = "arch"
+_NOT_CONFIG = (_ARCH, "schema")
 # Options that may change when a study goes on.
 _OF_A_RUN = ("storage", "resume", "other_machine", "checkpoint_minutes")
 # Differences that an error shows.
@@ -107,8 +108,8 @@ def stored_config(workdir: Path) -> Config:
         if not file.exists():
             raise WorkdirError(f"workdir `{workdir}` holds no study: it has no `{CONFIG}`")
         stored = _from_jsonable(read_json(file))
-        if isinstance(stored, dict):
-            stored.pop(_ARCH, None)
+        for name in _NOT_CONFIG:
+            stored.pop(name, None)
         return check_config(stored)
     except (OSError, ValueError, ConfigError, SpaceError) as error:
         raise WorkdirError(f"`{file}` is not the config of a study: {error}") from error
@@ -194,7 +195,7 @@ def _check_no_study(workdir: Path) -> None:
 
 
 def _training(config: Config, candidate: dict[str, Any]) -> dict[str, Any]:
-    return {"candidate": candidate, "config": _plain(config)}
+    return {"schema": SCHEMA, "candidate": candidate, "config": _plain(config)}
 
 
 def finish_training(workdir: Path, result: dict[str, Any]) -> None:
@@ -210,7 +211,7 @@ def _plain(config: Config) -> dict[str, Any]:
     """
     default, study = StudyConfig(), config.study
     study = dataclasses.replace(study, **{name: getattr(default, name) for name in _OF_A_RUN})
-    plain = jsonable(dataclasses.replace(config, study=study).to_dict())
+    plain = {"schema": SCHEMA, **jsonable(dataclasses.replace(config, study=study).to_dict())}
     if Path(config.arch_file).is_file():
         plain[_ARCH] = Path(config.arch_file).read_text(encoding="utf-8")
     return json.loads(json.dumps(plain))

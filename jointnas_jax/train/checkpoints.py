@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from jointnas_jax.errors import DamagedError, StorageError, one_line
 from jointnas_jax.files import check_digest, write_digest, writing
 
 # The newest may be damaged.
@@ -38,19 +40,39 @@ class Checkpoints:
 
         Args:
           state: before the first epoch, which is returned if nothing usable is saved.
+
+        Raises:
+          StorageError: a state is as it was written, and cannot be read nevertheless.
         """
         if not self._folder.exists():
             return state, 0, {}
         manager = self._open()
         for step in sorted((c.step for c in manager.checkpoints), reverse=True):
+            folder = self._folder / str(step)
             try:
-                check_digest(self._folder / str(step))
-                notes = manager.metadata(step).custom_metadata
-                return manager.load(step, state), step, notes
-            except Exception as error:  # Orbax raises what it likes
+                check_digest(folder)
+                notes, loaded = self._load(folder, step, state)
+                # Orbax gives arrays of other shapes without a word.
+                if _shapes(loaded) != _shapes(state):
+                    raise DamagedError(f"`{folder}` has not the shapes of this training")
+                return loaded, step, notes
+            except DamagedError as error:
                 self._say(f"a saved state is skipped, what came before it is used: {error}")
                 manager.delete(step)
         return state, 0, {}
+
+    def _load(self, folder: Path, step: int, state: Any) -> tuple[dict[str, Any], Any]:
+        """Reads a sound state with its notes; raises `StorageError`, for it is worth keeping."""
+        try:
+            manager = self._open()
+            return manager.metadata(step).custom_metadata, manager.load(step, state)
+        except MemoryError:
+            raise
+        except Exception as error:  # Orbax raises what it likes
+            raise StorageError(
+                f"the saved state `{folder}` cannot be read: {one_line(error)}; without it the "
+                "training starts again"
+            ) from error
 
     def due(self) -> bool:
         """Whether it is time to save a state."""
@@ -84,3 +106,7 @@ class Checkpoints:
                 self._folder, preservation_policy=policy, cleanup_tmp_directories=True
             )
         return self._manager
+
+
+def _shapes(state: Any) -> Any:
+    return jax.tree.map(lambda leaf: (np.shape(leaf), np.asarray(leaf).dtype), state)

@@ -46,11 +46,10 @@ class LaneCounts:
         """Lanes that fit on a device, by the memory model and by what did not fit so far."""
         return min(self._most(shape), self._limits.get(shape, self._most(shape)))
 
-    def fewer(self, shape: Shape, lanes: int) -> int:
-        """Lanes to try after so many did not fit; no later pack tries more."""
-        self._limits[shape] = limit = -(-lanes // 2)
-        self._known[shape] = [n for n in self._known.get(shape, []) if n < limit] + [limit]
-        return limit
+    def limit(self, shape: Shape, lanes: int) -> None:
+        """Remembers that more lanes than these did not fit: no later pack tries more."""
+        self._limits[shape] = lanes
+        self._known[shape] = [n for n in self._known.get(shape, []) if n < lanes] + [lanes]
 
 
 def lanes_that_fit(

@@ -66,12 +66,12 @@ def wait_until(condition, process, seconds=200):
     return True
 
 
-def content(workdir):
+def content(workdir, storage=""):
     """All that a finished study says, but for how long things took."""
     result = json.loads((workdir / "result.json").read_text())
     for measured in ("seconds", "compilations", "digest"):
         del result[measured]
-    trials = [dataclasses.asdict(trial) for trial in stored_trials(workdir)]
+    trials = [dataclasses.asdict(trial) for trial in stored_trials(workdir, storage)]
     for trial in trials:
         del trial["seconds"]
     # Orbax writes the time as well, so the arrays are compared.

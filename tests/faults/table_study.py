@@ -1,6 +1,7 @@
 """A study whose trainings are looked up, slowly: `python table_study.py` takes run_joint's flags.
 
-JOINTNAS_TABLE_SECONDS is how long a training takes; JOINTNAS_TABLE_FAULT, code to run before.
+JOINTNAS_TABLE_SECONDS is how long a training takes, `real`: as long as a real one;
+JOINTNAS_TABLE_FAULT, code to run before.
 """
 
 import hashlib
@@ -33,7 +34,8 @@ def train_lanes(self, shape, jobs, lanes, device, *_):
 if __name__ == "__main__":
     from jointnas_jax.study.evaluator import Evaluator
 
-    Evaluator._train_lanes = train_lanes
+    if os.environ.get("JOINTNAS_TABLE_SECONDS") != "real":
+        Evaluator._train_lanes = train_lanes
     exec(os.environ.get("JOINTNAS_TABLE_FAULT", ""))
     sys.argv[0] = str(ROOT / "scripts" / "run_joint.py")
     runpy.run_path(sys.argv[0], run_name="__main__")

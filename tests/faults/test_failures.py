@@ -1,22 +1,27 @@
 """Checks 6 to 9: failures stay local."""
 
 import dataclasses
+import errno
+import threading
+import time
+import types
 
 import jax
 import numpy as np
 import pytest
 from absl import flags
 from rich.console import Console
-from runs import TINY
+from runs import TABLE, TINY, run
 from table_study import train_lanes
 
 from jointnas_jax.command_line import parse_config
-from jointnas_jax.errors import SpaceError, StorageError, StudyError
+from jointnas_jax.errors import DataError, SpaceError, StorageError, StudyError
 from jointnas_jax.study import evaluator
 from jointnas_jax.study.evaluator import Evaluator
-from jointnas_jax.study.jobs import Job
+from jointnas_jax.study.jobs import Job, Keeping
 from jointnas_jax.study.problem import build_problem
 from jointnas_jax.study.run import run_study
+from jointnas_jax.study.store import TrialStore
 from jointnas_jax.study.trials import stored_trials
 
 CONSOLE = Console(quiet=True)
@@ -97,15 +102,104 @@ def test_the_predictor_learns_nothing_from_a_failure(study, monkeypatch):
         assert {round(float(s), 4) for s in fitted} <= scores
 
 
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+NO_SPACE = "RESOURCE_EXHAUSTED: mkdir: No space left on device"
+
+
 @pytest.mark.parametrize(
-    "error", [StorageError("`a` cannot be written: No space left"), KeyboardInterrupt()]
+    ("error", "kind"),
+    [
+        (StorageError("`a` cannot be written: No space left"), StorageError),
+        (OSError(errno.ENOSPC, "No space left on device"), StorageError),
+        (OSError(errno.EIO, "Input/output error"), StorageError),
+        (caused(ValueError("cannot read"), OSError(errno.EIO, "Input/output")), StorageError),
+        (jax.errors.JaxRuntimeError(NO_SPACE), StorageError),
+        (DataError("an example in 3..5 cannot be decoded"), StudyError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+    ids=repr,
 )
-def test_a_full_disk_and_ctrl_c_are_not_taken_for_a_bad_candidate(study, error):
+def test_a_full_disk_unreadable_images_and_ctrl_c_are_no_fault_of_a_candidate(study, error, kind):
     def spoil(job):
         raise error
 
-    with pytest.raises(type(error)):
+    with pytest.raises(kind) as raised:
         study(spoil)
+    assert getattr(raised.value, "exit_code", 1) == 1
+
+
+TWO_WORKERS = [
+    "--config.train.program=exact",
+    "--config.study.devices=2",
+    "--config.search.per_round=9",
+]
+
+
+def test_a_worker_that_cannot_write_ends_the_run_while_others_train(tmp_path, monkeypatch):
+    began, release, lock = [], threading.Event(), threading.Lock()
+
+    def lanes(self, shape, jobs, *rest):
+        with lock:
+            began.append(jobs)
+            first = len(began) == 1
+        if first:
+            raise StorageError("`a` cannot be written: No space left")
+        release.wait(60)
+        return train_lanes(self, shape, jobs, *rest)
+
+    monkeypatch.setenv("JOINTNAS_TABLE_SECONDS", "0")
+    monkeypatch.setattr(Evaluator, "_train_lanes", lanes)
+    asked = time.monotonic()
+    with pytest.raises(StorageError):
+        run_study(config(*TWO_WORKERS), tmp_path, CONSOLE)
+    try:
+        assert time.monotonic() - asked < 50
+    finally:
+        release.set()
+
+
+BUSY = """
+import time
+from jointnas_jax.errors import StorageError
+from jointnas_jax.study.store import TrialStore
+began = []
+def lanes(self, shape, jobs, *rest):
+    began.append(jobs)
+    time.sleep(0 if len(began) == 1 else 1000)
+    return train_lanes(self, shape, jobs, *rest)
+def full(self, trial, knobs):
+    raise StorageError("`a` cannot be written: No space left")
+Evaluator._train_lanes, TrialStore.append = lanes, full
+"""
+
+
+def test_a_run_that_cannot_store_a_trial_does_not_wait_for_those_that_train(tmp_path):
+    _, err = run(TABLE, tmp_path, TINY, *TWO_WORKERS, code=1, JOINTNAS_TABLE_FAULT=BUSY)
+    assert "error: `a` cannot be written" in err
+
+
+def test_after_an_error_in_the_main_thread_no_worker_takes_another_job(tmp_path, monkeypatch):
+    began = []
+
+    def lanes(self, shape, jobs, *rest):
+        began.append(jobs)
+        time.sleep(0.05)
+        return train_lanes(self, shape, jobs, *rest)
+
+    def full(self, trial, knobs):
+        raise StorageError("`a` cannot be written: No space left")
+
+    monkeypatch.setenv("JOINTNAS_TABLE_SECONDS", "0")
+    monkeypatch.setattr(Evaluator, "_train_lanes", lanes)
+    monkeypatch.setattr(TrialStore, "append", full)
+    with pytest.raises(StorageError):
+        run_study(config(*TWO_WORKERS), tmp_path, CONSOLE)
+    time.sleep(0.5)
+    assert len(began) <= 4  # of 9: two that train, and two that were taken meanwhile
 
 
 def test_everything_failing_ends_the_run_with_the_reasons(study):
@@ -129,9 +223,10 @@ def problem():
     return build_problem(config())
 
 
-def worker(problem, *arguments):
+def worker(problem, *arguments, keeping=None):
     split = problem.dataset.load("train[:96]")
-    return Evaluator(config(*arguments), problem.space, split, np.arange(96) < 32, split)
+    images = (split, np.arange(96) < 32, split)
+    return Evaluator(config(*arguments), problem.space, *images, keeping=keeping)
 
 
 def job(problem, lr=0.02, epochs=3, key=0, **knobs):
@@ -157,13 +252,50 @@ def test_a_lane_that_diverges_leaves_the_others_as_they_are(problem, program):
         jax.tree.map(np.testing.assert_array_equal, together.variables, alone.variables)
 
 
+def test_a_candidate_that_raises_leaves_those_beside_it_as_they_are(problem, monkeypatch):
+    real = evaluator.TrainProgram.train
+
+    def train(self, candidates, *arguments, **more):
+        if any(candidate.recipe.lr == 0.03 for candidate in candidates):
+            raise error
+        return real(self, candidates, *arguments, **more)
+
+    monkeypatch.setattr(evaluator.TrainProgram, "train", train)
+    good = [job(problem, key=1), job(problem, key=2, stage1_channels=16)]
+    here = worker(problem, "--config.train.program=envelope")
+    undisturbed = here.run(good)
+    for error in (ValueError("broken"), MemoryError("none"), TimeoutError("slow")):
+        first, lost, second = here.run([good[0], job(problem, lr=0.03), good[1]])
+        assert lost.reason.endswith(str(error))
+        assert (lost.accuracies, lost.variables) == ((), None)
+        for mixed, alone in zip((first, second), undisturbed, strict=True):
+            assert mixed.reason is None
+            assert mixed.accuracies == alone.accuracies
+            jax.tree.map(np.testing.assert_array_equal, mixed.variables, alone.variables)
+
+
 def test_a_candidate_that_takes_too_long_fails(problem):
     slow, quick = worker(problem, "--config.study.trial_minutes=1e-6").run(
         [job(problem, epochs=500), job(problem, epochs=1)]
     )
     assert "TimeoutError: took longer than `config.study.trial_minutes` = 1e-06" in slow.reason
-    assert "epoch 1 of 500" in slow.reason
+    assert "epoch 2 of 500" in slow.reason
     assert quick.reason is None
+
+
+def test_compiling_takes_nothing_of_a_trials_time(problem, monkeypatch):
+    """However long the first epoch is waited for."""
+    now = 0.0
+    monkeypatch.setattr(evaluator, "time", types.SimpleNamespace(monotonic=lambda: now))
+    limited = worker(problem, "--config.study.trial_minutes=1")
+    progress = limited._progress([job(problem, epochs=9)], threading.Event())
+    now = 3600.0
+    progress(1, 0.1)
+    now += 59.0
+    progress(2, 0.1)
+    now += 2.0
+    with pytest.raises(TimeoutError, match="epoch 3 of 9"):
+        progress(3, 0.1)
 
 
 def test_a_pack_that_does_not_fit_is_split(problem, monkeypatch):
@@ -182,9 +314,32 @@ def test_a_pack_that_does_not_fit_is_split(problem, monkeypatch):
         "--config.train.lanes=4",
         "--config.study.devices=1",
     ]
-    outcomes = worker(problem, *flags).run([job(problem, epochs=1, key=i) for i in range(4)])
-    assert [o.reason for o in outcomes] == [None] * 4
-    assert sizes == [4, 2, 2]
+    split = worker(problem, *flags)
+    for _ in range(2):  # the second round knows
+        outcomes = split.run([job(problem, epochs=1, key=i) for i in range(4)])
+        assert [o.reason for o in outcomes] == [None] * 4
+    assert sizes == [4, 2, 2, 2, 2]
+
+
+def test_a_group_that_was_stored_in_part_goes_on_from_its_state(problem, monkeypatch, tmp_path):
+    """As after a kill between the trials of trainings that ended together."""
+    epochs, real = [], evaluator.TrainProgram._one_epoch
+
+    def one_epoch(self, lanes, data, epoch):
+        epochs.append(epoch)
+        return real(self, lanes, data, epoch)
+
+    monkeypatch.setattr(evaluator.TrainProgram, "_one_epoch", one_epoch)
+    flags = ["--config.train.program=envelope", "--config.study.checkpoint_minutes=0"]
+    jobs = [job(problem, epochs=4, key=i) for i in range(4)]
+    here = worker(problem, *flags, keeping=Keeping(tmp_path, say=pytest.fail))
+    whole = here.run(jobs)
+    rest = dict(here.completed(jobs, known={0, 2}))
+    assert epochs == [0, 1, 2, 3, 3]
+    assert sorted(rest) == [1, 3]
+    for i, outcome in rest.items():
+        assert outcome.accuracies == whole[i].accuracies
+        jax.tree.map(np.testing.assert_array_equal, outcome.variables, whole[i].variables)
 
 
 def test_a_trial_says_in_which_pack_it_trained(problem):

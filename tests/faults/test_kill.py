@@ -24,15 +24,15 @@ def killed_and_resumed(script, workdir, flags, kills, trials):
     seed = random.randrange(2**32)
     print(f"seed of the kills: {seed}")
     rng = random.Random(seed)
-    moments = sorted(rng.randrange(trials + 1) for _ in range(kills))
+    moments = sorted(rng.randrange(trials) for _ in range(kills))
     for moment in moments:
         process = start(script, workdir, *flags)
-        if wait_until(lambda moment=moment: stored(workdir) >= moment, process):
-            time.sleep(rng.uniform(0, 1))
-            process.send_signal(signal.SIGKILL)
+        assert wait_until(lambda moment=moment: stored(workdir) >= moment, process)
+        time.sleep(rng.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
         process.communicate()
-        before = stored(workdir)
-        assert before >= min(moment, trials)
+        assert process.returncode == -signal.SIGKILL
+        assert stored(workdir) >= moment
     out, _ = run(script, workdir, *flags)
     assert "goes on with" in out or "finished" in out
     return content(workdir)
@@ -42,6 +42,37 @@ def test_three_kills_change_nothing(undisturbed, tmp_path):
     trials = stored(undisturbed)
     ours = killed_and_resumed(TABLE, tmp_path, [TINY], kills=3, trials=trials)
     assert ours == content(undisturbed)
+
+
+# Killed by itself, as by another at that very moment: after something was done, not yet used.
+KILLED = """
+import signal
+from {module} import {owner}
+real = {owner}.{name}
+def killed(*args, **more):
+    real(*args, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+{owner}.{name} = killed
+"""
+PHASES = {
+    "pool": ("jointnas_jax.study.problem", "Problem", "pool"),
+    "pretraining": ("jointnas_jax.study.run", "Study", "pretrain"),
+    "predictor": ("jointnas_jax.study.run", "Study", "save_predictor"),
+    "retraining": ("jointnas_jax.study.run", "Study", "retrain"),
+    "report": ("matplotlib.figure", "Figure", "savefig"),
+}
+
+
+def test_a_kill_in_each_phase_changes_nothing(undisturbed, tmp_path):
+    """All of one run, one after the other."""
+    for phase in PHASES.values():
+        fault = KILLED.format(**dict(zip(("module", "owner", "name"), phase, strict=True)))
+        process = start(
+            TABLE, tmp_path, TINY, JOINTNAS_TABLE_SECONDS="0", JOINTNAS_TABLE_FAULT=fault
+        )
+        finish(process, code=-signal.SIGKILL)
+    run(TABLE, tmp_path, TINY)
+    assert content(tmp_path) == content(undisturbed)
 
 
 @pytest.mark.slow
@@ -71,22 +102,25 @@ def test_sigterm_saves_what_trains_and_the_run_goes_on(tmp_path):
     assert max(states()) > before
 
 
-def test_a_training_that_was_interrupted_ends_like_an_undisturbed_one(tmp_path):
+def test_a_training_that_was_disturbed_ends_like_an_undisturbed_one(tmp_path):
+    """By a kill, which leaves the last state, and by a signal, which leaves that of the moment."""
     flags = [TINY, "--noconfig.study.random_reference", "--config.study.seeds=1"]
     flags += ["--config.train.epochs=60", "--config.study.checkpoint_minutes=0"]
     flags += ["--config.search.rounds=1", "--config.train.final_epochs=2"]
-    for name, disturbed in (("whole", False), ("interrupted", True)):
-        process = start(REAL, tmp_path / name, *flags)
-        if disturbed:
-            states = lambda: list(tmp_path.glob("interrupted/state/*/*.sha256"))
-            assert wait_until(states, process)
-            process.send_signal(signal.SIGINT)
-            finish(process, code=3)
-            assert states()
-            process = start(REAL, tmp_path / name, *flags)
-        finish(process)
-    assert content(tmp_path / "interrupted") == content(tmp_path / "whole")
-    assert not (tmp_path / "interrupted" / "state").exists()
+    run(REAL, tmp_path / "whole", *flags)
+    disturbed = tmp_path / "disturbed"
+    states = lambda: list(disturbed.glob("state/*/*.sha256"))
+    for signals, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 3)):
+        process = start(REAL, disturbed, *flags)
+        before = stored(disturbed), states()
+        assert wait_until(lambda known=before: (stored(disturbed), states()) != known, process)
+        assert wait_until(states, process)
+        process.send_signal(signals)
+        finish(process, code)
+        assert states()
+    run(REAL, disturbed, *flags)
+    assert content(disturbed) == content(tmp_path / "whole")
+    assert not (disturbed / "state").exists()
 
 
 WAITING = """

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from runs import TABLE, TINY, content, run
 
+PASSWORD = "hunter2"
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
 @pytest.fixture(scope="module")
 def postgres():
-    """URL of an empty database, on the loopback only."""
+    """URL of an empty database with a password, on the loopback only."""
     pytest.importorskip("psycopg2", reason="the extra `postgres` is not installed")
     if not BINARIES:
         pytest.skip("Debian's package `postgresql` is not installed")
@@ -41,24 +42,41 @@ def postgres():
             timeout=120,
             **user,
         )
-        call("initdb", "--auth=trust", "--username=tester", "--encoding=UTF8", "--no-sync")
+        (Path(folder) / "password").write_text(PASSWORD)
+        shutil.chown(f"{folder}/password", user.get("user", os.getuid()))
+        password = ("--auth=scram-sha-256", f"--pwfile={folder}/password")
+        call("initdb", *password, "--username=tester", "--encoding=UTF8", "--no-sync")
         settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -F"
         with (Path(folder) / "log").open("w"):
             shutil.chown(f"{folder}/log", user.get("user", os.getuid()))
         call("pg_ctl", "-w", "-l", f"{folder}/log", "-o", settings, "start")
         stack.callback(call, "pg_ctl", "-m", "immediate", "stop")
-        yield f"postgresql://tester@127.0.0.1:{port}/postgres"
+        yield f"postgresql://tester:{PASSWORD}@127.0.0.1:{port}/postgres"
 
 
 def test_a_study_in_postgresql_is_that_in_a_file(postgres, tmp_path):
     quick = {"JOINTNAS_TABLE_SECONDS": "0"}
     run(TABLE, tmp_path / "file", TINY, **quick)
     flag = f"--config.study.storage={postgres}"
-    run(TABLE, tmp_path / "server", TINY, flag, **quick)
+    out, err = run(TABLE, tmp_path / "server", TINY, flag, **quick)
     assert not (tmp_path / "server" / "trials.db").exists()
-    assert content(tmp_path / "server") == content(tmp_path / "file")
+    ours = content(tmp_path / "server", postgres)
+    assert ours == content(tmp_path / "file")
+    told = [out, err, *(p.read_bytes().decode("latin1") for p in files(tmp_path / "server"))]
+    assert not any(PASSWORD in text for text in told)
     # A second study of the same name beside it, and the first one again.
     run(TABLE, tmp_path / "other", TINY, flag, **quick)
-    assert content(tmp_path / "other") == content(tmp_path / "file")
+    assert content(tmp_path / "other", postgres) == content(tmp_path / "file")
     out, _ = run(TABLE, tmp_path / "server", TINY, flag)
     assert "finished" in out
+
+
+def test_a_wrong_password_is_bad_input_and_not_told(postgres, tmp_path):
+    wrong = postgres.replace(PASSWORD, "wrong-one")
+    out, err = run(TABLE, tmp_path, TINY, f"--config.study.storage={wrong}", code=2)
+    assert "password authentication failed" in err
+    assert "wrong-one" not in out + err
+
+
+def files(workdir):
+    return [path for path in workdir.rglob("*") if path.is_file()]

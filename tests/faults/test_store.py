@@ -15,7 +15,8 @@ import sqlalchemy
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from jointnas_jax.errors import DamagedError, InputError, StorageError
-from jointnas_jax.space.knobs import parse_knob
+from jointnas_jax.space.knobs import Knob, parse_knob
+from jointnas_jax.study.database import parse_url, public_name, sqlite_url
 from jointnas_jax.study.store import COMPLETED, FAILED, STAGES, Trial, TrialStore, distributions
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,6 +27,9 @@ KNOBS = [
     parse_knob("optimizer", ["sgd", "rmsprop"]),
     parse_knob("se", [False, True]),
 ]
+
+
+TYPES = distributions(KNOBS)
 
 
 def trial(number, stage="coarse", **changes):
@@ -69,7 +73,7 @@ def store(tmp_path):
 def test_trials_come_back_as_they_were_whatever_the_order_of_writing(store, tmp_path):
     trials = [trial(0), failed(1), trial(2, predicted=None, round=None), trial(3, "random", seed=2)]
     for each in (trials[2], trials[0], trials[1], trials[3]):
-        store.append(each, KNOBS)
+        store.append(each, TYPES)
         store.load()  # what is still being trained is not missing
     assert store.load() == trials
     again = open_store(tmp_path)
@@ -79,7 +83,7 @@ def test_trials_come_back_as_they_were_whatever_the_order_of_writing(store, tmp_
 
 def test_optuna_reads_it_as_it_is(store, tmp_path):
     for each in (trial(0), failed(1)):
-        store.append(each, KNOBS)
+        store.append(each, TYPES)
     study = optuna.load_study(
         study_name="digits: coarse", storage=f"sqlite:///{tmp_path}/trials.db"
     )
@@ -104,6 +108,55 @@ def test_knobs_are_distributions_that_dashboards_can_draw():
     }
 
 
+@pytest.mark.parametrize(
+    "values", [[0.0, 1e-13, 2e-13], [1e-6, 1e-6 + 4e-13], [1.0, 1.0 + 2e-16 * 4], [1e-300, 3e-300]]
+)
+def test_knobs_with_tiny_steps_are_stored_as_well(store, values):
+    knob = Knob("lr", tuple(values), ordinal=True)
+    for number, value in enumerate(values):
+        store.append(trial(number, knobs={"lr": value}), distributions([knob]))
+    assert [t.knobs["lr"] for t in store.load()] == values
+
+
+def test_optuna_tells_which_knobs_matter(store, tmp_path):
+    """As its dashboard does."""
+    for i in range(20):
+        lr = 0.01 * (i % 5 + 1)
+        curve = dict(score=10 * lr, accuracies=(0.1, 10 * lr), epochs=2)
+        knobs = dict(lr=lr, kernel=3, expand=i // 5 + 1, optimizer="sgd", se=i % 2 == 1)
+        store.append(trial(i, knobs=knobs, **curve), TYPES)
+    store.append(failed(20), TYPES)
+    study = optuna.load_study(
+        study_name="digits: coarse", storage=f"sqlite:///{tmp_path}/trials.db"
+    )
+    importances = optuna.importance.get_param_importances(study)
+    assert set(importances) >= {"lr", "expand", "se"}
+    assert max(importances, key=importances.get) == "lr"
+
+
+def test_a_trial_written_twice_is_one_unless_the_two_differ(store):
+    """Optuna writes again where the answer of a server was lost."""
+    for each in (trial(0), trial(1), trial(1)):
+        store.append(each, TYPES)
+    assert store.load() == [trial(0), trial(1)]
+    store.append(trial(1, seconds=7.0), TYPES)
+    with pytest.raises(DamagedError, match="trial 1 is there twice, and differs"):
+        store.load()
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%41b", "a b+c", "{SCHEMA_VERSION}", "{x", "é&=;"])
+def test_a_store_lies_inside_of_its_folder_whatever_its_name(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    made = TrialStore(sqlite_url(folder), "digits")
+    made.create()
+    made.append(trial(0), TYPES)
+    assert made.load() == [trial(0)]
+    assert made.place == str(folder / "trials.db")
+    made.close()
+    assert [p.name for p in tmp_path.rglob("*")] == [name, "trials.db"]
+
+
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     """A store of twenty trials, closed."""
@@ -113,7 +166,7 @@ def kept(tmp_path_factory):
     trials = [trial(i) for i in range(17)] + [failed(17)]
     trials += [trial(18, "random"), trial(19, "final", seed=0)]
     for each in trials:
-        store.append(each, KNOBS)
+        store.append(each, TYPES)
     store.close()
     return folder / "trials.db", trials
 
@@ -168,6 +221,8 @@ def test_a_damaged_store_gives_what_was_written_or_says_that_it_is_damaged(
             "row 8",
         ),
         ("DELETE FROM studies WHERE study_name = 'digits: final'", "`digits: final` is missing"),
+        ("DELETE FROM trial_user_attributes WHERE key = 'digest' AND trial_id = 9", "row 9 "),
+        ("DELETE FROM trial_user_attributes WHERE key = 'number' AND trial_id = 10", "row 10 "),
     ],
 )
 def test_an_edited_row_is_named(kept, tmp_path, edit, named):
@@ -180,7 +235,7 @@ def test_an_edited_row_is_named(kept, tmp_path, edit, named):
 
 def test_a_trial_is_written_whole_or_not_at_all(store, tmp_path):
     """A full disk: of SQLite's own making, which is as real to it."""
-    store.append(trial(0), KNOBS)
+    store.append(trial(0), TYPES)
     large = trial(1, reason="x" * 3_000_000)
     with store._storage.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
@@ -190,7 +245,7 @@ def test_a_trial_is_written_whole_or_not_at_all(store, tmp_path):
         connection.execute(f"PRAGMA max_page_count = {pages + 2}")
 
     with pytest.raises(StorageError, match=r"trials\.db.*full"):
-        store.append(large, KNOBS)
+        store.append(large, TYPES)
     assert store.load() == [trial(0)]
 
 
@@ -200,7 +255,7 @@ sys.path.insert(0, {faults!r})
 from test_store import *
 store = TrialStore({url!r}, "digits")
 for i in range({first}, {first} + 15):
-    store.append(trial(i), KNOBS)
+    store.append(trial(i), TYPES)
     assert trial(i) in store.load()
 """
 
@@ -230,6 +285,33 @@ def test_tables_of_another_optuna_are_refused(store, tmp_path):
         connection.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
     with pytest.raises(InputError, match=r"trials\.db.*(0\.1|v0\.9)"):
         open_store(tmp_path)
+
+
+SECRETS = [
+    "postgresql://me:hunter2@127.0.0.1:1/none",
+    "postgresql://127.0.0.1:1/none?user=me&password=hunter2",
+    "postgresql://me@127.0.0.1:1/none?nosuch=hunter2",
+    "postgresql://me@/none?host=127.0.0.1&port=1&sslpassword=hunter2",
+    "nosuch://me:hunter2@127.0.0.1/none",
+    "postgres//me:hunter2@127.0.0.1/none",
+    "postgresql://me:hunter2@127.0.0.1:port/none",
+]
+
+
+@pytest.mark.parametrize("url", SECRETS)
+def test_a_password_is_never_told(url):
+    with pytest.raises(InputError) as raised:
+        TrialStore(url, "digits")
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", SECRETS[:4])
+def test_a_password_does_not_tell_a_database_from_another(url):
+    public = public_name(parse_url(url))
+    assert "hunter2" not in public
+    assert public == public_name(parse_url(url.replace("hunter2", "hunter3")))
+    assert public != public_name(parse_url(url.replace("none", "other")))
+    assert public != public_name(parse_url(url.replace("127.0.0.1", "127.0.0.2")))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jointnas_jax.errors import DamagedError, InputError, ModelError, WorkdirError
-from jointnas_jax.files import write_json
+from jointnas_jax.files import read_json, write_json
 from jointnas_jax.nets.init import initial_variables
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec, Head, Stage, Stem
@@ -92,9 +92,9 @@ def test_a_study_does_not_replace_an_imported_model(model, tmp_path):
 def write_study(workdir, model, seeds=(0,), **dataset):
     """What `load_model` reads of a finished study."""
     pixels = {"mean": list(model.mean), "std": list(model.std)}
-    result = {"dataset": {"pixels": pixels, **dataset}}
+    winner = {"candidate": {"arch": ARCH.to_dict(), "recipe": {}}}
+    result = {"dataset": {"pixels": pixels, **dataset}, "winners": [winner]}
     write_json(workdir / "result.json", result, digest=True)
-    (workdir / "winner0.json").write_text(json.dumps({"arch": ARCH.to_dict(), "recipe": {}}))
     for seed in seeds:
         save_variables(workdir / "weights" / "winner0" / f"seed{seed}", model.variables)
 
@@ -105,6 +105,14 @@ def test_a_study_is_its_first_winner_on_whole_images(model, tmp_path):
     loaded = load_model(tmp_path)
     assert (loaded.image_size, loaded.crop, loaded.labels) == ((20, 30), 1.0, LABELS)
     assert loaded.mean == model.mean
+
+
+def test_a_result_of_before_schemas_is_refused_as_such(model, tmp_path):
+    write_study(tmp_path, model, labels=LABELS)
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps(read_json(file) | {"schema": 0}))
+    with pytest.raises(WorkdirError, match=r"result\.json` is of schema 0, this version reads"):
+        load_model(tmp_path)
 
 
 def test_a_changed_result_is_not_read(model, tmp_path):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+import types
 from pathlib import Path
 
 import jax
@@ -19,10 +21,10 @@ from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.budgets import search_budgets
 from jointnas_jax.study.checkpoint import load_variables
 from jointnas_jax.study.evaluator import Evaluator
-from jointnas_jax.study.jobs import Job
+from jointnas_jax.study.jobs import Job, Outcome
 from jointnas_jax.study.model import load_model
 from jointnas_jax.study.problem import build_problem
-from jointnas_jax.study.run import run_study
+from jointnas_jax.study.run import Study, run_study
 from jointnas_jax.study.trials import stored_trials
 
 TINY = str(Path(__file__).parent / "tiny.py")
@@ -114,6 +116,26 @@ def test_the_winners_weights_reach_the_reported_accuracy(finished):
         seeded = dataclasses.replace(model, variables=variables)
         predicted = seeded.probabilities(test.images).argmax(-1)
         assert (predicted == test.labels).mean() == pytest.approx(reported, abs=0.003)
+
+
+def test_the_model_does_not_depend_on_the_winners_own_file(finished, tmp_path):
+    """It has no digest; another activation would fit the weights and answer wrongly."""
+    workdir = shutil.copytree(finished[0], tmp_path / "study")
+    file = workdir / "winner0.json"
+    file.write_text(file.read_text().replace('"hswish"', '"relu"'))
+    assert load_model(workdir).arch == load_model(finished[0]).arch
+
+
+def test_where_all_random_candidates_fail_there_is_nothing_to_beat():
+    study = Study.__new__(Study)
+    study.problem, study.config, study.console = build_problem(config()), config(), CONSOLE
+    study._epochs, study._contender = 3, lambda source, *_: source
+    lost = Outcome((), "made to fail", None)
+    study.trials = types.SimpleNamespace(run=lambda batch: [lost] * len(batch.jobs))
+    assert study.references(4, None) == ["default candidate"]
+    found = Outcome((0.1, 0.2), None, None)
+    study.trials.run = lambda batch: [lost, found, lost, lost]
+    assert study.references(4, None) == ["default candidate", "best of 4 random"]
 
 
 def test_the_same_seed_gives_the_same_study_on_any_number_of_devices(finished, tmp_path):

@@ -302,6 +302,51 @@ def test_a_lane_that_diverges_leaves_its_neighbours_alone(together, space, train
         assert_same_training(found[i], sound[i][0])
 
 
+class _Stop(Exception):
+    pass
+
+
+def test_lanes_cost_no_grouped_convolution_and_no_copy_of_the_state(program, train, space):
+    """What `vmap` makes of an epoch, looked at before it is compiled."""
+    used = program(way=Way("conv", 1, 2))
+    seen = []
+
+    def stop(values):
+        seen.extend(values)
+        raise _Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(used._epoch, "_build", stop)
+        with pytest.raises(_Stop):
+            train(cases(space)[:2], way=Way("conv", 1, 2))
+    shape = lambda a, cut: jax.ShapeDtypeStruct(np.shape(a)[cut:], a.dtype)
+    mapped = [axis is not None for axis in used._epoch._mapped]
+    own = [
+        jax.tree.map(lambda a, cut=cut: shape(a, int(cut)), value)
+        for value, cut in zip(seen, mapped, strict=True)
+    ]
+    jaxpr = jax.make_jaxpr(used._epoch._function)(*own).jaxpr
+    (loop,) = (eqn for eqn in jaxpr.eqns if eqn.primitive.name == "while")
+    # One end for all lanes; else every part of the state would be selected at every step.
+    assert [end.shape for end in loop.params["cond_jaxpr"].out_avals] == [()]
+    convolutions = [eqn for eqn in equations(jaxpr) if eqn.primitive.name == "conv_general_dilated"]
+    assert convolutions
+    for eqn in convolutions:  # depthwise still, of the channels of both lanes
+        groups = max(eqn.params["feature_group_count"], eqn.params["batch_group_count"])
+        assert groups == eqn.invars[0].aval.shape[3]
+
+
+def equations(jaxpr):
+    """All equations, those of inner functions and loops included."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jax.tree.leaves(
+            list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")
+        ):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from equations(getattr(inner, "jaxpr", inner))
+
+
 def assert_same_training(ours, expected):
     """Bit for bit."""
     assert ours.accuracies == expected.accuracies

@@ -38,8 +38,8 @@ def test_lanes_never_exceed_what_fits():
 def test_what_did_not_fit_is_not_tried_again():
     counts = LaneCounts(lambda shape: 64)
     assert counts.of("a", 12) == 16
-    assert counts.fewer("a", 16) == 8
-    assert counts.fewer("a", 8) == 4
+    counts.limit("a", 8)
+    counts.limit("a", 4)
     assert [counts.of("a", wanted) for wanted in (12, 64, 1)] == [4, 4, 4]
     assert counts.most("a") == 4
     assert counts.of("b", 64) == 64
