@@ -1,5 +1,6 @@
 import itertools
 import json
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +47,20 @@ def test_every_network_is_found_in_its_row(table):
         np.testing.assert_array_equal(rows, np.arange(len(table.vectors)))
 
 
-# Entries of NAS-Bench-Macro's file; loading the file compares all of them.
+MACRO = Path(__file__).parents[2].parent / "shared" / "data" / "nas-bench-macro"
+
+
+@pytest.mark.skipif(not MACRO.exists(), reason="NAS-Bench-Macro's file is not at hand")
+def test_our_counter_gives_the_costs_of_all_6561_keys_of_the_real_file():
+    entries = json.loads((MACRO / "nas-bench-macro_cifar10.json").read_text())
+    assert len(entries) == 3**8
+    counted = tables.macro_costs(np.array([[int(c) for c in key] for key in entries]))
+    assert counted.dtype == np.int64
+    assert counted.tolist() == [[e["flops"], e["params"]] for e in entries.values()]
+
+
+# Entries of NAS-Bench-Macro's file. Loading it compares one key of every network; equal networks
+# of different keys are compared above.
 @pytest.mark.parametrize(
     ("key", "flops", "params"),
     [
