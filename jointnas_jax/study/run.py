@@ -245,8 +245,7 @@ class Study:
                 np.float32,
             )
 
-        rounds, cards = [], []
-        key = self._key(_SEARCH, 0)
+        rounds, cards, key = [], [], self._key(_SEARCH, 0)
         for done, state in self.searcher.rounds(pool, pretrained, evaluate, key):
             rounds.append(done)
             vectors, scores = _completed(rounds)

@@ -75,20 +75,17 @@ def test_a_study_that_must_go_on_has_to_be_there(tmp_path, table):
     assert not (tmp_path / "none").exists()
 
 
-def test_a_study_that_must_go_on_does(unfinished, table):
-    console = Console(record=True, width=500, file=io.StringIO())
-    study(unfinished, EXACT, "--config.study.resume=must", console=console)
-    assert "goes on with 1 stored trials" in console.export_text()
-
-
 def test_another_machine_is_told_and_only_goes_on_if_allowed(unfinished, monkeypatch, table):
     here = origin._machine
     monkeypatch.setattr(origin, "_machine", lambda n: here(n) | {"features": "others"})
     with pytest.raises(ConfigError, match=r"another machine: features \d+ there, others here"):
         study(unfinished, EXACT)
     console = Console(record=True, width=500, file=io.StringIO())
-    study(unfinished, EXACT, "--config.study.other_machine", console=console)
-    assert "warning: the study began on another machine" in console.export_text()
+    flags = ("--config.study.other_machine", "--config.study.resume=must")
+    study(unfinished, EXACT, *flags, console=console)
+    text = console.export_text()
+    assert "warning: the study began on another machine" in text
+    assert "goes on with 1 stored trials" in text
 
 
 def test_a_workdir_of_another_schema_is_refused(unfinished):
