@@ -1,6 +1,5 @@
 """Trained weights and a fitted predictor on disk, by Orbax, each with a digest beside it."""
 
-import glob
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,8 @@ def save_variables(path: Path, variables: Any) -> None:
       StorageError: it cannot be written.
     """
     with writing(path):
-        # And what a kill left of it under the name that Orbax writes to first.
-        for old in (path, *path.parent.glob(f"{glob.escape(path.name)}.orbax-checkpoint-tmp*")):
-            if old.exists():
-                shutil.rmtree(old)
+        if path.exists():
+            shutil.rmtree(path)
         ocp.save(path.resolve(), variables)
         write_digest(path)
 
