@@ -20,6 +20,7 @@ def get_config():
     config.mode = "recipe"
     config.budget.flops = ""
     config.data.classes = 0
+    config.data.val_images = 0  # it trains on all images and measures on the test split
     config.data.image_size = 352  # FBNetV3-G's resolution is 320
     config.data.transforms = 2  # RandAugment; the paper's final training used AutoAugment
     config.data.strength = 0.9

@@ -1,17 +1,53 @@
-"""The command line of the scripts: a config file and overrides, all checked at once."""
+"""The command line of the scripts: flags, a config file and overrides, all checked at once."""
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from jointnas_jax.config import Config, check_config
-from jointnas_jax.errors import ConfigError, nearest
-from jointnas_jax.rules import QUANTITY, parse_quantity
+from jointnas_jax.errors import (
+    ConfigError,
+    InterruptedStudyError,
+    JointNASError,
+    SpaceError,
+    nearest,
+    one_line,
+    shown,
+)
+from jointnas_jax.rules import PATH, QUANTITY, parse_quantity
+from jointnas_jax.space import read_arch
 
-_LIMIT = 'a number above 0 such as "450M" (units K, M, G)'
+_HELP = ("--help", "-h", "-help", "--helpfull")
+_LIMIT = 'a number above 0 such as "450M" (units K, M, G), up to 1000000G'
+
+
+def run_script(argv: list[str], doc: str, work: Callable[[list[str]], int]) -> int:
+    """Runs a script: shows its help or does its work, and tells what is wrong in one line.
+
+    Args:
+      argv: as `sys.argv`.
+      doc: of the script, shown by `--help`.
+      work: takes `argv` and returns the exit code.
+
+    Returns:
+      The exit code.
+    """
+    if any(a in _HELP for a in argv[1:]):
+        print(doc + "\n" + flags.FLAGS.main_module_help())
+        return 0
+    try:
+        return work(argv)
+    except JointNASError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command starts again", file=sys.stderr)
+        return InterruptedStudyError.exit_code
 
 
 def parse_config(argv: list[str], default_file: str, flag_values: flags.FlagValues) -> Config:
@@ -40,20 +76,37 @@ def parse_config(argv: list[str], default_file: str, flag_values: flags.FlagValu
         raise ConfigError(_one_line(error)) from error
     parse_flags(argv, flag_values)
     config = check_config(holder.value)
-    # A name without suffix may be one of `zoo.py`, which is looked up with the dataset.
-    if Path(config.arch_file).suffix and not Path(config.arch_file).is_file():
-        raise ConfigError(f"`config.arch_file` must be a file, got {config.arch_file!r}")
+    _check_arch_file(config.arch_file)
     return config
 
 
-def parse_flags(argv: list[str], flag_values: flags.FlagValues) -> None:
-    """Parses `argv`, as `sys.argv`, into the flags defined; raises `ConfigError` with one line."""
+def parse_flags(argv: list[str], flag_values: flags.FlagValues, wanted: str = "") -> list[str]:
+    """Parses a command line into the flags defined.
+
+    Args:
+      argv: as `sys.argv`.
+      flag_values: defined flags, parsed here.
+      wanted: what arguments besides flags are; "" where there may be none.
+
+    Returns:
+      The arguments besides flags.
+
+    Raises:
+      ConfigError: with one line, whatever is wrong.
+    """
     try:
-        rest = flag_values(argv)
+        _, *rest = flag_values(argv)
     except Exception as error:  # absl and config_flags raise many kinds
         raise ConfigError(_one_line(error)) from error
-    if len(rest) > 1:
-        raise ConfigError(f"unexpected argument {rest[1]!r}; flags look like --workdir=DIR")
+    if rest and not wanted:
+        raise ConfigError(f"unexpected argument {shown(rest[0])}; flags look like --workdir=DIR")
+    # Nearly all that is text is a path, and nothing else is so long.
+    named = [(f"--{name}", value) for name, value in flag_values.flag_values_dict().items()]
+    for name, text in [*named, *((wanted, argument) for argument in rest)]:
+        of_config = name.startswith("--config")  # whose rules are its own
+        if isinstance(text, str) and not of_config and not PATH.holds(text):
+            raise ConfigError(f"`{name}` must be short text or {PATH.text}, got {shown(text)}")
+    return rest
 
 
 def parse_budgets(flops: Sequence[str], params: Sequence[str]) -> list[dict[str, int]]:
@@ -81,7 +134,7 @@ def parse_budgets(flops: Sequence[str], params: Sequence[str]) -> list[dict[str,
     for name, limits in given.items():
         for text in limits:
             if not text or not QUANTITY.holds(text):
-                raise ConfigError(f"a limit of `--{name}` must be {_LIMIT}, got {text!r}")
+                raise ConfigError(f"a limit of `--{name}` must be {_LIMIT}, got {shown(text)}")
     return [
         {name: parse_quantity(limits[i % len(limits)]) for name, limits in given.items()}
         for i in range(count)
@@ -95,16 +148,16 @@ def _check_path(config: ConfigDict, path: str) -> None:
         key, _, index = part.partition("[")
         if not isinstance(node, Mapping | ConfigDict) or key not in node:
             known = list(node) if isinstance(node, Mapping | ConfigDict) else []
-            raise ConfigError(f"`{seen}` has no key `{key}`{nearest(key, known)}")
+            raise ConfigError(f"`{seen}` has no key `{one_line(key)}`{nearest(key, known)}")
         node, seen = node[key], f"{seen}.{key}"
         if index:
             number = index.rstrip("]")
             if (
-                not number.isdigit()
+                not re.fullmatch(r"[0-9]{1,6}", number)
                 or not isinstance(node, tuple | list)
                 or int(number) >= len(node)
             ):
-                raise ConfigError(f"`{seen}` has no item [{number}]")
+                raise ConfigError(f"`{seen}` has no item [{one_line(number)}]")
             node, seen = node[int(number)], f"{seen}[{number}]"
     if isinstance(node, list):
         raise ConfigError(
@@ -115,7 +168,9 @@ def _check_path(config: ConfigDict, path: str) -> None:
 
 def load_config(file: str, argv: list[str]) -> ConfigDict:
     """Runs `get_config()` of a config file, without overrides."""
-    if not Path(file).is_file():
+    if not PATH.holds(file):
+        raise ConfigError(f"`--config` must be {PATH.text}, got {shown(file)}")
+    if not os.path.isfile(file):
         near = [str(p) for p in sorted(Path(file).parent.glob("*.py"))]
         raise ConfigError(f"config file `{file}` does not exist{nearest(file, near)}")
     try:
@@ -123,7 +178,7 @@ def load_config(file: str, argv: list[str]) -> ConfigDict:
         holder = _define(file, values, argv)
         values(argv)
         config = holder.value
-    except Exception as error:  # a config file is the user's code
+    except (Exception, SystemExit) as error:  # a config file is the user's code
         raise ConfigError(f"config file `{file}` failed: {_one_line(error)}") from error
     if not isinstance(config, ConfigDict):
         raise ConfigError(
@@ -131,6 +186,20 @@ def load_config(file: str, argv: list[str]) -> ConfigDict:
         )
     check_config(config)
     return config
+
+
+def _check_arch_file(name: str) -> None:
+    """Reads the fixed architecture, where it is a file: its mistakes come before JAX does.
+
+    A name without suffix may be one of `zoo.py`, which is looked up with the dataset.
+    """
+    if os.path.isfile(name):
+        try:
+            read_arch(Path(name))
+        except SpaceError as error:
+            raise SpaceError(f"`config.arch_file`: {error}") from error
+    elif Path(name).suffix:
+        raise ConfigError(f"`config.arch_file` must be a file, got {shown(name)}")
 
 
 def _define(file: str, flag_values: flags.FlagValues, argv: list[str]) -> flags.FlagHolder:

@@ -5,16 +5,19 @@ returns an `ml_collections.ConfigDict`. Nothing here imports JAX, so a mistake i
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from jointnas_jax.errors import ConfigError, SpaceError, nearest
+from jointnas_jax.errors import ConfigError, SpaceError, nearest, one_line, shown
 from jointnas_jax.rules import (
     ANY,
+    DATABASE,
     FLAG,
     NAME,
+    PATH,
     POSITIVE,
     QUANTITY,
     RATES,
@@ -74,8 +77,8 @@ class DataConfig:
       strength: of them, from 0 to 1.
     """
 
-    name: str = option("digits", ANY)
-    dir: str = option("", ANY)
+    name: str = option("digits", PATH)
+    dir: str = option("", PATH)
     train_split: str = option("train", ANY)
     test_split: str = option("test", ANY)
     classes: int = option(0, between(0, 1_000_000))
@@ -122,7 +125,7 @@ class TrainConfig:
     program: str = option("auto", one_of("auto", "envelope", "exact"))
     lanes: int = option(0, between(0, 4096))
     data_parallel: str = option("auto", one_of("auto", "always", "never"))
-    teacher: str = option("", ANY)
+    teacher: str = option("", PATH)
     teacher_share: float = option(0.8, between(0, 1))
     fast_compile: bool = option(False, FLAG)
 
@@ -198,6 +201,8 @@ class SearchConfig:
 
     Attributes:
       pool_size: candidates of the quasi-Monte-Carlo pool.
+      start_with_default: train the default candidate first, if it is within the budget, so that the
+        search knows what one would have tried by hand; the paper does not.
       rounds: rounds of the coarse stage.
       per_round: candidates trained in a round.
       propose: from the second round on candidates come from the `evolution`, or from the `pool` as
@@ -211,6 +216,7 @@ class SearchConfig:
     """
 
     pool_size: int = option(4096, between(1, 10_000_000))
+    start_with_default: bool = option(True, FLAG)
     rounds: int = option(4, between(1, 1000))
     per_round: int = option(8, between(1, 100_000))
     propose: str = option("evolution", one_of("evolution", "pool"))
@@ -242,7 +248,7 @@ class StudyConfig:
     seeds: int = option(3, between(1, 1000))
     random_reference: bool = option(True, FLAG)
     devices: int = option(0, between(0, 4096))
-    storage: str = option("", ANY)
+    storage: str = option("", DATABASE)
     resume: str = option("auto", one_of("auto", "must", "never"))
     other_machine: bool = option(False, FLAG)
     checkpoint_minutes: float = option(10.0, at_least(0))
@@ -272,7 +278,7 @@ class Config:
     name: str = option("study", NAME)
     seed: int = option(0, between(0, 2**31 - 1))
     mode: str = option("joint", one_of("joint", "recipe", "arch"))
-    arch_file: str = option("", ANY)
+    arch_file: str = option("", PATH)
     budget: BudgetConfig = dataclasses.field(default_factory=BudgetConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     space: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -312,6 +318,11 @@ def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
             "`config.arch_file` fixes the architecture of mode `recipe`, but "
             f"`config.mode` is `{checked.mode}`; add --config.mode=recipe"
         )
+    if checked.train.dtype == "bfloat16" and checked.train.lowering == "matmul":
+        raise ConfigError(
+            "`config.train.lowering` = `matmul` sums up in the dtype of the maps, and bfloat16 is "
+            "too coarse for it; use `auto` or `conv` with `config.train.dtype` = `bfloat16`"
+        )
     return checked
 
 
@@ -327,10 +338,10 @@ def _check_default(config: Config) -> None:
 def _check_section(kind: type, section: Any, path: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if not isinstance(section, Mapping | ConfigDict):
-        raise ConfigError(f"`{path}` must be a section with {sorted(fields)}, got {section!r}")
+        raise ConfigError(f"`{path}` must be a section with {list(fields)}, got {shown(section)}")
     for key in section:
         if key not in fields:
-            raise ConfigError(f"`{path}` has no key `{key}`{nearest(key, fields)}")
+            raise ConfigError(f"`{path}` has no key `{one_line(key)}`{nearest(key, fields)}")
     values = {}
     for key, field in fields.items():
         value, here = section.get(key, None), f"{path}.{key}"
@@ -341,21 +352,21 @@ def _check_section(kind: type, section: Any, path: str) -> Any:
         elif "rule" in field.metadata:
             values[key] = _check_value(field, value, here)
         elif not isinstance(value, Mapping | ConfigDict):
-            raise ConfigError(f"`{here}` must be a dict, got {value!r}")
+            raise ConfigError(f"`{here}` must be a dict, got {shown(value)}")
         else:
             values[key] = value.to_dict() if isinstance(value, ConfigDict) else dict(value)
     return kind(**values)
 
 
 def _check_value(field: dataclasses.Field, value: Any, path: str) -> Any:
-    rule, kind = field.metadata["rule"], field.type
+    rule, kind, given = field.metadata["rule"], field.type, value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**1000 else math.nan  # which no rule allows
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(
-            f"`{path}` must be of type {kind.__name__}, got {value!r} of type "
-            f"{type(value).__name__}"
+            f"`{path}` must be of type {kind.__name__}, got {shown(given)} of type "
+            f"{type(given).__name__}"
         )
     if not rule.holds(value):
-        raise ConfigError(f"`{path}` must be {rule.text}, got {value!r}")
+        raise ConfigError(f"`{path}` must be {rule.text}, got {shown(given)}")
     return value

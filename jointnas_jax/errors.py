@@ -4,13 +4,25 @@ A message is one line: it names the thing, states the rule, shows the value and 
 """
 
 import difflib
+import re
+import reprlib
 from collections.abc import Iterable
+from typing import Any
+
+# Characters of a message; more of them hide what it says.
+_LONGEST = 1000
 
 
 class JointNASError(Exception):
     """Base of all errors a user can cause; scripts print the message and exit with `exit_code`."""
 
     exit_code = 1
+
+    def __init__(self, message: object = ""):
+        text, half = str(message), _LONGEST // 2 - 5
+        if len(text) > _LONGEST:  # the ends say most: what it is, and the fix
+            text = f"{text[:half]} ... {text[-half:]}"
+        super().__init__(_printable(text))
 
 
 class InputError(JointNASError):
@@ -44,7 +56,10 @@ class StudyError(JointNASError):
 
 
 class StorageError(JointNASError):
-    """Something cannot be written, for instance because the disk is full; what is stored stays."""
+    """Something cannot be written, for instance because the disk is full, or no longer be read.
+
+    What is stored stays.
+    """
 
 
 class InterruptedStudyError(JointNASError):
@@ -69,15 +84,49 @@ class BusyError(JointNASError):
 
 
 def one_line(foreign: object) -> str:
-    """Returns text from a foreign file or library as one printable line of at most 200."""
-    text = " ".join(str(foreign).split())[:200]
-    return "".join(c if c.isprintable() else "?" for c in text)
+    """Returns text from a foreign file or library as one printable line of at most 200.
+
+    An exception without a message gives its name.
+    """
+    text = _text(foreign) or (type(foreign).__name__ if isinstance(foreign, Exception) else "")
+    return _printable(" ".join(text.split())[:200])
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def shown(value: Any) -> str:
+    """Returns a value as messages show it: shortened, whatever it is, and without a password."""
+    return re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", _SHORT.repr(value))
+
+
+def nearest(word: object, known: Iterable[object]) -> str:
     """Returns a hint such as "; did you mean `pool_size`?", or all known words if none is near."""
-    known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
+    known = sorted(map(_text, known))
+    near = difflib.get_close_matches(_text(word)[:100], known, n=2, cutoff=0.6)
     if near:
         return "; did you mean " + " or ".join(f"`{n}`" for n in near) + "?"
     return "; known: " + ", ".join(f"`{k}`" for k in known)
+
+
+class _Short(reprlib.Repr):
+    """`repr` of some characters and some levels; the built-in one can be endless, or fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxtuple = self.maxlist = self.maxdict = self.maxset = self.maxfrozenset = 16
+        self.maxstring = self.maxother = 120
+
+    def repr_int(self, value: int, level: int) -> str:
+        """Python refuses to write integers of some thousand digits."""
+        bits = value.bit_length()
+        return repr(value) if bits < 256 else f"an integer of {bits} bits"
+
+
+_SHORT = _Short()
+
+
+def _text(value: object) -> str:
+    return _SHORT.repr(value) if isinstance(value, int) else str(value)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)

@@ -2,14 +2,17 @@
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from jointnas_jax.errors import ConfigError
+from jointnas_jax.errors import ConfigError, shown
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+# Far above the cost of any network, far below what 64 bits hold.
+_LARGEST_QUANTITY = 10**15
 
 
 class Rule(NamedTuple):
@@ -39,14 +42,56 @@ def _rates(v: tuple) -> bool:
 
 
 def _quantity_holds(v: str) -> bool:
-    return not v or _QUANTITY.fullmatch(v) is not None and parse_quantity(v) > 0
+    return not v or 0 < (_read_quantity(v) or 0) <= _LARGEST_QUANTITY
 
 
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)", re.IGNORECASE)
+def _read_quantity(text: str) -> int | None:
+    if (match := _QUANTITY.fullmatch(text.strip())) is None:
+        return None
+    number, unit = match.groups()
+    return round(Decimal(number) * UNITS[unit.upper()])
+
+
+def _is_path(v: str) -> bool:
+    try:
+        path = os.fsencode(v)
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in path and len(path) <= 3000 and max(map(len, path.split(b"/"))) <= 255
+
+
+def _is_database(v: str) -> bool:
+    if not v:
+        return True
+    import sqlalchemy  # takes a while, and few name a database
+
+    try:
+        url = sqlalchemy.make_url(v)
+        dialect = url.get_dialect()
+    except (sqlalchemy.exc.ArgumentError, ImportError, ValueError):
+        return False
+    if url.drivername == "sqlite":
+        file = url.database or ""
+        in_memory = not file or file.startswith((":", "file:"))
+        return not in_memory and _is_path(file) and not url.host and not url.query
+    server = dialect.name in ("postgresql", "mysql") and not dialect.is_async
+    return server and (url.port is None or 0 < url.port < 2**16)
+
+
+_QUANTITY = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*([KMG]?)", re.IGNORECASE)
 ANY = Rule("any text", lambda v: True)
 POSITIVE = Rule("above 0", lambda v: 0 < v < math.inf)
 RATES = Rule("two probabilities (best parent, worst parent)", _rates)
-QUANTITY = Rule('a number such as "1.5M" (units K, M, G), or "" for no limit', _quantity_holds)
+QUANTITY = Rule(
+    'a number such as "1.5M" (units K, M, G) from 1 to 1000000G, or "" for no limit',
+    _quantity_holds,
+)
+PATH = Rule("a path: no NUL, at most 255 bytes between slashes and 3,000 in all", _is_path)
+DATABASE = Rule(
+    "a database as SQLAlchemy names it, such as `postgresql://host/name` or `sqlite:///FILE`, "
+    'not in memory, or "" for a file in the workdir',
+    _is_database,
+)
 FLAG = Rule("true or false", lambda v: True)
 NAME = Rule(
     "1 to 64 letters, digits, `_`, `-` or `.`, starting with a letter or digit",
@@ -61,10 +106,12 @@ def option(default: Any, rule: Rule) -> Any:
 
 def parse_quantity(text: str) -> int:
     """Reads "1.5M" as 1,500,000; units K, M and G; raises `ConfigError` if that is not possible."""
-    if (match := _QUANTITY.fullmatch(text.strip())) is None:
-        raise ConfigError(f'{text!r} must be a number such as "1.5M" (units K, M, G)')
-    number, unit = match.groups()
-    return round(float(number) * UNITS[unit.upper()])
+    number = _read_quantity(text)
+    if number is None or number > _LARGEST_QUANTITY:
+        raise ConfigError(
+            f'{shown(text)} must be a number such as "1.5M" (units K, M, G) up to 1000000G'
+        )
+    return number
 
 
 def quantity(number: int) -> str:

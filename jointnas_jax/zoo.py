@@ -6,6 +6,7 @@
 FLOPs and params equal the published figures to the digit (`nets/cost.py`).
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,6 +134,6 @@ def find(name: str, plain_padding: bool = False) -> ArchSpec:
     """
     if name in NAMES:
         return fbnetv3(name[-1], plain_padding=plain_padding)
-    if name.endswith(".json") or Path(name).is_file():
+    if name.endswith(".json") or os.path.isfile(name):
         return read_arch(Path(name))
     raise SpaceError(f"there is no network and no file `{name}`{nearest(name, NAMES)}")

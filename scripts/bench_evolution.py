@@ -11,9 +11,11 @@ import os
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from jointnas_jax.bench import evolution as bench
+from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.errors import ConfigError, nearest
 
 POPULATION = flags.DEFINE_integer("population", 1000, "Survivors of a generation.", 2)
 CHILDREN = flags.DEFINE_integer("children_per_parent", 16, "Children of each.", 1)
@@ -25,14 +27,13 @@ OUT = flags.DEFINE_string("out", "", "JSON file for the results.")
 _NEEDS = {"numpy+torch": "torch", "pymoo": "pymoo"}
 
 
-def main(_: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the comparison; returns the exit code."""
+    parse_flags(argv, flags.FLAGS)
     names = []
     for name in NAMES.value:
         if name not in bench.CONTESTANTS:
-            known = ", ".join(bench.CONTESTANTS)
-            print(f"error: there is no contestant `{name}`; known: {known}", file=sys.stderr)
-            return 2
+            raise ConfigError(f"there is no contestant `{name}`{nearest(name, bench.CONTESTANTS)}")
         if name in _NEEDS and importlib.util.find_spec(_NEEDS[name]) is None:
             print(f"{_NEEDS[name]} is not installed (pip install -e '.[bench]'): left out.")
             continue
@@ -60,4 +61,4 @@ def main(_: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(run_script(sys.argv, __doc__, main))

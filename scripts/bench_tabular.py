@@ -12,10 +12,11 @@ import json
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from jointnas_jax.bench import tables
-from jointnas_jax.errors import JointNASError
+from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.errors import ConfigError, shown
 from jointnas_jax.rules import parse_quantity
 
 DATA = flags.DEFINE_string("data", "", "Folder of NAS-Bench-Macro's JSON file.")
@@ -72,18 +73,14 @@ COMMANDS = {"predictor": predictor, "search": search}
 
 def main(argv: list[str]) -> int:
     """Runs a comparison; returns the exit code."""
-    if len(argv) != 2 or argv[1] not in COMMANDS:
-        print(f"error: name one of {', '.join(COMMANDS)}, got {argv[1:]}", file=sys.stderr)
-        return 2
-    try:
-        report = COMMANDS[argv[1]]()
-    except JointNASError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    names = parse_flags(argv, flags.FLAGS, "the comparison")
+    if len(names) != 1 or names[0] not in COMMANDS:
+        raise ConfigError(f"name one of {', '.join(COMMANDS)}, got {shown(names)}")
+    report = COMMANDS[names[0]]()
     if OUT.value:
         Path(OUT.value).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(run_script(sys.argv, __doc__, main))

@@ -8,9 +8,10 @@ import json
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from jointnas_jax.errors import JointNASError, ModelError, one_line
+from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.errors import ModelError, one_line
 
 MODEL = flags.DEFINE_string("model", "", "Workdir of a study, or folder of import_weights.py.")
 TOP = flags.DEFINE_integer("top", 5, "Classes to name, most probable first.", 1)
@@ -19,28 +20,25 @@ JSON = flags.DEFINE_bool("json", False, "Print JSON instead of text.")
 
 def main(argv: list[str]) -> int:
     """Classifies all files; returns the exit code."""
+    files = parse_flags(argv, flags.FLAGS, "an image file")
     logging.set_verbosity(logging.ERROR)
-    try:
-        if not MODEL.value or len(argv) < 2:
-            raise ModelError("give a model and image files, as in --model=runs/digits a.png b.png")
-        # Only now: the import below takes seconds.
-        from jointnas_jax.study.model import load_model
+    if not MODEL.value or not files:
+        raise ModelError("give a model and image files, as in --model=runs/digits a.png b.png")
+    # Only now: the import below takes seconds.
+    from jointnas_jax.study.model import load_model
 
-        model, found = load_model(Path(MODEL.value)), []
-        for file in argv[1:]:
-            classes = model.classify(Path(file), TOP.value)
-            found.append({"image": file, "classes": classes})
-            if not JSON.value:
-                print(file)
-                for c in classes:
-                    print(f"  {c['probability']:7.2%}  {one_line(c['label'])}", flush=True)
-    except JointNASError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    model, found = load_model(Path(MODEL.value)), []
+    for file in files:
+        classes = model.classify(Path(file), TOP.value)
+        found.append({"image": file, "classes": classes})
+        if not JSON.value:
+            print(file)
+            for c in classes:
+                print(f"  {c['probability']:7.2%}  {one_line(c['label'])}", flush=True)
     if JSON.value:
         print(json.dumps(found, indent=1))
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(run_script(sys.argv, __doc__, main))

@@ -10,10 +10,11 @@ import json
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from jointnas_jax import zoo
-from jointnas_jax.errors import ConfigError, JointNASError, WorkdirError
+from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.errors import ConfigError, WorkdirError, shown
 from jointnas_jax.nets.cost import count
 from jointnas_jax.nets.scaling import scale, scale_to
 from jointnas_jax.report.architecture import print_arch
@@ -33,23 +34,21 @@ OUT = flags.DEFINE_string("out", "", "Write the network to this JSON file.")
 
 def main(argv: list[str]) -> int:
     """Prints one network; returns the exit code."""
-    try:
-        if len(argv) != 2:
-            raise ConfigError(f"name one network or candidate file, got {argv[1:]}")
-        arch = zoo.find(argv[1], PLAIN.value)
-        arch = scale(arch, WIDTH.value, DEPTH.value, RESOLUTION.value)
-        if SCALE_TO.value:
-            arch = scale_to(arch, parse_quantity(SCALE_TO.value))
-        if JSON.value:
-            costs = dataclasses.asdict(count(arch))
-            print(json.dumps({"name": argv[1], **costs, "arch": arch.to_dict()}, indent=1))
-        else:
-            print_arch(argv[1], arch)
-        if OUT.value:
-            write(Path(OUT.value), arch)
-    except JointNASError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    names = parse_flags(argv, flags.FLAGS, "the network")
+    if len(names) != 1:
+        raise ConfigError(f"name one network or candidate file, got {shown(names)}")
+    (name,) = names
+    arch = zoo.find(name, PLAIN.value)
+    arch = scale(arch, WIDTH.value, DEPTH.value, RESOLUTION.value)
+    if SCALE_TO.value:
+        arch = scale_to(arch, parse_quantity(SCALE_TO.value))
+    if OUT.value:
+        write(Path(OUT.value), arch)
+    if JSON.value:
+        costs = dataclasses.asdict(count(arch))
+        print(json.dumps({"name": name, **costs, "arch": arch.to_dict()}, indent=1))
+    else:
+        print_arch(name, arch)
     return 0
 
 
@@ -62,4 +61,4 @@ def write(path: Path, arch: ArchSpec) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(run_script(sys.argv, __doc__, main))

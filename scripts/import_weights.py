@@ -6,9 +6,10 @@ python scripts/import_weights.py --model=fbnetv3_b --weights=model.safetensors -
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from jointnas_jax.errors import JointNASError, ModelError
+from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.errors import ModelError
 
 MODEL = flags.DEFINE_string("model", "", "fbnetv3_b, fbnetv3_d or fbnetv3_g.")
 WEIGHTS = flags.DEFINE_string("weights", "", "Safetensors file.")
@@ -19,25 +20,20 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the imported model in
 
 def main(argv: list[str]) -> int:
     """Imports one file; returns the exit code."""
+    parse_flags(argv, flags.FLAGS)
     logging.set_verbosity(logging.ERROR)
-    try:
-        if len(argv) > 1:
-            raise ModelError(f"unexpected argument {argv[1]!r}; flags look like --weights=FILE")
-        for flag in (MODEL, WEIGHTS):
-            if not flag.value:
-                raise ModelError(f"give --{flag.name}=; see --help")
-        # Only now: the imports below take seconds.
-        from jointnas_jax.nets.cost import count
-        from jointnas_jax.study.model import save_model
-        from jointnas_jax.study.published import import_timm
+    for flag in (MODEL, WEIGHTS):
+        if not flag.value:
+            raise ModelError(f"give --{flag.name}=; see --help")
+    # Only now: the imports below take seconds.
+    from jointnas_jax.nets.cost import count
+    from jointnas_jax.study.model import save_model
+    from jointnas_jax.study.published import import_timm
 
-        labels = Path(LABELS.value) if LABELS.value else None
-        model = import_timm(MODEL.value, Path(WEIGHTS.value), labels)
-        folder = Path(OUT.value or Path("runs") / MODEL.value)
-        save_model(model, folder, OVERWRITE.value)
-    except JointNASError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    labels = Path(LABELS.value) if LABELS.value else None
+    model = import_timm(MODEL.value, Path(WEIGHTS.value), labels)
+    folder = Path(OUT.value or Path("runs") / MODEL.value)
+    save_model(model, folder, OVERWRITE.value)
     arch = model.arch
     print(
         f"wrote {folder}: {MODEL.value}, {arch.num_classes} classes, images of {arch.resolution} x "
@@ -48,4 +44,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(run_script(sys.argv, __doc__, main))

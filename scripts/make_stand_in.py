@@ -1,16 +1,19 @@
 """Writes a small dataset in the form of ImageNet, for trying out the ImageNet configs without it.
 
-python scripts/make_stand_in.py --dir=DIR/fashion_mnist/3.0.1 --out=stand_in --train=2000
+python scripts/make_stand_in.py --source=DIR/sign_digits --out=stand_in --train=1600
 """
 
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from jointnas_jax.errors import DataError, JointNASError
+from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.errors import DataError
 
-DIR = flags.DEFINE_string("dir", "", "Prepared TFDS folder to take images from; default digits.")
+SOURCE = flags.DEFINE_string(
+    "source", "", "Prepared TFDS folder to take images from, all of one size; default digits."
+)
 OUT = flags.DEFINE_string("out", "", "Folder that will hold `imagenet2012`.")
 TRAIN = flags.DEFINE_integer("train", 2000, "Training images, at most.", 2)
 VALIDATION = flags.DEFINE_integer("validation", 500, "Validation images, at most.", 2)
@@ -18,26 +21,24 @@ VALIDATION = flags.DEFINE_integer("validation", 500, "Validation images, at most
 
 def main(argv: list[str]) -> int:
     """Writes the dataset; returns the exit code."""
+    parse_flags(argv, flags.FLAGS)
     logging.set_verbosity(logging.ERROR)
+    if not OUT.value:
+        raise DataError("give the folder to write into, as in --out=stand_in")
+    # Only now: the imports below take seconds.
     import tensorflow_datasets as tfds
 
     from jointnas_jax.data.source import open_dataset
     from jointnas_jax.data.stand_in import make_stand_in
 
     tfds.disable_progress_bar()
-    try:
-        if len(argv) > 1 or not OUT.value:
-            raise DataError("give the folder to write into, as in --out=stand_in")
-        dataset = open_dataset(dict(name="digits", dir=DIR.value, image_size=0))
-        first = lambda split, count: dataset.load(f"{split}[:{min(count, dataset.count(split))}]")
-        train, validation = first("train", TRAIN.value), first("test", VALIDATION.value)
-        folder = make_stand_in(Path(OUT.value), train, validation, dataset.num_classes)
-    except JointNASError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    dataset = open_dataset(dict(name="digits", dir=SOURCE.value, image_size=0))
+    first = lambda split, count: dataset.load(f"{split}[:{min(count, dataset.count(split))}]")
+    train, validation = first("train", TRAIN.value), first("test", VALIDATION.value)
+    folder = make_stand_in(Path(OUT.value), train, validation, dataset.num_classes)
     print(f"wrote {folder}: {len(train)} and {len(validation)} images of {dataset.name}")
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(run_script(sys.argv, __doc__, main))

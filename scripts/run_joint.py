@@ -8,8 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jointnas_jax.command_line import parse_config
-from jointnas_jax.errors import JointNASError
+from jointnas_jax.command_line import parse_config, run_script
 from jointnas_jax.study.interrupt import Interrupt, run_interruptible
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
@@ -21,14 +20,7 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the study that the wo
 
 def main(argv: list[str]) -> int:
     """Runs one study; returns the exit code."""
-    if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv[1:]):
-        print(__doc__ + "\n" + flags.FLAGS.main_module_help())
-        return 0
-    try:
-        return run_interruptible(lambda interrupt: _work(argv, interrupt))
-    except JointNASError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    return run_interruptible(lambda interrupt: _work(argv, interrupt))
 
 
 def _work(argv: list[str], interrupt: Interrupt) -> int:
@@ -41,4 +33,4 @@ def _work(argv: list[str], interrupt: Interrupt) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(run_script(sys.argv, __doc__, main))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from absl import flags
 
-from jointnas_jax.command_line import parse_budgets, parse_flags
-from jointnas_jax.errors import ConfigError, JointNASError
+from jointnas_jax.command_line import parse_budgets, parse_flags, run_script
+from jointnas_jax.errors import ConfigError
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a finished study.")
 FLOPS = flags.DEFINE_list("flops", [], "Limits of the FLOPs, such as 450M,550M.")
@@ -25,23 +25,16 @@ OUT = flags.DEFINE_string("out", "", "Folder for what is found; default the work
 
 def main(argv: list[str]) -> int:
     """Searches for all budgets; returns the exit code."""
-    if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv[1:]):
-        print(__doc__ + "\n" + flags.FLAGS.main_module_help())
-        return 0
-    try:
-        parse_flags(argv, flags.FLAGS)
-        if not WORKDIR.value:
-            raise ConfigError("name the folder of a finished study, such as --workdir=runs/digits")
-        budgets = parse_budgets(FLOPS.value, PARAMS.value)
-        # Only now: the imports below take seconds, and an error should not.
-        from jointnas_jax.study.main import run_budgets
+    parse_flags(argv, flags.FLAGS)
+    if not WORKDIR.value:
+        raise ConfigError("name the folder of a finished study, such as --workdir=runs/digits")
+    budgets = parse_budgets(FLOPS.value, PARAMS.value)
+    # Only now: the imports below take seconds, and an error should not.
+    from jointnas_jax.study.main import run_budgets
 
-        out = Path(OUT.value or WORKDIR.value)
-        return run_budgets(Path(WORKDIR.value), budgets, out, SEED.value)
-    except JointNASError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    out = Path(OUT.value or WORKDIR.value)
+    return run_budgets(Path(WORKDIR.value), budgets, out, SEED.value)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(run_script(sys.argv, __doc__, main))

@@ -6,10 +6,10 @@ from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jointnas_jax.command_line import parse_config
+from jointnas_jax.command_line import parse_config, run_script
 from jointnas_jax.config import Config, check_config, default_config
-from jointnas_jax.errors import ConfigError, InputError
-from jointnas_jax.rules import parse_quantity, quantity
+from jointnas_jax.errors import ConfigError, InputError, shown
+from jointnas_jax.rules import DATABASE, parse_quantity, quantity
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DIGITS = str(CONFIGS / "digits.py")
@@ -85,6 +85,21 @@ def test_overrides_reach_their_key():
         (["--config.arch_file=x.json"], "add --config.mode=recipe"),
         (["--config.mode=recipe", "--config.arch_file=x.json"], "must be a file, got 'x.json'"),
         (["--confg.seed=1"], "confg"),
+        ([f"--config={'x' * 300}"], "`--config` must be a path"),
+        ([f"--config.data.dir={'x' * 300}"], "`config.data.dir` must be a path"),
+        ([f"--config.data.name={'x' * 300}"], "`config.data.name` must be a path"),
+        ([f"--config.train.teacher={'x/' * 2000}"], "`config.train.teacher` must be a path"),
+        (
+            ["--config.mode=recipe", f"--config.arch_file={'x' * 300}.json"],
+            "`config.arch_file` must be a path",
+        ),
+        (["--config.data.dir=a\0b"], "`config.data.dir` must be a path: no NUL"),
+        ([f"--config.budget.flops={'9' * 400}"], "`config.budget.flops` must be .*, got '999"),
+        ([f"--config.budget.flops={'9' * 400}G"], "`config.budget.flops` must be"),
+        (["--config.budget.params=1000001G"], "`config.budget.params` must be"),
+        ([f"--config.study.trial_minutes=1{'0' * 400}"], "`config.study.trial_minutes` must be"),
+        (["--config.space.stem.channels=(1,1000000000000)"], "`stem_channels` .* 4,096 values"),
+        (["--config.train.dtype=bfloat16", "--config.train.lowering=matmul"], "use `auto` or `c"),
         (["stray"], "unexpected argument 'stray'"),
     ],
 )
@@ -105,6 +120,14 @@ def test_a_bad_command_line_is_one_clear_line(arguments, message):
         ("raise ValueError('broken\\nhere')", "failed: ValueError: broken here"),
         ("config.space = dict(resolution=8)", r"`space` lacks \['stem', 'stages', 'head'\]"),
         ("config.space = 3", "config"),
+        ("config.space.stem[3] = 4", "config"),
+        ("config.space = {3: 4}", "`space` has no entry `3`"),
+        ("config.default = {3: 4}", "no entry|lacks"),
+        ("config.study.trial_minutes = 10**400", "failed: .*too large"),
+        ("config.seed = 10**5000", "failed: .*digits"),
+        ("config.space = dict(resolution=10**5000)", "failed: .*digits"),
+        ("config.seed = None", "config"),
+        ("raise SystemExit(7)", "failed: 7"),
     ],
 )
 def test_a_bad_config_file_is_one_clear_line(tmp_path, body, message):
@@ -116,6 +139,79 @@ def test_a_bad_config_file_is_one_clear_line(tmp_path, body, message):
     with pytest.raises(InputError, match=message) as error:
         parse(f"--config={file}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "good"),
+    [
+        ("", True),
+        ("postgresql://user@host:5432/name", True),
+        ("postgresql+psycopg2:///name", True),
+        ("mysql://host/name", True),
+        ("sqlite:///runs/trials.db", True),
+        ("sqlite:////runs/trials.db", True),
+        ("sqlite://", False),
+        ("sqlite:///:memory:", False),
+        ("sqlite:///file::memory:?uri=true", False),
+        ("sqlite:///trials.db?mode=memory", False),
+        ("sqlite://host/trials.db", False),
+        (f"sqlite:///{'x' * 300}", False),
+        ("sqlite:///a\0b", False),
+        ("sqlite+aiosqlite:///trials.db", False),
+        ("postgresql://host:abc/name", False),
+        ("postgresql://host:70000/name", False),
+        ("postgresql+asyncpg://host/name", False),
+        ("postgresql+nosuch://host/name", False),
+        ("nosuch://host/name", False),
+        ("oracle://host/name", False),
+        ("trials.db", False),
+        ("://", False),
+    ],
+)
+def test_a_database_is_checked_before_anything_loads(url, good):
+    assert DATABASE.holds(url) == good
+
+
+def test_a_password_is_not_shown():
+    with pytest.raises(ConfigError, match=r"postgresql://me:\*\*\*@host:x/y") as error:
+        parse("--config.study.storage=postgresql://me:secret@host:x/y")
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000, b"{}", b"", None])
+def test_a_bad_architecture_file_is_found_with_the_config(tmp_path, content):
+    file = tmp_path / "a.json"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(InputError, match=r"`config.arch_file`.*a\.json") as error:
+        parse("--config.mode=recipe", f"--config.arch_file={file}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_script_tells_what_is_wrong_in_one_line(capsys):
+    def fail(error):
+        def work(argv):
+            raise error
+
+        return run_script(["script"], "Does things.", work), capsys.readouterr()
+
+    code, told = fail(ConfigError("this\nand that"))
+    assert (code, told.out, told.err) == (2, "", "error: this and that\n")
+    code, told = fail(KeyboardInterrupt())
+    assert (code, told.out, told.err.count("\n")) == (3, "", 1)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 10**6, 10**5000, [[[[[[[1]]]]]]] * 100, "\n\x1b[2J", {3: {4: object()}}],
+    ids=["text", "integer", "nested", "control", "object"],
+)
+def test_shown_values_and_messages_are_short_lines(value):
+    error = ConfigError(f"`key` must be a number, got {shown(value)}; use 3")
+    assert str(error).startswith("`key` must be a number, got ")
+    assert str(error).endswith("; use 3")
+    assert len(str(error)) < 1000
+    assert str(error).isprintable()
+    assert len(str(ConfigError("y" * 10**6))) <= 1000
 
 
 def test_the_default_config_lacks_only_a_space():

@@ -25,7 +25,8 @@ class Augmentation(NamedTuple):
       crop_padding: pixels by which a stored image may shift, edges repeated; 0 is off.
       flip: mirror left-right with probability 1/2.
       min_area: smallest share of the image's area that a random crop keeps, at an aspect ratio
-        from 3/4 to 4/3, resized to the network's resolution (Inception's crop); 1 is off.
+        from 3/4 to 4/3, less where a side would be longer than the image's, resized to the
+        network's resolution (Inception's crop); 1 is off.
       transforms: of RandAugment, for each image.
       strength: of them, from 0 to 1.
     """
@@ -113,7 +114,9 @@ def _boxes(key: jax.Array, shape: tuple[int, ...], min_area: float) -> jax.Array
     """Draws `float32[*shape, 4]`, see `EpochPlan`. The key is consumed."""
     area_key, ratio_key, corner_key = jax.random.split(key, 3)
     area = jax.random.uniform(area_key, shape, minval=min_area, maxval=1.0)
-    log_ratio = jax.random.uniform(ratio_key, shape, minval=-1.0, maxval=1.0) * math.log(4 / 3)
+    # As far from a square as both sides fit: cut off sides would leave less area than was drawn.
+    widest = jnp.minimum(math.log(4 / 3), -jnp.log(area))
+    log_ratio = jax.random.uniform(ratio_key, shape, minval=-1.0, maxval=1.0) * widest
     half = jnp.exp(log_ratio / 2)
     sides = jnp.minimum(jnp.sqrt(area)[..., None] * jnp.stack([1 / half, half], -1), 1.0)
     corners = jax.random.uniform(corner_key, (*shape, 2)) * (1 - sides)

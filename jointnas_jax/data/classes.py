@@ -1,12 +1,7 @@
 """A random choice of a dataset's classes, as the paper searches on 200 of ImageNet's."""
 
-import hashlib
-from typing import Any
-
 import numpy as np
-import tensorflow_datasets as tfds
 
-from jointnas_jax.data.digits import cache_dir
 from jointnas_jax.errors import DataError
 
 
@@ -21,27 +16,15 @@ def choose_classes(num_classes: int, count: int, seed: int) -> tuple[int, ...]:
     return tuple(sorted(drawn.tolist()))
 
 
-def read_labels(builder: tfds.core.DatasetBuilder, split: str, image: str, label: str) -> Any:
-    """Reads the labels of a split, `int32[N]`, without decoding its images.
-
-    All records have to be read for it, so they are kept in the cache folder.
+def places_of(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the classes each label is, and which labels are none of them.
 
     Args:
-      builder: of the dataset.
-      split: expression.
-      image: name of the image feature.
-      label: name of the label feature.
+      labels: `int64[N]`, as stored.
+      classes: `int64[L]`, ascending.
+
+    Returns:
+      `int32[N]` in `range(L)`, and `int64[...]`, the places in `labels` where they mean nothing.
     """
-    info = builder.info.splits[split]
-    name = f"{builder.data_path} {split} {info.num_examples}"
-    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-    file = cache_dir() / "labels" / f"{builder.info.name}-{digest}.npy"
-    if file.exists():
-        return np.load(file)
-    source = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
-    labels = np.fromiter((example[label] for example in source), np.int32, len(source))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".tmp.npy")
-    np.save(partial, labels)
-    partial.replace(file)
-    return labels
+    places = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
+    return places.astype(np.int32), np.flatnonzero(classes[places] != labels)

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,15 +9,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from jointnas_jax.data.cache import cache_dir
+from jointnas_jax.errors import DataError, one_line
+
 NAME, VERSION = "digits", "1.0.0"
 TEST_IMAGES = 360  # of 1,797, drawn once with the seed below
 _SPLIT_SEED = 0
-
-
-def cache_dir() -> Path:
-    """Folder for datasets and compiled programs: `$XDG_CACHE_HOME/jointnas_jax`."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "jointnas_jax"
 
 
 class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -61,9 +57,19 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def prepare_digits() -> Path:
-    """Writes the dataset into the cache if it is not there; returns its folder."""
+    """Writes the dataset into the cache if it is not there; returns its folder.
+
+    Raises:
+      DataError: it cannot be written.
+    """
     root = cache_dir() / "tfds"
-    builder = Digits(data_dir=root, file_format="array_record")
-    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of a download; there is none
-        builder.download_and_prepare()
+    try:
+        builder = Digits(data_dir=root, file_format="array_record")
+        with contextlib.redirect_stdout(io.StringIO()):  # it speaks of a download; there is none
+            builder.download_and_prepare()
+    except OSError as error:
+        raise DataError(
+            f"`{NAME}` cannot be written into the cache `{root}` ({one_line(error)}); name a "
+            "folder that can be with the variable XDG_CACHE_HOME"
+        ) from error
     return Path(builder.data_dir)

@@ -5,11 +5,12 @@ then on. Of a larger one, images are decoded when they are needed.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
-import functools
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,12 +18,14 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jointnas_jax.config import DataConfig
-from jointnas_jax.data import digits
-from jointnas_jax.data.classes import choose_classes, read_labels
-from jointnas_jax.errors import DataError, nearest
+from jointnas_jax.data.cache import remembered
+from jointnas_jax.data.classes import choose_classes, places_of
+from jointnas_jax.data.prepared import prepared_folder
+from jointnas_jax.errors import DataError, one_line
 
-_INFO_FILE = "dataset_info.json"
 _READ_AT_ONCE = 256
+# A check of so many images takes a while, which is worth a line.
+_MANY = 50_000
 
 
 class Images(Protocol):
@@ -63,19 +66,47 @@ class SplitOnDisk:
         self._source = dataset.open_split(split)
         self._rows = dataset.rows(split)
         self._pool = concurrent.futures.ThreadPoolExecutor()
+        if not len(self):
+            raise DataError(f"split `{split}` of `{dataset.name}` has no examples of the classes")
 
     def __len__(self) -> int:
         return len(self._source) if self._rows is None else len(self._rows)
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Decodes images; raises `DataError` as `ImageDataset.load` does."""
-        flat = np.ravel(indices)
-        flat = flat if self._rows is None else self._rows[flat]
-        pieces = np.array_split(flat, -(-len(flat) // _READ_AT_ONCE))
-        decode = functools.partial(self._dataset.decode, self._source, self._split)
-        images, labels = zip(*self._pool.map(decode, pieces), strict=True)
+        images, labels = zip(*self._pool.map(self._decode, self._pieces(indices)), strict=True)
         images, labels = np.concatenate(images), np.concatenate(labels)
         return images.reshape(*indices.shape, *images.shape[1:]), labels.reshape(indices.shape)
+
+    def check(self) -> None:
+        """Decodes every image once; raises `DataError` as `ImageDataset.load` does.
+
+        A core decodes 2,000 to 4,000 images a second (ImageNet: minutes), so the cache remembers
+        for which files that was done.
+        """
+        key = self._dataset.identity(self._split, decoded=True)
+        remembered("checked", key, self._classes_found)
+
+    def _classes_found(self) -> np.ndarray:
+        """The classes of all images, which are decoded for it: `int32[...]`."""
+        if len(self) >= _MANY:
+            print(f"  checking {len(self):,} images of `{self._split}`, once", file=sys.stderr)
+        labels_of = lambda piece: np.unique(self._decode(piece)[1])
+        found = set()
+        for labels in self._pool.map(labels_of, self._pieces(np.arange(len(self)))):
+            found.update(labels.tolist())
+        classes = np.array(sorted(found), np.int32)
+        self._dataset.check_classes(classes, self._split)
+        return classes
+
+    def _pieces(self, indices: np.ndarray) -> list[np.ndarray]:
+        """The examples at `indices: int[...]`, in pieces to decode at once: `int[n]` each."""
+        flat = np.ravel(indices)
+        flat = flat if self._rows is None else self._rows[flat]
+        return np.array_split(flat, -(-len(flat) // _READ_AT_ONCE))
+
+    def _decode(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self._dataset.decode(self._source, self._split, rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,31 +142,34 @@ class ImageDataset:
         """
         on_disk = SplitOnDisk(self, split)
         images, labels = on_disk.read(np.arange(len(on_disk)))
-        if len(np.unique(labels)) < 2:
+        self.check_classes(np.unique(labels), split)
+        return Split(images, labels)
+
+    def check_classes(self, found: np.ndarray, split: str) -> None:
+        """Raises `DataError` if the classes found in a split, `int[...]`, are fewer than two."""
+        if len(found) < 2:
             raise DataError(
                 f"split `{split}` of `{self.name}` has only images of class "
-                f"{labels[0]}; a classifier needs two classes or more"
+                f"{found[0]}; a classifier needs two classes or more"
             )
-        return Split(images, labels)
 
     def decode(self, source: Any, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Decodes `int[N]` examples to `uint8[N, H, W, C]` and `int32[N]`; raises `DataError`."""
         image_key, label_key = self._keys
         images = np.empty((len(indices), *self.image_shape), np.uint8)
-        labels = np.empty(len(indices), np.int32)
+        labels = np.empty(len(indices), np.int64)
         examples = self._read(source, [int(i) for i in indices], split)
         for place, (index, example) in enumerate(zip(indices, examples, strict=True)):
             images[place] = self._fit(example[image_key], split, index)
             labels[place] = example[label_key]
-        if self.classes:  # `rows` has chosen among labels
-            return images, np.searchsorted(self.classes, labels).astype(np.int32)
-        bad = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+        places, bad = places_of(labels, np.array(self.classes or range(self.num_classes)))
         if bad.size:
+            known = "of the chosen classes" if self.classes else f"0 to {self.num_classes - 1}"
             raise DataError(
-                f"split `{split}` of `{self.name}`: labels must be 0 to {self.num_classes - 1}, "
+                f"split `{split}` of `{self.name}`: labels must be {known}, "
                 f"example {indices[bad[0]]} has {labels[bad[0]]}"
             )
-        return images, labels
+        return images, places
 
     def count(self, split: str) -> int:
         """Number of examples of a split; raises `DataError` if there is no such split."""
@@ -151,7 +185,10 @@ class ImageDataset:
         splits = (data.train_split, data.test_split)
         if self.decoded_bytes(*splits) <= data.memory_gb * 1e9:
             return tuple(self.load(split) for split in splits)
-        return tuple(SplitOnDisk(self, split) for split in splits)
+        on_disk = tuple(SplitOnDisk(self, split) for split in splits)
+        for split in on_disk:
+            split.check()
+        return on_disk
 
     def decoded_bytes(self, *splits: str) -> int:
         """Size of the decoded images of splits."""
@@ -164,9 +201,25 @@ class ImageDataset:
         """The examples of a split that belong to `classes`, `int[N]`; None for all."""
         if not self.classes:
             return None
-        self._info(split)
-        labels = read_labels(self._builder, split, *self._keys)
+        labels = remembered("labels", self.identity(split), lambda: self._stored_labels(split))
         return np.flatnonzero(np.isin(labels, self.classes))
+
+    def _stored_labels(self, split: str) -> np.ndarray:
+        """Labels of a split as stored, `int64[N]`: all records are read, no image decoded."""
+        image_key, label_key = self._keys
+        with self._naming(split):
+            decoders = {image_key: tfds.decode.SkipDecoding()}
+            source = self._builder.as_data_source(split, decoders=decoders)
+            labels = (example[label_key] for example in source)
+            return np.fromiter(labels, np.int64, len(source))
+
+    def identity(self, split: str, decoded: bool = False) -> str:
+        """What a split is known by, as stored or `decoded`; other files in its place are not it."""
+        with self._naming(split):
+            stats = [(str(p), os.stat(p)) for p in sorted(set(self._info(split).filepaths))]
+        files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+        reading = (self.image_shape, self._resize, self.num_classes, self.classes)
+        return repr((self.name, self._keys, split, files, reading if decoded else ()))
 
     def check_disjoint(self, first: str, second: str) -> None:
         """Raises `DataError` if two split expressions share examples, or one cannot be read."""
@@ -188,26 +241,47 @@ class ImageDataset:
         """Opens a split for random access; raises `DataError` if it is missing or empty."""
         if not self._info(split).num_examples:
             raise DataError(f"split `{split}` of `{self.name}` has no examples")
-        return self._builder.as_data_source(split)
+        with self._naming(split):
+            return self._builder.as_data_source(split)
 
     def _info(self, split: str) -> Any:
+        splits = self._builder.info.splits
         try:
-            return self._builder.info.splits[split]
-        except (ValueError, KeyError) as error:
-            known = ", ".join(f"`{s}`" for s in self._builder.info.splits)
+            # TFDS reads the wrong examples where a slice ends before it starts.
+            parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
+            backwards = any(p.to is not None and p.to < (p.from_ or 0) for p in parts)
+            info = splits[split]
+        except Exception as error:  # its parser raises what it likes
+            known = ", ".join(f"`{s}`" for s in splits)
             raise DataError(
                 f"split `{split}` of `{self.name}` cannot be read: its splits are "
                 f"{known}, and slices of them such as `train[:90%]`"
+            ) from error
+        if backwards:
+            raise DataError(
+                f"split `{split}` of `{self.name}` has a slice that ends before it starts"
+            )
+        return info
+
+    @contextlib.contextmanager
+    def _naming(self, split: str) -> Iterator[None]:
+        """Raises `DataError` where the files of a split cannot be read."""
+        try:
+            yield
+        except DataError:
+            raise
+        except Exception as error:  # array_record raises what it likes
+            raise DataError(
+                f"split `{split}` of `{self.name}` cannot be read: {one_line(error)}"
             ) from error
 
     def _read(self, source: Any, indices: list[int], split: str) -> Any:
         try:
             return source.__getitems__(indices)
         except Exception as error:  # decoders raise what they like
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(
                 f"split `{split}` of `{self.name}`: an example in "
-                f"{indices[0]}..{indices[-1]} cannot be decoded ({reason})"
+                f"{indices[0]}..{indices[-1]} cannot be decoded ({one_line(error)})"
             ) from error
 
     def _fit(self, image: np.ndarray, split: str, index: int) -> np.ndarray:
@@ -217,7 +291,9 @@ class ImageDataset:
             rows, columns = image.shape[:2]
             scale = min(rows / height, columns / width)
             top, left = (rows - scale * height) / 2, (columns - scale * width) / 2
-            box = (left, top, left + scale * width, top + scale * height)
+            # Rounding may put the box a hair outside, which Pillow refuses.
+            top, left = max(top, 0.0), max(left, 0.0)
+            box = (left, top, min(left + scale * width, columns), min(top + scale * height, rows))
             planes = [
                 Image.fromarray(image[..., c]).resize((width, height), Image.BILINEAR, box)
                 for c in range(image.shape[-1])
@@ -240,12 +316,12 @@ def open_dataset(data: Mapping[str, Any]) -> ImageDataset:
     Raises:
       DataError: nothing usable is there.
     """
-    folder = _prepared_folder(data["name"], data["dir"])
+    folder = prepared_folder(data["name"], data["dir"])
     try:
         builder = tfds.builder_from_directory(folder)
     except Exception as error:
         raise DataError(
-            f"`{folder}` cannot be read as a TFDS dataset: {str(error).splitlines()[0]}"
+            f"`{folder}` cannot be read as a TFDS dataset: {one_line(error)}"
         ) from error
     if builder.info.file_format.value != "array_record":
         raise DataError(
@@ -284,36 +360,14 @@ def carve_validation(
     They are as many as `images`, or that share of all where it is 0.
     """
     validation = np.zeros(count, bool)
-    size = min(max(images or round(fraction * count), 1), count - 1)
+    size = validation_count(count, fraction, images)
     validation[np.random.default_rng(seed).permutation(count)[:size]] = True
     return validation
 
 
-def _prepared_folder(name: str, directory: str) -> Path:
-    """The folder with the dataset's `dataset_info.json`."""
-    if not directory and name == digits.NAME:
-        return digits.prepare_digits()
-    root = Path(directory or tfds.core.constants.DATA_DIR).expanduser()
-    if not root.is_dir():
-        raise DataError(f"`data.dir` must be an existing folder, got `{root}`")
-    for folder in (root, root / name):
-        if (found := _newest_version(folder)) is not None:
-            return found
-    datasets = sorted({p.parent.parent.name for p in root.glob("*/*/" + _INFO_FILE)})
-    hint = nearest(name, datasets) if datasets else f"; a prepared folder holds a `{_INFO_FILE}`"
-    raise DataError(f"no prepared TFDS dataset `{name}` in `{root}`{hint}")
-
-
-def _newest_version(folder: Path) -> Path | None:
-    """The folder itself if a dataset is prepared in it, else its newest prepared version."""
-    if (folder / _INFO_FILE).is_file():
-        return folder
-    versions = [
-        info.parent
-        for info in folder.glob("*/" + _INFO_FILE)
-        if all(part.isdigit() for part in info.parent.name.split("."))
-    ]
-    return max(versions, key=lambda v: [int(part) for part in v.name.split(".")], default=None)
+def validation_count(count: int, fraction: float, images: int = 0) -> int:
+    """How many of so many training images are kept for validation; see `carve_validation`."""
+    return min(max(images or round(fraction * count), 1), count - 1)
 
 
 def _find_keys(builder: tfds.core.DatasetBuilder, name: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ proportions, 1,000 classes, splits `train` and `validation`.
 """
 
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jointnas_jax.data.source import Images
-from jointnas_jax.errors import DataError
+from jointnas_jax.errors import DataError, one_line
 
-NAME, CLASSES = "imagenet2012", 1000
+NAME, VERSION, CLASSES = "imagenet2012", "5.1.0", 1000
 _SIDES = (320, 480)
 
 
@@ -33,16 +34,17 @@ def make_stand_in(
       seed: of sizes and classes.
 
     Raises:
-      DataError: there is such a dataset already, or there are too many classes.
+      DataError: there is such a dataset already, there are too many classes, or it cannot be
+        written.
     """
-    if (folder / NAME).exists():
+    if os.path.exists(folder / NAME / VERSION):
         raise DataError(f"`{folder / NAME}` exists; give another folder")
     if num_classes > CLASSES:
         raise DataError(f"a stand-in has {CLASSES} classes, too few for {num_classes}")
     sources = {"train": train, "validation": validation}
 
     class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version("5.1.0")
+        VERSION = tfds.core.Version(VERSION)
 
         def _info(self) -> tfds.core.DatasetInfo:
             features = {
@@ -62,8 +64,11 @@ def make_stand_in(
         def _generate_examples(self) -> None:
             raise NotImplementedError("the splits have their own generators")
 
-    builder = Imagenet2012(data_dir=folder, file_format="array_record")
-    builder.download_and_prepare()
+    try:
+        builder = Imagenet2012(data_dir=folder, file_format="array_record")
+        builder.download_and_prepare()
+    except OSError as error:
+        raise DataError(f"`{folder}` cannot be written: {one_line(error)}") from error
     return Path(builder.data_path)
 
 

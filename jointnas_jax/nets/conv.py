@@ -2,7 +2,8 @@
 
 A lowering decides the layout of feature maps and how a convolution is computed:
 
-- `conv`: maps are `[N, H, W, C]`, convolutions are `lax.conv_general_dilated`.
+- `conv`: maps are `[N, H, W, C]`, convolutions are `lax.conv_general_dilated`, but for pointwise
+  ones, and with several lanes that of the stem, which are matmuls.
 - `matmul`: maps are `[C, H, W, N]` and no convolution primitive is left. With the images innermost
   every operation runs over long contiguous rows, and all matmuls run without a transposition: a
   pointwise convolution is one, and a depthwise convolution of a small map is one for each channel,
@@ -99,14 +100,18 @@ def pointwise(x: jax.Array, w: jax.Array, lowering: str) -> jax.Array:
     return (w.T @ x.reshape(x.shape[0], -1)).reshape(w.shape[-1], *x.shape[1:])
 
 
-def conv(x: jax.Array, w: jax.Array, stride: int, lowering: str) -> jax.Array:
-    """Convolution: map of C channels, `float[k, k, C, D]` -> map of D channels, H/s x W/s."""
+def conv(x: jax.Array, w: jax.Array, stride: int, lowering: str, mapped: bool = False) -> jax.Array:
+    """Convolution: map of C channels, `float[k, k, C, D]` -> map of D channels, H/s x W/s.
+
+    With `mapped` it is a matmul of patches in any lowering: under `vmap` over kernels a convolution
+    primitive becomes a grouped convolution, whose gradient is slow on GPU, a matmul a batched one.
+    """
     w = w.astype(x.dtype)
-    if lowering == "conv":
+    if lowering == "conv" and not mapped:
         return _lax_conv(x, w, stride, groups=1)
     k = w.shape[0]
-    padded = _pad(x, k)
-    patches = jnp.concatenate([_tap(padded, i, j, k, stride) for i, j in _taps(k)])
+    padded, axis = _pad(x, k), channel_axis(lowering)
+    patches = jnp.concatenate([_tap(padded, i, j, k, stride) for i, j in _taps(k)], axis)
     return pointwise(patches, w.reshape(-1, w.shape[-1]), lowering)
 
 
@@ -121,7 +126,8 @@ def depthwise(
     """Depthwise convolution: map, `float[k, k, C]` -> map of H/s x W/s positions.
 
     The taps outside of `true_kernel: int32[]` must be zero. They are left out where that pays. With
-    `trim` the padding is smaller by that much, and the map as well.
+    `trim` the padding is smaller by that much, and the map as well. Under `vmap` over L kernels the
+    primitive of `conv` stays depthwise, of L * C channels.
     """
     w = w.astype(x.dtype)
     if lowering == "conv":
@@ -264,6 +270,6 @@ def _taps(k: int) -> list[tuple[int, int]]:
 
 
 def _tap(padded: jax.Array, i: int, j: int, k: int, stride: int) -> jax.Array:
-    """The input that tap (i, j) sees at every output position."""
+    """The input that tap (i, j) sees at every output position, in either layout."""
     height, width = padded.shape[1] - k + 1, padded.shape[2] - k + 1
     return padded[:, i : i + height : stride, j : j + width : stride]

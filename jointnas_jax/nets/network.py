@@ -195,12 +195,14 @@ class Network(nn.Module):
       block: the module that computes a block.
       dtype: of feature maps, `float32` or `bfloat16`; variables, statistics, everything behind a
         global pool and logits are float32.
+      mapped: whether it runs under `vmap` over variables, see `conv.conv`.
     """
 
     arch: ArchSpec | Envelope
     lowering: str = "conv"
     block: type[nn.Module] = MBConv
     dtype: str = "float32"
+    mapped: bool = False
 
     @nn.compact
     def __call__(
@@ -227,7 +229,8 @@ class Network(nn.Module):
         shape = (stem.kernel, stem.kernel, arch.image_channels, stem.channels)
         # The official stem also carries a bias, which the BN behind it cancels.
         w = self.param("stem", _he_normal, shape)
-        x = conv.conv(conv.to_map(images.astype(self.dtype), low), w, stem.stride, low)
+        x = conv.to_map(images.astype(self.dtype), low)
+        x = conv.conv(x, w, stem.stride, low, self.mapped)
         x = BatchNorm(low, stem.activation, name="stem_bn")(x, train)
 
         blocks = list(arch.blocks())

@@ -15,6 +15,7 @@ from jointnas_jax.space.arch import round8
 DEPTH, WIDTH, RESOLUTION = 1.2, 1.1, 1.15
 _RESOLUTION_STEP = 8
 _HALVINGS = 40
+_LARGEST_FACTOR = 100
 
 
 def scale(
@@ -30,10 +31,24 @@ def scale(
       resolution: factor on it, rounded to a multiple of 8.
 
     Raises:
-      SpaceError: a factor is not positive, or the resolution falls below the network's stride.
+      SpaceError: a factor is not from above 0 to 100, the resolution falls below the network's
+        stride, nothing is left of a map, or a size becomes too large.
     """
-    if min(width, depth, resolution) <= 0:
-        raise SpaceError(f"scales must be above 0, got {width}, {depth} and {resolution}")
+    if not all(0 < factor <= _LARGEST_FACTOR for factor in (width, depth, resolution)):
+        raise SpaceError(
+            f"scales must be above 0 and at most {_LARGEST_FACTOR}, got {width}, {depth} and "
+            f"{resolution}"
+        )
+    scaled = _scaled(arch, width, depth, resolution)
+    if scaled.resolution < arch.stride:
+        raise SpaceError(
+            f"`resolution` must be at least the stride {arch.stride}, got {scaled.resolution}"
+        )
+    scaled.check()
+    return scaled
+
+
+def _scaled(arch: ArchSpec, width: float, depth: float, resolution: float) -> ArchSpec:
     wide = lambda channels: channels if width == 1 else round8(channels * width)
     deep = lambda blocks: blocks if blocks == 1 else max(1, round(blocks * depth))
     stages = tuple(
@@ -42,8 +57,6 @@ def scale(
     size = arch.resolution
     if resolution != 1:
         size = max(1, round(size * resolution / _RESOLUTION_STEP)) * _RESOLUTION_STEP
-    if size < arch.stride:
-        raise SpaceError(f"`resolution` must be at least the stride {arch.stride}, got {size}")
     stem = dataclasses.replace(arch.stem, channels=wide(arch.stem.channels))
     return dataclasses.replace(arch, stem=stem, stages=stages, resolution=size)
 
@@ -52,25 +65,25 @@ def scale_to(arch: ArchSpec, flops: int) -> ArchSpec:
     """Scales width, depth and resolution together to just within a number of FLOPs.
 
     Raises:
-      SpaceError: the network cannot be made that small.
+      SpaceError: the network cannot be made that small, or that large.
     """
     low, high = -20.0, 20.0
     found = None
     for _ in range(_HALVINGS):
         step = (low + high) / 2
-        try:
-            scaled = scale(arch, WIDTH**step, DEPTH**step, RESOLUTION**step)
-        except SpaceError:
+        scaled = _scaled(arch, WIDTH**step, DEPTH**step, RESOLUTION**step)
+        if scaled.resolution < arch.stride or min(scaled.sides()) < 1:
             low = step
-            continue
-        if count(scaled).flops <= flops:
+        elif count(scaled).flops <= flops:
             found, low = scaled, step
         else:
             high = step
     if found is None:
         raise SpaceError(f"the network cannot be scaled to {flops:,} FLOPs; it has too many stages")
+    found.check()
     # Widths and depths come in steps; what they leave over goes into the resolution.
     while count(finer := _at(found, found.resolution + _RESOLUTION_STEP)).flops <= flops:
+        finer.check()
         found = finer
     return found
 

@@ -5,10 +5,22 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jointnas_jax.errors import SpaceError, nearest
+from jointnas_jax.errors import SpaceError, nearest, one_line, shown
 from jointnas_jax.space.knobs import Value
 
 ACTIVATIONS = ("hswish", "relu", "swish")
+MOST_STAGES = 32
+# The largest values of fields that are integers from 1, or from 0 for `trim`. They leave room for
+# any sensible network, and the cost of a stage (`nets/cost.py`) in 64 bits.
+_LARGEST = {
+    "resolution": 4096,
+    "channels": 8192,
+    "kernel": 31,
+    "depth": 100,
+    "expand": 32,
+    "trim": 15,
+    "classes": 1_000_000,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,19 +177,32 @@ class ArchSpec:
         """Inverse of `to_dict`; raises `SpaceError` naming the field that breaks a rule."""
         fields = _fields(cls, data, "architecture")
         stages = fields["stages"]
-        if not isinstance(stages, list) or not stages:
-            raise SpaceError(f"`stages` must be a non-empty list of stages, got {stages!r}")
+        if not isinstance(stages, list) or not 0 < len(stages) <= MOST_STAGES:
+            raise SpaceError(
+                f"`stages` must be a non-empty list of up to {MOST_STAGES} stages, got "
+                f"{shown(stages)}"
+            )
         fields["stem"] = Stem(**_fields(Stem, fields["stem"], "stem"))
         fields["head"] = Head(**_fields(Head, fields["head"], "head"))
         fields["stages"] = tuple(
             Stage(**_fields(Stage, stage, f"stage{s}")) for s, stage in enumerate(stages, start=1)
         )
-        for name in ("image_channels", "num_classes"):
-            check_slot(name, fields[name])
         arch = cls(**fields)
-        for slot, value in arch.to_slots().items():
-            check_slot(slot, value)
+        arch.check()
         return arch
+
+    def check(self) -> None:
+        """Raises `SpaceError` naming the field that breaks a rule."""
+        for slot, value in self.to_slots().items():
+            check_slot(slot, value)
+        for name in ("image_channels", "num_classes"):
+            check_slot(name, getattr(self, name))
+        for s, size in enumerate(self.sides()):
+            if size < 1:
+                raise SpaceError(
+                    f"`resolution` = {self.resolution} leaves nothing of the map after stage {s}, "
+                    "whose convolution is not padded fully (`trim`)"
+                )
 
 
 def side(size: Any, stride: Any, trim: Any = 0) -> Any:
@@ -203,19 +228,16 @@ def check_slot(slot: str, value: Any) -> None:
         rule, good = f"one of {list(ACTIVATIONS)}", value in ACTIVATIONS
     elif field == "se":
         rule, good = "true or false", isinstance(value, bool)
-    elif field == "kernel":
-        rule, good = "an odd integer from 1", _is_int(value) and value % 2 == 1 and value > 0
     elif field == "stride":
         rule, good = "1 or 2", _is_int(value) and value in (1, 2)
-    elif field == "trim":
-        rule, good = "0 or a positive integer", _is_int(value) and value >= 0
-    elif field == "expand":
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        rule, good = "a finite number from 1", number and 1 <= value < math.inf
     else:
-        rule, good = "a positive integer", _is_int(value) and value > 0
+        low, high = int(field != "trim"), _LARGEST[field]
+        kind = {"expand": "a number", "kernel": "an odd integer"}.get(field, "an integer")
+        rule = f"{kind} from {low} to {high:,}"
+        number = _is_int(value) or (field == "expand" and isinstance(value, float))
+        good = number and low <= value <= high and (field != "kernel" or value % 2 == 1)
     if not good:
-        raise SpaceError(f"`{slot}` must be {rule}, got {value!r}")
+        raise SpaceError(f"`{slot}` must be {rule}, got {shown(value)}")
 
 
 def _is_int(value: Any) -> bool:
@@ -225,15 +247,15 @@ def _is_int(value: Any) -> bool:
 def _fields(kind: type, data: Any, where: str) -> dict[str, Any]:
     names = [f.name for f in dataclasses.fields(kind)]
     if not isinstance(data, dict):
-        raise SpaceError(f"{where} must be an object with the fields {names}, got {data!r}")
+        raise SpaceError(f"{where} must be an object with the fields {names}, got {shown(data)}")
     for name in data:
         if name not in names:
-            raise SpaceError(f"{where} has no field `{name}`{nearest(name, names)}")
+            raise SpaceError(f"{where} has no field `{one_line(name)}`{nearest(name, names)}")
     missing = [
         f.name
         for f in dataclasses.fields(kind)
         if f.name not in data and f.default is dataclasses.MISSING
     ]
     if missing:
-        raise SpaceError(f"{where} lacks the fields {missing}; it has {sorted(data)}")
+        raise SpaceError(f"{where} lacks the fields {missing}; it has {list(data)}")
     return dict(data)

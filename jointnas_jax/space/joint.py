@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from jointnas_jax.errors import SpaceError, nearest
-from jointnas_jax.space.arch import ArchSpec, Head, Stage, Stem, check_slot
+from jointnas_jax.errors import SpaceError, nearest, one_line, shown
+from jointnas_jax.space.arch import MOST_STAGES, ArchSpec, Head, Stage, Stem, check_slot, side
 from jointnas_jax.space.knobs import Knob, Value, parse_knob, same
 from jointnas_jax.space.recipe import Recipe, check_recipe_slot
 from jointnas_jax.space.vectors import VectorSpace
@@ -38,7 +38,7 @@ class Candidate:
     def from_dict(cls, data: Any) -> "Candidate":
         """Inverse of `to_dict`; raises `SpaceError` naming what breaks a rule."""
         if not isinstance(data, dict) or set(data) != {"arch", "recipe"}:
-            raise SpaceError(f"a candidate has the fields `arch` and `recipe`, got {data!r}")
+            raise SpaceError(f"a candidate has the fields `arch` and `recipe`, got {shown(data)}")
         return cls(ArchSpec.from_dict(data["arch"]), Recipe.from_dict(data["recipe"]))
 
 
@@ -180,12 +180,12 @@ class JointSpace(VectorSpace):
     def _place(self, vector: np.ndarray, slot: str, source: Knob | Value, value: Value) -> None:
         if not isinstance(source, Knob):
             if not same(value, source):
-                raise SpaceError(f"the space fixes `{slot}` at {source!r}, got {value!r}")
+                raise SpaceError(f"the space fixes `{slot}` at {source!r}, got {shown(value)}")
             return
         position, index = self.positions[source.name], source.index(value)
         if vector[position] not in (-1, index):
             raise SpaceError(
-                f"knob `{source.name}` is tied: `{slot}` = {value!r} contradicts "
+                f"knob `{source.name}` is tied: `{slot}` = {shown(value)} contradicts "
                 f"{source.values[vector[position]]!r} elsewhere"
             )
         vector[position] = index
@@ -204,8 +204,8 @@ def read_candidate(path: Path) -> tuple[ArchSpec, Recipe | None]:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SpaceError(f"`{path}` is not a readable JSON file: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise SpaceError(f"`{path}` is not a readable JSON file: {one_line(error)}") from error
     parts = data if isinstance(data, dict) and "arch" in data else {"arch": data}
     try:
         recipe = Recipe.from_dict(parts["recipe"]) if "recipe" in parts else None
@@ -224,10 +224,13 @@ def read_slots(description: Mapping[str, Any]) -> tuple[Slots, Slots]:
     _check_names("space", description, sections)
     missing = [s for s in sections[:4] if s not in description]
     if missing:
-        raise SpaceError(f"`space` lacks {missing}; it has {sorted(description)}")
+        raise SpaceError(f"`space` lacks {missing}; it has {shown(list(description))}")
     stages = description["stages"]
-    if not isinstance(stages, tuple | list) or not stages:
-        raise SpaceError(f"`space.stages` must be a non-empty tuple of stages, got {stages!r}")
+    if not isinstance(stages, tuple | list) or not 0 < len(stages) <= MOST_STAGES:
+        raise SpaceError(
+            f"`space.stages` must be a non-empty tuple of up to {MOST_STAGES} stages, got "
+            f"{shown(stages)}"
+        )
     raw = {"resolution": description["resolution"]}
     raw |= _read_section("stem", Stem, description["stem"])
     for s, stage in enumerate(stages, start=1):
@@ -247,7 +250,21 @@ def read_slots(description: Mapping[str, Any]) -> tuple[Slots, Slots]:
             and source.name == slot
         ):
             raise SpaceError(f"knob `{slot}` can never act: `{stage}` has one block")
+    _check_maps(arch_slots)
     return arch_slots, _resolve(raw_recipe | dict(recipe), check_recipe_slot)
+
+
+def _check_maps(slots: Slots) -> None:
+    """The smallest image must leave a position of the map after every stage."""
+    values = lambda slot: getattr(slots[slot], "values", (slots[slot],))
+    size = side(min(values("resolution")), max(values("stem_stride")))
+    for s in range(1, _stage_count(slots) + 1):
+        size = side(size, max(values(f"stage{s}_stride")), max(values(f"stage{s}_trim")))
+        if size < 1:
+            raise SpaceError(
+                f"`stage{s}_trim` leaves nothing of the map of the smallest `resolution`, "
+                f"{min(values('resolution'))}; raise that one, or drop a stride or trim"
+            )
 
 
 def _read_section(name: str, kind: type, section: Any) -> dict[str, Any]:
@@ -256,7 +273,7 @@ def _read_section(name: str, kind: type, section: Any) -> dict[str, Any]:
     split = {"kernel", "expand"} if kind is Stage else set()
     known = {f.removesuffix("_first").removesuffix("_rest") for f in fields} if split else fields
     if not isinstance(section, Mapping):
-        raise SpaceError(f"`{name}` must be a dict of {sorted(known)}, got {section!r}")
+        raise SpaceError(f"`{name}` must be a dict of {sorted(known)}, got {shown(section)}")
     _check_names(name, section, known)
     slots: dict[str, Any] = {}
     for field in section:
@@ -264,7 +281,9 @@ def _read_section(name: str, kind: type, section: Any) -> dict[str, Any]:
         if field in split and isinstance(value, Mapping):
             _check_names(f"{name}.{field}", value, ("first", "rest"))
             if len(value) != 2:
-                raise SpaceError(f"`{name}.{field}` must have both `first` and `rest`, got {value}")
+                raise SpaceError(
+                    f"`{name}.{field}` must have both `first` and `rest`, got {shown(value)}"
+                )
             slots |= {
                 f"{name}_{field}_first": value["first"],
                 f"{name}_{field}_rest": value["rest"],
@@ -280,7 +299,7 @@ def _read_section(name: str, kind: type, section: Any) -> dict[str, Any]:
     for field, default in fields.items():
         if f"{name}_{field}" not in slots:
             if default is dataclasses.MISSING:
-                raise SpaceError(f"`{name}` lacks `{field}`; it has {sorted(section)}")
+                raise SpaceError(f"`{name}` lacks `{field}`; it has {list(section)}")
             slots[f"{name}_{field}"] = default
     return slots
 
@@ -316,16 +335,16 @@ def _tied(slot: str, other: str, slots: dict[str, Knob | Value]) -> Knob | Value
         if name in slots:
             return slots[name]
     raise SpaceError(
-        f"`{slot}` is tied to `{other}`, which must come before it{nearest(other, slots)}"
+        f"`{slot}` is tied to `{one_line(other)}`, which must come before it{nearest(other, slots)}"
     )
 
 
 def _check_names(where: str, given: Mapping[str, Any], known: Any) -> None:
     if not isinstance(given, Mapping):
-        raise SpaceError(f"`{where}` must be a dict of {sorted(known)}, got {given!r}")
+        raise SpaceError(f"`{where}` must be a dict of {sorted(known)}, got {shown(given)}")
     for name in given:
         if name not in known:
-            raise SpaceError(f"`{where}` has no entry `{name}`{nearest(name, known)}")
+            raise SpaceError(f"`{where}` has no entry `{one_line(name)}`{nearest(name, known)}")
 
 
 def _distinct_knobs(slots: Slots) -> tuple[Knob, ...]:

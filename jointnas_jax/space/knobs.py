@@ -2,12 +2,17 @@
 
 import dataclasses
 from collections.abc import Sequence
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
-from jointnas_jax.errors import SpaceError
+from jointnas_jax.errors import SpaceError, shown
 
 Value = int | float | str | bool
+
+# Values of a knob, at most: mutation draws among so many (`search/evolution.py`).
+_MOST_VALUES = 4096
+# Numbers of a range, at most; floats tell integers apart up to here.
+_LARGEST = 2**53
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +35,9 @@ class Knob:
         for position, allowed in enumerate(self.values):
             if same(value, allowed):
                 return position
-        raise SpaceError(f"knob `{self.name}` allows {list(self.values)}, got {value!r}")
+        raise SpaceError(
+            f"knob `{self.name}` allows {shown(list(self.values))}, got {shown(value)}"
+        )
 
 
 def same(value: Any, allowed: Value) -> bool:
@@ -61,7 +68,7 @@ def parse_knob(name: str, description: Any) -> Knob | Value:
         return description
     raise SpaceError(
         f"`{name}` must be a range (low, high, step), a list of choices or one value, "
-        f"got {description!r}"
+        f"got {shown(description)}"
     )
 
 
@@ -69,26 +76,37 @@ def _range_values(name: str, description: tuple) -> tuple[Value, ...]:
     numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in description)
     if len(description) not in (2, 3) or not numbers:
         raise SpaceError(
-            f"range of `{name}` must be (low, high) or (low, high, step), got {description!r}"
+            f"range of `{name}` must be (low, high) or (low, high, step), got {shown(description)}"
         )
-    # Decimal, so that (0.01, 0.31, 0.01) ends at 0.31 and holds 0.07 rather than
+    if not all(abs(n) <= _LARGEST for n in description):
+        raise SpaceError(
+            f"numbers in the range of `{name}` must be finite, at most 2^53, got "
+            f"{shown(description)}"
+        )
+    # Exact numbers, so that (0.01, 0.31, 0.01) ends at 0.31 and holds 0.07 rather than
     # 0.07000000000000001.
-    low, high, step = (Decimal(str(n)) for n in (*description, 1)[:3])
-    if not (low.is_finite() and high.is_finite() and step.is_finite()):
-        raise SpaceError(f"range of `{name}` must be finite, got {description!r}")
+    low, high, step = (Fraction(str(n)) for n in (*description, 1)[:3])
     if step <= 0 or high < low or (high - low) % step != 0:
         raise SpaceError(
             f"range of `{name}` needs low <= high and a positive step that divides high - low, "
-            f"got {description!r}"
+            f"got {shown(description)}"
         )
+    count = int((high - low) / step) + 1
+    _check_count(name, count)
     kind = int if all(isinstance(n, int) for n in description) else float
-    return tuple(kind(low + i * step) for i in range(int((high - low) / step) + 1))
+    return tuple(kind(low + i * step) for i in range(count))
 
 
 def _check_choices(name: str, choices: Sequence[Any]) -> None:
     if not choices or not all(isinstance(c, Value) for c in choices):
         raise SpaceError(
-            f"choices of `{name}` must be a non-empty list of plain values, got {choices!r}"
+            f"choices of `{name}` must be a non-empty list of plain values, got {shown(choices)}"
         )
+    _check_count(name, len(choices))
     if any(same(a, b) for i, a in enumerate(choices) for b in choices[:i]):
-        raise SpaceError(f"choices of `{name}` must differ, got {choices!r}")
+        raise SpaceError(f"choices of `{name}` must differ, got {shown(choices)}")
+
+
+def _check_count(name: str, count: int) -> None:
+    if count > _MOST_VALUES:
+        raise SpaceError(f"`{name}` must have at most {_MOST_VALUES:,} values, got {count:,}")

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from jointnas_jax.errors import SpaceError, nearest
+from jointnas_jax.errors import SpaceError, nearest, one_line, shown
 
 OPTIMIZERS = ("sgd", "rmsprop")
 
@@ -54,7 +54,7 @@ class Recipe:
         """Inverse of `to_dict`; raises `SpaceError` naming the field that breaks a rule."""
         names = [f.name for f in dataclasses.fields(cls)]
         if not isinstance(data, dict):
-            raise SpaceError(f"recipe must be an object with the fields {names}, got {data!r}")
+            raise SpaceError(f"recipe must be an object with the fields {names}, got {shown(data)}")
         for name, value in data.items():
             check_recipe_slot(name, value)
         return cls(**data)
@@ -87,6 +87,6 @@ def check_recipe_slot(name: str, value: Any) -> None:
         rule, good = f"a number {interval}", number and holds(value)
     else:
         known = [f.name for f in dataclasses.fields(Recipe)]
-        raise SpaceError(f"the recipe has no field `{name}`{nearest(name, known)}")
+        raise SpaceError(f"the recipe has no field `{one_line(name)}`{nearest(name, known)}")
     if not good:
-        raise SpaceError(f"`{name}` must be {rule}, got {value!r}")
+        raise SpaceError(f"`{name}` must be {rule}, got {shown(value)}")

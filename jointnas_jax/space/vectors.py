@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jointnas_jax.errors import SpaceError, nearest
+from jointnas_jax.errors import SpaceError, nearest, one_line, shown
 from jointnas_jax.space.knobs import Knob, Value, parse_knob
 
 
@@ -55,7 +55,9 @@ class VectorSpace:
         """Returns `int32[K]` from one value per knob name; raises `SpaceError` naming the knob."""
         for name in values:
             if name not in self.positions:
-                raise SpaceError(f"the space has no knob `{name}`{nearest(name, self.positions)}")
+                raise SpaceError(
+                    f"the space has no knob `{one_line(name)}`{nearest(name, self.positions)}"
+                )
         missing = [name for name in self.positions if name not in values]
         if missing:
             raise SpaceError(f"a value is missing for the knobs {missing}")
@@ -78,7 +80,7 @@ class VectorSpace:
             knob = self.knobs[bad[0][-1]]
             raise SpaceError(
                 f"knob `{knob.name}` has indices 0 to {len(knob.values) - 1} "
-                f"for {list(knob.values)}, got {vectors[tuple(bad[0])]}"
+                f"for {shown(list(knob.values))}, got {vectors[tuple(bad[0])]}"
             )
         return vectors
 

@@ -17,14 +17,14 @@ from rich.table import Table
 from jointnas_jax.config import COST_NAMES
 from jointnas_jax.errors import SpaceError, WorkdirError
 from jointnas_jax.files import check_digest, read_json, write_json
-from jointnas_jax.nets.cost import COSTS, at_most, count, limit_limbs
+from jointnas_jax.nets.cost import at_most, count, limit_limbs
 from jointnas_jax.predictor.predictor import Fitted
 from jointnas_jax.rules import quantity
 from jointnas_jax.search.evolution import Evolution, evolve
-from jointnas_jax.search.pool import descend, distinct, sobol_pool
+from jointnas_jax.search.pool import distinct
 from jointnas_jax.space import read_arch
 from jointnas_jax.study.meter import Meter
-from jointnas_jax.study.problem import POOL_STREAM, restore_problem
+from jointnas_jax.study.problem import restore_problem
 from jointnas_jax.study.trials import stored_trials
 from jointnas_jax.study.workdir import (
     BUDGETS,
@@ -37,8 +37,6 @@ from jointnas_jax.study.workdir import (
 
 SCHEMA = 1
 _WINNER = "winner0.json"
-# Candidates that are made cheaper where few of the pool satisfy a budget.
-_DESCENTS = 64
 
 Budget = Mapping[str, int]
 
@@ -108,8 +106,9 @@ class BudgetSearch:
         Raises:
           SpaceError: a budget admits no candidate.
         """
-        size = self.problem.config.search.pool_size + _DESCENTS + len(self._trials)
-        starts = [np.concatenate([self._pool(b, seed), self._trials]) for b in budgets]
+        size = self.problem.config.search.pool_size + len(self._trials)
+        pools = [self.problem.pool_within(budget, seed) for budget in budgets]
+        starts = [np.concatenate([pool, self._trials]) for pool in pools]
         # Of one shape: the first one, which satisfies the budget, fills up.
         return np.stack([np.concatenate([s, s[:1].repeat(size - len(s), 0)]) for s in starts])
 
@@ -125,30 +124,6 @@ class BudgetSearch:
         """
         limits = limit_limbs(budgets, COST_NAMES)
         return jax.device_get(self._program(self.fitted, starts, limits, np.uint32(seed)))
-
-    def _pool(self, budget: Budget, seed: int) -> np.ndarray:
-        """Candidates within a budget, `int32[P, K]`."""
-        space, costs = self.problem.space, self.problem.costs
-        size = self.problem.config.search.pool_size
-        columns = {COSTS.index(name): limit for name, limit in budget.items()}
-        try:
-            pool = sobol_pool(space, size, costs, columns, (seed, POOL_STREAM))
-        except SpaceError:  # too rare to be met by chance, or none
-            pool = np.zeros((0, len(space.knobs)), np.int32)
-        if len(pool) == size:
-            return pool
-        sample = space.sample(np.random.default_rng((seed, POOL_STREAM)), _DESCENTS)
-        cheap = descend(space, sample, costs, columns)
-        pool = distinct(np.concatenate([pool, cheap[costs.within(budget)(cheap)]]))
-        if not len(pool):
-            found = costs(cheap)[:, list(columns)]
-            closest = found[(found / list(columns.values())).max(axis=1).argmin()]
-            needed = ", ".join(f"{c:,} {name}" for name, c in zip(budget, closest, strict=True))
-            raise SpaceError(
-                f"no candidate satisfies the budget {in_words(budget)}: the closest one found "
-                f"costs {needed}"
-            )
-        return pool
 
     def _search(self, state: Fitted, starts: jax.Array, limits: jax.Array, seed: jax.Array) -> Best:
         space, config = self.problem.space, self.problem.config.search.evolution

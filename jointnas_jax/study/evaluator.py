@@ -9,42 +9,43 @@ large network trains on all devices together.
 import collections
 import concurrent.futures
 import contextlib
-import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.augment import Augmentation
-from jointnas_jax.data.digits import cache_dir
+from jointnas_jax.data.cache import cache_dir
 from jointnas_jax.data.source import Images, SplitOnDisk
-from jointnas_jax.errors import ConfigError, InterruptedStudyError, ModelError
-from jointnas_jax.nets.conv import resolve_dtype, resolve_lowering
-from jointnas_jax.nets.cost import training_bytes
+from jointnas_jax.errors import ConfigError, InterruptedStudyError
 from jointnas_jax.nets.envelope import Envelope
-from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.study.groups import Groups, Place, state_folder
 from jointnas_jax.study.jobs import Call, Job, Keeping, Outcome, Packing
-from jointnas_jax.study.model import load_model
+from jointnas_jax.study.teacher import load_teacher
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.feed import feeds
-from jointnas_jax.train.machine import machine_of, measured_scales
-from jointnas_jax.train.packing import Pack, Planner, Shape, Work
-from jointnas_jax.train.parallel import on_device
+from jointnas_jax.train.lanes import LaneCounts
+from jointnas_jax.train.layout import (
+    machine_here,
+    make_planner,
+    most_lanes,
+    shares_batches,
+    training_devices,
+)
+from jointnas_jax.train.machine import measured_scales
+from jointnas_jax.train.packing import Pack, Shape, Work
+from jointnas_jax.train.parallel import on_device, replicate
 from jointnas_jax.train.program import TrainProgram
-from jointnas_jax.train.step import PixelStats, Teacher
+from jointnas_jax.train.step import Teacher
 
 # Programs of single architectures kept for a second use, retraining a finalist, besides those in
 # use. Envelopes are kept for good.
 _PROGRAMS_KEPT = 8
-# Share of a device's memory that lanes may fill.
-_MEMORY_SHARE = 0.8
 
 
 class Evaluator:
@@ -82,13 +83,13 @@ class Evaluator:
           ModelError: the teacher cannot be loaded, or does not know these images and classes.
         """
         self._train, self._study = config.train, config.study
-        self._teacher = _teacher(config, space)
         self._keeping = keeping or Keeping()
         data = config.data
         self._augmentation = Augmentation(
             data.crop_padding, data.flip, data.min_area, data.transforms, data.strength
         )
-        self._devices = tuple(jax.local_devices()[: config.study.devices or None])
+        self._devices = training_devices(config)
+        self._teacher = replicate(load_teacher(config, space), self._devices)
         if config.train.data_parallel == "always" and config.train.batch_size % self.devices:
             raise ConfigError(
                 "`config.train.batch_size` must be a multiple of the "
@@ -101,22 +102,11 @@ class Evaluator:
         self.pixels = {"mean": stats.mean.tolist(), "std": stats.std.tolist()}
         images = {False: int((~validation).sum()), True: len(validation)}
         self._steps = {final: n // config.train.batch_size for final, n in images.items()}
-        on_cpu = self._devices[0].platform == "cpu"
-        dtype = resolve_dtype(config.train.dtype)
-        tiled = resolve_lowering(config.train.lowering, dtype) == "matmul" and on_cpu
         self.scales = self._keeping.scales or measured_scales(self._devices[0], cache_dir())
-        machine = machine_of(self._devices[0], self.scales)
-        machine = machine.compiling_fast() if config.train.fast_compile and on_cpu else machine
-        self._planner = Planner(
-            *(space, machine),
-            len(self._devices),
-            config.train.batch_size,
-            tiled,
-            config.train.program,
-            sample,
-        )
+        machine = machine_here(config, self.scales)
+        self._planner = make_planner(config, space, machine, sample)
+        self._lane_counts = LaneCounts(self._most_lanes)
         self._programs: collections.OrderedDict[tuple, TrainProgram] = collections.OrderedDict()
-        self._fitting: dict[Shape, int] = {}  # lanes, where more did not fit into the memory
         self._lock = threading.Lock()
 
     @property
@@ -141,7 +131,7 @@ class Evaluator:
         Whoever stops asking closes the generator: what trains then ends after its epoch.
         """
         works = [Work(j.candidate.arch, j.epochs * self._steps[j.final]) for j in jobs]
-        together = self._together(jobs)
+        together = shares_batches(self._train, self._devices, len(jobs))
         if together:
             packs = [Pack(job.candidate.arch, (i,)) for i, job in enumerate(jobs)]
         else:
@@ -155,8 +145,7 @@ class Evaluator:
 
         def work() -> None:
             try:
-                for pack in shared:
-                    self._run_pack(pack, call, None)
+                self._run_shared(shared, call)
                 # Few architectures: the trainings of one share its program, on all devices.
                 if together or len(exact) < self.devices:
                     for pack in exact:
@@ -178,17 +167,46 @@ class Evaluator:
         finally:
             call.stop.set()
 
-    def _together(self, jobs: Sequence[Job]) -> bool:
-        """Whether all devices share the batches of one candidate after the other."""
-        choice, several = self._train.data_parallel, self.devices > 1
-        if choice != "auto":
-            return several and choice == "always"
-        fits = self._train.batch_size % self.devices == 0
-        return several and fits and len(jobs) == 1 and self._devices[0].platform != "cpu"
+    def _run_shared(self, packs: Sequence[Pack], call: Call) -> None:
+        """Trains packs one after the other, each on all devices."""
+        self._compile_ahead(packs, call)
+        for pack in packs:
+            self._run_pack(pack, call, None)
+
+    def _compile_ahead(self, packs: Sequence[Pack], call: Call) -> None:
+        """Compiles the programs of packs that train on all devices, side by side."""
+
+        def compile_one(pack: Pack) -> None:
+            jobs = [call.jobs[i] for i in pack.members]
+            kinds = collections.Counter((job.epochs, job.final) for job in jobs)
+            lanes = self._lanes_per_device(pack.shape, max(kinds.values()), None)
+            for final in {job.final for job in jobs}:
+                teacher = self._teacher if final else None
+                program = self._program(pack.shape, None, lanes, self._devices, False, teacher)
+                # What goes wrong does so again when the pack trains, and is dealt with there.
+                with contextlib.suppress(Exception):
+                    program.compile(jobs[0].candidate, *self._data[final])
+
+        waiting = [pack for pack in packs if set(pack.members) - call.known]
+        if len(waiting) > 1:
+            with concurrent.futures.ThreadPoolExecutor(self.devices) as pool:
+                list(pool.map(compile_one, waiting))
 
     def _run_exact(self, packs: Sequence[Pack], call: Call) -> None:
-        """One worker for each device takes one architecture after the other."""
-        waiting = list(packs)
+        """One worker for each device takes one architecture after the other.
+
+        The last ones, fewer than devices, share all devices where that takes fewer rounds: the
+        seeds of one would wait for each other on its device while others have nothing to do.
+        """
+        cost = lambda p: self._planner.macs(p.shape, p.shape) * self._rounds(p, call, 1)
+        waiting = sorted(packs, key=cost, reverse=True)
+        last = waiting[len(waiting) - len(waiting) % self.devices :]
+        if sum(self._rounds(p, call, self.devices) for p in last) < max(
+            (self._rounds(p, call, 1) for p in last), default=0
+        ):
+            waiting = waiting[: -len(last)]
+        else:
+            last = []
 
         def take(worker: int) -> Pack | None:
             """An architecture that this device compiled before, or one that no other did."""
@@ -211,6 +229,12 @@ class Evaluator:
 
         with concurrent.futures.ThreadPoolExecutor(self.devices) as pool:
             list(pool.map(work, range(self.devices)))
+        self._run_shared(last, call)
+
+    def _rounds(self, pack: Pack, call: Call, devices: int) -> int:
+        """How many times a program of so many devices must run for a pack."""
+        at_once = devices * self._lane_counts.most(pack.shape)
+        return -(-len(set(pack.members) - call.known) // at_once)
 
     def _run_pack(self, pack: Pack, call: Call, device: int | None, together: bool = False) -> None:
         """Trains a pack on one device, or on all; jobs of one kind side by side, or `together`."""
@@ -218,7 +242,7 @@ class Evaluator:
         for index in pack.members:
             kinds.setdefault((call.jobs[index].epochs, call.jobs[index].final), []).append(index)
         lanes = self._lanes_per_device(pack.shape, max(map(len, kinds.values())), device)
-        lanes = 1 if together else min(lanes, self._fitting.get(pack.shape, lanes))
+        lanes = 1 if together else lanes
         place = Place(pack.shape, lanes, device, together, self.devices if device is None else 1)
         groups = Groups(call, self._train_at, self._keeping)
         for indices in kinds.values():
@@ -227,7 +251,7 @@ class Evaluator:
             fitting = groups.train(place, sorted(indices, key=lambda i: (-cost(i), i)))
             if fitting != place:  # what comes later need not find out again
                 place = fitting
-                self._fitting[pack.shape] = place.lanes
+                self._lane_counts.limit(pack.shape, place.lanes)
 
     def _train_at(self, place: Place, jobs: Sequence[Job], stop: threading.Event) -> list[Outcome]:
         return self._train_lanes(place.shape, jobs, place.lanes, place.device, place.together, stop)
@@ -309,17 +333,15 @@ class Evaluator:
         return progress
 
     def _lanes_per_device(self, shape: Shape, jobs: int, device: int | None) -> int:
-        """As many lanes as are needed and fit; on CPU one, since more fall out of its caches."""
-        wanted = -(-jobs // (self.devices if device is None else 1))
-        if self._train.lanes:
-            return min(self._train.lanes, wanted)
-        memory = (self._devices[0].memory_stats() or {}).get("bytes_limit", 0)
-        if self._devices[0].platform == "cpu" or not memory:
-            return 1
-        value = np.dtype(resolve_dtype(self._train.dtype)).itemsize
-        fit = _MEMORY_SHARE * memory / training_bytes(shape, self._train.batch_size, value)
-        # A power of two, so that a smaller last pack or round seldom needs a program of its own.
-        return 2 ** int(math.log2(max(1, min(wanted, fit))))
+        """Lanes of the program for so many jobs of a shape."""
+        return self._lane_counts.of(shape, -(-jobs // (self.devices if device is None else 1)))
+
+    def _most_lanes(self, shape: Shape) -> int:
+        """Lanes of a shape on one device, at most."""
+        images = 0
+        if not self._streamed:
+            images = sum(leaf.nbytes for leaf in jax.tree.leaves(self._data))
+        return most_lanes(self._train, self._devices[0], shape, images)
 
     def _program(
         self,
@@ -335,32 +357,12 @@ class Evaluator:
             if name in self._programs:
                 self._programs.move_to_end(name)
                 return self._programs[name]
-        kind = (lanes, self._streamed, together, teacher)
-        program = TrainProgram(shape, self._train, self._augmentation, devices, *kind)
-        with self._lock:
+            if device is not None:
+                teacher = on_device(teacher, devices[0])
+            kind = (lanes, self._streamed, together, teacher)
+            program = TrainProgram(shape, self._train, self._augmentation, devices, *kind)
             self._programs[name] = program
             exact = [n for n in self._programs if not isinstance(n[0], Envelope)]
             for old in exact[: -_PROGRAMS_KEPT - self.devices]:
                 del self._programs[old]
-        return program
-
-
-def _teacher(config: Config, space: JointSpace) -> Teacher | None:
-    """Reads the network whose answers final trainings learn; None where there is none.
-
-    Raises:
-      ModelError: it cannot be loaded, or does not know these images and classes.
-    """
-    if not config.train.teacher:
-        return None
-    model = load_model(Path(config.train.teacher))
-    known = (model.arch.image_channels, model.arch.num_classes)
-    if known != (needed := (space.image_channels, space.num_classes)):
-        raise ModelError(
-            f"the teacher `{config.train.teacher}` has (image_channels, num_classes) = {known}, "
-            f"the dataset {needed}"
-        )
-    stats = PixelStats(np.float32(model.mean), np.float32(model.std))
-    dtype = resolve_dtype(config.train.dtype)
-    module = Network(model.arch, resolve_lowering(config.train.lowering, dtype), dtype=dtype)
-    return Teacher(model.variables, stats, module, config.train.teacher_share)
+            return program

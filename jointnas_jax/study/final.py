@@ -24,8 +24,8 @@ from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.jobs import Job, Keeping
 from jointnas_jax.study.lock import locked
-from jointnas_jax.study.model import Model, load_model, save_model
-from jointnas_jax.study.plan import BACKWARD, device_count, estimate, print_lines
+from jointnas_jax.study.model import Model, save_model
+from jointnas_jax.study.plan import plan_training, print_lines
 
 
 def train_candidate(
@@ -78,6 +78,12 @@ def _train(
     overwrite: bool,
     interrupt: Interrupt | None,
 ) -> dict[str, Any]:
+    described = candidate.to_dict()
+    # Before any image or teacher is read.
+    stored = None if overwrite else workdirs.finished_training(workdir, config, described)
+    if stored is not None:
+        console.print(f"`{workdir}` holds this training, finished; --overwrite does it again.")
+        return stored
     train, test = dataset.open_splits(config.data)
     if len(train) < config.train.batch_size:
         raise ConfigError(
@@ -89,10 +95,7 @@ def _train(
     keeping = Keeping(workdir, None, interrupt or Interrupt(), say)
     space = JointSpace.fixed(candidate)
     evaluator = Evaluator(config, space, train, validation, test, keeping=keeping)
-    stored = workdirs.start_training(workdir, config, candidate.to_dict(), overwrite)
-    if stored is not None:
-        console.print(f"`{workdir}` holds this training, finished; --overwrite does it again.")
-        return stored
+    workdirs.start_training(workdir, config, described, overwrite)
     start, epochs = time.perf_counter(), config.train.epochs_at_end
 
     def progress(epoch: int, loss: float) -> None:
@@ -113,7 +116,7 @@ def _train(
         "schema": SCHEMA,
         "name": config.name,
         "dataset": {"name": dataset.name, "pixels": evaluator.pixels},
-        "candidate": candidate.to_dict(),
+        "candidate": described,
         "costs": dataclasses.asdict(count(candidate.arch)),
         "epochs": epochs,
         "accuracy": outcome.accuracies[-1],
@@ -132,11 +135,6 @@ def _print_plan(
     config: Config, dataset: ImageDataset, candidate: Candidate, console: Console
 ) -> None:
     train, costs = config.train, count(candidate.arch)
-    images = dataset.count(config.data.train_split) * train.epochs_at_end
-    macs = costs.macs
-    if train.teacher:  # it runs forward only
-        macs += count(load_model(Path(train.teacher)).arch).macs / BACKWARD
-    guess = estimate(config, dataset, [candidate.arch], macs, images, 1, device_count(config))
     lines = {
         "training": f"{config.name}, {train.epochs_at_end} epochs, batches of {train.batch_size}",
         "data": str(dataset),
@@ -144,7 +142,7 @@ def _print_plan(
         f"{candidate.arch.resolution} x {candidate.arch.resolution}",
         "recipe": ", ".join(f"{k} {v}" for k, v in candidate.recipe.to_dict().items()),
     }
-    print_lines(lines | guess.lines(), console)
+    print_lines(lines | plan_training(config, dataset, candidate).lines(), console)
 
 
 def find_candidate(config: Config, name: str, dataset: ImageDataset) -> Candidate:

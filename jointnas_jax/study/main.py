@@ -13,8 +13,7 @@ from absl import logging
 from rich.console import Console
 
 from jointnas_jax.config import Config
-from jointnas_jax.data.digits import cache_dir
-from jointnas_jax.report.figures import FIGURES, draw_figures
+from jointnas_jax.data.cache import cache_dir
 from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.budgets import print_budgets, search_budgets, write_budgets
 from jointnas_jax.study.final import train_candidate
@@ -30,6 +29,9 @@ _CACHED_FROM_SECONDS = 0.5
 def run(config: Config, workdir: Path, dry: bool, overwrite: bool, interrupt: Interrupt) -> int:
     """Runs a study in a workdir, or prints its plan; returns the exit code."""
     prepare_jax(config.study.devices)
+    # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.
+    from jointnas_jax.report.figures import FIGURES, draw_figures
+
     interrupt.check()
     console = plain_console()
     if dry:

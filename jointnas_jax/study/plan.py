@@ -1,101 +1,68 @@
 """What a study is going to do and cost, before anything trains."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-import jax
 import numpy as np
 from rich.console import Console
 
 from jointnas_jax.config import Config
-from jointnas_jax.data.source import ImageDataset
-from jointnas_jax.nets.conv import resolve_dtype
-from jointnas_jax.nets.cost import COSTS, training_bytes
-from jointnas_jax.space import ArchSpec
+from jointnas_jax.data.digits import cache_dir
+from jointnas_jax.data.source import ImageDataset, validation_count
+from jointnas_jax.space import ArchSpec, Candidate, JointSpace
+from jointnas_jax.study.model import load_model
 from jointnas_jax.study.problem import Problem
+from jointnas_jax.train.forecast import Batch, Forecast, forecast
+from jointnas_jax.train.layout import machine_here, make_planner, training_devices
+from jointnas_jax.train.machine import measured_scales
 
-# Rough rates, from runs of this project on two CPU cores; on accelerators not measured.
-_FLOPS_PER_SECOND = {"cpu": 1e10}  # useful multiply-adds x 2, per device
-_ACCELERATOR_FLOPS_PER_SECOND = 2e12
-_COMPILE_SECONDS = {"cpu": (2.0, 0.8)}  # per architecture and MBConv block, with fast_compile
-_ACCELERATOR_COMPILE_SECONDS = (10.0, 1.5)
-_OVERHEAD = 10  # imports, pretraining, fits, evolution
-BACKWARD = 3  # a training step costs about three forward passes
-_SAMPLE = 32  # architectures of the pool that are looked at
+# Architectures of the pool that a planner looks at.
+SAMPLE = 96
 
 
 def device_count(config: Config) -> int:
     """Number of devices that train."""
-    return min(config.study.devices or math.inf, jax.local_device_count())
+    return len(training_devices(config))
 
 
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """What trainings take, roughly.
-
-    Attributes:
-      programs: compiled, at most.
-      train_flops: floating-point operations of all trainings, if none stops early.
-      memory: bytes that a device needs for a candidate, and for the images if they stay there.
-      seconds: wall time.
-      devices: that train.
-    """
-
-    programs: int
-    train_flops: float
-    memory: int
-    seconds: float
-    devices: int
-
-    def lines(self) -> dict[str, str]:
-        """The estimate for people, by name."""
-        hours = self.seconds / 3600
-        time = f"{60 * hours:.1f} minutes" if hours < 2 else f"{hours:,.1f} hours"
-        return {
-            "programs": f"{self.programs} at most, fewer where candidates share envelopes",
-            "training FLOPs": f"{self.train_flops:.2g}",
-            "memory": f"{self.memory / 1e9:.2g} GB per device and candidate in training (rough)",
-            "estimated time": f"{time} on {self.devices} devices, "
-            f"{hours * self.devices:,.2g} device-hours (rough)",
-        }
+def plan_training(config: Config, dataset: ImageDataset, candidate: Candidate) -> Forecast:
+    """Forecasts the final training of one candidate; raises as `find_teacher` does."""
+    images = dataset.count(config.data.train_split)
+    batch = Batch([candidate.arch], config.train.epochs_at_end, images, final=True)
+    space = JointSpace.fixed(candidate)
+    return predict(config, dataset, space, [batch], teacher=find_teacher(config))
 
 
-def estimate(
+def find_teacher(config: Config) -> ArchSpec | None:
+    """The network that final trainings learn from; raises `ModelError` if it cannot be loaded."""
+    return load_model(Path(config.train.teacher)).arch if config.train.teacher else None
+
+
+def predict(
     config: Config,
     dataset: ImageDataset,
-    archs: Sequence[ArchSpec],
-    macs: float,
-    images: float,
-    programs: int,
-    devices: int,
-) -> Estimate:
-    """Estimates trainings.
+    space: JointSpace,
+    batches: Sequence[Batch],
+    sample: Sequence[ArchSpec] = (),
+    teacher: ArchSpec | None = None,
+) -> Forecast:
+    """Forecasts trainings on this machine, which is measured for a second the first time.
 
     Args:
       config: of them.
       dataset: of the images.
-      archs: architectures like those that train.
-      macs: of one of them, for one image.
-      images: that all trainings see together.
-      programs: that are compiled.
-      devices: to train on.
+      space: of all candidates that may train.
+      batches: of trainings.
+      sample: architectures like those that train, for the planner.
+      teacher: that final trainings learn from.
     """
-    train, data, platform = config.train, config.data, jax.default_backend()
-    blocks = np.mean([sum(1 for _ in arch.blocks()) for arch in archs])
-    per_arch, per_block = _COMPILE_SECONDS.get(platform, _ACCELERATOR_COMPILE_SECONDS)
-    compile_seconds = programs * (per_arch + per_block * blocks) / devices
-    if platform == "cpu" and not train.fast_compile:
-        compile_seconds *= 2
-    train_flops = 2 * macs * BACKWARD * images
-    rate = _FLOPS_PER_SECOND.get(platform, _ACCELERATOR_FLOPS_PER_SECOND)
-    shared = devices if train.data_parallel == "always" else 1
-    value = np.dtype(resolve_dtype(train.dtype)).itemsize
-    memory = max(training_bytes(arch, -(-train.batch_size // shared), value) for arch in archs)
-    decoded = dataset.decoded_bytes(data.train_split, data.test_split)
-    memory += decoded if decoded <= data.memory_gb * 1e9 else 0
-    seconds = compile_seconds + train_flops / rate / devices + _OVERHEAD
-    return Estimate(programs, float(train_flops), memory, float(seconds), devices)
+    devices = training_devices(config)
+    machine = machine_here(config, measured_scales(devices[0], cache_dir()))
+    planner = make_planner(config, space, machine, sample)
+    decoded = dataset.decoded_bytes(config.data.train_split, config.data.test_split)
+    resident = decoded if decoded <= config.data.memory_gb * 1e9 else 0
+    return forecast(config, machine, planner, devices, batches, resident, teacher)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,52 +72,85 @@ class Plan:
     Attributes:
       architectures: size of the architecture space.
       recipes: size of the recipe space.
+      images: that candidates train on.
+      validation: images kept for validation.
       pool: candidates in the pool, all within the budget.
       candidates: trained in the coarse stage.
       trainings: of all stages, references and retraining included, at most.
-      estimate: of all trainings.
+      forecast: of all trainings.
     """
 
     architectures: int
     recipes: int
+    images: int
+    validation: int
     pool: int
     candidates: int
     trainings: int
-    estimate: Estimate
+    forecast: Forecast
 
 
-def make_plan(problem: Problem, pool: np.ndarray, images: int, devices: int) -> Plan:
+def make_plan(
+    problem: Problem, pool: np.ndarray, images: int, teacher: ArchSpec | None = None
+) -> Plan:
     """Plans the study of a problem.
 
     Args:
       problem: the problem.
       pool: `int32[P, K]`.
       images: in the training split, validation included.
-      devices: to train on.
+      teacher: that final trainings learn from.
     """
-    config = problem.config
+    config, space = problem.config, problem.space
+    held = validation_count(images, config.data.val_fraction, config.data.val_images)
+    batches = study_batches(problem, pool, images - held, images)
+    sample = [space.decode(vector).arch for vector in pool[:SAMPLE]]
+    return Plan(
+        space.arch_size,
+        space.recipe_size,
+        images - held,
+        held,
+        len(pool),
+        min(config.search.rounds * config.search.per_round, len(pool)),
+        sum(len(batch.archs) for batch in batches),
+        predict(config, problem.dataset, space, batches, sample, teacher),
+    )
+
+
+def study_batches(problem: Problem, pool: np.ndarray, kept: int, images: int) -> list[Batch]:
+    """All trainings of a study, in the batches that the evaluator gets.
+
+    The first round is the head of the pool `int32[P, K]`. What the search will choose is not known:
+    candidates further down the pool stand in for it.
+
+    Args:
+      problem: the problem.
+      pool: `int32[P, K]`.
+      kept: images to train on, without those for validation.
+      images: to train on in the end.
+    """
+    config, space = problem.config, problem.space
     search, study, train = config.search, config.study, config.train
     candidates = min(search.rounds * search.per_round, len(pool))
-    finalists = search.finalists + 1
     random = candidates + search.finalists if study.random_reference else 0
-    references = 2 if study.random_reference else 1
-    compared = finalists + references
-    retrained = search.winners + references
-    finals = (compared + retrained) * study.seeds
-    # One architecture for all is compiled on every device, side by side.
-    shared = config.mode == "recipe"
-    programs = devices if shared else candidates + random + compared
-    epochs = (candidates + random) * train.epochs + finals * train.epochs_at_end
-    macs = problem.costs(pool)[:, COSTS.index("macs")].mean()
-    archs = [problem.space.decode(v).arch for v in pool[:_SAMPLE]]
-    return Plan(
-        problem.space.arch_size,
-        problem.space.recipe_size,
-        len(pool),
-        candidates,
-        candidates + random + finals,
-        estimate(config, problem.dataset, archs, macs, images * epochs, programs, devices),
-    )
+    default = [problem.default.arch]
+
+    def archs(start: int, wanted: int) -> list[ArchSpec]:
+        return [space.decode(pool[i % len(pool)]).arch for i in range(start, start + wanted)]
+
+    starts = range(0, candidates, search.per_round)
+    batches = [
+        Batch(archs(i, min(search.per_round, candidates - i)), train.epochs, kept) for i in starts
+    ]
+    if random:
+        batches.append(Batch(archs(candidates, random), train.epochs, kept))
+    references = default + archs(candidates, 1 if random else 0)
+    for wanted, final in ((search.finalists + 1, False), (search.winners, True)):
+        contenders = [*archs(candidates + 1, wanted), *references]
+        each = [arch for arch in contenders for _ in range(study.seeds)]
+        seen = images if final else kept
+        batches.append(Batch(each, train.epochs_at_end, seen, final))
+    return batches
 
 
 def print_plan(problem: Problem, plan: Plan, console: Console) -> None:
@@ -158,20 +158,25 @@ def print_plan(problem: Problem, plan: Plan, console: Console) -> None:
     config = problem.config
     limits = config.budget.limits()
     wanted = config.search.rounds * config.search.per_round
+    asked, batch = config.search.pool_size, config.train.batch_size
+    short = plan.pool < asked
     budget = ", ".join(f"{c} <= {v:,}" for c, v in limits.items()) or "none"
     lines = {
         "study": f"{config.name}, mode {config.mode}, seed {config.seed}",
         "data": str(problem.dataset),
+        "images": f"{plan.images:,} to train on, {plan.validation:,} for validation"
+        + (f"; too few for a batch of {batch}" if plan.images < batch else ""),
         "space": f"{plan.architectures:.3g} architectures x {plan.recipes:.3g} recipes",
         "budget": budget,
         "pool": f"{plan.pool:,} candidates within the budget"
-        + (f", less than the {wanted} to train" if plan.pool < wanted else ""),
+        + (f" of {asked:,} asked for: there are no more, or they are too rare" if short else "")
+        + (f"; less than the {wanted} to train" if plan.pool < wanted else ""),
         "coarse stage": f"{plan.candidates} candidates in {config.search.rounds} rounds, "
         f"{config.train.epochs} epochs in the first",
         "final": f"{config.train.epochs_at_end} epochs, {config.study.seeds} seeds",
         "trainings": f"{plan.trainings} in all, references and retraining included",
     }
-    print_lines(lines | plan.estimate.lines(), console)
+    print_lines(lines | plan.forecast.lines(), console)
 
 
 def print_lines(lines: Mapping[str, str], console: Console) -> None:

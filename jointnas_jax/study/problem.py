@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -80,11 +80,21 @@ class Problem:
         return found[:wanted] if len(found) else self.pool()[-wanted:]
 
     def pool(self) -> np.ndarray:
-        """Draws the pool of the coarse stage: `int32[P, K]`; raises `SpaceError` if it is empty."""
-        limits = self.config.budget.limits()
+        """Draws the pool of the coarse stage: `int32[P, K]`; raises `SpaceError` if it is empty.
+
+        Its head, the first to be trained, is the default candidate, unless the config wants it out.
+        """
+        pool = self.pool_within(self.config.budget.limits(), self.config.seed)
+        known = self.space.encode(self.default)[None]
+        if self.config.search.start_with_default and self.budget_test()(known)[0]:
+            pool = distinct(np.concatenate([known, pool]))[: len(pool)]
+        return pool
+
+    def pool_within(self, limits: Mapping[str, int], seed: int) -> np.ndarray:
+        """Draws a pool within limits of costs by name: `int32[P, K]`; see `sobol_pool`."""
         budget = {COSTS.index(name): limit for name, limit in limits.items()}
-        seed = (self.config.seed, POOL_STREAM)
-        return sobol_pool(self.space, self.config.search.pool_size, self.costs, budget, seed)
+        size = self.config.search.pool_size
+        return sobol_pool(self.space, size, self.costs, budget, (seed, POOL_STREAM), COSTS)
 
     def budget_test(self) -> Callable[[Any], Any]:
         """Returns the test which of `int32[N, K]` satisfy the budget, NumPy or under `jit`."""

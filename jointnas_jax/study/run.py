@@ -29,7 +29,7 @@ from jointnas_jax.study.jobs import Job, Keeping, Outcome
 from jointnas_jax.study.lock import locked
 from jointnas_jax.study.meter import Meter
 from jointnas_jax.study.origin import Origin
-from jointnas_jax.study.plan import device_count, make_plan, print_plan
+from jointnas_jax.study.plan import SAMPLE, device_count, find_teacher, make_plan, print_plan
 from jointnas_jax.study.problem import PRETRAIN_STREAM, Problem, build_problem
 from jointnas_jax.study.result import Contender, build_result, describe, print_result
 from jointnas_jax.study.trials import Batch, Trials, new_store, open_store
@@ -39,15 +39,12 @@ from jointnas_jax.study.workdir import PREDICTOR, RESULT, WEIGHTS, Found, look, 
 # before.
 _PRETRAIN, _SEARCH, _EVOLVE, _COARSE, _RANDOM, _FINAL, _RETRAIN = range(7)
 
-# Candidates of the pool that the evaluator's planner looks at.
-_SAMPLE = 96
-
 
 def dry_run(config: Config, console: Console) -> None:
     """Prints the plan of a study; opens the dataset, trains nothing."""
     problem = build_problem(config)
     images = problem.dataset.count(config.data.train_split)
-    print_plan(problem, make_plan(problem, problem.pool(), images, device_count(config)), console)
+    print_plan(problem, make_plan(problem, problem.pool(), images, find_teacher(config)), console)
 
 
 def run_study(
@@ -102,7 +99,7 @@ def _run(
         images = problem.divided_images()
     with meter.stage("pool"):
         pool = problem.pool()
-        plan = make_plan(problem, pool, len(images[0]), device_count(config))
+        plan = make_plan(problem, pool, len(images[0]), find_teacher(config))
         study = Study(problem, pool, images, plan.trainings, workdir, console, found, interrupt)
         print_plan(problem, plan, console)
         study.open()  # the last thing before training: bad input leaves no trace
@@ -176,7 +173,7 @@ class Study:
         self._origin = Origin.read(workdir) if found is Found.UNFINISHED else None
         if self._origin:
             self._origin.check(self.config, device_count(self.config), console)
-        sample = [problem.space.decode(vector).arch for vector in pool[:_SAMPLE]]
+        sample = [problem.space.decode(vector).arch for vector in pool[:SAMPLE]]
         say = lambda text: console.print(f"  {text}", highlight=False)
         keeping = Keeping(workdir, self._origin and self._origin.scales, interrupt, say)
         self.evaluator = Evaluator(self.config, problem.space, *images, sample, keeping)

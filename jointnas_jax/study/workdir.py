@@ -139,8 +139,36 @@ def start(workdir: Path, config: Config) -> None:
     write_json(workdir / CONFIG, _plain(config), digest=True)
 
 
-def start_training(workdir: Path, config: Config, candidate: dict[str, Any], again: bool) -> Any:
-    """Makes the workdir ready for the training of one candidate.
+def finished_training(workdir: Path, config: Config, candidate: dict[str, Any]) -> Any:
+    """Looks whether the training of one candidate is finished in a workdir; changes nothing.
+
+    Args:
+      workdir: the folder.
+      config: of the training.
+      candidate: as JSON.
+
+    Returns:
+      Its result if it is, None if it starts there, or goes on.
+
+    Raises:
+      WorkdirError: the folder holds something else, or cannot be read.
+    """
+    _check_no_study(workdir)
+    try:
+        if not (workdir / TRAINING).exists():
+            return None
+        if read_json(workdir / TRAINING) != _training(config, candidate):
+            raise WorkdirError(
+                f"workdir `{workdir}` holds another training; give another --workdir, or "
+                "replace it with --overwrite"
+            )
+        return read_json(workdir / RESULT) if (workdir / RESULT).exists() else None
+    except (OSError, ValueError) as error:
+        raise WorkdirError(f"workdir `{workdir}` cannot be read: {error}") from error
+
+
+def start_training(workdir: Path, config: Config, candidate: dict[str, Any], again: bool) -> None:
+    """Makes the workdir ready for the training of one candidate, which is not finished there.
 
     Args:
       workdir: the folder.
@@ -148,31 +176,26 @@ def start_training(workdir: Path, config: Config, candidate: dict[str, Any], aga
       candidate: as JSON.
       again: remove an earlier training there, whatever it was.
 
-    Returns:
-      The result if this very training is finished there. None if it starts, or goes on.
-
     Raises:
-      WorkdirError: the folder holds something else, or cannot be used.
+      WorkdirError: the folder holds a study, or cannot be used.
     """
-    this = {"schema": SCHEMA, "candidate": candidate, "config": _plain(config)}
+    _check_no_study(workdir)
     try:
-        if (workdir / CONFIG).exists():
-            raise WorkdirError(f"workdir `{workdir}` holds a study; give another --workdir")
         if again:
             _remove(workdir, (TRAINING, RESULT), (STATE, TRAINED))
-        if (workdir / TRAINING).exists():
-            if read_json(workdir / TRAINING) != this:
-                raise WorkdirError(
-                    f"workdir `{workdir}` holds another training; give another --workdir, or "
-                    "replace it with --overwrite"
-                )
-            if (workdir / RESULT).exists():
-                return read_json(workdir / RESULT)
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / TRAINING, this, digest=True)
+        write_json(workdir / TRAINING, _training(config, candidate), digest=True)
     except (OSError, ValueError) as error:
         raise WorkdirError(f"workdir `{workdir}` cannot be used: {error}") from error
-    return None
+
+
+def _check_no_study(workdir: Path) -> None:
+    if (workdir / CONFIG).exists():
+        raise WorkdirError(f"workdir `{workdir}` holds a study; give another --workdir")
+
+
+def _training(config: Config, candidate: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": SCHEMA, "candidate": candidate, "config": _plain(config)}
 
 
 def finish_training(workdir: Path, result: dict[str, Any]) -> None:

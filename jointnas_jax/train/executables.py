@@ -63,7 +63,7 @@ def _kept_file(lowered: Any, device: jax.Device, options: dict[str, Any]) -> Pat
     Its name is a digest of all that the machine code depends on.
     """
     folder = jax.config.jax_compilation_cache_dir
-    if not folder:
+    if not folder or not jax.config.jax_enable_compilation_cache:
         return None
     try:
         machine = xla_client.get_topology_for_devices([device]).fingerprint()

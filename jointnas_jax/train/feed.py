@@ -17,6 +17,7 @@ import numpy as np
 
 from jointnas_jax.data.augment import EpochPlan
 from jointnas_jax.data.source import Images, Split
+from jointnas_jax.errors import DataError, StorageError
 from jointnas_jax.train.parallel import replicate
 from jointnas_jax.train.step import PixelStats
 
@@ -78,7 +79,7 @@ class StreamedTrainData:
             steps = np.arange(start, start + together)
             cut = lambda values: np.take(values, steps, axis=len(axes), mode="clip")
             part = jax.tree.map(cut, plan.replace(steps=None))
-            images, labels = self._source.read(part.images)
+            images, labels = _read_again(self._source, part.images)
             part = part.replace(steps=plan.steps, images=None)
             return images, labels, part, np.minimum(together, plan.steps - start)
 
@@ -134,7 +135,7 @@ class StreamedEvalData:
 
         def read(start: int) -> tuple[np.ndarray, np.ndarray]:
             chosen = self._indices[start : start + _EVAL_BATCH]
-            return _padded(*self._source.read(chosen), _EVAL_BATCH)
+            return _padded(*_read_again(self._source, chosen), _EVAL_BATCH)
 
         return ahead(read, range(0, self.count, _EVAL_BATCH))
 
@@ -193,6 +194,14 @@ def pixel_stats(images: np.ndarray) -> PixelStats:
         deviations.append(np.sqrt(np.average((values - means[-1]) ** 2, weights=counts)))
     # A constant channel stays constant.
     return PixelStats(np.float32(means), np.maximum(np.float32(deviations), np.float32(1.0)))
+
+
+def _read_again(source: Images, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reads images that were sound before anything trained: no candidate fails by them now."""
+    try:
+        return source.read(indices)
+    except DataError as error:
+        raise StorageError(f"{error}; when it can again, the same command goes on") from error
 
 
 def _padded(images: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """What compiling and training cost on a device: constants, scaled by a measurement of a second."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -105,8 +106,9 @@ def measured_scales(device: jax.Device, folder: Path) -> tuple[float, float]:
         )
         # So small a network says nothing about the speed of an accelerator.
         known[name] = [compiling, training if on_cpu else 1.0]
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file.write_text(json.dumps(known), encoding="utf-8")
+        with contextlib.suppress(OSError):  # then the next study measures again
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file.write_text(json.dumps(known), encoding="utf-8")
     compiling, training = known[name]
     return compiling, training
 
@@ -115,9 +117,10 @@ def _read(file: Path) -> dict[str, list[float]]:
     """What was measured before; nothing if there is no such file, or not in this form."""
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
-        return {str(k): [float(c), float(t)] for k, (c, t) in known.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        scales = {str(k): [float(c), float(t)] for k, (c, t) in known.items()}
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
+    return {k: v for k, v in scales.items() if all(0 < s < math.inf for s in v)}
 
 
 def _probe(device: jax.Device) -> tuple[float, float]:

@@ -213,6 +213,10 @@ class Planner:
         overhead = blocks * self._speed(shape).step_block
         return work.steps * (operations / self._machine.rate + overhead)
 
+    def seconds(self, shape: Shape, work: Work) -> tuple[float, float]:
+        """Seconds that compiling a program takes, and a training in it on one device."""
+        return self._compile_seconds(shape), self._train_seconds(shape, work)
+
     def macs(self, shape: Shape, arch: ArchSpec) -> int:
         """Multiply-adds that a forward pass of an architecture executes per image."""
         return executed_macs(shape, arch, self._batch if self._tiled else 0)

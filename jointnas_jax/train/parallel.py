@@ -1,5 +1,9 @@
-"""A function of one lane, compiled for all lanes of all devices."""
+"""A function of one lane, compiled for all lanes of all devices.
 
+Two ways behind one interface: `Pmapped` on accelerators, `Copied` on CPU; `parallel` chooses.
+"""
+
+import abc
 import functools
 import threading
 from collections.abc import Callable, Sequence
@@ -11,14 +15,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from jointnas_jax.train.executables import executables_on
 
+_AXIS = "devices"
 
-class Parallel:
-    """A function of one lane, mapped over lanes: devices, and by `vmap` those of one device.
 
-    It does what `pmap` does, but bit for bit alike on any number of devices. `pmap` of jax 0.10
-    makes one module for all devices, and XLA rounds differently in a module for four devices than
-    in a module for one. Here one device's module is compiled, once, and loaded on every device.
-    """
+class Parallel(abc.ABC):
+    """A function of one lane, mapped over lanes: devices, and by `vmap` those of one device."""
 
     def __init__(
         self,
@@ -40,53 +41,89 @@ class Parallel:
           options: for XLA.
           donate: arguments that may be overwritten.
         """
-        axes = axes.replace("b", "l")
-        mesh = Mesh(np.array(devices), ("devices",))
-        self._lanes = NamedSharding(mesh, PartitionSpec("devices"))
-        self._shared = NamedSharding(mesh, PartitionSpec())
-        self._axes, self._devices = axes, tuple(devices)
+        self._mapped = tuple(None if axis == "s" else 0 for axis in axes)
         if lanes_per_device > 1:
-            mapped = tuple(0 if axis == "l" else None for axis in axes)
-            function = jax.vmap(function, in_axes=mapped)
-
-        def on_one(*args: Any) -> Any:
-            """The shard of a device: its first axis is one device long."""
-            cut = lambda axis, arg: jax.tree.map(lambda a: a[0], arg) if axis == "l" else arg
-            out = function(*map(cut, axes, args))
-            return jax.tree.map(lambda a: a[None], out)
-
-        # Unused arguments are kept: the loaded program is called with all of them.
-        self._program = jax.jit(on_one, keep_unused=True, donate_argnums=donate)
-        self._options = options or {}
-        self._compiled: dict[tuple, tuple] = {}
+            function = jax.vmap(function, in_axes=self._mapped)
+        mesh = Mesh(np.array(devices), (_AXIS,))
+        self._lanes = NamedSharding(mesh, PartitionSpec(_AXIS))
+        self._shared = NamedSharding(mesh, PartitionSpec())
+        self._function, self._devices = function, tuple(devices)
+        self._options, self._donate = options or {}, donate
+        self._compiled: dict[tuple, Any] = {}
         self._lock = threading.Lock()
 
-    def compile(self, *values: Any) -> tuple[list[Any], Any]:
-        """Compiles for arguments of these shapes (arrays or `jax.ShapeDtypeStruct`), once.
-
-        Returns:
-          The executable of each device, and shapes of the results on one.
-        """
+    def compile(self, *values: Any) -> Any:
+        """Compiles for arguments of these shapes (arrays or `jax.ShapeDtypeStruct`), once."""
         key = tuple(np.shape(leaf) for leaf in jax.tree.leaves(values))
         with self._lock:
             if key not in self._compiled:
-                lower = lambda device: self._program.lower(*self._args_of_one(values, device))
-                self._compiled[key] = executables_on(self._devices, lower, self._options)
+                self._compiled[key] = self._build(values)
             return self._compiled[key]
 
     def shapes(self, *values: Any) -> Any:
         """Shapes of the results, as `jax.ShapeDtypeStruct`."""
-        out = jax.eval_shape(self._program, *self._args_of_one(values, self._devices[0]))
-        stack = lambda a: jax.ShapeDtypeStruct((len(self._devices), *a.shape[1:]), a.dtype)
-        return jax.tree.map(stack, out)
+        return jax.eval_shape(jax.vmap(self._function, in_axes=self._mapped), *values)
 
     def __call__(self, *values: Any) -> Any:
         """Runs it; arguments and results are stacked over devices (and lanes)."""
-        executables, out = self.compile(*values)
-        placed = [
-            jax.device_put(value, self._lanes if axis == "l" else self._shared)
-            for axis, value in zip(self._axes, values, strict=True)
-        ]
+        program = self.compile(*values)
+        # What lies where it is needed already is not copied.
+        places = [self._shared if axis is None else self._lanes for axis in self._mapped]
+        return self._run(program, jax.device_put(values, tuple(places)))
+
+    @abc.abstractmethod
+    def _build(self, values: Sequence[Any]) -> Any:
+        """Compiles for arguments of these shapes."""
+
+    @abc.abstractmethod
+    def _run(self, program: Any, placed: Sequence[Any]) -> Any:
+        """Runs what was built, with arguments that are on the devices."""
+
+
+class Pmapped(Parallel):
+    """One program for all devices, by `jax.pmap`."""
+
+    def _build(self, values: Sequence[Any]) -> Any:
+        # Of leaves, not of trees: jax 0.10 takes the axes of arguments for those of leaves where
+        # there happen to be as many of either.
+        leaves, structure = jax.tree.flatten(tuple(values))
+        owners = [n for n, value in enumerate(values) for _ in jax.tree.leaves(value)]
+        program = jax.pmap(
+            lambda *leaves: self._function(*jax.tree.unflatten(structure, leaves)),
+            _AXIS,  # as in our meshes: what is placed by them is where `pmap` wants it
+            in_axes=tuple(self._mapped[owner] for owner in owners),
+            devices=self._devices,
+            donate_argnums=[i for i, owner in enumerate(owners) if owner in self._donate],
+        )
+        shapes = [jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype) for leaf in leaves]
+        return program.lower(*shapes).compile(compiler_options=self._options)
+
+    def _run(self, program: Any, placed: Sequence[Any]) -> Any:
+        return program(*jax.tree.leaves(placed))
+
+
+class Copied(Parallel):
+    """One device's program, compiled once and loaded on every device.
+
+    It does what `pmap` does, but bit for bit alike on any number of devices. `pmap` makes one
+    module for all devices, and XLA:CPU rounds differently in a module for four devices than in a
+    module for one.
+    """
+
+    def _build(self, values: Sequence[Any]) -> Any:
+        def on_one(*args: Any) -> Any:
+            """The shard of a device: its first axis is one device long."""
+            cut = lambda axis, arg: arg if axis is None else jax.tree.map(lambda a: a[0], arg)
+            out = self._function(*map(cut, self._mapped, args))
+            return jax.tree.map(lambda a: a[None], out)
+
+        # Unused arguments are kept: the loaded program is called with all of them.
+        program = jax.jit(on_one, keep_unused=True, donate_argnums=self._donate)
+        lower = lambda device: program.lower(*self._args_of_one(values, device))
+        return executables_on(self._devices, lower, self._options)
+
+    def _run(self, program: Any, placed: Sequence[Any]) -> Any:
+        executables, out = program
         # Cut before anything runs, which may delete what it was donated.
         inputs = [jax.tree.leaves(on_device(placed, device)) for device in self._devices]
         # All devices are started before any is waited for.
@@ -105,19 +142,31 @@ class Parallel:
         """Shapes of the arguments of one device."""
         place = SingleDeviceSharding(device)
 
-        def shape(axis: str, leaf: Any) -> jax.ShapeDtypeStruct:
-            dims = (1, *np.shape(leaf)[1:]) if axis == "l" else np.shape(leaf)
+        def shape(axis: int | None, leaf: Any) -> jax.ShapeDtypeStruct:
+            dims = np.shape(leaf) if axis is None else (1, *np.shape(leaf)[1:])
             return jax.ShapeDtypeStruct(dims, leaf.dtype, sharding=place)
 
         return tuple(
             jax.tree.map(functools.partial(shape, axis), value)
-            for axis, value in zip(self._axes, values, strict=True)
+            for axis, value in zip(self._mapped, values, strict=True)
         )
+
+
+def parallel(
+    function: Callable[..., Any], axes: str, devices: Sequence[jax.Device], **settings: Any
+) -> Parallel:
+    """Maps a function over lanes in the way that suits the devices; arguments as of `Parallel`."""
+    return way_of(devices[0].platform)(function, axes, devices, **settings)
+
+
+def way_of(platform: str) -> type[Parallel]:
+    """How candidates train side by side on devices of a platform."""
+    return Copied if platform == "cpu" else Pmapped
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Puts arrays on every device once; programs on these devices read them where they are."""
-    mesh = Mesh(np.array(devices), ("devices",))
+    mesh = Mesh(np.array(devices), (_AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 

@@ -4,7 +4,7 @@ A program is compiled for a shape: an envelope, or one architecture. Everything 
 is an argument of it: variables, switches, recipe, seed, split, number of epochs. So a second
 candidate, recipe or seed, or the retraining on more images, compiles nothing.
 
-Every candidate trains in a lane, one or more on each device (`Parallel`), or in one lane that all
+Every candidate trains in a lane, one or more on each device (`parallel`), or in one lane that all
 devices share (`DataParallel`); what a lane computes depends on its candidate and key alone.
 
 D = devices, V = size of the variables of the shape.
@@ -12,11 +12,11 @@ D = devices, V = size of the variables of the shape.
 
 import concurrent.futures
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
@@ -33,7 +33,7 @@ from jointnas_jax.train import step as steps
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.data_parallel import DataParallel, batch_spread
 from jointnas_jax.train.feed import EvalData, StreamedEvalData, StreamedTrainData, TrainData
-from jointnas_jax.train.parallel import Parallel, compiler_options
+from jointnas_jax.train.parallel import Parallel, compiler_options, parallel, replicate
 from jointnas_jax.train.recipe_arrays import RecipeArrays
 
 # Streams of the trial's key.
@@ -46,7 +46,8 @@ class Training(NamedTuple):
     Attributes:
       accuracies: after each epoch, fraction in [0, 1]; shorter than asked for after a failure.
       variables: Flax variables that count for the recipe, on the host; None after a failure.
-      failed_step: first step with a non-finite loss, None if there was none.
+      failed_step: first step with a non-finite loss, or the last one of an epoch that left a
+        non-finite weight behind; None if there was none.
     """
 
     accuracies: tuple[float, ...]
@@ -106,39 +107,52 @@ class TrainProgram:
         self._shape = shape
         self._devices = devices
         self._per_device = lanes_per_device
-        self._teacher = teacher
-        self._compiled = False
+        self._teacher = replicate(teacher, devices)
+        self._compiled, self._lock = False, threading.Lock()
         self._template = zero_variables(shape)
         dtype = resolve_dtype(config.dtype)
         lowering = resolve_lowering(config.lowering, dtype)
         # Under `vmap` the loop over tiles would run as long as its longest lane.
         tiled = isinstance(shape, Envelope) and lowering == "matmul" and lanes_per_device == 1
-        module = Network(shape, lowering, TiledMBConv if tiled else MBConv, dtype)
-        parallel = functools.partial(
-            Parallel, devices=tuple(devices), lanes_per_device=lanes_per_device
+        block = TiledMBConv if tiled else MBConv
+        module = Network(shape, lowering, block, dtype, mapped=lanes_per_device > 1)
+        side_by_side: Callable[..., Any] = functools.partial(
+            parallel, devices=tuple(devices), lanes_per_device=lanes_per_device
         )
         spread: Callable[[Any], Any] = lambda batch: batch
         if together:
-            parallel = functools.partial(DataParallel, devices=tuple(devices))
+            side_by_side = functools.partial(DataParallel, devices=tuple(devices))
             spread = batch_spread(tuple(devices))
         fast = ("light", "old_fusion")
         epoch_options = correct_options = fast if config.fast_compile else ()
         # An envelope trains many candidates: the speed of its epochs is worth a longer compilation.
         if isinstance(shape, Envelope):
             epoch_options, correct_options = ("light",), fast
-        self._epoch = parallel(
-            functools.partial(_train_epoch, module, augmentation, spread),
-            "lll" + ("bbs" if streamed else "sss") + "llls",
+        self._epoch = side_by_side(
+            functools.partial(steps.train_epoch, module, augmentation, spread),
+            "lll" + ("bbs" if streamed else "sss") + "lsls",
             options=compiler_options(*epoch_options),
             donate=(0,),
         )
-        self._correct = parallel(
+        self._correct = side_by_side(
             functools.partial(_count_correct, module, self._template, spread),
             "llsss",
             options=compiler_options(*correct_options),
         )
         planners = tuple(devices[:1] if together else devices)
         self._plan = _plan_program(planners, lanes_per_device, augmentation, config.batch_size)
+
+    def compile(
+        self,
+        candidate: Candidate,
+        data: TrainData | StreamedTrainData,
+        evaluation: EvalData | StreamedEvalData,
+    ) -> None:
+        """Compiles what `train` will need for candidates like this one, if it is not there yet.
+
+        Without it the first `train` does.
+        """
+        self._compile(self._lanes([candidate], [jax.random.key(0)]), data, evaluation)
 
     def train(
         self,
@@ -166,15 +180,14 @@ class TrainProgram:
           progress: called after each epoch with its number, from 1, and the mean loss of the lanes.
 
         Returns:
-          Accuracies and weights of each candidate. A non-finite loss ends the training of its lane
-          at that epoch, and leaves the others alone.
+          Accuracies and weights of each candidate. A loss or weight that is not finite ends the
+          training of its lane at that epoch, and leaves the others alone.
 
         Raises:
           InterruptedStudyError: it was interrupted.
         """
         lanes = self._lanes(candidates, keys)
-        if not self._compiled:
-            self._compile(lanes, data, evaluation)
+        self._compile(lanes, data, evaluation)
         lanes, done, counts, failures = _restored(checkpoints, lanes)
         for epoch in range(done, epochs):
             lanes, trained, failed, losses = self._one_epoch(lanes, data, epoch)
@@ -183,7 +196,10 @@ class TrainProgram:
                 counts.append([ask(*batch, evaluation.stats) for batch in evaluation.batches])
             failures.append(failed)
             if progress:
-                progress(epoch + 1, float(np.sum([np.mean(loss) for loss in losses])))
+                # On the host: a mean of shards would be a collective, which XLA:CPU gives up, and
+                # the process with it, where a device is 40 s late.
+                means = [np.mean(np.asarray(loss)) for loss in losses]
+                progress(epoch + 1, float(np.sum(means)))
             if (np.max(failures, axis=0)[: len(candidates)] >= 0).all():
                 break
             if epoch == epochs - 1:  # what comes now is the result
@@ -222,7 +238,9 @@ class TrainProgram:
         return lanes, trained, _first(failed), losses
 
     def _arguments(self, lanes: _Lanes, chunk: tuple, stats: steps.PixelStats) -> tuple:
-        images, labels, plan, todo = chunk
+        # Alike in all lanes and told once: under `vmap` a loop whose lanes could end one by one
+        # would select every part of the state at every step.
+        images, labels, plan, todo = (*chunk[:3], np.int32(np.max(np.asarray(chunk[3]))))
         own = (lanes.state, lanes.recipes, lanes.switches)
         return (*own, images, labels, stats, plan, todo, lanes.step_keys, self._teacher)
 
@@ -232,12 +250,23 @@ class TrainProgram:
         data: TrainData | StreamedTrainData,
         evaluation: EvalData | StreamedEvalData,
     ) -> None:
-        """Compiles all programs side by side, from what `train` will call them with."""
+        """Compiles all programs side by side, from what `train` will call them with; once."""
+        with self._lock:
+            if not self._compiled:
+                self._compile_all(lanes, data, evaluation)
+                self._compiled = True
+
+    def _compile_all(
+        self,
+        lanes: _Lanes,
+        data: TrainData | StreamedTrainData,
+        evaluation: EvalData | StreamedEvalData,
+    ) -> None:
         plan_args = (data.members, lanes.recipes.mixup, lanes.plan_keys, np.int32(0))
         # Of images on the device a chunk has the shapes of the plan; others must be read.
         resident = isinstance(data, TrainData)
         plan = self._plan.shapes(*plan_args) if resident else self._plan(*plan_args)
-        chunk = next(data.chunks(plan))
+        chunk = (*next(data.chunks(plan))[:3], 0)
         trained = jax.ShapeDtypeStruct(lanes.state.averaged.shape, np.float32)
         batch = next(iter(evaluation.batches))
         calls = [
@@ -247,7 +276,6 @@ class TrainProgram:
         ]
         with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
             list(pool.map(lambda call: call[0].compile(*call[1]), calls))
-        self._compiled = True
 
     def _lane(self, candidate: Candidate, key: jax.Array) -> _Lanes:
         """Everything about a candidate, as arrays on the host."""
@@ -306,7 +334,8 @@ def _plan_program(
         return plan_epoch(members, alpha, key, augmentation, batch_size)
 
     options = compiler_options("light", "old_fusion")
-    return Parallel(plan, "slls", devices, lanes_per_device, options)
+    settings = dict(lanes_per_device=lanes_per_device, options=options)
+    return parallel(plan, "slls", devices, **settings)
 
 
 def _restored(checkpoints: Checkpoints | None, lanes: _Lanes) -> tuple[_Lanes, int, list, list]:
@@ -322,50 +351,6 @@ def _first(failed: Sequence[jax.Array]) -> np.ndarray:
     """The first failed step of each lane over the chunks of an epoch, -1 where there is none."""
     found = np.stack([np.asarray(f).reshape(-1) for f in failed])
     return np.where((found >= 0).any(0), found[(found >= 0).argmax(0), range(found.shape[1])], -1)
-
-
-def _train_epoch(
-    module: Network,
-    augmentation: Augmentation,
-    spread: Callable[[Any], Any],
-    state: steps.TrainState,
-    recipe: RecipeArrays,
-    switches: Switches | None,
-    images: jax.Array,
-    labels: jax.Array,
-    stats: steps.PixelStats,
-    plan: EpochPlan,
-    todo: jax.Array,
-    key: jax.Array,
-    teacher: steps.Teacher | None,
-) -> tuple[steps.TrainState, jax.Array, jax.Array, jax.Array]:
-    """Runs the first `todo` rows of a plan in a lane; `key` is the data of the trial's key.
-
-    Images are gathered as the plan says, or are those of the rows where it names none.
-
-    Returns:
-      The state; the variables that count, flattened to `float32[V]`; the first step with a
-      non-finite loss, or -1; the sum of the losses over the steps of the epoch.
-    """
-
-    key = jax.random.wrap_key_data(key)
-
-    def step(i: jax.Array, carry: tuple) -> tuple:
-        state, failed_step, total = carry
-        chosen = i if plan.images is None else plan.images[i]
-        row = jax.tree.map(lambda drawn: drawn[i], plan.replace(steps=None, images=None))
-        # The mixing weight is the batch's, everything else an image's.
-        own = spread((images[chosen], labels[chosen], row.replace(mixup=None)))
-        batch = steps.Batch(*own[:2], own[2].replace(mixup=row.mixup))
-        after, loss = steps.train_step(
-            module, augmentation, state, recipe, batch, stats, plan.steps, key, switches, teacher
-        )
-        failed = (failed_step < 0) & ~jnp.isfinite(loss)
-        return after, jnp.where(failed, state.step, failed_step), total + loss
-
-    start = (state, jnp.int32(-1), jnp.float32(0))
-    state, failed_step, total = jax.lax.fori_loop(0, todo, step, start)
-    return state, steps.trained_variables(state, recipe), failed_step, total / plan.steps
 
 
 def _count_correct(

@@ -1,8 +1,9 @@
-"""One training step and one evaluation of a network, as pure functions.
+"""One training step, one epoch and one evaluation of a network, as pure functions.
 
 Shapes: B = batch size, H x W x C = stored image, L = classes.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -163,6 +164,54 @@ def train_step(
     decay = jnp.minimum(recipe.ema_decay, (1 + state.step) / (10 + state.step))
     averaged = decay * state.averaged + (1 - decay) * ravel_pytree(variables)[0]
     return TrainState(state.step + 1, variables, averaged, optimizer), loss
+
+
+def train_epoch(
+    module: Network,
+    augmentation: Augmentation,
+    spread: Callable[[Any], Any],
+    state: TrainState,
+    recipe: RecipeArrays,
+    switches: Switches | None,
+    images: jax.Array,
+    labels: jax.Array,
+    stats: PixelStats,
+    plan: EpochPlan,
+    todo: jax.Array,
+    key: jax.Array,
+    teacher: Teacher | None,
+) -> tuple[TrainState, jax.Array, jax.Array, jax.Array]:
+    """Runs the first `todo` rows of a plan in a lane; `key` is the data of the trial's key.
+
+    Images are gathered as the plan says, or are those of the rows where it names none.
+
+    Returns:
+      The state; the variables that count, flattened to `float32[V]`; the first step with a
+      non-finite loss, or the last one if it left a non-finite variable, or -1; the sum of the
+      losses over the steps of the epoch.
+    """
+
+    key = jax.random.wrap_key_data(key)
+
+    def step(i: jax.Array, carry: tuple) -> tuple:
+        state, failed_step, total = carry
+        chosen = i if plan.images is None else plan.images[i]
+        row = jax.tree.map(lambda drawn: drawn[i], plan.replace(steps=None, images=None))
+        # The mixing weight is the batch's, everything else an image's.
+        own = spread((images[chosen], labels[chosen], row.replace(mixup=None)))
+        batch = Batch(*own[:2], own[2].replace(mixup=row.mixup))
+        after, loss = train_step(
+            module, augmentation, state, recipe, batch, stats, plan.steps, key, switches, teacher
+        )
+        failed = (failed_step < 0) & ~jnp.isfinite(loss)
+        return after, jnp.where(failed, state.step, failed_step), total + loss
+
+    start = (state, jnp.int32(-1), jnp.float32(0))
+    state, failed_step, total = jax.lax.fori_loop(0, todo, step, start)
+    trained = trained_variables(state, recipe)
+    # The last update can break what the last loss did not see.
+    broken = (failed_step < 0) & ~jnp.isfinite(trained).all()
+    return state, trained, jnp.where(broken, state.step - 1, failed_step), total / plan.steps
 
 
 def _taught(teacher: Teacher, images: jax.Array, targets: jax.Array) -> jax.Array:

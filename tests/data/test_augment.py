@@ -90,19 +90,24 @@ def test_normalise_and_resize_keep_mean_and_size():
     assert augment.resize(out, 6) is out
 
 
-def test_boxes_keep_their_share_of_the_image_and_lie_inside():
-    plan = _plan(np.ones(400, bool), augmentation=Augmentation(min_area=0.3), batch_size=20)
+@pytest.mark.parametrize("smallest", [0.08, 0.3, 0.95])
+def test_boxes_keep_their_share_of_the_image_and_lie_inside(smallest):
+    augmentation = Augmentation(min_area=smallest)
+    plan = _plan(np.ones(4000, bool), augmentation=augmentation, batch_size=20)
     top, left, height, width = np.moveaxis(np.asarray(plan.boxes), -1, 0)
-    assert plan.boxes.shape == (20, 20, 4)
+    assert plan.boxes.shape == (200, 20, 4)
     assert (np.minimum(top, left) >= 0).all()
     assert (np.maximum(top + height, left + width) <= 1 + 1e-6).all()
-    area = height * width
-    assert area.min() > 0.3 * 3 / 4  # less only where a side was cut off at 1
-    assert area.max() > 0.8
-    inside = (height < 1) & (width < 1)
-    ratio = (width / height)[inside]
+    ratio = width / height
     assert ratio.min() > 3 / 4 - 1e-5
     assert ratio.max() < 4 / 3 + 1e-5
+    # Every share from `smallest` on is as likely, and none is smaller.
+    area = (height * width).ravel()
+    assert area.min() >= smallest - 1e-6
+    assert stats.kstest(area, stats.uniform(smallest, 1 - smallest).cdf).pvalue > 0.01
+    # All proportions, as far as both sides fit.
+    limit = np.minimum(np.log(4 / 3), -np.log(area))
+    assert stats.kstest(np.log(ratio).ravel() / limit, stats.uniform(-1, 2).cdf).pvalue > 0.01
 
 
 def test_a_crop_of_the_whole_image_is_a_resize():

@@ -1,11 +1,14 @@
 import io
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from jointnas_jax.config import DataConfig
 from jointnas_jax.data import source
+from jointnas_jax.data.classes import places_of
 from jointnas_jax.data.source import carve_validation, open_dataset
 from jointnas_jax.errors import DataError
 
@@ -117,6 +120,10 @@ def test_images_of_different_sizes_need_one_size(tmp_path):
         ({"train": rows(6)}, "test", "split `test`.*its splits are `train`"),
         ({"train": rows(6)}, "train[:x]", r"split `train\[:x\]`"),
         ({"train": rows(6)}, "train[:0]", "has no examples"),
+        ({"train": rows(6)}, "train[5:3]", "ends before it starts"),
+        ({"train": rows(6)}, "train[5:4]+train[:3]", "ends before it starts"),
+        ({"train": rows(6)}, "x" * 300, "cannot be read"),
+        ({"train": rows(6)}, "train\0", "cannot be read"),
         ({"train": rows(6, classes=1)}, "train", "only images of class 0"),
         (
             {
@@ -128,19 +135,123 @@ def test_images_of_different_sizes_need_one_size(tmp_path):
         ),
     ],
 )
-def test_bad_data_is_a_clear_error(tmp_path, splits, split, message):
-    folder = write_dataset(tmp_path, splits)
-    with pytest.raises(DataError, match=message):
-        open_dataset(dict(name="", dir=str(folder), image_size=0)).load(split)
+@pytest.mark.parametrize("memory_gb", [8.0, 0.0])
+def test_bad_data_is_a_clear_error_when_it_is_opened(
+    tmp_path, monkeypatch, splits, split, message, memory_gb
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    dataset = open_dataset(dict(name="", dir=str(write_dataset(tmp_path, splits)), image_size=0))
+    with pytest.raises(DataError, match=message) as error:
+        dataset.open_splits(DataConfig(memory_gb=memory_gb, train_split=split, test_split="train"))
+    assert "\n" not in str(error.value)
 
 
-def test_labels_out_of_range_are_an_error(tmp_path):
+@pytest.mark.parametrize("memory_gb", [8.0, 0.0])
+def test_labels_out_of_range_are_an_error_when_it_is_opened(tmp_path, monkeypatch, memory_gb):
     """Written with ten classes, then described as having two."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = write_dataset(tmp_path, {"train": rows(6, classes=3)}, num_classes=10)
     features = folder / "features.json"
     features.write_text(features.read_text().replace('"10"', '"2"'))
+    dataset = open_dataset(dict(name="", dir=str(folder), image_size=0))
     with pytest.raises(DataError, match="labels must be 0 to 1, example . has 2"):
-        open_dataset(dict(name="", dir=str(folder), image_size=0)).load("train")
+        dataset.open_splits(DataConfig(memory_gb=memory_gb, test_split="train"))
+
+
+def test_what_is_on_disk_is_checked_once_for_the_same_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = DataConfig(memory_gb=0.0, train_split="train[:20]", test_split="train[20:]")
+    settings = dict(name="", dir=str(write_dataset(tmp_path, {"train": rows(30)})), image_size=0)
+    decoded = []
+
+    def opened():
+        decoded.clear()
+        return open_dataset(settings).open_splits(data)
+
+    plain = source.ImageDataset.decode
+    monkeypatch.setattr(
+        source.ImageDataset, "decode", lambda *a: decoded.append(len(a[-1])) or plain(*a)
+    )
+    opened()
+    assert sum(decoded) == 30
+    opened()
+    assert decoded == []
+    for file in (tmp_path / "cache").rglob("*.bin"):  # half a file is no file
+        file.write_bytes(file.read_bytes()[:50])
+    opened()
+    assert sum(decoded) == 30
+    features = tmp_path / "shapes" / "1.0.0" / "features.json"
+    features.write_text(features.read_text().replace('Classes": "3"', 'Classes": "2"'))
+    with pytest.raises(DataError, match="labels must be 0 to 1"):
+        opened()
+    shutil.rmtree(tmp_path / "shapes")
+    write_dataset(tmp_path, {"train": [*rows(29), (b"no image", 1)]})
+    with pytest.raises(DataError, match="cannot be decoded"):
+        opened()
+
+
+def test_a_dataset_made_anew_in_the_same_place_has_its_own_labels(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def chosen(shift):
+        shutil.rmtree(tmp_path / "shapes", ignore_errors=True)
+        content = [(image, (label + shift) % 8) for image, label in rows(40, classes=8)]
+        folder = write_dataset(tmp_path, {"train": content}, num_classes=8)
+        settings = dict(name="", dir=str(folder), image_size=0, class_seed=1)
+        dataset = open_dataset(settings | dict(classes=3))
+        labels = open_dataset(settings).load("train").labels
+        return dataset.rows("train"), np.flatnonzero(np.isin(labels, dataset.classes))
+
+    before, after = chosen(0), chosen(1)
+    np.testing.assert_array_equal(*before)
+    np.testing.assert_array_equal(*after)
+    assert before[0].tolist() != after[0].tolist()
+
+
+def test_a_label_that_is_none_of_the_chosen_classes_is_an_error():
+    """As files have it that changed after their labels were read."""
+    places, bad = places_of(np.array([7, 2, 9, 3]), np.array([2, 3, 7]))
+    assert (places[[0, 1, 3]].tolist(), bad.tolist()) == ([2, 0, 1], [2])
+
+
+@pytest.mark.parametrize("memory_gb", [8.0, 0.0])
+def test_a_split_without_a_chosen_class_is_an_error(tmp_path, monkeypatch, memory_gb):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = dict(name="", image_size=0, classes=3, class_seed=1)
+    folder = write_dataset(tmp_path, {"train": rows(40, classes=8)}, num_classes=8)
+    chosen = open_dataset(settings | dict(dir=str(folder))).classes
+    shutil.rmtree(tmp_path / "shapes")
+    others = [(image, label) for image, label in rows(40, classes=8) if label not in chosen]
+    splits = {"train": rows(40, classes=8), "test": others}
+    dataset = open_dataset(settings | dict(dir=str(write_dataset(tmp_path, splits, num_classes=8))))
+    with pytest.raises(DataError, match="`test` of .* has no examples of the classes"):
+        dataset.open_splits(DataConfig(memory_gb=memory_gb))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"x" * 70_000], ids=["missing", "empty", "other"])
+@pytest.mark.parametrize("classes", [0, 3])
+def test_a_damaged_file_of_a_dataset_is_a_clear_error(tmp_path, monkeypatch, content, classes):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = write_dataset(tmp_path, {"train": rows(16, classes=8)}, num_classes=8)
+    (shard,) = folder.glob("*train*")
+    shard.unlink() if content is None else shard.write_bytes(content)
+    dataset = open_dataset(
+        dict(name="", dir=str(folder), image_size=0, classes=classes, class_seed=1)
+    )
+    with pytest.raises(DataError, match="split `train` of `shapes/1.0.0`"):
+        dataset.load("train")
+
+
+def test_an_unusable_cache_costs_time_only_except_for_what_must_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    folder = write_dataset(tmp_path, {"train": rows(40, classes=8)}, num_classes=8)
+    settings = dict(name="", dir=str(folder), image_size=0, classes=3, class_seed=1)
+    data = DataConfig(memory_gb=0.0, train_split="train[:20]", test_split="train[20:]")
+    train, test = open_dataset(settings).open_splits(data)
+    assert len(train) + len(test) == 15
+    with pytest.raises(DataError, match="cannot be written into the cache.*XDG_CACHE_HOME"):
+        open_dataset(DIGITS)
 
 
 def test_a_dataset_without_classes_is_an_error(tmp_path):
@@ -156,8 +267,9 @@ def test_a_missing_dataset_names_the_nearest(tmp_path, name, message):
     write_dataset(tmp_path, {"train": rows(6)})
     with pytest.raises(DataError, match=message):
         open_dataset(dict(name=name, dir=str(tmp_path), image_size=0))
-    with pytest.raises(DataError, match="existing folder"):
-        open_dataset(dict(name=name, dir=str(tmp_path / "nowhere"), image_size=0))
+    for nowhere in (tmp_path / "nowhere", "~nobody_here/x", "a\0b", "x" * 300):
+        with pytest.raises(DataError, match="existing folder"):
+            open_dataset(dict(name=name, dir=str(nowhere), image_size=0))
 
 
 def test_overlapping_train_and_test_splits_are_an_error(tmp_path):
@@ -201,7 +313,7 @@ def test_a_choice_of_classes_counts_labels_from_0_and_leaves_the_others_out(tmp_
     others = {open_dataset(settings | dict(class_seed=s)).classes for s in range(5)}
     assert len(others) > 1
     # Labels are read once.
-    (file,) = (tmp_path / "cache").rglob("*.npy")
+    (file,) = (tmp_path / "cache").rglob("*.bin")
     before = file.stat().st_mtime_ns
     open_dataset(settings).count("train")
     assert file.stat().st_mtime_ns == before

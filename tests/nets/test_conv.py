@@ -44,6 +44,30 @@ def test_matmuls_equal_lax_in_values_and_gradients(shape, k, stride, name):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(3, 7, 8, 3), (1, 1, 1, 2)])
+@pytest.mark.parametrize("k", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_convolution_of_each_lane_equals_lax_without_a_primitive(shape, k, stride):
+    """`vmap` over kernels, as several candidates on a device: values and gradients."""
+    lanes = 2
+    images, w = _arrays((lanes, *shape), (lanes, k, k, shape[-1], 4))
+
+    def loss(images, w, mapped):
+        y = conv.conv(images, w, stride, "conv", mapped)
+        return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), y
+
+    gradients = lambda mapped: jax.grad(lambda x, w: loss(x, w, mapped), (0, 1), has_aux=True)
+    ours = jax.jit(jax.vmap(gradients(True)))
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(ours)(images, w))
+    found = ours(images, w)
+    for lane in range(lanes):
+        expected = gradients(False)(images[lane], w[lane])
+        mine = jax.tree.map(lambda a, lane=lane: a[lane], found)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), mine, expected
+        )
+
+
 @pytest.mark.parametrize(("k", "size"), [(3, 7), (3, 8), (5, 8), (5, 12)])
 @pytest.mark.parametrize("lowering", ["conv", "matmul"])
 def test_a_trimmed_padding_is_smaller_by_one(k, size, lowering):

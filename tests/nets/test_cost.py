@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jointnas_jax import zoo
+from jointnas_jax.errors import SpaceError
 from jointnas_jax.nets.cost import COSTS, CostTable, count, training_bytes
 from jointnas_jax.nets.network import Network
-from jointnas_jax.space import ArchSpec
+from jointnas_jax.space import ArchSpec, JointSpace
 
 FBNETV3_D, FBNETV3_G = zoo.fbnetv3("d"), zoo.fbnetv3("g")
 
@@ -146,3 +147,13 @@ def test_training_needs_memory_for_images_and_weights():
     assert 20 * count(arch).params < weights < 30 * count(arch).params
     # Maps take half in bfloat16; weights stay float32.
     assert of(arch, 8, 2) - weights == (of(arch, 8) - weights) / 2
+
+
+def test_a_space_of_networks_too_large_to_be_counted_is_refused(tiny_description):
+    large = {"resolution": 4096, "head": dict(channels=8192, expand=32)}
+    space = JointSpace.from_config(tiny_description | large, image_channels=3, num_classes=10)
+    CostTable.of(space)
+    stage = dict(channels=8192, expand=[6, 32], depth=4)
+    space = JointSpace.from_config(tiny_description | large | dict(stages=(stage,)), 3, 10)
+    with pytest.raises(SpaceError, match=r"largest network .* no cost may be above 2\^46"):
+        CostTable.of(space)

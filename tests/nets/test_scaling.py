@@ -6,6 +6,7 @@ from jointnas_jax import zoo
 from jointnas_jax.errors import SpaceError
 from jointnas_jax.nets.cost import count
 from jointnas_jax.nets.scaling import scale, scale_to
+from jointnas_jax.space import ArchSpec
 
 
 def test_scaling_by_one_changes_nothing():
@@ -33,7 +34,35 @@ def test_factors_act_on_what_they_name():
     assert (wide.resolution, deep.resolution, fine.stages) == (248, 248, arch.stages)
 
 
-@pytest.mark.parametrize("factors", [dict(width=0), dict(depth=-1.0), dict(resolution=0.05)])
-def test_impossible_factors_are_refused(factors):
-    with pytest.raises(SpaceError, match=r"above 0|stride"):
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        (dict(width=0), "above 0"),
+        (dict(depth=-1.0), "above 0"),
+        (dict(width=float("nan")), "above 0 .* got nan"),
+        (dict(resolution=float("inf")), "at most 100, got .*inf"),
+        (dict(width=1e300), "at most 100"),
+        (dict(width=99.0), "`stage5_channels` must be .* 8,192"),
+        (dict(resolution=0.05), "at least the stride"),
+        (dict(resolution=0.2), "leaves nothing of the map after stage 6"),
+    ],
+)
+def test_impossible_factors_are_refused(factors, message):
+    with pytest.raises(SpaceError, match=message):
         scale(zoo.fbnetv3("a"), **factors)
+
+
+@pytest.mark.parametrize("flops", [1, 3_000_000, 10**15])
+def test_flops_that_no_sound_network_has_are_refused(flops):
+    with pytest.raises(SpaceError, match=r"cannot be scaled|must be an integer from 1 to"):
+        scale_to(zoo.fbnetv3("a"), flops)
+
+
+@given(st.sampled_from("abcdefg"), st.floats(0.02, 2))
+def test_every_map_of_a_scaled_network_has_a_position(letter, resolution):
+    try:
+        arch = scale(zoo.fbnetv3(letter), resolution=resolution)
+    except SpaceError:
+        return
+    assert min(arch.sides()) >= 1
+    assert ArchSpec.from_dict(arch.to_dict()) == arch

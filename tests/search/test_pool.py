@@ -1,9 +1,22 @@
+import itertools
+import runpy
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from jointnas_jax.config import check_config
 from jointnas_jax.errors import SpaceError
-from jointnas_jax.nets.cost import CostTable
+from jointnas_jax.nets.cost import COSTS, CostTable
 from jointnas_jax.search.pool import descend, distinct, sobol_pool
+from jointnas_jax.space import JointSpace
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+
+
+def load_config(name):
+    return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
 
 
 def test_a_pool_is_full_distinct_and_within_the_budget(paper_space):
@@ -55,10 +68,47 @@ def test_a_rare_budget_is_sampled_on(tiny_space):
     assert costs(pool)[:, 0].max() <= limit
 
 
-def test_an_impossible_budget_names_the_smallest_cost(tiny_space):
-    costs = CostTable.of(tiny_space)
-    with pytest.raises(SpaceError, match=r"at least [\d,]+ where the limit is 10"):
-        sobol_pool(tiny_space, 16, costs, {0: 10}, seed=0)
+def every(space):
+    """All vectors of a space, recipes left out."""
+    knobs = [range(len(knob.values)) for knob in space.arch_knobs]
+    rows = np.array([*itertools.product(*knobs)], np.int32)
+    recipes = np.zeros((len(rows), len(space.recipe_knobs)), np.int32)
+    return np.concatenate([rows, recipes], axis=1)
+
+
+@pytest.mark.parametrize("columns", [[0], [1], [0, 1]])
+def test_a_budget_is_refused_only_where_no_candidate_of_the_space_satisfies_it(tiny_space, columns):
+    costs, names = CostTable.of(tiny_space), COSTS
+    smallest = costs(every(tiny_space))[:, columns].min(axis=0)
+    budget = dict(zip(columns, smallest.tolist(), strict=True))
+    pool = sobol_pool(tiny_space, 500, costs, budget, seed=0, names=names)
+    np.testing.assert_array_equal(costs(pool)[:, columns], np.tile(smallest, (len(pool), 1)))
+    budget[columns[-1]] -= 1
+    needed = rf"{COSTS[columns[-1]]} of at least {smallest[-1]:,} where the limit is"
+    with pytest.raises(SpaceError, match=needed):
+        sobol_pool(tiny_space, 500, costs, budget, seed=0, names=names)
+
+
+def test_a_budget_that_chance_never_meets_still_has_a_pool(paper_space):
+    """A pool used to be refused where none of the samples was within the budget."""
+    costs, limit = CostTable.of(paper_space), 230_000_000
+    pool = sobol_pool(paper_space, 25_000, costs, {0: limit}, seed=0)
+    assert len(distinct(pool)) == len(pool) >= 32
+    assert costs(pool)[:, 0].max() <= limit
+
+
+def test_the_pool_of_the_papers_search_has_all_its_candidates():
+    """Four candidates in a thousand are within the budget: 6 million draws."""
+    config = check_config(load_config("imagenet_joint"))
+    space = JointSpace.from_config(config.space, image_channels=3, num_classes=200)
+    costs, limit = CostTable.of(space), config.budget.limits()["flops"]
+    draw = lambda size: sobol_pool(space, size, costs, {0: limit}, seed=(config.seed, 0))
+    start = time.process_time()
+    pool = draw(config.search.pool_size)
+    assert time.process_time() - start < 60
+    assert pool.shape == distinct(pool).shape == (25_000, len(space.knobs))
+    assert costs(pool)[:, 0].max() <= limit == 450_000_000
+    np.testing.assert_array_equal(draw(500), pool[:500])
 
 
 @pytest.mark.parametrize("budget", [{0: 260_000_000}, {0: 300_000_000, 1: 6_800_000}])

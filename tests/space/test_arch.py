@@ -47,8 +47,16 @@ def test_json_round_trip(tiny_space):
         (lambda d: d["stages"][1].update(kernal=3), "no field `kernal`"),
         (lambda d: d["stem"].pop("channels"), "stem lacks.*channels"),
         (lambda d: d.update(stages=[]), "non-empty list"),
-        (lambda d: d.update(num_classes="ten"), "num_classes.*positive integer"),
-        (lambda d: d.update(resolution=True), "resolution.*positive integer"),
+        (lambda d: d.update(stages=d["stages"] * 50), "up to 32 stages"),
+        (lambda d: d["stages"][1].update(channels=2**70), "stage2_channels.*8,192.*1180591620"),
+        (lambda d: d["stages"][1].update(depth=10**5000), "stage2_depth.*integer of 16610 bits"),
+        (lambda d: d["stages"][0].update(kernel_rest=33), "stage1_kernel_rest.*1 to 31, got 33"),
+        (lambda d: d["stages"][0].update(expand_first=1e300), "stage1_expand_first.*1 to 32"),
+        (lambda d: d.update(resolution=4097), "resolution.*1 to 4,096"),
+        (lambda d: d["stages"][0].update(trim=9), "leaves nothing of the map after stage 1"),
+        (lambda d: d["stages"][1].update({3: 4}), "no field `3`"),
+        (lambda d: d.update(num_classes="ten"), "num_classes.*an integer from 1"),
+        (lambda d: d.update(resolution=True), "resolution.*an integer from 1"),
     ],
 )
 def test_a_bad_architecture_is_refused_by_field(tiny_space, change, message):

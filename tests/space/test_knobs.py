@@ -42,11 +42,27 @@ def test_a_list_is_choices_and_a_value_is_fixed():
         [[1]],
         None,
         {"low": 1},
+        (1, 10**12),
+        (0.0, 1.0, 1e-9),
+        (1, 1e300),
+        (1, 10**400),
+        (10**400, 10**400 + 1, 0.5),
+        (1, 10**5000),
+        (1, float("inf")),
+        list(range(10**5)),
+        [10**5000, 10**5000],
     ],
 )
 def test_other_descriptions_are_refused_by_name(bad):
-    with pytest.raises(SpaceError, match="`k`"):
+    with pytest.raises(SpaceError, match="`k`") as error:
         parse_knob("k", bad)
+    assert len(str(error.value)) < 500
+
+
+def test_a_knob_has_as_many_values_as_mutation_can_tell_apart():
+    assert len(parse_knob("k", (1, 4096)).values) == 4096
+    with pytest.raises(SpaceError, match="`k` must have at most 4,096 values, got 4,097"):
+        parse_knob("k", (0, 4096))
 
 
 def test_true_is_not_one():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+from jointnas_jax import zoo
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.space.fbnetv3 import FBNETV3
 from jointnas_jax.study import workdir as workdirs
@@ -60,7 +61,7 @@ def test_the_papers_space_comes_back_exactly():
 
 def test_a_config_comes_back_where_its_architecture_file_is_gone(tmp_path):
     file = tmp_path / "arch.json"
-    file.write_text("{}")
+    file.write_text(json.dumps(zoo.fbnetv3("a").to_dict()))
     tiny = str(ROOT / "tests" / "study" / "tiny.py")
     arguments = ["--config.mode=recipe", f"--config.arch_file={file}"]
     config = parse_config(["run", *arguments], tiny, flags.FlagValues())

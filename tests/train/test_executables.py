@@ -8,7 +8,7 @@ import pytest
 
 CODE = """
 import jax, jax.numpy as jnp, numpy as np
-from jointnas_jax.train.parallel import Parallel
+from jointnas_jax.train.parallel import Copied
 
 compiled = []
 jax.monitoring.register_event_duration_secs_listener(
@@ -21,7 +21,7 @@ def grow(x):
     return jax.lax.fori_loop(0, 5, step, x).sum(-1)
 
 lanes = np.arange(len(jax.devices()) * 3 * 8, dtype=np.float32).reshape(-1, 3, 8)
-out = Parallel(grow, "l", jax.devices())(lanes)
+out = Copied(grow, "l", jax.devices())(lanes)
 print(len(compiled), np.asarray(out).tobytes().hex())
 """
 
@@ -30,11 +30,12 @@ print(len(compiled), np.asarray(out).tobytes().hex())
 def run(tmp_path):
     """Runs the program in a process of its own: its compilations, and its results' bytes."""
 
-    def in_process():
+    def in_process(**more):
         environment = dict(os.environ) | {
             "JAX_NUM_CPU_DEVICES": "3",
             "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
         }
+        environment |= more
         done = subprocess.run(
             [sys.executable, "-c", CODE],
             env=environment,
@@ -54,6 +55,14 @@ def test_one_compilation_serves_all_devices_and_later_runs(run):
     first, again = run(), run()
     assert (first[0], again[0]) == (1, 0)
     assert first[1] == again[1]
+
+
+def test_a_cache_that_is_switched_off_is_neither_read_nor_written(run, tmp_path):
+    off = dict(JAX_ENABLE_COMPILATION_CACHE="false")
+    assert run(**off)[0] == 1
+    assert list(tmp_path.iterdir()) == []
+    run()
+    assert run(**off)[0] == 1
 
 
 @pytest.mark.parametrize("fault", ["cut", "flipped", "missing"])

@@ -7,6 +7,7 @@ import pytest
 from jointnas_jax.config import TrainConfig
 from jointnas_jax.data.augment import Augmentation
 from jointnas_jax.data.source import Split
+from jointnas_jax.errors import DataError, StorageError
 from jointnas_jax.space import Candidate, Recipe
 from jointnas_jax.train import feed
 from jointnas_jax.train.feed import StreamedEvalData, StreamedTrainData
@@ -70,6 +71,23 @@ def test_a_lane_that_diverges_in_an_early_chunk_names_its_first_step(
     )[0]
     assert training.variables is None
     assert 0 < training.failed_step < 4
+
+
+def test_images_that_can_no_longer_be_read_are_no_candidates_fault(monkeypatch, arch, images, data):
+    class Lost(Split):
+        def read(self, indices):
+            if np.size(indices) > 1:  # after the first look
+                raise DataError("split `train` of `x`: an example in 0..9 cannot be decoded")
+            return super().read(indices)
+
+    stats = jax.device_get(data.stats)
+    streamed = TrainProgram(arch, CONFIG, Augmentation(), jax.devices()[:1], streamed=True)
+    source = StreamedTrainData(Lost(*images), np.arange(96) < 64, stats)
+    job = ([Candidate(arch, Recipe())], [jax.random.key(0)])
+    with pytest.raises(StorageError, match="cannot be decoded; .* the same command goes on"):
+        streamed.train(*job, source, evaluation_of(images, stats), 1)
+    with pytest.raises(StorageError, match="cannot be decoded"):
+        list(StreamedEvalData(Lost(*images), np.arange(64, 96), stats).batches)
 
 
 def test_what_reads_ahead_keeps_the_order_and_passes_errors_on():

@@ -27,11 +27,30 @@ def test_a_machine_is_measured_once_and_in_powers_of_two(tmp_path, probes):
     assert len(probes) == 1
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"cpu": 3}', '{"x": ["a", "b"]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[1]",
+        '{"cpu": 3}',
+        '{"x": ["a", "b"]}',
+        "[" * 10**5,
+        '{"%s": [NaN, 1]}',
+        '{"%s": [1, 0]}',
+    ],
+)
 def test_a_broken_file_is_measured_again(tmp_path, probes, content):
-    (tmp_path / "machine.json").write_text(content)
+    name = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
+    (tmp_path / "machine.json").write_text(content.replace("%s", name))
     assert measured_scales(jax.devices()[0], tmp_path) == (4.0, 1.0)
     assert len(probes) == 1
+
+
+def test_a_folder_that_cannot_be_written_costs_a_measurement(tmp_path, probes):
+    (tmp_path / "file").write_text("")
+    for _ in range(2):
+        assert measured_scales(jax.devices()[0], tmp_path / "file") == (4.0, 1.0)
+    assert len(probes) == 2
 
 
 def test_other_machines_stay_in_the_file(tmp_path, probes):

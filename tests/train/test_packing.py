@@ -1,15 +1,19 @@
 """The planner divides the space, not only the candidates at hand."""
 
 import dataclasses
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jointnas_jax.nets.cost import count
 from jointnas_jax.nets.envelope import Envelope
-from jointnas_jax.space import ArchSpec
-from jointnas_jax.train.machine import CPU
+from jointnas_jax.space import ArchSpec, JointSpace
+from jointnas_jax.train.machine import ACCELERATOR, CPU
 from jointnas_jax.train.packing import Planner, Work, executed_macs, frame
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def works(space, count=48, steps=300, seed=0):
@@ -81,6 +85,29 @@ def test_an_architecture_outside_of_the_space_runs_exactly(tiny_space):
 def test_more_than_60_percent_of_what_runs_is_useful_on_the_paper_space(paper_space):
     plan, jobs = planner(paper_space, "envelope"), works(paper_space, 96)
     assert plan.efficiency(jobs, plan.plan(jobs)) >= 0.6
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "steps"),
+    [("digits", 1, 600), ("fashion_mnist", 1, 1000), ("sign_digits", 3, 400)],
+)
+@pytest.mark.parametrize("program", ["auto", "envelope"])
+def test_more_than_60_percent_is_useful_on_the_spaces_of_the_configs(
+    name, channels, steps, program
+):
+    config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    space = JointSpace.from_config(config.space.to_dict(), channels, num_classes=10)
+    batch = config.train.batch_size
+    plan = Planner(space, CPU, devices=2, batch=batch, tiled=True, program=program)
+    jobs = works(space, 48, steps)
+    assert plan.efficiency(jobs, plan.plan(jobs, later=200)) >= 0.6
+
+
+def test_large_networks_run_exactly_on_accelerators(paper_space):
+    """Padded, one envelope for each resolution would do 2 in 5 multiply-adds to some use."""
+    jobs = works(paper_space, 16, steps=1000)
+    plan = Planner(paper_space, ACCELERATOR, devices=8, batch=256, tiled=False)
+    assert plan.efficiency(jobs, plan.plan(jobs, later=100)) >= 0.6
 
 
 def test_exact_programs_execute_what_is_useful(tiny_space):

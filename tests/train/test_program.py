@@ -93,6 +93,15 @@ def test_a_diverging_loss_fails_at_its_step(run):
     assert len(training.accuracies) < 4
 
 
+def test_weights_that_the_last_update_breaks_are_a_failure(arch, program, data, evaluation):
+    """One step: its loss is finite, what it leaves behind is not."""
+    recipe = change(lr=1e38, sgd_lr_scale=1e38)
+    members = replicate(np.arange(96) < 16, jax.devices()[:1])
+    trained = _train(program, arch, recipe, data.replace(members=members), evaluation, 1)
+    assert trained.failed_step == 0
+    assert trained.variables is None
+
+
 def test_a_shorter_training_is_the_beginning_of_a_longer_one(run):
     assert (
         run(change(lr_decay=0.8), epochs=5).accuracies[:3]

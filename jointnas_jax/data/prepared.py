@@ -1,0 +1,47 @@
+"""Where a prepared TFDS dataset is."""
+
+import os
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from jointnas_jax.data import digits
+from jointnas_jax.errors import DataError, nearest
+
+_INFO_FILE = "dataset_info.json"
+
+
+def prepared_folder(name: str, directory: str) -> Path:
+    """Returns the folder with a dataset's `dataset_info.json`.
+
+    Args:
+      name: of the dataset.
+      directory: that folder, or the one that holds `name`; "" is TFDS's own, or for `digits` the
+        cache, which they are written into.
+
+    Raises:
+      DataError: there is none.
+    """
+    if not directory and name == digits.NAME:
+        return digits.prepare_digits()
+    root = Path(os.path.expanduser(directory or tfds.core.constants.DATA_DIR))
+    if not os.path.isdir(root):
+        raise DataError(f"`data.dir` must be an existing folder, got `{root}`")
+    for folder in (root, root / name):
+        if (found := _newest_version(folder)) is not None:
+            return found
+    datasets = sorted({p.parent.parent.name for p in root.glob("*/*/" + _INFO_FILE)})
+    hint = nearest(name, datasets) if datasets else f"; a prepared folder holds a `{_INFO_FILE}`"
+    raise DataError(f"no prepared TFDS dataset `{name}` in `{root}`{hint}")
+
+
+def _newest_version(folder: Path) -> Path | None:
+    """The folder itself if a dataset is prepared in it, else its newest prepared version."""
+    if os.path.isfile(folder / _INFO_FILE):
+        return folder
+    versions = [
+        info.parent
+        for info in folder.glob("*/" + _INFO_FILE)
+        if all(part.isdigit() for part in info.parent.name.split("."))
+    ]
+    return max(versions, key=lambda v: [int(part) for part in v.name.split(".")], default=None)
