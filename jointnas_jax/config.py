@@ -242,7 +242,7 @@ class StudyConfig:
       other_machine: go on where another machine began, though results may differ in the last bits.
       checkpoint_minutes: the state of a training is saved after the first epoch that ends so long
         after the last time, and no more is lost.
-      trial_minutes: a training that takes longer fails; 0: no limit.
+      trial_minutes: a training that takes longer after its first epoch fails; 0: no limit.
     """
 
     seeds: int = option(3, between(1, 1000))

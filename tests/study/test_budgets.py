@@ -316,6 +316,8 @@ def empty_predictor(workdir):
         (remove("predictor"), "no finished study .* no `predictor`; run it again"),
         (remove("origin.json"), "no `origin.json`"),
         (write("winner0.json", "{}"), "cannot be read: .*winner0.json"),
+        (write("config.json", '{"sed": 1}'), "config.json` is without a schema"),
+        (write("result.json", "{}"), "result.json` is without a schema"),
     ],
 )
 def test_a_workdir_without_a_finished_study_is_one_clear_line(workdir, tmp_path, change, message):
@@ -327,10 +329,8 @@ def test_a_workdir_without_a_finished_study_is_one_clear_line(workdir, tmp_path,
     [
         (write("config.json", "{"), "config.json` is damaged"),
         (write("config.json", "[]"), "config.json` is damaged"),
-        (write("config.json", '{"sed": 1}'), "config.json` is damaged"),
         (write("trials.db", "{}\n"), "trials.db` is damaged"),
         (remove("trials.db"), "trials.db` is damaged: .* is missing"),
-        (write("result.json", "{}"), "result.json` is damaged"),
         (empty_predictor, "predictor` is damaged"),
     ],
 )
