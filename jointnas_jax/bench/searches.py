@@ -182,7 +182,7 @@ def regularised_evolution(task: Task, seed: int) -> list[float]:
     """
     book, rng = Book(task, seed), np.random.default_rng(seed)
     space = task.table.space
-    rows = rng.permutation(np.flatnonzero(task.allowed))[:_POPULATION]
+    rows = rng.permutation(np.flatnonzero(task.allowed))[: min(_POPULATION, max(AT))]
     alive = [(book.look_up(v), v) for v in task.table.vectors[rows]]
     while not book.full:
         drawn = rng.choice(len(alive), min(_TOURNAMENT, len(alive)), replace=False)
