@@ -11,9 +11,11 @@ import os
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from jointnas_jax.bench import evolution as bench
+from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.errors import ConfigError, nearest
 
 POPULATION = flags.DEFINE_integer("population", 1000, "Survivors of a generation.", 2)
 CHILDREN = flags.DEFINE_integer("children_per_parent", 16, "Children of each.", 1)
@@ -25,14 +27,13 @@ OUT = flags.DEFINE_string("out", "", "JSON file for the results.")
 _NEEDS = {"numpy+torch": "torch", "pymoo": "pymoo"}
 
 
-def main(_: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the comparison; returns the exit code."""
+    parse_flags(argv, flags.FLAGS)
     names = []
     for name in NAMES.value:
         if name not in bench.CONTESTANTS:
-            known = ", ".join(bench.CONTESTANTS)
-            print(f"error: there is no contestant `{name}`; known: {known}", file=sys.stderr)
-            return 2
+            raise ConfigError(f"there is no contestant `{name}`{nearest(name, bench.CONTESTANTS)}")
         if name in _NEEDS and importlib.util.find_spec(_NEEDS[name]) is None:
             print(f"{_NEEDS[name]} is not installed (pip install -e '.[bench]'): left out.")
             continue
@@ -40,9 +41,9 @@ def main(_: list[str]) -> int:
     task = bench.Task(POPULATION.value, CHILDREN.value, GENERATIONS.value)
     rates = bench.compare(task, REPEATS.value, names)
     print(f"children per second; generations of {task.children:,}; {os.cpu_count()} cores")
-    print(f"  {'':<12}" + "".join(f"{name:>14}" for name in names))
+    print(f"  {'':<12}" + "".join(f"{name:>16}" for name in names))
     for predictor, found in rates.items():
-        print(f"  {predictor:<12}" + "".join(f"{found[name]:14,.0f}" for name in names))
+        print(f"  {predictor:<12}" + "".join(f"{found[name]:16,.0f}" for name in names))
     fine = bench.fine_stage(task, POPULATION.value, REPEATS.value)
     print(
         f"fine stage of {POPULATION.value:,}, to saturation: {fine['seconds']:.2f} s, "
@@ -60,4 +61,4 @@ def main(_: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(run_script(sys.argv, __doc__, main))

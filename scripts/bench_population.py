@@ -13,11 +13,11 @@ import json
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from jointnas_jax.bench.population import CONTESTANTS, Task, compare
-from jointnas_jax.command_line import load_config
-from jointnas_jax.errors import JointNASError
+from jointnas_jax.command_line import load_config, parse_flags, run_script
+from jointnas_jax.errors import ConfigError
 
 _TASK = Task()
 CONFIG = flags.DEFINE_string("config", "", "Take the space of this config instead of our own.")
@@ -34,27 +34,21 @@ NAMES = flags.DEFINE_list(
 OUT = flags.DEFINE_string("out", "", "JSON file for the results.")
 
 
-def main(_: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the comparison; returns the exit code."""
+    parse_flags(argv, flags.FLAGS)
     names = tuple(NAMES.value)
     if "torch" in names and importlib.util.find_spec("torch") is None:
         print("PyTorch is not installed (pip install -e '.[bench]'): left out.", file=sys.stderr)
         names = tuple(n for n in names if n != "torch")
     if unknown := set(names) - set(CONTESTANTS):
-        print(f"error: `contestants` must be of {CONTESTANTS}, got {unknown}", file=sys.stderr)
-        return 2
+        raise ConfigError(f"`--contestants` must be of {CONTESTANTS}, got {sorted(unknown)}")
     if bad := [s for s in (SHORT.value, LONG.value) if s % 60 or s < 0]:
-        print(f"error: steps must be multiples of 60, got {bad[0]}", file=sys.stderr)
-        return 2
+        raise ConfigError(f"steps must be multiples of 60, got {bad[0]}")
     task = Task(CANDIDATES.value, SHORT.value, BATCH.value, LANES.value, THREADS.value, SEED.value)
     if CONFIG.value:
-        try:
-            task = dataclasses.replace(
-                task, space=load_config(CONFIG.value, sys.argv[:1]).space.to_dict()
-            )
-        except JointNASError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.exit_code
+        space = load_config(CONFIG.value, argv[:1]).space.to_dict()
+        task = dataclasses.replace(task, space=space)
     report = {"task": dataclasses.asdict(task)}
     for length, steps in (("short", SHORT.value), ("long", LONG.value)):
         if not steps:
@@ -77,4 +71,4 @@ def main(_: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(run_script(sys.argv, __doc__, main))

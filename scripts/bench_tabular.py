@@ -12,10 +12,11 @@ import json
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from jointnas_jax.bench import tables
-from jointnas_jax.errors import JointNASError
+from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.errors import ConfigError, shown
 from jointnas_jax.rules import parse_quantity
 
 DATA = flags.DEFINE_string("data", "", "Folder of NAS-Bench-Macro's JSON file.")
@@ -36,15 +37,17 @@ def predictor() -> dict:
     for name in TABLES.value:
         table = tables.load(name, Path(DATA.value))
         report[name] = results = predictors.compare(table, sizes, SEEDS.value, NAMES.value)
-        print(f"{name}: Kendall tau, mean of {SEEDS.value} seeds; regret of the best of ten at N =")
-        print(f"  {'':<24}" + "".join(f"{n:>8}" for n in sizes) + f"{'regret':>10}{'seconds':>9}")
+        print(f"{name}, mean of {SEEDS.value} seeds at N =" + "".join(f"{n:>8}" for n in sizes))
+        print(f"  noise ceiling of tau {results['noise ceiling']:.3f}")
         for who, marks in results.items():
             if isinstance(marks, float):
-                print(f"  {who:<24}{marks:8.3f}")
                 continue
-            line = "".join(f"{marks[n]['tau']:8.3f}" for n in sizes)
-            last = marks[sizes[-1]]
-            print(f"  {who:<24}{line}{last['regret']:10.3f}{last['seconds']:9.2f}", flush=True)
+            for mark in ("tau", "regret", "inside"):
+                values = [marks[n][mark] for n in sizes]
+                if None not in values:
+                    line = "".join(f"{value:8.3f}" for value in values)
+                    print(f"  {who:<24}{mark:<8}{line}", flush=True)
+            print(f"  {who:<24}seconds {marks[sizes[-1]]['seconds']:{8 * len(sizes)}.2f}")
     return report
 
 
@@ -72,18 +75,14 @@ COMMANDS = {"predictor": predictor, "search": search}
 
 def main(argv: list[str]) -> int:
     """Runs a comparison; returns the exit code."""
-    if len(argv) != 2 or argv[1] not in COMMANDS:
-        print(f"error: name one of {', '.join(COMMANDS)}, got {argv[1:]}", file=sys.stderr)
-        return 2
-    try:
-        report = COMMANDS[argv[1]]()
-    except JointNASError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    names = parse_flags(argv, flags.FLAGS, "the comparison")
+    if len(names) != 1 or names[0] not in COMMANDS:
+        raise ConfigError(f"name one of {', '.join(COMMANDS)}, got {shown(names)}")
+    report = COMMANDS[names[0]]()
     if OUT.value:
         Path(OUT.value).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(run_script(sys.argv, __doc__, main))

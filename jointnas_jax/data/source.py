@@ -95,8 +95,9 @@ class SplitOnDisk:
         found = set()
         for labels in self._pool.map(labels_of, self._pieces(np.arange(len(self)))):
             found.update(labels.tolist())
-        self._dataset.check_classes(np.array(sorted(found), np.int32), self._split)
-        return np.array(sorted(found), np.int32)
+        classes = np.array(sorted(found), np.int32)
+        self._dataset.check_classes(classes, self._split)
+        return classes
 
     def _pieces(self, indices: np.ndarray) -> list[np.ndarray]:
         """The examples at `indices: int[...]`, in pieces to decode at once: `int[n]` each."""
@@ -217,8 +218,8 @@ class ImageDataset:
         with self._naming(split):
             stats = [(str(p), os.stat(p)) for p in sorted(set(self._info(split).filepaths))]
         files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-        loading = (self.image_shape, self._resize, self.classes) if decoded else ()
-        return repr((self.name, split, files, loading))
+        reading = (self.image_shape, self._resize, self.num_classes, self.classes)
+        return repr((self.name, self._keys, split, files, reading if decoded else ()))
 
     def check_disjoint(self, first: str, second: str) -> None:
         """Raises `DataError` if two split expressions share examples, or one cannot be read."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from jointnas_jax.errors import SpaceError
 from jointnas_jax.space import ArchSpec, JointSpace, Knob
 from jointnas_jax.space.arch import round8, se_width, side
 
@@ -50,7 +51,7 @@ class Costs:
 
 def count(arch: ArchSpec) -> Costs:
     """Returns the exact costs of one network."""
-    return Costs(*(int(c) for c in by_part(arch).sum(0)))
+    return Costs(*(sum(map(int, column)) for column in by_part(arch).T))
 
 
 def by_part(arch: ArchSpec) -> np.ndarray:
@@ -74,7 +75,11 @@ class CostTable:
 
     @classmethod
     def of(cls, space: JointSpace) -> "CostTable":
-        """Tabulates a space; the FBNetV3 space has under 200,000 rows in all."""
+        """Tabulates a space; the FBNetV3 space has under 200,000 rows in all.
+
+        Raises:
+          SpaceError: a cost of the largest network is above 2^46.
+        """
         stages = sum(1 for slot in space.arch_slots if slot.endswith("_depth"))
         knobs, tables = [], []
         for part in _parts(stages, space.image_channels, space.num_classes):
@@ -95,6 +100,11 @@ class CostTable:
             strides = [math.prod(cards[a + 1 :]) for a in range(len(cards))]
             positions = [space.positions[name] for name in sources]
             knobs.append((np.array(positions, np.int32), np.array(strides, np.int32)))
+        largest = max(sum(int(table[:, c].max()) for table in tables) for c in range(len(COSTS)))
+        if largest > _LARGEST:
+            raise SpaceError(
+                f"the largest network of the space costs {largest:,}; no cost may be above 2^46"
+            )
         return cls(tuple(knobs), tuple(tables))
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:

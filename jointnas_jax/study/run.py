@@ -23,7 +23,6 @@ from jointnas_jax.search.early_stop import EarlyStop, early_stop
 from jointnas_jax.search.evolution import Evolution, diverse
 from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.space import Candidate
-from jointnas_jax.study.database import sqlite_url
 from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.jobs import Job, Keeping, Outcome
@@ -33,8 +32,7 @@ from jointnas_jax.study.origin import Origin
 from jointnas_jax.study.plan import SAMPLE, device_count, find_teacher, make_plan, print_plan
 from jointnas_jax.study.problem import PRETRAIN_STREAM, Problem, build_problem
 from jointnas_jax.study.result import Contender, build_result, describe, print_result
-from jointnas_jax.study.store import TrialStore
-from jointnas_jax.study.trials import Batch, Trials, new_store
+from jointnas_jax.study.trials import Batch, Trials, new_store, open_store
 from jointnas_jax.study.workdir import PREDICTOR, RESULT, WEIGHTS, Found, look, start
 
 # Streams of the study's key. A key depends on the stream and an index, never on what was drawn
@@ -177,8 +175,7 @@ class Study:
             self._origin.check(self.config, device_count(self.config), console)
         sample = [problem.space.decode(vector).arch for vector in pool[:SAMPLE]]
         say = lambda text: console.print(f"  {text}", highlight=False)
-        scales = self._origin.scales if self._origin else None
-        keeping = Keeping(workdir, scales, interrupt, say)
+        keeping = Keeping(workdir, self._origin and self._origin.scales, interrupt, say)
         self.evaluator = Evaluator(self.config, problem.space, *images, sample, keeping)
         self.searcher = problem.searcher()
         self._epochs = self.config.train.epochs
@@ -192,7 +189,7 @@ class Study:
         """
         config, origin = self.config, self._origin
         if origin:
-            store = TrialStore(config.study.storage or sqlite_url(self.workdir), origin.study)
+            store = open_store(self.workdir, config.study.storage, origin)
         else:
             origin = Origin.here(config, device_count(config), self.evaluator.scales)
             store = new_store(self.workdir, config, origin)
@@ -245,8 +242,7 @@ class Study:
                 np.float32,
             )
 
-        rounds, cards = [], []
-        key = self._key(_SEARCH, 0)
+        rounds, cards, key = [], [], self._key(_SEARCH, 0)
         for done, state in self.searcher.rounds(pool, pretrained, evaluate, key):
             rounds.append(done)
             vectors, scores = _completed(rounds)
@@ -309,14 +305,12 @@ class Study:
             ]
             outcomes = self.trials.run(Batch("random", vectors, jobs))
             scores = {i: o.accuracies[-1] for i, o in enumerate(outcomes) if o.reason is None}
-            found = f"{len(vectors)} random candidates: "
-            if not scores:  # then there is nothing to beat
-                self.console.print(f"  all {found}failed")
-                return references
-            best = max(scores, key=scores.get)
-            candidate = space.decode(vectors[best])
-            references.append(self._contender(f"best of {len(vectors)} random", candidate, fitted))
-            self.console.print(f"  best of {found}{scores[best]:.2%}")
+            source = f"best of {len(vectors)} random"
+            if scores:  # or there is nothing to beat
+                best = space.decode(vectors[max(scores, key=scores.get)])
+                references.append(self._contender(source, best, fitted))
+            found = f"{max(scores.values()):.2%}" if scores else "all failed"
+            self.console.print(f"  {source} candidates: {found}")
         return references
 
     def validate(self, contenders: Sequence[Contender]) -> None:

@@ -187,6 +187,11 @@ def new_store(workdir: Path, config: Config, origin: Origin) -> TrialStore:
     return store
 
 
+def open_store(workdir: Path, storage: str, origin: Origin) -> TrialStore:
+    """Opens the store of a study that has begun; `storage` as in `stored_trials`."""
+    return TrialStore(storage or origin.storage or sqlite_url(workdir), origin.study)
+
+
 def stored_trials(workdir: Path, storage: str = "") -> list[Trial]:
     """Reads the trials of a finished study.
 
@@ -199,8 +204,7 @@ def stored_trials(workdir: Path, storage: str = "") -> list[Trial]:
       WorkdirError: the workdir holds none.
       DamagedError: what is stored is not what was written.
     """
-    origin = Origin.read(workdir)
-    store = TrialStore(storage or origin.storage or sqlite_url(workdir), origin.study)
+    store = open_store(workdir, storage, Origin.read(workdir))
     trials, wanted = store.load(), read_json(workdir / RESULT)["trials"]
     store.close()
     if len(trials) != wanted:

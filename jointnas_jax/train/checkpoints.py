@@ -95,9 +95,10 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def close(self) -> None:
-        """Waits until all is written."""
+        """Waits until all is written; raises `StorageError`."""
         if self._manager:
-            self._manager.close()
+            with writing(self._folder):
+                self._manager.close()
 
     def _open(self) -> ocp.training.Checkpointer:
         if self._manager is None:

@@ -12,13 +12,25 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from absl import flags
+from rich.console import Console
 
+from jointnas_jax.command_line import parse_config
 from jointnas_jax.study.checkpoint import load_variables
+from jointnas_jax.study.run import run_study
 from jointnas_jax.study.trials import stored_trials
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = f"--config={ROOT / 'tests' / 'study' / 'tiny.py'}"
 TABLE, REAL = ROOT / "tests" / "faults" / "table_study.py", ROOT / "scripts" / "run_joint.py"
+
+
+def config(*arguments):
+    return parse_config(["run", TINY, *arguments], "", flags.FlagValues())
+
+
+def study(workdir, *arguments, console=None, **more):
+    return run_study(config(*arguments), workdir, console or Console(quiet=True), **more)
 
 
 def start(script, workdir, *flags, **environment):

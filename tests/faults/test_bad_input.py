@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import dataclasses
 import functools
 import json
 import signal
@@ -20,6 +21,7 @@ from runs import REAL, TINY, finish, run, wait_until
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.config import Config, check_config
 from jointnas_jax.errors import InputError, SpaceError
+from jointnas_jax.nets.cost import count
 from jointnas_jax.space import Candidate, read_candidate
 from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.run import run_study
@@ -121,6 +123,7 @@ def test_a_candidate_file_with_anything_anywhere_is_used_or_refused(
         assert in_one_line(error)
         assert str(file) in str(error)
     else:
+        assert all(cost > 0 for cost in dataclasses.astuple(count(arch)))
         if recipe is not None:
             again = Candidate(arch, recipe).to_dict()
             file.write_text(json.dumps(again), encoding="utf-8")

@@ -11,14 +11,6 @@ import pytest
 from runs import REAL, ROOT, TABLE, TINY, content, finish, run, start, stored, wait_until
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """A whole study on a table."""
-    workdir = tmp_path_factory.mktemp("undisturbed")
-    run(TABLE, workdir, TINY)
-    return workdir
-
-
 def killed_and_resumed(script, workdir, flags, kills, trials):
     """Kills a run as often as said, after random trials; starts it again each time."""
     seed = random.randrange(2**32)

@@ -88,6 +88,25 @@ def test_no_second_recipe_seed_or_split_compiles(arch, run, program, data, evalu
     assert compiled == []
 
 
+def test_losses_are_told_from_the_host(arch, run, program, data, evaluation, monkeypatch):
+    """As a collective of devices that are late for it the mean ended the process."""
+
+    class Shards:
+        def __array__(self, dtype=None, copy=None):
+            return np.float32([1.0, 3.0])
+
+        def mean(self, *_, **__):
+            raise AssertionError("runs on the devices")
+
+    run(PLAIN)
+    own, told = program._epoch, []
+    monkeypatch.setattr(program, "_epoch", lambda *arguments: (*own(*arguments)[:3], Shards()))
+    say = lambda epoch, loss: told.append((epoch, loss))
+    key = jax.random.key(0)
+    program.train([Candidate(arch, PLAIN)], [key], data, evaluation, 2, progress=say)
+    assert told == [(1, 1.0), (2, 1.0)]  # of the lane that trains a candidate
+
+
 def test_threads_that_need_a_program_compile_it_once(arch, data, evaluation, monkeypatch):
     started = []
     monkeypatch.setattr(TrainProgram, "_compile_all", lambda *_: started.append(1) or sleep(0.2))
