@@ -179,8 +179,10 @@ class Planner:
             )
             held = frozenset().union(*holds)
             left = sum(seconds for i, seconds in enumerate(alone) if i not in held)
-            # Side by side, as many as there are devices.
-            together = max(max(compiling, default=0.0), sum(compiling) / self._devices)
+            # Side by side. On CPU that gains nothing to count on: the devices are the cores, and
+            # one compilation alone keeps several of them busy.
+            at_once = 1 if self._tiled else self._devices
+            together = max(max(compiling, default=0.0), sum(compiling) / at_once)
             return left + sum(training) + together
 
         may_drop = self._program == "auto"
