@@ -146,7 +146,8 @@ class EvolutionConfig:
         knob of every child always does.
       crossover: probabilities that a knob comes from the partner, likewise.
       generations: at most.
-      min_gain: gain of the best score below which a generation counts as saturated.
+      min_gain: gain of the best score, in standard deviations of the trials' scores, below which a
+        generation counts as saturated.
       patience: saturated generations in a row that end the evolution.
     """
 
@@ -207,6 +208,9 @@ class SearchConfig:
       per_round: candidates trained in a round.
       propose: from the second round on candidates come from the `evolution`, or from the `pool` as
         in the paper.
+      acquisition: what makes one candidate better than another there: the `improvement` that the
+        Gaussian process expects, or the predicted score, the `mean`, as in the paper and always
+        without the process.
       threshold: rank correlation that the early-stop rule wants (paper: 0.92).
       correlation: the kind of rank correlation.
       finalists: best candidates of the fine stage that are trained with all seeds, next to the best
@@ -220,6 +224,7 @@ class SearchConfig:
     rounds: int = option(4, between(1, 1000))
     per_round: int = option(8, between(1, 100_000))
     propose: str = option("evolution", one_of("evolution", "pool"))
+    acquisition: str = option("improvement", one_of("improvement", "mean"))
     threshold: float = option(0.92, between(-1, 1))
     correlation: str = option("spearman", one_of("spearman", "kendall"))
     finalists: int = option(3, between(1, 1000))

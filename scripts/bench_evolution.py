@@ -41,9 +41,9 @@ def main(argv: list[str]) -> int:
     task = bench.Task(POPULATION.value, CHILDREN.value, GENERATIONS.value)
     rates = bench.compare(task, REPEATS.value, names)
     print(f"children per second; generations of {task.children:,}; {os.cpu_count()} cores")
-    print(f"  {'':<12}" + "".join(f"{name:>14}" for name in names))
+    print(f"  {'':<12}" + "".join(f"{name:>16}" for name in names))
     for predictor, found in rates.items():
-        print(f"  {predictor:<12}" + "".join(f"{found[name]:14,.0f}" for name in names))
+        print(f"  {predictor:<12}" + "".join(f"{found[name]:16,.0f}" for name in names))
     fine = bench.fine_stage(task, POPULATION.value, REPEATS.value)
     print(
         f"fine stage of {POPULATION.value:,}, to saturation: {fine['seconds']:.2f} s, "

@@ -37,15 +37,17 @@ def predictor() -> dict:
     for name in TABLES.value:
         table = tables.load(name, Path(DATA.value))
         report[name] = results = predictors.compare(table, sizes, SEEDS.value, NAMES.value)
-        print(f"{name}: Kendall tau, mean of {SEEDS.value} seeds; regret of the best of ten at N =")
-        print(f"  {'':<24}" + "".join(f"{n:>8}" for n in sizes) + f"{'regret':>10}{'seconds':>9}")
+        print(f"{name}, mean of {SEEDS.value} seeds at N =" + "".join(f"{n:>8}" for n in sizes))
+        print(f"  noise ceiling of tau {results['noise ceiling']:.3f}")
         for who, marks in results.items():
             if isinstance(marks, float):
-                print(f"  {who:<24}{marks:8.3f}")
                 continue
-            line = "".join(f"{marks[n]['tau']:8.3f}" for n in sizes)
-            last = marks[sizes[-1]]
-            print(f"  {who:<24}{line}{last['regret']:10.3f}{last['seconds']:9.2f}", flush=True)
+            for mark in ("tau", "regret", "inside"):
+                values = [marks[n][mark] for n in sizes]
+                if None not in values:
+                    line = "".join(f"{value:8.3f}" for value in values)
+                    print(f"  {who:<24}{mark:<8}{line}", flush=True)
+            print(f"  {who:<24}seconds {marks[sizes[-1]]['seconds']:{8 * len(sizes)}.2f}")
     return report
 
 

@@ -1,11 +1,13 @@
 """How fast the evolution is, beside the predictor alone and other ways to search.
 
 Everything runs on FBNetV3's joint space with the same predictors: networks with random weights on
-the features of a candidate, since speed does not depend on what they learnt.
+the features of a candidate, since speed does not depend on what they learnt. All searches but
+`evolution-free` keep a budget of FLOPs; the project's and the NumPy loop repair children over it.
 
 Shapes: N candidates of K knobs, F features, C children of a generation.
 """
 
+import functools
 import itertools
 import statistics
 import time
@@ -26,7 +28,7 @@ from jointnas_jax.space.features import FeatureTable
 
 # Name -> networks of the predictor, widths of their hidden layers.
 PREDICTORS = {"64x64": (1, (64, 64)), "8 of 64x64": (8, (64, 64)), "3x400": (1, (400, 400, 400))}
-CONTESTANTS = ("evolution", "predictor", "matmul", "numpy+torch", "pymoo")
+CONTESTANTS = ("evolution", "evolution-free", "predictor", "matmul", "numpy+torch", "pymoo")
 _BUDGET = {"flops": 550_000_000}
 _TRIALS = 200
 # Odd numbers, for the NumPy loop's fingerprints.
@@ -41,8 +43,10 @@ class Task:
     Attributes:
       space: FBNetV3's.
       features: of its candidates.
+      costs: of its candidates.
+      feasible, repair: the budget, NumPy or under `jit`.
       config: of the evolution; it never saturates.
-      parents: `int32[Q, K]`.
+      parents: `int32[Q, K]`, within the budget.
     """
 
     def __init__(self, population: int, children_per_parent: int, generations: int):
@@ -54,7 +58,11 @@ class Task:
             generations=generations,
             patience=generations,
         )
-        self.parents = self.space.sample(np.random.default_rng(0), population)
+        self.costs = CostTable.of(self.space)
+        self.feasible, self.repair = self.costs.within(_BUDGET), self.costs.shrink(tuple(_BUDGET))
+        # One candidate in 25 is within the budget.
+        sample = self.space.sample(np.random.default_rng(0), 2000 + 50 * population)
+        self.parents = sample[self.feasible(sample)][:population]
 
     @property
     def children(self) -> int:
@@ -85,17 +93,18 @@ def score_of(task: Task, weights: Weights) -> Callable[[jax.Array], jax.Array]:
     return lambda vectors: mlp(jnp.concatenate(task.features(vectors), -1), weights)
 
 
-def evolution(task: Task, weights: Weights) -> Callable[[], int]:
-    """The project's, without a budget; returns the number of children."""
+def evolution(task: Task, weights: Weights, budget: bool = True) -> Callable[[], int]:
+    """The project's; returns the number of children."""
     run = jax.jit(
         lambda start, key: evolve(
             start,
             key,
             score_of(task, weights),
-            lambda vectors: jnp.ones(len(vectors), bool),
+            task.feasible if budget else None,
             task.space.canonical,
             task.space.cardinalities,
             task.config,
+            task.repair,
         )
     )
     return lambda: int(jax.block_until_ready(run(task.parents, jax.random.key(0))).children)
@@ -165,6 +174,8 @@ def numpy_torch(task: Task, weights: Weights) -> Callable[[], int]:
             mutated[np.arange(len(genes)), rng.integers(shape[1], size=len(genes))] = True
             jump = 1 + rng.integers(np.maximum(cards - 1, 1), size=shape, dtype=np.int32)
             genes = np.where(mutated, (genes + jump) % cards, genes)
+            over = np.flatnonzero(~task.feasible(genes))
+            genes[over] = task.repair(genes[over], population[over % size])
             merged = np.concatenate([population, genes])
             _, first = np.unique(merged @ _FACTORS[: len(cards)], return_index=True)
             found = np.concatenate([scores, score(genes)])
@@ -197,10 +208,12 @@ def pymoo(task: Task, weights: Weights) -> Callable[[], int]:
         def _evaluate(self, x: np.ndarray, out: dict, *args: Any, **kwargs: Any) -> None:
             nonlocal evaluated
             evaluated += len(x)
-            out["F"] = -np.asarray(score(x.astype(np.int32)))[:, None]
+            vectors = x.astype(np.int32)
+            out["F"] = -np.asarray(score(vectors))[:, None]
+            out["G"] = task.costs(vectors)[:, :1] / _BUDGET["flops"] - 1.0
 
     cards = task.space.cardinalities
-    problem = Searched(n_var=len(cards), n_obj=1, xl=0, xu=cards - 1, vtype=int)
+    problem = Searched(n_var=len(cards), n_obj=1, n_ieq_constr=1, xl=0, xu=cards - 1, vtype=int)
 
     def run() -> int:
         nonlocal evaluated
@@ -219,6 +232,7 @@ def pymoo(task: Task, weights: Weights) -> Callable[[], int]:
 
 MAKERS = {
     "evolution": evolution,
+    "evolution-free": functools.partial(evolution, budget=False),
     "predictor": predictor_alone,
     "matmul": matmul,
     "numpy+torch": numpy_torch,
@@ -254,7 +268,7 @@ def fine_stage(task: Task, population: int, repeats: int) -> dict[str, Any]:
       `seconds` (median, warm), `generations`, `children`, `duplicates`, `pretrain_seconds` of
       20,000 architectures, `fit_seconds` of 200 trials.
     """
-    space, costs = task.space, CostTable.of(task.space)
+    space, costs = task.space, task.costs
     config = PredictorConfig()
     logs = costs.logs(("flops", "params"))
     predictor = Predictor(task.features, config, _TRIALS, lambda v: logs(v) - 18.0)
@@ -269,20 +283,19 @@ def fine_stage(task: Task, population: int, repeats: int) -> dict[str, Any]:
     )
     fit = lambda: predictor.fit(pretrained, trials, scores, jax.random.key(1))
     fitted, fit_seconds = _median_time(fit, repeats)
-    feasible, repair = costs.within(_BUDGET), costs.shrink(tuple(_BUDGET))
     search = jax.jit(
         lambda start, key, state: evolve(
             start,
             key,
             predictor.score_fn(state),
-            feasible,
+            task.feasible,
             space.canonical,
             space.cardinalities,
             EvolutionConfig(population=population),
-            repair,
+            task.repair,
         )
     )
-    start = sample[feasible(sample)][:population]
+    start = sample[task.feasible(sample)][:population]
     found, seconds = _median_time(lambda: search(start, jax.random.key(2), fitted), repeats)
     return {
         "seconds": seconds,
@@ -296,7 +309,7 @@ def fine_stage(task: Task, population: int, repeats: int) -> dict[str, Any]:
 
 def costs_per_second(task: Task, repeats: int) -> float:
     """Exact FLOPs and params of a million candidates on the device, per second."""
-    run = jax.jit(CostTable.of(task.space).limbs(("flops", "params")))
+    run = jax.jit(task.costs.limbs(("flops", "params")))
     batch = jnp.asarray(task.space.sample(np.random.default_rng(3), 1_000_000))
     return len(batch) / _median_time(lambda: run(batch), repeats)[1]
 

@@ -2,10 +2,16 @@
 
 A search evaluates a candidate by looking it up: the mean of its runs, or one run at random
 (`noisy`). Regret is the best score within the limit minus the mean score of the best candidate that
-the search has evaluated. Costs are free, so candidates over the limit cost no evaluation.
+the search has evaluated; where it has evaluated all it can, regret stays.
+
+What is free: costs, so a candidate over the limit is no evaluation, and a repeated candidate, which
+is told the score it had. Optuna's samplers are told the limit as a constraint and also the score of
+a candidate over it, as Optuna means it; so they learn more from it than the others, which see no
+such scores. Ours alone uses costs as features; `ours-nocosts` does without.
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,17 +20,13 @@ import numpy as np
 from jointnas_jax.bench.predictors import OURS, check_names
 from jointnas_jax.bench.tables import Table
 from jointnas_jax.config import PredictorConfig, SearchConfig
+from jointnas_jax.errors import DataError
 from jointnas_jax.study.searcher import Searcher
 
 AT = (20, 50, 100)
-# Without noise the Gaussian process chooses, and the networks, which would take most of the time,
-# nothing: they are not trained. The candidates are the same (a test).
-CHOOSER = PredictorConfig(
-    members=1, pretrain_samples=2, pretrain_epochs=0, frozen_epochs=0, full_epochs=0
-)
-_OPTUNA_POPULATION = 20
-# Free proposals over the limit, for each evaluation, before a search gives up.
-_PATIENCE = 200
+_POPULATION, _TOURNAMENT = 20, 5
+# Free proposals for each evaluation before a search gives up.
+_PATIENCE = 30
 
 
 class Task:
@@ -41,6 +43,11 @@ class Task:
         self.allowed = np.ones(len(table.vectors), bool)
         if limit is not None:
             self.allowed = table.costs[:, 0] <= limit
+            if not self.allowed.any():
+                raise DataError(
+                    f"no candidate of `{table.name}` has {table.cost_names[0]} of at most "
+                    f"{limit:,.0f}; the smallest has {table.costs[:, 0].min():,.0f}"
+                )
         self._best = table.scores[self.allowed].max()
 
     def evaluate(self, vectors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -48,39 +55,106 @@ class Task:
         rows = self.table.rows(vectors)
         if not self.noisy:
             return self.table.scores[rows]
-        runs = self.table.runs
-        return runs[rows, rng.integers(runs.shape[1], size=len(rows))]
+        return self.table.one_run(rows, rng)
 
     def regret(self, vectors: np.ndarray, best: np.ndarray) -> list[float]:
         """At each of `AT`: of the candidate to take after so many evaluations, by its mean score.
 
         Args:
-          vectors: `int32[E, K]`, evaluated in this order.
+          vectors: `int32[E, K]`, evaluated in this order, at least one.
           best: `int[E]`, see `Found`.
         """
         true = self.table.scores[self.table.rows(vectors)]
-        return [float(self._best - true[best[n - 1]]) for n in AT]
+        return [float(self._best - true[best[min(n, len(best)) - 1]]) for n in AT]
+
+
+class Book:
+    """What a peer has evaluated: a candidate that comes again is free and keeps its score.
+
+    Attributes:
+      task: the objective.
+      vectors: evaluated, in order.
+      scores: of them.
+    """
+
+    def __init__(self, task: Task, seed: int):
+        self.task, self._rng = task, np.random.default_rng((seed, 1))
+        self.vectors: list[np.ndarray] = []
+        self.scores: list[float] = []
+        self._known: dict[int, float] = {}
+        self._left = _PATIENCE * max(AT)
+
+    @property
+    def full(self) -> bool:
+        """Whether the evaluations, the candidates or the patience are used up."""
+        wanted = min(max(AT), int(self.task.allowed.sum()))
+        return len(self.vectors) >= wanted or self._left <= 0
+
+    def look_up(self, vector: np.ndarray) -> float:
+        """The score of a canonical `int32[K]`; an evaluation where it is new and allowed."""
+        row = int(self.task.table.rows(vector[None])[0])
+        new = row not in self._known
+        if new:
+            self._known[row] = float(self.task.evaluate(vector[None], self._rng)[0])
+        if new and self.task.allowed[row]:
+            self.vectors.append(vector)
+            self.scores.append(self._known[row])
+        else:
+            self._left -= 1
+        return self._known[row]
+
+    def skip(self) -> None:
+        """Counts a proposal that was dropped."""
+        self._left -= 1
+
+    def regret(self) -> list[float]:
+        """See `Task.regret`; the candidate to take is the one that scored best.
+
+        Raises:
+          DataError: there is none.
+        """
+        if not self.scores:
+            raise DataError(
+                f"a search of `{self.task.table.name}` evaluated nothing: none of its "
+                f"{_PATIENCE * max(AT)} proposals is within the limit {self.task.limit:,.0f}"
+            )
+        best = [int(np.argmax(self.scores[: n + 1])) for n in range(len(self.scores))]
+        return self.task.regret(np.array(self.vectors), np.array(best))
 
 
 Search = Callable[[Task, int], list[float]]
 
 
-def ours(task: Task, predictor: PredictorConfig | None = None, **settings: Any) -> Search:
-    """The project's search, with settings of predictor and `SearchConfig`."""
-    if predictor is None and not task.noisy and "propose" not in settings:
-        predictor = CHOOSER
-    table = task.table
-    allowed = task.allowed
+def ours(
+    task: Task,
+    predictor: PredictorConfig | None = None,
+    costs: bool = True,
+    measured: bool = False,
+    **settings: Any,
+) -> Search:
+    """The project's search.
+
+    Args:
+      task: the objective.
+      predictor: its settings.
+      costs: whether the predictor knows them.
+      measured: take the candidate that scored best, also where evaluations are noisy.
+      **settings: of `SearchConfig`.
+    """
+    table, allowed = task.table, task.allowed
     searcher = Searcher(
         table.space,
         max(AT),
-        SearchConfig(pool_size=1024, per_round=1, **settings),
+        SearchConfig(**{"pool_size": 1024, "per_round": 1} | settings),
         predictor,
-        costs=lambda vectors: table.costs[table.rows(vectors)].astype(np.int64),
-        cost_features=table.cost_features(),
-        budget={0: int(task.limit)} if task.limit is not None else None,
-        feasible=lambda v: v.__array_namespace__().asarray(allowed)[table.rows(v)],
-        noisy=task.noisy,
+        costs=(lambda v: table.costs[table.rows(v)].astype(np.int64)) if costs else None,
+        cost_features=table.cost_features() if costs else None,
+        feasible=(
+            None
+            if task.limit is None
+            else lambda v: v.__array_namespace__().asarray(allowed)[table.rows(v)]
+        ),
+        noisy=task.noisy and not measured,
     )
 
     def run(task: Task, seed: int) -> list[float]:
@@ -91,38 +165,37 @@ def ours(task: Task, predictor: PredictorConfig | None = None, **settings: Any) 
     return run
 
 
-def _measured_best(scores: Sequence[float]) -> np.ndarray:
-    """The position of the best score so far, `int[E]`."""
-    return np.array([np.argmax(scores[: n + 1]) for n in range(len(scores))])
-
-
 def random_search(task: Task, seed: int) -> list[float]:
     """Candidates within the limit, uniformly and without repetition."""
-    rng = np.random.default_rng(seed)
-    vectors = task.table.vectors[rng.permutation(np.flatnonzero(task.allowed))[: max(AT)]]
-    return task.regret(vectors, _measured_best(task.evaluate(vectors, rng)))
+    book, rng = Book(task, seed), np.random.default_rng(seed)
+    for row in rng.permutation(np.flatnonzero(task.allowed)):
+        if book.full:
+            break
+        book.look_up(task.table.vectors[row])
+    return book.regret()
 
 
 def regularised_evolution(task: Task, seed: int) -> list[float]:
-    """Aging evolution (Real et al., arXiv 1802.01548): population 20, tournaments of 5."""
-    rng = np.random.default_rng(seed)
+    """Aging evolution (Real et al., arXiv 1802.01548): population 20, tournaments of 5.
+
+    A mutation gives a knob another value. Children over the limit are drawn again and not seen.
+    """
+    book, rng = Book(task, seed), np.random.default_rng(seed)
     space = task.table.space
-    rows = rng.permutation(np.flatnonzero(task.allowed))[:20]
-    vectors = [*task.table.vectors[rows]]
-    scores = [*task.evaluate(np.array(vectors), rng)]
-    while len(vectors) < max(AT):
-        alive = np.arange(len(vectors) - 20, len(vectors))
-        parent = max(rng.choice(alive, 5, replace=False), key=lambda i: scores[i])
-        while True:
-            child = vectors[parent].copy()
-            knob = rng.integers(len(child))
-            child[knob] = rng.integers(space.cardinalities[knob])
-            child = space.canonical(child[None])[0]
-            if task.allowed[task.table.rows(child[None])[0]]:
-                break
-        vectors.append(child)
-        scores.append(task.evaluate(child[None], rng)[0])
-    return task.regret(np.array(vectors), _measured_best(scores))
+    rows = rng.permutation(np.flatnonzero(task.allowed))[: min(_POPULATION, max(AT))]
+    alive = [(book.look_up(v), v) for v in task.table.vectors[rows]]
+    while not book.full:
+        drawn = rng.choice(len(alive), min(_TOURNAMENT, len(alive)), replace=False)
+        child = max((alive[i] for i in drawn), key=lambda member: member[0])[1].copy()
+        knob = rng.integers(len(child))
+        child[knob] += 1 + rng.integers(space.cardinalities[knob] - 1)
+        child[knob] %= space.cardinalities[knob]
+        child = space.canonical(child[None])[0]
+        if task.allowed[task.table.rows(child[None])[0]]:
+            alive = [*alive[1:], (book.look_up(child), child)]
+        else:
+            book.skip()
+    return book.regret()
 
 
 def optuna_search(sampler: str, task: Task, seed: int) -> list[float]:
@@ -130,19 +203,15 @@ def optuna_search(sampler: str, task: Task, seed: int) -> list[float]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    excess = lambda trial: (trial.user_attrs["excess"],)
-    constrained = {} if task.limit is None else {"constraints_func": excess}
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     makers = {
-        "TPE": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, **constrained),
-        "GP": lambda: optuna.samplers.GPSampler(seed=seed, **constrained),
-        "NSGA-II": lambda: optuna.samplers.NSGAIISampler(
-            seed=seed, population_size=_OPTUNA_POPULATION, **constrained
-        ),
+        "TPE": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True),
+        "GP": lambda: optuna.samplers.GPSampler(seed=seed, deterministic_objective=not task.noisy),
+        "NSGA-II": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=_POPULATION),
     }
     study = optuna.create_study(direction="maximize", sampler=makers[sampler]())
-    rng, space = np.random.default_rng(seed), task.table.space
-    vectors, scores, free = [], [], 0
-    while len(vectors) < max(AT) and free < _PATIENCE * max(AT):
+    book, space = Book(task, seed), task.table.space
+    while not book.full:
         trial = study.ask()
         vector = np.array(
             [
@@ -154,21 +223,18 @@ def optuna_search(sampler: str, task: Task, seed: int) -> list[float]:
             np.int32,
         )
         vector = space.canonical(vector[None])[0]
-        row = task.table.rows(vector[None])[0]
         if task.limit is not None:
-            trial.set_user_attr("excess", float(task.table.costs[row, 0] / task.limit - 1))
-        if task.allowed[row]:
-            vectors.append(vector)
-            scores.append(task.evaluate(vector[None], rng)[0])
-            study.tell(trial, scores[-1])
-        else:
-            free += 1
-            study.tell(trial, float(task.table.scores.min()))
-    return task.regret(np.array(vectors), _measured_best(scores))
+            cost = task.table.costs[task.table.rows(vector[None])[0], 0]
+            trial.set_constraint("excess", cost / task.limit - 1)
+        study.tell(trial, book.look_up(vector))
+    return book.regret()
 
 
 MAKERS: dict[str, Callable[[Task], Search]] = {
     "ours": ours,
+    "ours-default": lambda task: ours(task, pool_size=4096, per_round=8),
+    "ours-nocosts": lambda task: ours(task, costs=False),
+    "ours-measured": lambda task: ours(task, measured=True),
     "ours-pool": lambda task: ours(task, propose="pool"),
     "paper": lambda task: ours(task, OURS["paper"], propose="pool"),
     "random": lambda task: random_search,

@@ -42,9 +42,10 @@ class Table:
       name: of the table.
       space: of the candidates.
       vectors: `int32[N, K]`, canonical and distinct.
-      runs: `float64[N, R]`, scores, higher is better.
+      runs: `float64[N, R]`, scores, higher is better; of Macro's equal keys the means.
       costs: `float64[N, P]`, known without a measurement, positive.
       cost_names: P of them.
+      single: of each candidate all single runs, `float64[S]`, R or more of them; None: `runs`.
     """
 
     name: str
@@ -53,11 +54,17 @@ class Table:
     runs: np.ndarray
     costs: np.ndarray
     cost_names: tuple[str, ...]
+    single: tuple[np.ndarray, ...] | None = None
 
     @functools.cached_property
     def scores(self) -> np.ndarray:
         """Mean score of each candidate, `float64[N]`."""
         return self.runs.mean(1)
+
+    def one_run(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A score of each of `int[M]` rows, `float64[M]`: one of its single runs by chance."""
+        runs = self.single or self.runs
+        return np.array([runs[row][rng.integers(len(runs[row]))] for row in rows])
 
     @functools.cached_property
     def _strides(self) -> np.ndarray:
@@ -112,6 +119,7 @@ def _macro(file: Path) -> Table:
     for key, canonical in zip(keys, _macro_canonical(keys), strict=True):
         equal.setdefault(canonical.tobytes(), []).append(entries["".join(map(str, key))])
     groups = [equal[v.tobytes()] for v in vectors]
+    single = tuple(np.ravel([e["test_acc"] for e in group]) for group in groups)
     runs = np.array([np.mean([e["test_acc"] for e in group], axis=0) for group in groups])
     costs = np.array([(group[0]["flops"], group[0]["params"]) for group in groups])
     counted = macro_costs(vectors)
@@ -120,7 +128,8 @@ def _macro(file: Path) -> Table:
             f"`{file}`: network {vectors[wrong[0]]} costs {costs[wrong[0]]}, counted "
             f"{counted[wrong[0]]}; the file is not that of the paper"
         )
-    return Table("macro", space, vectors, runs, costs.astype(float), ("flops", "params"))
+    costs = costs.astype(float)
+    return Table("macro", space, vectors, runs, costs, ("flops", "params"), single)
 
 
 def macro_costs(vectors: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ B = blocks of the envelope.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -205,21 +206,30 @@ def _blocks(ranges: Ranges, stages: int) -> Iterator[Block]:
             own = {slot: ranges[f"stage{s}_{slot}"][0] for slot in ("stride", "trim")}
             stride, trim = (1, 0) if index else (own["stride"], own["trim"])
             expansions = ranges[f"stage{s}_expand_{kind}"]
-            hidden = [(w, e, round8(w * e)) for w, e in itertools.product(before, expansions)]
+            hidden, squeezed, expands = _widths(tuple(before), tuple(expansions))
             yield Block(
                 stage=s,
                 index=index,
                 in_channels=max(before),
-                hidden=max(h for _, _, h in hidden),
+                hidden=hidden,
                 out_channels=max(width),
                 kernel=max(ranges[f"stage{s}_kernel_{kind}"]),
                 stride=stride,
                 trim=trim,
-                se_channels=max(se_width(h, e) for _, e, h in hidden)
-                if any(ranges[f"stage{s}_se"])
-                else 0,
+                se_channels=squeezed if any(ranges[f"stage{s}_se"]) else 0,
                 activation=ranges[f"stage{s}_activation"][0],
-                expands=any(h != w for w, _, h in hidden),
+                expands=expands,
                 residual=stride == 1 and not trim and not set(before).isdisjoint(width),
             )
             before = width
+
+
+@functools.lru_cache(maxsize=2**14)
+def _widths(before: tuple[int, ...], expansions: tuple[Value, ...]) -> tuple[int, int, bool]:
+    """The largest hidden width and SE width of a block, and whether it can expand at all."""
+    hidden = [(w, e, round8(w * e)) for w, e in itertools.product(before, expansions)]
+    return (
+        max(h for _, _, h in hidden),
+        max(se_width(h, e) for _, e, h in hidden),
+        any(h != w for w, _, h in hidden),
+    )

@@ -2,7 +2,8 @@
 
 An ensemble of members that differ in initialisation and batch order stands in for the paper's
 single network (`members=1` gives that): its mean varies less from fit to fit, and its spread
-says how sure it is.
+says how sure it is. Two choices hold for the paper's version, too, which does not say: steps shrink
+along a cosine, and more trials make larger batches.
 
 Shapes: N candidates, A and R features of architecture and recipe, P proxies, M members.
 """
@@ -44,12 +45,14 @@ def pretrain(
 
     Args:
       arch: `float32[N, A]`, features of random architectures.
-      costs: `float32[N, P]`, positive; the target is the standardised logarithm.
+      costs: `float32[N, P]`, not negative; the target is the standardised logarithm, where 0
+        counts as half of the smallest cost that is not.
       recipe_width: R.
       key: consumed.
       config: sizes and schedules.
     """
-    logs = jnp.log(costs)
+    smallest = jnp.where(costs > 0, costs, jnp.inf).min(0)
+    logs = jnp.log(jnp.where(costs > 0, costs, jnp.where(jnp.isinf(smallest), 1, smallest / 2)))
     targets = (logs - logs.mean(0)) / jnp.maximum(logs.std(0), 1e-6)
     net = _net(config, costs.shape[1])
 

@@ -1,14 +1,13 @@
 """A Gaussian process beside the networks: it learns more from few trials, and knows its limits.
 
-Each knob, and each cost, has a length scale of its own, found by maximising the posterior; a linear
-kernel is added to a Matern-5/2 one, since much of what makes a network good adds up. On
-NAS-Bench-Macro (10 seeds, 20 / 50 / 100 / 200 / 400 trials) both have a Kendall's tau of .775 /
-.877 / .901 / .922 / .931 (`scripts/bench_tabular.py predictor`, fits that start at low noise). The
-process alone says how much better than all trials a candidate may be, which is what a search goes
-by.
+Each value of a choice, each number and each cost has a length scale of its own, found by maximising
+the posterior; a linear kernel is added to a Matern-5/2 one, since much of what makes a network good
+adds up. Settings were chosen on NAS-Bench-Macro (`scripts/bench_tabular.py predictor`) and kept for
+the HPOLib tables. The process alone says how much better than all trials a candidate may be, which
+is what a search goes by.
 
-Shapes: N trials, of which the first n are real and the others padding, F features in G groups,
-T candidates to predict.
+Shapes: N trials, of which the first n are real and the others padding, F features, T candidates to
+predict.
 """
 
 import math
@@ -28,8 +27,8 @@ class Hyper(NamedTuple):
     """Logarithms of positive numbers, except for the mean.
 
     Attributes:
-      scales: `float32[G]`, length scales.
-      slopes: `float32[G]`, length scales of the linear kernel.
+      scales: `float32[F]`, length scales.
+      slopes: `float32[F]`, length scales of the linear kernel.
       amplitude: `float32[]`, of the Matern kernel.
       linear: `float32[]`, amplitude of the linear kernel.
       noise: `float32[]`, variance.
@@ -63,21 +62,21 @@ class Process:
     weights: jax.Array
 
 
-def fit_process(inputs: jax.Array, targets: jax.Array, real: jax.Array, groups: Any) -> Process:
+def fit_process(inputs: jax.Array, targets: jax.Array, real: jax.Array, knobs: int) -> Process:
     """Fits a process; for use under `jit`.
 
     Args:
       inputs: `float32[N, F]`. Two values of a choice should be at distance 1.
       targets: `float32[N]`, standardised.
       real: `bool[N]`, false for padding.
-      groups: `int[F]`, which features share a length scale, from 0.
+      knobs: how many choices and costs the features describe.
     """
-    count = int(max(groups)) + 1
+    width = inputs.shape[1]
     # As many more knobs differ, candidates are further apart (Hvarfner et al., arXiv 2402.02229).
-    usual = 0.5 * math.log(count)
+    usual = 0.5 * math.log(knobs)
     start = Hyper(
-        scales=jnp.full(count, usual),
-        slopes=jnp.zeros(count),
+        scales=jnp.full(width, usual),
+        slopes=jnp.zeros(width),
         amplitude=jnp.zeros(()),
         linear=jnp.array(-1.0),
         noise=jnp.array(-6.0),
@@ -88,7 +87,7 @@ def fit_process(inputs: jax.Array, targets: jax.Array, real: jax.Array, groups: 
     centre = lambda hyper: jnp.where(real, targets - hyper.mean, 0.0)
 
     def loss(hyper: Hyper) -> jax.Array:
-        factor = _factor(hyper, inputs, real, groups)
+        factor = _factor(hyper, inputs, real)
         centred = centre(hyper)
         weights = jax.scipy.linalg.cho_solve((factor, True), centred)
         prior = sum(
@@ -101,50 +100,72 @@ def fit_process(inputs: jax.Array, targets: jax.Array, real: jax.Array, groups: 
     optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, _STEPS))
 
     def step(_: int, carry: tuple) -> tuple:
-        hyper, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(hyper), state)
-        return optax.apply_updates(hyper, updates), state
+        hyper, state, good = carry
+        gradient = jax.grad(loss)(hyper)
+        # In 32 bits a covariance may have no Cholesky factor: back to the last one that had.
+        fine = jnp.isfinite(jnp.concatenate([g.ravel() for g in jax.tree.leaves(gradient)])).all()
+        updates, after = optimizer.update(gradient, state)
+        good = _choose(fine, hyper, good)
+        state = _choose(fine, after, optimizer.init(hyper))
+        return _choose(fine, optax.apply_updates(hyper, updates), good), state, good
 
     # From there the noise falls where there is none; from below it does not rise.
     first = start._replace(noise=jnp.array(-2.0))
-    hyper, _ = jax.lax.fori_loop(0, _STEPS, step, (first, optimizer.init(first)))
-    factor = _factor(hyper, inputs, real, groups)
+    hyper, _, good = jax.lax.fori_loop(0, _STEPS, step, (first, optimizer.init(first), first))
+    factor = _factor(hyper, inputs, real)
+    hyper = _choose(jnp.isfinite(factor).all(), hyper, good)
+    factor = _factor(hyper, inputs, real)
     weights = jax.scipy.linalg.cho_solve((factor, True), centre(hyper))
     return Process(hyper, inputs, real, factor, weights)
 
 
-def predict(process: Process, inputs: jax.Array, groups: Any) -> tuple[jax.Array, jax.Array]:
+def predict(process: Process, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Expected targets and their standard deviations, without noise, `float32[T]` each."""
-    across = _kernel(process.hyper, inputs, process.inputs, groups) * process.real
+    across = _kernel(process.hyper, inputs, process.inputs) * process.real
     solved = jax.scipy.linalg.solve_triangular(process.factor, across.T, lower=True)
-    scaled = inputs * jnp.exp(-process.hyper.slopes)[groups]
+    scaled = inputs * jnp.exp(-process.hyper.slopes)
     prior = jnp.exp(process.hyper.amplitude)
     prior = prior + jnp.exp(process.hyper.linear) * jnp.square(scaled).sum(-1)
     variance = jnp.maximum(prior - jnp.square(solved).sum(0), 0.0)
     return process.hyper.mean + across @ process.weights, jnp.sqrt(variance)
 
 
-def believe(process: Process, inputs: jax.Array, groups: Any) -> Process:
-    """Adds a trial, `float32[F]`, that scored what was expected of it; for use under `jit`.
+def believe(process: Process, inputs: jax.Array, target: jax.Array | None = None) -> Process:
+    """Adds a trial, `float32[F]`, that is only believed to have scored; for use under `jit`.
 
-    Expectations stay, so the weight of the new row is 0; deviations shrink near it (the kriging
-    believer, Ginsbourger et al. 2010). Needs a row of padding.
+    Deviations shrink near it (the kriging believer, Ginsbourger et al. 2010). Needs a row of
+    padding.
+
+    Args:
+      process: the process.
+      inputs: `float32[F]`.
+      target: `float32[]`, its score; None: what was expected of it, so that expectations stay.
     """
     row = process.real.sum()
-    across = _kernel(process.hyper, inputs[None], process.inputs, groups)[0] * process.real
+    across = _kernel(process.hyper, inputs[None], process.inputs)[0] * process.real
     solved = jax.scipy.linalg.solve_triangular(process.factor, across, lower=True)
-    own = _kernel(process.hyper, inputs[None], inputs[None], groups)[0, 0]
+    own = _kernel(process.hyper, inputs[None], inputs[None])[0, 0]
     rest = own + jnp.exp(process.hyper.noise) + _JITTER - solved @ solved
+    rest = jnp.maximum(rest, _JITTER)
+    weights = process.weights
+    if target is not None:
+        # The new row of the inverse covariance, by its Schur complement.
+        surprise = (target - process.hyper.mean - across @ weights) / rest
+        back = jax.scipy.linalg.solve_triangular(process.factor, solved, lower=True, trans=1)
+        weights = (weights - surprise * back).at[row].set(surprise)
     return process.replace(
         inputs=process.inputs.at[row].set(inputs),
         real=process.real.at[row].set(True),
-        factor=process.factor.at[row].set(solved.at[row].set(jnp.sqrt(jnp.maximum(rest, _JITTER)))),
+        factor=process.factor.at[row].set(solved.at[row].set(jnp.sqrt(rest))),
+        weights=weights,
     )
 
 
-def best_trial(process: Process, groups: Any) -> jax.Array:
-    """The highest expected target of a trial, `float32[]`; under noise no lucky one."""
-    return jnp.where(process.real, predict(process, process.inputs, groups)[0], -jnp.inf).max()
+def best_and_worst(process: Process) -> tuple[jax.Array, jax.Array]:
+    """The highest and lowest expected target of a trial, `float32[]`; under noise no lucky one."""
+    expected = predict(process, process.inputs)[0]
+    best = jnp.where(process.real, expected, -jnp.inf).max()
+    return best, jnp.where(process.real, expected, jnp.inf).min()
 
 
 def log_improvement(mean: jax.Array, deviation: jax.Array, best: jax.Array) -> jax.Array:
@@ -160,10 +181,15 @@ def log_improvement(mean: jax.Array, deviation: jax.Array, best: jax.Array) -> j
     return jnp.where(z < -5, far, jnp.log(jnp.maximum(near, 1e-30))) + jnp.log(deviation)
 
 
-def _kernel(hyper: Hyper, a: jax.Array, b: jax.Array, groups: Any) -> jax.Array:
+def _choose(first: jax.Array, a: Any, b: Any) -> Any:
+    """`a` where `first: bool[]`, else `b`, of equal structure."""
+    return jax.tree.map(lambda x, y: jnp.where(first, x, y), a, b)
+
+
+def _kernel(hyper: Hyper, a: jax.Array, b: jax.Array) -> jax.Array:
     """Covariance `float32[A, B]` of two sets of inputs."""
-    scales = jnp.exp(-hyper.scales)[groups]
-    slopes = jnp.exp(-hyper.slopes)[groups]
+    scales = jnp.exp(-hyper.scales)
+    slopes = jnp.exp(-hyper.slopes)
     x, y = a * scales, b * scales
     squares = jnp.square(x).sum(-1)[:, None] + jnp.square(y).sum(-1) - 2 * x @ y.T
     # The constant keeps the root's slope finite where inputs are equal.
@@ -172,8 +198,8 @@ def _kernel(hyper: Hyper, a: jax.Array, b: jax.Array, groups: Any) -> jax.Array:
     return curved + jnp.exp(hyper.linear) * (a * slopes) @ (b * slopes).T
 
 
-def _factor(hyper: Hyper, inputs: jax.Array, real: jax.Array, groups: Any) -> jax.Array:
-    covariance = _kernel(hyper, inputs, inputs, groups)
+def _factor(hyper: Hyper, inputs: jax.Array, real: jax.Array) -> jax.Array:
+    covariance = _kernel(hyper, inputs, inputs)
     covariance = jnp.where(real[:, None] & real, covariance, 0.0)
     diagonal = jnp.where(real, jnp.exp(hyper.noise) + _JITTER, 1.0)
     return jnp.linalg.cholesky(covariance + jnp.diag(diagonal))

@@ -18,11 +18,15 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from jointnas_jax.config import PredictorConfig
+from jointnas_jax.errors import InputError
 from jointnas_jax.predictor import gaussian_process
 from jointnas_jax.predictor.fit import PredictorState, fit, pretrain, score
 from jointnas_jax.predictor.gaussian_process import Hyper, Process
-from jointnas_jax.predictor.targets import Transform
+from jointnas_jax.predictor.targets import Transform, standardised
 from jointnas_jax.space.features import FeatureTable
+
+# How much the networks count beside the process. Chosen on NAS-Bench-Macro.
+_SHARE = 0.2
 
 # Index vectors `int32[N, K]` -> standardised logarithms of costs `float32[N, P]`, under `jit` too.
 CostFeatures = Callable[[Any], Any]
@@ -33,12 +37,12 @@ class Fitted:
     """A predictor that has seen trials.
 
     Attributes:
-      networks: the ensemble, in units of the targets.
+      networks: the ensemble, in units of the targets; None where the process alone was fitted.
       process: the Gaussian process; None without it.
       transform: scores to targets.
     """
 
-    networks: PredictorState
+    networks: PredictorState | None
     process: Process | None
     transform: Transform
 
@@ -59,11 +63,10 @@ class Predictor:
         """Prepares for up to `capacity` trials; any number up to it uses the same programs."""
         self._features, self._config, self._capacity = features, config, capacity
         self._costs = costs or (lambda vectors: jnp.zeros((len(vectors), 0)))
-        groups = features.groups
-        width = self._costs(np.zeros((1, groups.max() + 1), np.int32)).shape[1]
-        self._groups = np.concatenate([groups, groups.max() + 1 + np.arange(width)]).astype(int)
-        self._predict = jax.jit(self.mean_and_spread)
-        self._fit = jax.jit(self._fit_all)
+        knobs = features.groups.max() + 1
+        self._knobs = int(knobs + self._costs(np.zeros((1, knobs), np.int32)).shape[1])
+        self._predict = jax.jit(self._standardised)
+        self._fit = jax.jit(self._fit_all, static_argnames="networks")
 
     def pretrain(self, vectors: np.ndarray, costs: np.ndarray, key: jax.Array) -> PredictorState:
         """Trains the encoders on costs `int64[N, P]` of vectors `int32[N, K]`; consumes the key."""
@@ -71,22 +74,56 @@ class Predictor:
         return pretrain(arch, costs.astype(np.float32), recipe.shape[1], key, self._config)
 
     def fit(
-        self, pretrained: PredictorState, vectors: np.ndarray, scores: np.ndarray, key: jax.Array
+        self,
+        pretrained: PredictorState,
+        vectors: np.ndarray,
+        scores: np.ndarray,
+        key: jax.Array,
+        networks: bool = True,
     ) -> Fitted:
-        """Fits to measured scores `float[N]` of candidates `int32[N, K]`; consumes the key."""
-        count = len(scores)
+        """Fits to measured scores; consumes the key.
+
+        Args:
+          pretrained: what `pretrain` returned.
+          vectors: `int32[N, K]`.
+          scores: `float[N]`, finite.
+          key: of the networks.
+          networks: false leaves them out: the process, if there is one, predicts alone, in less
+            time.
+
+        Raises:
+          InputError: there are more trials than the capacity, or numbers that are not finite.
+        """
+        count, networks = len(scores), networks or not self._config.process
+        if not 1 <= count <= self._capacity:
+            raise InputError(
+                f"a predictor for up to {self._capacity} trials needs 1 to {self._capacity} of "
+                f"them, got {count}; make it with a larger `capacity`"
+            )
+        if not np.isfinite(scores).all():
+            raise InputError(
+                f"scores that a predictor learns from must be finite, got {scores}; leave failed "
+                "trials out"
+            )
+        z, mean, std = standardised(scores)
         vectors = np.pad(vectors, ((0, self._capacity - count), (0, 0)))
-        scores = np.pad(np.asarray(scores, np.float32), (0, self._capacity - count))
-        return self._fit(pretrained, vectors, scores, np.int32(count), key)
+        z = np.pad(z, (0, self._capacity - count))
+        state = self._fit(pretrained, vectors, z, np.int32(count), key, networks=networks)
+        if state.process is not None and not np.isfinite(state.process.weights).all():
+            raise InputError(
+                "the Gaussian process could not be fitted: features of the costs must be finite; "
+                "the logarithm of a cost of 0 is not"
+            )
+        return state.replace(transform=state.transform.replace(mean=mean, std=std))
 
     def predict(self, state: Fitted, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Score and spread, `float32[N]` each, of candidates `int32[N, K]`.
+        """Score and spread, `float64[N]` each, of candidates `int32[N, K]`.
 
         The spread is one standard deviation of what the predictor does not know, in units of the
         scores; the noise of a measurement comes on top.
         """
         mean, spread = self._predict(state, jnp.asarray(vectors))
-        return np.asarray(mean), np.asarray(spread)
+        return self.in_scores(state, mean), np.asarray(spread) * state.transform.std
 
     def noise(self, state: Fitted) -> float:
         """Standard deviation of one score measured again, as far as the trials tell it.
@@ -95,31 +132,40 @@ class Predictor:
         """
         if state.process is None:
             return math.nan
-        return float(_noise(state.process, state.transform))
+        return float(_noise(state.process, state.transform) * state.transform.std)
+
+    def in_scores(self, state: Fitted, z: Any) -> np.ndarray:
+        """Standardised scores in units of the scores, `float64[N]`."""
+        return np.asarray(z, np.float64) * state.transform.std + state.transform.mean
 
     def score_fn(self, state: Fitted) -> Callable[[jax.Array], jax.Array]:
-        """The score as a function of vectors, for use under `jit`."""
-        return lambda vectors: self.mean_and_spread(state, vectors)[0]
+        """The standardised score as a function of vectors, for use under `jit`."""
+        return lambda vectors: self._standardised(state, vectors)[0]
 
     def improvement_fn(self, state: Fitted) -> Callable[[jax.Array], jax.Array]:
         """The logarithm of the expected improvement on the best trial, for use under `jit`.
 
         That of the Gaussian process alone: the networks do not know how little they know.
         """
-        best = gaussian_process.best_trial(state.process, self._groups)
+        best, _ = gaussian_process.best_and_worst(state.process)
 
         def improvement(vectors: jax.Array) -> jax.Array:
-            own = gaussian_process.predict(state.process, self._inputs(vectors), self._groups)
+            own = gaussian_process.predict(state.process, self._inputs(vectors))
             return gaussian_process.log_improvement(*own, best)
 
         return improvement
 
-    def believe(self, state: Fitted, vector: jax.Array) -> Fitted:
-        """Adds `int32[K]` to the trials of the process, see there; for use under `jit`."""
-        if state.process is None:
+    def believe(self, state: Fitted, vector: jax.Array, failed: bool = False) -> Fitted:
+        """Adds `int32[K]` to the trials of the process; for use under `jit`.
+
+        As scoring what is expected of it, or as bad as the worst trial where it `failed`.
+        """
+        process = state.process
+        if process is None:
             return state
         inputs = self._inputs(vector[None])[0]
-        process = gaussian_process.believe(state.process, inputs, self._groups)
+        target = gaussian_process.best_and_worst(process)[1] if failed else None
+        process = gaussian_process.believe(process, inputs, target)
         return state.replace(process=process)
 
     def save(self, path: Path, state: Fitted) -> None:
@@ -144,34 +190,44 @@ class Predictor:
         self,
         pretrained: PredictorState,
         vectors: jax.Array,
-        scores: jax.Array,
+        z: jax.Array,
         count: jax.Array,
         key: jax.Array,
+        networks: bool,
     ) -> Fitted:
-        real = jnp.arange(len(scores)) < count
-        transform = Transform.fit(scores, real, self._config.targets == "straightened")
-        targets = transform.forward(scores)
+        real = jnp.arange(len(z)) < count
+        transform = Transform.fit(z, real, self._config.targets == "straightened")
+        targets = transform.forward(z)
         vectors = jnp.asarray(vectors)
-        networks = fit(pretrained, *self._features(vectors), targets, count, key, self._config)
-        process = None
+        ensemble = process = None
+        if networks:
+            ensemble = fit(pretrained, *self._features(vectors), targets, count, key, self._config)
         if self._config.process:
             process = gaussian_process.fit_process(
-                self._inputs(vectors), targets, real, self._groups
+                self._inputs(vectors), targets, real, self._knobs
             )
-        return Fitted(networks, process, transform)
+        return Fitted(ensemble, process, transform)
 
     def mean_and_spread(self, state: Fitted, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The same as `predict`, for use under `jit`."""
-        mean, spread = score(state.networks, *self._features(vectors), self._config)
-        if state.process is not None:
-            own, own_spread = gaussian_process.predict(
-                state.process, self._inputs(vectors), self._groups
-            )
-            # Of a mixture of two: variance within and between.
-            within = (jnp.square(spread) + jnp.square(own_spread)) / 2
-            spread = jnp.sqrt(within + jnp.square(mean - own) / 4)
-            mean = (mean + own) / 2
+        """The same as `predict` in `float32`, for use under `jit`."""
+        mean, spread = self._standardised(state, vectors)
+        return mean * state.transform.std + state.transform.mean, spread * state.transform.std
+
+    def _standardised(self, state: Fitted, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and spread in standard deviations of the scores."""
         back = state.transform.backward
+        parts = []
+        if state.networks is not None:
+            parts.append(score(state.networks, *self._features(vectors), self._config))
+        if state.process is not None:
+            parts.append(gaussian_process.predict(state.process, self._inputs(vectors)))
+        mean, spread = parts[0]
+        if len(parts) == 2:
+            own, own_spread = parts[1]
+            # Of a mixture: variance within and between.
+            within = _SHARE * jnp.square(spread) + (1 - _SHARE) * jnp.square(own_spread)
+            spread = jnp.sqrt(within + _SHARE * (1 - _SHARE) * jnp.square(mean - own))
+            mean = _SHARE * mean + (1 - _SHARE) * own
         return back(mean), (back(mean + spread) - back(mean - spread)) / 2
 
 

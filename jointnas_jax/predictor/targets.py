@@ -12,54 +12,71 @@ import numpy as np
 
 # Exponents tried; 1 changes nothing.
 _EXPONENTS = np.linspace(-3.0, 5.0, 81).astype(np.float32)
+# Five scores have their likeliest exponent anywhere, so it is drawn towards 1: standard deviation
+# of a normal prior.
+_PRIOR = 1.0
+# Scores that differ by less, beside the largest of them, differ by rounding.
+_ROUNDING = 1e-12
 
 
 @flax.struct.dataclass
 class Transform:
-    """How scores become targets, all `float32[]`.
+    """How standardised scores become targets and back.
 
     Attributes:
-      mean: of the scores.
-      std: of the scores.
-      exponent: of Yeo-Johnson; 1 is the identity.
-      offset: mean after it.
-      scale: standard deviation after it.
+      mean: `float64[]`, of the scores.
+      std: `float64[]`, of the scores, 1 where all are equal.
+      exponent: `float32[]`, of Yeo-Johnson; 1 is the identity.
+      offset: `float32[]`, mean after it.
+      scale: `float32[]`, standard deviation after it.
     """
 
-    mean: jax.Array
-    std: jax.Array
+    mean: np.ndarray
+    std: np.ndarray
     exponent: jax.Array
     offset: jax.Array
     scale: jax.Array
 
     @classmethod
-    def fit(cls, scores: jax.Array, real: jax.Array, straighten: bool) -> "Transform":
-        """Fits it to scores `float32[N]` where `real: bool[N]`; for use under `jit`.
+    def fit(cls, z: jax.Array, real: jax.Array, straighten: bool) -> "Transform":
+        """Fits it to standardised scores `float32[N]` where `real: bool[N]`; for use under `jit`.
 
         With `straighten` the exponent is the most likely one under a normal distribution, else 1.
+        `mean` and `std` are left at 0 and 1: they belong to the host, which has 64 bits.
         """
-        mean, std = _moments(scores, real)
-        z = jnp.where(real, (scores - mean) / std, 0.0)
+        z = jnp.where(real, z, 0.0)
 
         def likelihood(exponent: jax.Array) -> jax.Array:
             _, spread = _moments(_forward(z, exponent), real)
             stretch = jnp.where(real, jnp.sign(z) * jnp.log1p(jnp.abs(z)), 0.0).sum()
-            return (exponent - 1) * stretch - real.sum() * jnp.log(spread)
+            prior = jnp.square((exponent - 1) / _PRIOR) / 2
+            return (exponent - 1) * stretch - real.sum() * jnp.log(spread) - prior
 
         candidates = jnp.asarray(_EXPONENTS)
         best = candidates[jnp.argmax(jax.vmap(likelihood)(candidates))]
         exponent = best if straighten else jnp.ones(())
-        return cls(mean, std, exponent, *_moments(_forward(z, exponent), real))
+        zero, one = jnp.zeros(()), jnp.ones(())
+        return cls(zero, one, exponent, *_moments(_forward(z, exponent), real))
 
-    def forward(self, scores: jax.Array) -> jax.Array:
-        """Scores -> targets of mean 0 and standard deviation 1."""
-        z = (scores - self.mean) / self.std
+    def forward(self, z: jax.Array) -> jax.Array:
+        """Standardised scores -> targets of mean 0 and standard deviation 1."""
         return (_forward(z, self.exponent) - self.offset) / self.scale
 
     def backward(self, targets: jax.Array) -> jax.Array:
-        """Targets -> scores."""
-        straight = targets * self.scale + self.offset
-        return _backward(straight, self.exponent) * self.std + self.mean
+        """Targets -> standardised scores."""
+        return _backward(targets * self.scale + self.offset, self.exponent)
+
+
+def standardised(scores: np.ndarray) -> tuple[np.ndarray, np.float64, np.float64]:
+    """Scores `float[N]` as `float32[N]` of mean 0 and deviation 1; their mean and deviation.
+
+    On the host, in 64 bits: scores may be as small as 1e-8, or differ little beside their size.
+    """
+    scores = np.asarray(scores, np.float64)
+    mean, std = scores.mean(), scores.std()
+    if not std > _ROUNDING * np.abs(scores).max():
+        return np.zeros(len(scores), np.float32), mean, np.float64(1.0)
+    return ((scores - mean) / std).astype(np.float32), mean, std
 
 
 def _forward(z: jax.Array, exponent: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ class Round(NamedTuple):
     Attributes:
       number: from 1.
       vectors: `int32[m, K]`.
-      scores: `float32[m]`, nan where a trial failed.
+      scores: `float[m]`, nan where a trial failed.
       predicted: `float32[m]`, before any of them was evaluated; nan in the first round.
       kendall, spearman: of predicted against measured; nan in the first round.
     """
@@ -34,7 +34,7 @@ class Round(NamedTuple):
 
 def coarse_stage(
     pool: np.ndarray,
-    rounds: int,
+    evaluations: int,
     per_round: int,
     evaluate: Callable[[int, np.ndarray, np.ndarray], np.ndarray],
     fit: Callable[[np.ndarray, np.ndarray], None],
@@ -45,47 +45,47 @@ def coarse_stage(
 
     Args:
       pool: `int32[P, K]`.
-      rounds: rounds to run; fewer if the pool is used up.
-      per_round: m, candidates per round.
+      evaluations: candidates to evaluate; fewer if the pool is used up.
+      per_round: m, candidates per round; the last round may have fewer.
       evaluate: `(round number, int32[m, K], predicted float32[m]) -> float32[m]`, nan for a
         failure.
-      fit: called with all vectors and scores of trials that did not fail.
+      fit: called with all vectors and scores so far, nan where a trial failed; not before one did
+        not.
       predict: `int32[N, K] -> float32[N]`, used after the first fit.
       propose: given those already chosen for a round, `int32[j, K]`, gives `int32[N, K]`, the first
         to be chosen next, evaluated and repeated ones allowed; used after the first fit.
     """
     seen: set[bytes] = set()
-    done_vectors, done_scores = pool[:0], np.zeros(0, np.float32)
-    for number in range(1, rounds + 1):
-        chosen = pool[:0]
-        for _ in range(per_round):
-            new = _first_new(propose(chosen) if len(done_scores) else pool, seen)
+    vectors, scores = pool[:0], np.zeros(0, np.float32)
+    for number in range(1, -(-evaluations // per_round) + 1):
+        chosen, fitted = pool[:0], bool(np.isfinite(scores).any())
+        for _ in range(min(per_round, evaluations - len(scores))):
+            new = first_new(propose(chosen) if fitted else pool, seen)
             if not len(new):
                 break
             chosen = np.concatenate([chosen, new])
         if not len(chosen):
             return
         predicted = np.full(len(chosen), np.nan, np.float32)
-        if len(done_scores):
+        if fitted:
             predicted = predict(chosen)
-        scores = evaluate(number, chosen, predicted)
-        ok = np.isfinite(scores)
-        both = ok & np.isfinite(predicted)
-        done_vectors = np.concatenate([done_vectors, chosen[ok]])
-        done_scores = np.concatenate([done_scores, scores[ok]])
-        if len(done_scores):
-            fit(done_vectors, done_scores)
+        found = evaluate(number, chosen, predicted)
+        both = np.isfinite(found) & np.isfinite(predicted)
+        vectors = np.concatenate([vectors, chosen])
+        scores = np.concatenate([scores, found])
+        if np.isfinite(scores).any():
+            fit(vectors, scores)
         yield Round(
             number,
             chosen,
-            scores,
+            found,
             predicted,
-            kendall(predicted[both], scores[both]),
-            spearman(predicted[both], scores[both]),
+            kendall(predicted[both], found[both]),
+            spearman(predicted[both], found[both]),
         )
 
 
-def _first_new(order: np.ndarray, seen: set[bytes]) -> np.ndarray:
+def first_new(order: np.ndarray, seen: set[bytes]) -> np.ndarray:
     """The first row of `int32[N, K]` not in `seen`, which it joins: `int32[1, K]`, or no row."""
     for i, row in enumerate(order):
         if (name := row.astype(np.int32).tobytes()) not in seen:

@@ -10,6 +10,7 @@ position, partners by rotation, repeated candidates found by fingerprint, and no
 Shapes: Q = population, C = children of a generation, K knobs, G = most generations.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -48,7 +49,7 @@ def evolve(
     start: np.ndarray,
     key: jax.Array,
     score: ScoreFn,
-    feasible: FeasibleFn,
+    feasible: FeasibleFn | None,
     canonical: Callable[[jax.Array], jax.Array],
     cardinalities: np.ndarray,
     config: EvolutionConfig,
@@ -59,21 +60,26 @@ def evolve(
     Under `vmap` over what `feasible` closes over, it serves a vector of budgets at once.
 
     Args:
-      start: `int32[N, K]`, N at least 1; the best Q that are feasible are the first population.
+      start: `int32[N, K]`, N at least 1; the best Q are the first population, those over the budget
+        after they were repaired towards the first one that is not.
       key: consumed.
       score: `int32[N, K] -> float32[N]`.
-      feasible: `int32[N, K] -> bool[N]`, the budget.
+      feasible: `int32[N, K] -> bool[N]`, the budget; None: there is none.
       canonical: maps equal candidates to equal vectors, see `JointSpace.canonical`.
       cardinalities: `int32[K]`.
       config: sizes and rates.
       repair: makes of children and their feasible parents, `int32[C, K]` each, children that are
-        feasible; None: children over the budget are dropped.
+        feasible by construction: they are not tested again. None: `returned`.
     """
+    feasible, mend = _mender(feasible, canonical, repair)
     size, count = config.population, config.population * config.children_per_parent
     start = jnp.asarray(start)
     missing = max(0, size - len(start))
     start = jnp.concatenate([start, jnp.repeat(start[:1], missing, axis=0)])
-    allowed = feasible(start) & ~repeated(start)
+    fits = feasible(start)
+    start = mend(start, jnp.broadcast_to(start[jnp.argmax(fits)], start.shape))
+    # Where no one is feasible there is no parent to go by, and nobody lives.
+    allowed = fits.any() & ~repeated(start)
     scores, best = _best(jnp.where(allowed, score(start), -jnp.inf), size)
     population = start[best].astype(_gene_type(cardinalities))
 
@@ -82,13 +88,10 @@ def evolve(
         parents = _parents(population, scores)
         seed = jax.random.bits(jax.random.fold_in(key, number), (2,), jnp.uint32)
         offspring = canonical(children(*parents, seed, cardinalities, config).astype(jnp.int32))
-        allowed = feasible(offspring)
-        if repair is not None:
-            own = jnp.tile(parents[0], (config.children_per_parent, 1)).astype(jnp.int32)
-            mended = canonical(repair(offspring, own))
-            offspring = jnp.where(allowed[:, None], offspring, mended)
-            # Only where nobody is alive the parents are not feasible either.
-            allowed = jnp.isfinite(scores[0])
+        own = jnp.tile(parents[0], (config.children_per_parent, 1)).astype(jnp.int32)
+        offspring = mend(offspring, own)
+        # Only where nobody is alive the parents are not feasible either.
+        allowed = jnp.isfinite(scores[0])
         merged = jnp.concatenate([population, offspring.astype(population.dtype)])
         again = repeated(merged)[size:]
         child_scores = jnp.where(allowed & ~again, score(offspring), -jnp.inf)
@@ -103,6 +106,60 @@ def evolve(
         unsaturated, generation, (zero, zero, population, scores, best, zero)
     )
     return Evolution(population.astype(jnp.int32), scores, number, best, number * count, duplicates)
+
+
+def returned(
+    children: jax.Array,
+    parents: jax.Array,
+    feasible: FeasibleFn,
+    canonical: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """Gives children their parents' values back, knob by knob, until they are within the budget.
+
+    Whatever the budget, it needs log2(K) tests: what is returned in full is feasible, so between
+    that and nothing there is a last knob without which it is not, found by bisection.
+
+    Args:
+      children: `int32[C, K]`.
+      parents: `int32[C, K]`, feasible.
+      feasible: see `evolve`.
+      canonical: see `evolve`.
+    """
+    count, knobs = children.shape
+    # Each row begins at another knob, so that none is changed less than others.
+    order = (jnp.arange(knobs) + jnp.arange(count)[:, None]) % knobs
+
+    def mixed(kept: jax.Array) -> jax.Array:
+        return canonical(jnp.where(order < kept[:, None], children, parents))
+
+    def halve(_: int, bounds: tuple) -> tuple:
+        low, high = bounds
+        middle = (low + high) // 2
+        fits = feasible(mixed(middle))
+        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
+
+    bounds = jnp.zeros(count, jnp.int32), jnp.full(count, knobs, jnp.int32)
+    return mixed(jax.lax.fori_loop(0, knobs.bit_length(), halve, bounds)[0])
+
+
+def _mender(
+    feasible: FeasibleFn | None,
+    canonical: Callable[[jax.Array], jax.Array],
+    repair: RepairFn | None,
+) -> tuple[FeasibleFn, RepairFn]:
+    """The budget as a test, and what repairs where it fails."""
+    if feasible is None:
+        return lambda vectors: jnp.ones(len(vectors), bool), lambda offspring, parents: offspring
+    repair = repair or functools.partial(returned, feasible=feasible, canonical=canonical)
+
+    def mend(offspring: jax.Array, parents: jax.Array) -> jax.Array:
+        fits = feasible(offspring)
+        mended = lambda: jnp.where(
+            fits[:, None], offspring, canonical(repair(offspring, parents)).astype(offspring.dtype)
+        )
+        return jax.lax.cond(fits.all(), lambda: offspring, mended)
+
+    return feasible, mend
 
 
 def diverse(population: np.ndarray, count: int, distance: int) -> np.ndarray:

@@ -124,7 +124,7 @@ class PlainSpace(VectorSpace):
             tuple(k for n, d in part.items() if isinstance(k := parse_knob(n, d), Knob))
             for part in (arch, recipe or {})
         ]
-        if not any(parts):
+        if not any(len(knob.values) > 1 for part in parts for knob in part):
             raise SpaceError("a space needs a knob with more than one value")
         return cls(*parts, equal)
 

@@ -1,4 +1,8 @@
-"""The same search on any objective: vectors of any space in, scores out."""
+"""The same search on any objective: vectors of any space in, scores out.
+
+The coarse stage evaluates all candidates but the last, which the fine stage finds: the one that is
+predicted best of all. A study trains several finalists of the fine stage instead (`study/run.py`).
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -7,16 +11,17 @@ import jax
 import numpy as np
 
 from jointnas_jax.config import PredictorConfig, SearchConfig
+from jointnas_jax.errors import InputError
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.predictor import CostFeatures, Fitted, Predictor
-from jointnas_jax.search.coarse import Round, coarse_stage
+from jointnas_jax.search.coarse import Round, coarse_stage, first_new
 from jointnas_jax.search.evolution import Evolution, evolve
-from jointnas_jax.search.pool import sobol_pool
 from jointnas_jax.search.report_card import ReportCard, cross_validate
 from jointnas_jax.space.features import FeatureTable
 from jointnas_jax.space.vectors import VectorSpace
+from jointnas_jax.study.limits import Limits
 
-_PRETRAIN, _SEARCH, _FIT, _PROPOSE = range(4)
+_PRETRAIN, _SEARCH, _FIT, _PROPOSE, _FINE = range(5)
 
 
 class Found(NamedTuple):
@@ -24,7 +29,7 @@ class Found(NamedTuple):
 
     Attributes:
       vectors: `int32[E, K]`.
-      scores: `float32[E]`, nan where an evaluation failed.
+      scores: `float64[E]`, nan where an evaluation failed.
       best: `int[E]`, the candidate to take after so many evaluations: a position in `vectors`.
     """
 
@@ -53,7 +58,7 @@ class Searcher:
         repair: Callable[[Any, Any], Any] | None = None,
         noisy: bool = False,
     ):
-        """Prepares searches.
+        """Prepares searches. A candidate over the budget is never evaluated.
 
         Args:
           space: of the candidates.
@@ -61,27 +66,33 @@ class Searcher:
           config: of both stages; its `rounds` follow from E here.
           predictor: settings.
           costs: `int32[N, K] -> int64[N, P]`, free costs that pretrain the predictor.
-          cost_features: standardised logarithms of the costs, also under `jit`.
+          cost_features: standardised logarithms of the costs, also under `jit`; None: from `costs`,
+            called from the compiled program.
           budget: column of `costs` -> limit.
-          feasible: the budget as a test `int32[N, K] -> bool[N]`, also under `jit`.
+          feasible: the budget as a test `int32[N, K] -> bool[N]`, also under `jit`; None: from
+            `costs` and `budget`, likewise.
           repair: makes children feasible, see `evolve`.
           noisy: whether the same candidate can get another score: then the best one is that which
             is predicted best of all evaluated, not the one that scored best.
+
+        Raises:
+          InputError: a budget of costs that are not given.
         """
         config, predictor = config or SearchConfig(), predictor or PredictorConfig()
         self._space, self._evaluations, self._config = space, evaluations, config
-        self._rounds = -(-evaluations // config.per_round)
-        self._capacity = self._rounds * config.per_round
-        self._costs = costs or (lambda vectors: np.ones((len(vectors), 1), np.int64))
-        self._budget, self._noisy = dict(budget or {}), noisy
-        self._samples = predictor.pretrain_samples
+        self._limits = limits = Limits(space, costs, budget, feasible)
+        self._noisy, self._samples = noisy, predictor.pretrain_samples
+        explores = predictor.process and config.acquisition == "improvement"
+        # The process chooses; the networks are fitted where they have a say.
+        self._networks = noisy or not explores
+        if cost_features is None and costs is not None:
+            cost_features = limits.features()
         features = FeatureTable.of(space)
-        self.predictor = Predictor(features, predictor, self._capacity, cost_features)
-        feasible = feasible or (lambda vectors: vectors[:, 0] >= 0)
+        self.predictor = Predictor(features, predictor, evaluations, cost_features)
 
         def promise(state: Fitted, explore: jax.Array | bool) -> Callable[[jax.Array], jax.Array]:
             score = self.predictor.score_fn(state)
-            if not predictor.process:
+            if not explores:
                 return score
             improvement = self.predictor.improvement_fn(state)
             return lambda vectors: jax.lax.cond(explore, improvement, score, vectors)
@@ -90,12 +101,12 @@ class Searcher:
             start: jax.Array, key: jax.Array, state: Fitted, explore: jax.Array
         ) -> Evolution:
             cards = space.cardinalities
-            rules = (feasible, space.canonical, cards, config.evolution, repair)
+            rules = (limits.feasible, space.canonical, cards, config.evolution, repair)
             return evolve(start, key, promise(state, explore), *rules)
 
         self._search = jax.jit(search)
         self._promise = jax.jit(lambda state, vectors: promise(state, True)(vectors))
-        self._believe = jax.jit(self.predictor.believe)
+        self._believe = jax.jit(self.predictor.believe, static_argnames="failed")
 
     def run(self, evaluate: Callable[[np.ndarray], np.ndarray], seed: int) -> Found:
         """Searches any objective.
@@ -108,29 +119,49 @@ class Searcher:
           SpaceError: no candidate satisfies the budget.
         """
         root = jax.random.key(seed)
-        size = self._config.pool_size
-        pool = sobol_pool(self._space, size, self._costs, self._budget, seed)
+        pool = self._limits.pool(self._config.pool_size, seed)
         sample = self._space.sample(np.random.default_rng(seed), self._samples)
         pretrained = self.pretrain(sample, jax.random.fold_in(root, _PRETRAIN))
-        measure = lambda number, vectors, predicted: np.asarray(evaluate(vectors), np.float32)
-        vectors, scores = pool[:0], np.zeros(0, np.float32)
+        key = jax.random.fold_in(root, _SEARCH)
+        vectors, scores = pool[:0], np.zeros(0)
         best: list[int] = []
-        for done, state in self.rounds(
-            pool, pretrained, measure, jax.random.fold_in(root, _SEARCH)
-        ):
-            vectors = np.concatenate([vectors, done.vectors])
-            scores = np.concatenate([scores, done.scores])
-            marks = np.where(np.isfinite(scores), scores, -np.inf)
-            best += [int(marks[: n + 1].argmax()) for n in range(len(best), len(marks))]
-            if self._noisy and state is not None:
-                predicted = self._predict_trials(state, vectors)[0]
-                best[-1] = int(np.where(np.isfinite(scores), predicted, -np.inf).argmax())
-        end = self._evaluations
-        return Found(vectors[:end], scores[:end], np.array(best[:end]))
+        state: Fitted | None = None
+
+        def measure(number: int, vectors: np.ndarray, predicted: Any = None) -> np.ndarray:
+            found = np.asarray(evaluate(vectors), np.float64)
+            if found.shape != (len(vectors),):
+                raise InputError(
+                    f"`evaluate` must return a score for each of {len(vectors)} candidates, got "
+                    f"the shape {list(found.shape)}"
+                )
+            return found
+
+        def record(new: np.ndarray, marks: np.ndarray, after: Fitted | None) -> None:
+            nonlocal vectors, scores, state
+            # Within a round the predictor knows the rounds before.
+            for i in range(len(new)):
+                vectors, scores = np.append(vectors, new[i : i + 1], 0), np.append(scores, marks[i])
+                if i == len(new) - 1:
+                    state = after
+                best.append(self._take(vectors, scores, state))
+
+        coarse = max(1, self._evaluations - 1)
+        for done, after in self.rounds(pool, pretrained, measure, key, coarse, self._networks):
+            record(done.vectors, done.scores, after)
+        if len(vectors) < self._evaluations and state is not None:
+            if not self._networks:
+                state = self._fit(pretrained, *_finished(vectors, scores), key)
+            last = self._predicted_best(state, vectors, scores, pool, key)
+            if len(last):
+                marks = measure(0, last)
+                every = np.append(vectors, last, 0), np.append(scores, marks)
+                refit = self._noisy and self._fit(pretrained, *_finished(*every), key)
+                record(last, marks, refit or state)
+        return Found(vectors, scores, np.array(best))
 
     def pretrain(self, sample: np.ndarray, key: jax.Array) -> PredictorState:
         """Trains the predictor's encoders on the costs of `int32[N, K]`; consumes the key."""
-        return self.predictor.pretrain(sample, self._costs(sample), key)
+        return self.predictor.pretrain(sample, self._limits.costs(sample), key)
 
     def rounds(
         self,
@@ -138,6 +169,8 @@ class Searcher:
         pretrained: PredictorState,
         evaluate: Callable[[int, np.ndarray, np.ndarray], np.ndarray],
         key: jax.Array,
+        evaluations: int | None = None,
+        networks: bool = True,
     ) -> Iterator[tuple[Round, Fitted | None]]:
         """Runs the coarse stage.
 
@@ -146,37 +179,45 @@ class Searcher:
           pretrained: what `pretrain` returned.
           evaluate: see `coarse_stage`.
           key: consumed.
+          evaluations: in all rounds; None: E.
+          networks: see `Predictor.fit`.
 
         Yields:
           Each round, and the predictor after it: None where every trial so far failed.
         """
         state: Fitted | None = None
         believed: Fitted | None = None
-        known = pool[:0]
+        known, failed, count = pool[:0], pool[:0], 0
+
+        def measure(number: int, vectors: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+            self._limits.check(vectors)
+            return evaluate(number, vectors, predicted)
 
         def fit(vectors: np.ndarray, scores: np.ndarray) -> None:
-            nonlocal state, known
-            known = vectors[np.argsort(-scores)]
-            state = self._fit(pretrained, vectors, scores, key)
+            nonlocal state, known, failed, count
+            known, count = _best_first(vectors, scores), len(vectors)
+            state = self._fit(pretrained, *_finished(vectors, scores), key, networks)
+            failed = vectors[~np.isfinite(scores)]
 
         def propose(chosen: np.ndarray) -> np.ndarray:
             nonlocal believed
-            believed = self._believe(believed, chosen[-1]) if len(chosen) else state
+            if len(chosen):
+                believed = self._believe(believed, chosen[-1])
+            else:
+                believed = self._wary(state, failed)
             if self._config.propose == "pool":
                 # Stable, so that ties fall to the earlier one in the pool.
                 return pool[np.argsort(-np.asarray(self._promise(believed, pool)), kind="stable")]
             # The number of trials names what is random here: a resumed search knows it.
             name = jax.random.fold_in(key, _PROPOSE)
-            name = jax.random.fold_in(name, len(known) + len(chosen))
-            found = self._evolve(known, pool, name, believed, explore=True)
-            # Where the evolution knows nothing new, the pool goes on.
-            return np.concatenate([found.population[np.isfinite(found.scores)], pool])
+            name = jax.random.fold_in(name, count + len(chosen))
+            return self._alive(self._evolve(known, pool, name, believed, explore=True), pool)
 
         rounds = coarse_stage(
             pool,
-            self._rounds,
+            self._evaluations if evaluations is None else evaluations,
             self._config.per_round,
-            evaluate,
+            measure,
             fit,
             lambda vectors: self.predictor.predict(state, vectors)[0],
             propose,
@@ -215,11 +256,50 @@ class Searcher:
 
         The program is that of the proposals.
         """
-        return self._evolve(trained, pool, key, fitted, explore=False)
+        found = self._evolve(trained, pool, key, fitted, explore=False)
+        scores, best = (self.predictor.in_scores(fitted, z) for z in (found.scores, found.best))
+        return found._replace(scores=scores, best=best)
+
+    def _predicted_best(
+        self,
+        state: Fitted,
+        vectors: np.ndarray,
+        scores: np.ndarray,
+        pool: np.ndarray,
+        key: jax.Array,
+    ) -> np.ndarray:
+        """What the fine stage finds that is not in `vectors`: `int32[1, K]`, or no row."""
+        state = self._wary(state, vectors[~np.isfinite(scores)])
+        known, name = _best_first(vectors, scores), jax.random.fold_in(key, _FINE)
+        found = self._alive(self.fine_stage(known, pool, state, name), pool)
+        new = first_new(found, {v.astype(np.int32).tobytes() for v in vectors})
+        self._limits.check(new)
+        return new
+
+    def _wary(self, state: Fitted, failed: np.ndarray) -> Fitted:
+        """Believes that candidates `int32[F, K]` which failed are as bad as the worst trial.
+
+        So the search leaves their neighbourhood. What is measured stays the only thing that the
+        predictor is fitted to.
+        """
+        for vector in failed:
+            state = self._believe(state, vector, failed=True)
+        return state
+
+    def _alive(self, found: Evolution, pool: np.ndarray) -> np.ndarray:
+        """The population; where the evolution knows nothing new, the pool goes on."""
+        return np.concatenate([found.population[np.isfinite(found.scores)], pool])
+
+    def _take(self, vectors: np.ndarray, scores: np.ndarray, state: Fitted | None) -> int:
+        """The position of the candidate to take of those evaluated."""
+        marks = scores
+        if self._noisy and state is not None:
+            marks = self._predict_trials(state, vectors)[0]
+        return int(np.where(np.isfinite(scores), marks, -np.inf).argmax())
 
     def _predict_trials(self, state: Fitted, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Predicts any number of trials with one program."""
-        padded = np.pad(vectors, ((0, self._capacity - len(vectors)), (0, 0)))
+        padded = np.pad(vectors, ((0, self._evaluations - len(vectors)), (0, 0)))
         mean, spread = self.predictor.predict(state, padded)
         return mean[: len(vectors)], spread[: len(vectors)]
 
@@ -233,12 +313,29 @@ class Searcher:
     ) -> Evolution:
         # Of one shape, so that it compiles once; the first row fills up.
         start = np.concatenate([first, pool])
-        missing = self._capacity + len(pool) - len(start)
+        missing = self._evaluations + len(pool) - len(start)
         start = np.concatenate([start, np.repeat(start[:1], missing, 0)])
         return jax.tree.map(np.asarray, self._search(start, key, state, explore))
 
     def _fit(
-        self, pretrained: PredictorState, vectors: np.ndarray, scores: np.ndarray, key: jax.Array
+        self,
+        pretrained: PredictorState,
+        vectors: np.ndarray,
+        scores: np.ndarray,
+        key: jax.Array,
+        networks: bool = True,
     ) -> Fitted:
         name = jax.random.fold_in(jax.random.fold_in(key, _FIT), len(scores))
-        return self.predictor.fit(pretrained, vectors, scores, name)
+        return self.predictor.fit(pretrained, vectors, scores, name, networks)
+
+
+def _finished(vectors: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The trials that did not fail."""
+    ok = np.isfinite(scores)
+    return vectors[ok], scores[ok]
+
+
+def _best_first(vectors: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The trials that did not fail, `int32[N, K]`."""
+    vectors, scores = _finished(vectors, scores)
+    return vectors[np.argsort(-scores)]

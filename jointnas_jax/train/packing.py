@@ -7,6 +7,7 @@ hand, so that no later candidate needs another program. Where padding costs more
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 from jointnas_jax.nets.cost import count
@@ -157,14 +158,16 @@ class Planner:
             * (weight / self._devices)
             for w in each
         ]
+        slots = [w.arch.to_slots() for w in each]
         known: dict[tuple, tuple[float, frozenset[int]]] = {}
 
         def priced(part: Ranges) -> tuple[float, frozenset[int]]:
             """Seconds of a part, and which of the sample it holds."""
             name = tuple(part.items())
             if name not in known:
+                holds = lambda own: all(own[slot] in values for slot, values in part.items())
+                held = [i for i, own in enumerate(slots) if holds(own)]
                 envelope = self._envelope(part)
-                held = [i for i, w in enumerate(each) if envelope.holds(w.arch)]
                 seconds = sum(self._train_seconds(envelope, each[i]) for i in held)
                 seconds *= weight / self._devices
                 known[name] = seconds + self._compile_seconds(envelope), frozenset(held)
@@ -232,7 +235,7 @@ def executed_macs(shape: Shape, arch: ArchSpec, tile_batch: int) -> int:
     """
     if shape == arch:
         return count(arch).macs
-    own = {block.name: block for block in arch.blocks()}
+    own = _hidden(arch)
     size = side(shape.resolution, shape.stem.stride)
     stem = shape.stem
     total = stem.kernel**2 * shape.image_channels * stem.channels * size**2
@@ -240,7 +243,7 @@ def executed_macs(shape: Shape, arch: ArchSpec, tile_batch: int) -> int:
         before, size = size, side(size, block.stride, block.trim)
         hidden = block.hidden
         if tile_batch:
-            true = own[block.name].hidden if block.name in own else 0
+            true = own.get(block.name, 0)
             width, _ = tiles(block.hidden, before**2 * tile_batch)
             hidden = -(-true // width) * width
         expand = block.in_channels * before**2 if block.expands else 0
@@ -249,6 +252,12 @@ def executed_macs(shape: Shape, arch: ArchSpec, tile_batch: int) -> int:
         out = block.out_channels
     head = shape.head.channels * (shape.head_hidden + shape.num_classes)
     return total + out * shape.head_hidden * size**2 + head
+
+
+@functools.lru_cache(maxsize=1024)
+def _hidden(arch: ArchSpec) -> dict[str, int]:
+    """Width of every block after expansion, by the block's name."""
+    return {block.name: block.hidden for block in arch.blocks()}
 
 
 def frame(arch: ArchSpec) -> Frame:

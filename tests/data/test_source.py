@@ -114,6 +114,14 @@ def test_images_of_different_sizes_need_one_size(tmp_path):
     assert dataset.load("train").images.shape == (6, 9, 9, 3)
 
 
+@pytest.mark.parametrize("shape", [(411, 425, 3), (425, 411, 3), (411, 411, 3)])
+def test_the_middle_of_an_image_never_lies_outside_of_it(tmp_path, shape):
+    """By rounding it did, by 3e-14 of a pixel, and Pillow refused the whole training."""
+    folder = write_dataset(tmp_path, {"train": rows(3, shape)}, shape=(None, None, 3))
+    dataset = open_dataset(dict(name="", dir=str(folder), image_size=352))
+    assert dataset.load("train").images.shape == (3, 352, 352, 3)
+
+
 @pytest.mark.parametrize(
     ("splits", "split", "message"),
     [

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from jointnas_jax import zoo
 from jointnas_jax.errors import SpaceError
-from jointnas_jax.nets.cost import COSTS, CostTable, count, training_bytes
+from jointnas_jax.nets.cost import (
+    COSTS,
+    CostTable,
+    count,
+    inference_bytes,
+    to_limbs,
+    training_bytes,
+)
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec, JointSpace
 
@@ -134,11 +141,36 @@ def test_a_shrunk_child_costs_no_more_than_its_parent(request, which, seed, name
     ).mean() > 0.8
 
 
-def test_limbs_are_exact_under_jit(paper_space):
-    costs = CostTable.of(paper_space)
-    vectors = paper_space.sample(np.random.default_rng(0), 1000)
-    limbs = np.asarray(jax.jit(costs.limbs(["flops", "params"]))(vectors)).astype(np.int64)
-    np.testing.assert_array_equal((limbs[..., 0] << 16) + limbs[..., 1], costs(vectors)[:, :2])
+def test_costs_of_a_million_vectors_are_exact_integers_on_the_device(paper_space):
+    """All costs at once: against an int64 table for all, against the counter for a sample."""
+    million = 1_000_000
+    table = CostTable.of(paper_space)
+    vectors = paper_space.sample(np.random.default_rng(0), million)
+    device = jax.jit(table.limbs(COSTS))(jnp.asarray(vectors))
+    assert (device.shape, device.dtype) == ((million, 4, 2), jnp.int32)
+    limbs = np.asarray(device).astype(np.int64)
+    costs = (limbs[..., 0] << 16) + limbs[..., 1]
+    np.testing.assert_array_equal(costs, table(vectors))
+    assert ((limbs[..., 1] >= 0) & (limbs[..., 1] < 2**16)).all()
+    for row in range(0, million, million // 300):
+        arch = paper_space.decode(vectors[row]).arch
+        assert tuple(costs[row].tolist()) == dataclasses.astuple(count(arch))
+
+
+def test_costs_above_32_bits_are_exact_in_limbs():
+    costs = np.array([[2**31 - 1], [2**31], [2**32 + 1], [2**46 - 1]])
+    limbs = to_limbs(costs)
+    assert limbs.dtype == np.int32
+    np.testing.assert_array_equal((limbs[..., 0].astype(np.int64) << 16) + limbs[..., 1], costs)
+
+
+def test_a_forward_pass_needs_less_memory_than_training():
+    arch = zoo.fbnetv3("g")
+    weights = 2 * inference_bytes(arch, 8) - inference_bytes(arch, 16)
+    assert weights == 4 * count(arch).params_total
+    maps = inference_bytes(arch, 8) - weights
+    assert 0 < maps < training_bytes(arch, 8) / 10
+    assert inference_bytes(arch, 8, 2) - weights == maps / 2
 
 
 def test_training_needs_memory_for_images_and_weights():

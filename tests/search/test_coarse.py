@@ -11,7 +11,7 @@ def _run(evaluate, rounds=3, per_round=5, predict=lambda v: v[:, 0].astype(np.fl
     done = list(
         coarse_stage(
             pool,
-            rounds,
+            rounds * per_round,
             per_round,
             evaluate,
             lambda v, s: fitted.append((v.copy(), s.copy())),
@@ -35,7 +35,7 @@ def test_a_proposal_knows_what_was_chosen_for_the_round():
     known = []
     propose = lambda chosen: known.append(chosen[:, 0].tolist()) or POOL[20:]
     score = lambda number, v, p: v[:, 0].astype(np.float32)
-    list(coarse_stage(POOL, 2, 3, score, lambda v, s: None, lambda v: v[:, 0], propose))
+    list(coarse_stage(POOL, 6, 3, score, lambda v, s: None, lambda v: v[:, 0], propose))
     assert known == [[], [20], [20, 21]]
 
 
@@ -45,14 +45,23 @@ def test_no_candidate_is_evaluated_twice_and_the_pool_may_run_out():
     assert sorted(seen.tolist()) == list(range(40))
 
 
-def test_a_failed_trial_teaches_the_predictor_nothing():
+@pytest.mark.parametrize(("evaluations", "sizes"), [(10, [4, 4, 2]), (8, [4, 4]), (3, [3])])
+def test_never_more_is_evaluated_than_asked_for(evaluations, sizes):
+    score = lambda number, v, p: v[:, 0].astype(np.float32)
+    stage = coarse_stage(POOL, evaluations, 4, score, lambda *a: None, lambda v: v[:, 0], _any)
+    assert [len(r.vectors) for r in stage] == sizes
+
+
+_any = lambda chosen: POOL[::-1]
+
+
+def test_a_fit_sees_what_failed():
     done, fitted = _run(
         lambda number, v, p: np.where(v[:, 0] % 2, np.nan, v[:, 0]).astype(np.float32)
     )
     for vectors, scores in fitted:
-        assert (vectors[:, 0] % 2 == 0).all()
-        assert np.isfinite(scores).all()
-    assert [len(v) for v, _ in fitted] == [3, 5, 8]
+        np.testing.assert_array_equal(np.isnan(scores), vectors[:, 0] % 2)
+    assert [len(v) for v, _ in fitted] == [5, 10, 15]
     assert np.isnan(done[0].scores).sum() == 2
 
 

@@ -194,6 +194,25 @@ def test_a_report_counts_one_program(report):
     assert report["seconds"].keys() == report["compilations"]["by_stage"].keys()
 
 
+def test_twenty_budgets_are_one_call_of_one_program(workdir, everything, monkeypatch):
+    _, costs, _ = everything
+    limits = np.linspace(costs[:, FLOPS].min(), costs[:, FLOPS].max(), 20).astype(int)
+    budgets = [{"flops": int(limit)} for limit in limits]
+    read, calls = BudgetSearch.__init__, []
+
+    def watch(self, workdir):
+        read(self, workdir)
+        program = self._program
+        self._program = lambda *arguments: calls.append(arguments) or program(*arguments)
+
+    monkeypatch.setattr(BudgetSearch, "__init__", watch)
+    report = search_budgets(workdir, budgets)
+    assert len(report["budgets"]) == 20
+    ((_, starts, limbs, _),) = calls
+    assert (len(starts), len(limbs)) == (20, 20)
+    assert report["compilations"]["by_stage"] == {"study": 0, "pool": 0, "search": 1}
+
+
 def test_the_seed_decides(study, budgets):
     starts = [study.starts(budgets, seed) for seed in (0, 0, 1)]
     np.testing.assert_array_equal(starts[0], starts[1])

@@ -65,7 +65,7 @@ def calls(monkeypatch):
     """Evaluators that note what they compile ahead and train, and do neither."""
     ahead, trained = [], []
 
-    def train_lanes(self, shape, some, lanes, device, together):
+    def train_lanes(self, shape, some, lanes, device, *_):
         trained.append((shape, len(some), device))
         return [Outcome((0.5,), None, None, 0.0)] * len(some)
 

@@ -173,7 +173,7 @@ def test_programs_and_operations_are_those_that_the_evaluator_uses(
     """The same trainings, counted before and watched while they run."""
     used, executed = {}, []
 
-    def watch(self, shape, jobs, lanes, device, together):
+    def watch(self, shape, jobs, lanes, device, together, *_):
         used[shape, lanes, together, device is None] = shape
         executed.extend(
             6 * self._planner.macs(shape, j.candidate.arch) * 16 * j.epochs * self._steps[j.final]

@@ -1,13 +1,14 @@
 """The search as a user's tool: any space, any objective."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
 import pytest
 
 from jointnas_jax.config import EvolutionConfig, PredictorConfig, SearchConfig
-from jointnas_jax.errors import SpaceError
+from jointnas_jax.errors import InputError, SpaceError
 from jointnas_jax.search.pool import sobol_pool
 from jointnas_jax.space import PlainSpace
 from jointnas_jax.study.searcher import Searcher
@@ -32,15 +33,8 @@ def score(vectors):
 
 @pytest.fixture(scope="module")
 def searcher():
-    return Searcher(
-        SPACE,
-        40,
-        CONFIG,
-        PREDICTOR,
-        costs=cost,
-        budget={0: 15},
-        feasible=lambda v: (1 + v[:, :4]).sum(-1) <= 15,
-    )
+    """Told of the budget alone: test, repair and features of the costs follow from it."""
+    return Searcher(SPACE, 40, CONFIG, PREDICTOR, costs=cost, budget={0: 15})
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +73,17 @@ def test_best_is_what_scored_best_so_far(found):
 
 def test_under_noise_the_luckiest_is_not_taken_for_the_best():
     """Five searches: what is predicted best is truly better than what scored best."""
-    searcher = Searcher(SPACE, 40, CONFIG, PREDICTOR, noisy=True)
+    feasible = lambda v: v[:, 0] != 4
+    searcher = Searcher(SPACE, 40, CONFIG, PREDICTOR, noisy=True, feasible=feasible)
     lucky, taken = [], []
     for seed in range(5):
         rng = np.random.default_rng(seed)
         found = searcher.run(lambda v, rng=rng: score(v) + 8 * rng.normal(size=len(v)), seed)
+        # A test of the user's own holds without a budget, too.
+        assert feasible(found.vectors).all()
+        # Not only after a round, also within it.
+        measured = np.array([np.argmax(found.scores[: n + 1]) for n in range(40)])
+        assert (found.best[5:] != measured[5:]).mean() > 0.3
         lucky.append(score(found.vectors)[np.argmax(found.scores)])
         taken.append(score(found.vectors)[found.best[-1]])
     assert np.mean(taken) > np.mean(lucky)
@@ -115,6 +115,56 @@ def test_a_failed_evaluation_is_not_the_best(searcher):
     assert broken.vectors[broken.best[-1], 5] == 1
 
 
+def test_the_search_leaves_the_neighbourhood_of_failures(searcher):
+    """The best half of the space fails."""
+    broken = searcher.run(lambda v: np.where(v[:, 0] > 2, np.nan, score(v)), seed=0)
+    failed = np.isnan(broken.scores)
+    assert failed[20:].mean() < 0.5
+    assert np.nanmax(broken.scores) >= 13
+
+
+def test_evaluations_are_as_many_as_asked_for_and_the_last_is_the_fine_stages(searcher):
+    sizes = []
+    found = searcher.run(lambda v: sizes.append(len(v)) or score(v), seed=2)
+    assert sizes == [5] * 7 + [4, 1]
+    assert len(found.vectors) == 40
+    # Predicted best of all is better than most that explore.
+    assert found.scores[-1] > np.median(found.scores[5:-1])
+
+
+def test_costs_alone_reach_the_process(searcher):
+    features = searcher.predictor._costs(SPACE.sample(np.random.default_rng(3), 500))
+    assert features.shape == (500, 1)
+    assert abs(features.mean()) < 0.2
+    assert features.std() == pytest.approx(1, abs=0.2)
+
+
+def test_a_budget_of_costs_that_are_not_given_is_an_error():
+    with pytest.raises(InputError, match="`costs`, which has 0"):
+        Searcher(SPACE, 10, CONFIG, PREDICTOR, budget={0: 3})
+    with pytest.raises(InputError, match="got 1"):
+        Searcher(SPACE, 10, CONFIG, PREDICTOR, costs=cost, budget={1: 3})
+
+
+def test_what_breaks_a_rule_is_never_evaluated(searcher):
+    pool = SPACE.sample(np.random.default_rng(0), 5)
+    pool[3, :4] = 5
+    evaluate = lambda *_: pytest.fail("evaluated")
+    with pytest.raises(SpaceError, match="over the budget"):
+        next(searcher.rounds(pool, None, evaluate, jax.random.key(0)))
+
+
+def test_a_test_that_refuses_everything_is_an_error():
+    nothing = lambda v: v[:, 0] < 0
+    with pytest.raises(SpaceError, match="`feasible`"):
+        Searcher(SPACE, 10, CONFIG, PREDICTOR, feasible=nothing).run(score, seed=0)
+
+
+def test_a_score_for_every_candidate_is_asked_for(searcher):
+    with pytest.raises(InputError, match="each of 5 candidates"):
+        searcher.run(lambda v: 1.0, seed=0)
+
+
 def test_a_budget_below_everything_is_an_error():
     with pytest.raises(SpaceError, match="budget"):
         Searcher(SPACE, 10, CONFIG, PREDICTOR, costs=cost, budget={0: 3}).run(score, seed=0)
@@ -125,11 +175,36 @@ def test_the_papers_choice_stays_in_the_pool():
     predictor = dataclasses.replace(PREDICTOR, process=False)
     found = Searcher(SPACE, 20, config, predictor).run(score, seed=0)
     pool = sobol_pool(SPACE, 128, lambda v: np.ones((len(v), 1), np.int64), {}, 0)
-    assert {tuple(v) for v in found.vectors} <= {tuple(v) for v in pool}
+    # The last one is the fine stage's.
+    assert {tuple(v) for v in found.vectors[:-1]} <= {tuple(v) for v in pool}
     assert found.scores[5:].mean() > found.scores[:5].mean()
 
 
+def test_the_papers_round_is_the_best_predicted_of_the_pool():
+    """With the Gaussian process, too."""
+    config = dataclasses.replace(CONFIG, propose="pool", acquisition="mean")
+    searcher = Searcher(SPACE, 10, config, PREDICTOR)
+    pool = SPACE.sample(np.random.default_rng(0), 64)
+    pretrained = searcher.pretrain(pool, jax.random.key(0))
+    evaluate = lambda number, vectors, predicted: score(vectors)
+    rounds = searcher.rounds(pool, pretrained, evaluate, jax.random.key(0))
+    (first, state), (second, _) = itertools.islice(rounds, 2)
+    np.testing.assert_array_equal(first.vectors, pool[:5])
+    rest = pool[5:]
+    best = np.argsort(-searcher.predictor.predict(state, rest)[0], kind="stable")[:5]
+    np.testing.assert_array_equal(second.vectors, rest[best])
+
+
 def test_a_small_space_is_evaluated_whole():
-    space = PlainSpace.of({"a": (0, 3), "b": [0, 1]})
-    found = Searcher(space, 30, CONFIG, PREDICTOR).run(lambda v: v.sum(-1), seed=0)
+    """With knobs of real numbers."""
+    space = PlainSpace.of({"a": (0.0, 0.3, 0.1), "b": [0.5, 0.25]})
+    values = lambda v: [space.values(row) for row in v]
+    evaluate = lambda v: np.array([x["a"] - x["b"] for x in values(v)])
+    found = Searcher(space, 30, CONFIG, PREDICTOR).run(evaluate, seed=0)
     assert len(found.vectors) == 8
+    assert values(found.vectors[found.best[-1:]]) == [{"a": 0.3, "b": 0.25}]
+
+
+def test_a_space_without_a_choice_is_an_error():
+    with pytest.raises(SpaceError, match="more than one value"):
+        PlainSpace.of({"a": [3]})

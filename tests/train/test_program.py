@@ -1,6 +1,8 @@
 """Every knob of the recipe acts on training, and acts as it should."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from jointnas_jax.data.augment import Augmentation, EpochPlan
 from jointnas_jax.nets.init import initial_variables
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import Candidate
+from jointnas_jax.train import program as programs
 from jointnas_jax.train import step as steps
 from jointnas_jax.train.parallel import replicate
 from jointnas_jax.train.program import TrainProgram
@@ -85,12 +88,57 @@ def test_no_second_recipe_seed_or_split_compiles(arch, run, program, data, evalu
     assert compiled == []
 
 
+def test_losses_are_told_from_the_host(arch, run, program, data, evaluation, monkeypatch):
+    """As a collective of devices that are late for it the mean ended the process."""
+
+    class Shards:
+        def __array__(self, dtype=None, copy=None):
+            return np.float32([1.0, 3.0])
+
+        def mean(self, *_, **__):
+            raise AssertionError("runs on the devices")
+
+    run(PLAIN)
+    own, told = program._epoch, []
+    monkeypatch.setattr(program, "_epoch", lambda *arguments: (*own(*arguments)[:3], Shards()))
+    say = lambda epoch, loss: told.append((epoch, loss))
+    key = jax.random.key(0)
+    program.train([Candidate(arch, PLAIN)], [key], data, evaluation, 2, progress=say)
+    assert told == [(1, 1.0), (2, 1.0)]  # of the lane that trains a candidate
+
+
+def test_threads_that_need_a_program_compile_it_once(arch, data, evaluation, monkeypatch):
+    started = []
+    monkeypatch.setattr(TrainProgram, "_compile_all", lambda *_: started.append(1) or sleep(0.2))
+    program = TrainProgram(arch, TrainConfig(), Augmentation(), jax.devices()[:1])
+    one = Candidate(arch, PLAIN)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: program.compile(one, data, evaluation), range(3)))
+    assert started == [1]
+
+
 def test_a_diverging_loss_fails_at_its_step(run):
     training = run(change(lr=1e18, sgd_lr_scale=1e18), epochs=4)
     assert training.failed_step is not None
     assert training.failed_step <= 4 * 4
     assert training.variables is None
     assert len(training.accuracies) < 4
+
+
+def test_accuracies_of_a_failure_end_before_it(arch, program, data, evaluation):
+    """With a rate that grows with every epoch: the first is sound."""
+    recipe = change(lr=1.0, lr_decay=1e10)
+    trained = _train(program, arch, recipe, data, evaluation, 8)
+    failed_epoch = trained.failed_step // 4  # steps of an epoch
+    assert failed_epoch > 0
+    assert len(trained.accuracies) == failed_epoch
+
+
+def test_progress_tells_the_loss_of_candidates_that_still_train():
+    """Not of lanes that repeat one to be full, nor of one that diverged; chunks add up."""
+    chunks = [np.float32([[0.5, np.nan], [1.0, 9.0]]), np.float32([[1.0, 1.0], [2.0, 9.0]])]
+    assert programs._mean_loss(chunks, 3) == (1.5 + 3.0) / 2
+    assert np.isnan(programs._mean_loss([np.float32([np.nan, 1.0])], 1))
 
 
 def test_weights_that_the_last_update_breaks_are_a_failure(arch, program, data, evaluation):

@@ -110,6 +110,8 @@ def test_a_network_learns_the_answers_of_its_teacher(arch, data, evaluation):
     teacher = Teacher(variables, jax.device_get(data.stats), Network(arch), share=1.0)
     devices = jax.devices()[:1]
     program = TrainProgram(arch, CONFIG, Augmentation(), devices, teacher=teacher)
+    # On the device for good, so that no call sends it there.
+    assert all(leaf.devices() == {*devices} for leaf in jax.tree.leaves(program._teacher))
     taught = train(program, arch, data, evaluation, epochs=3, recipe=Recipe(lr=0.02, ema=False))
     stats = jax.device_get(data.stats)
     images = (jax.device_get(data.images)[:30] - stats.mean) / stats.std
