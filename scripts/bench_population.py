@@ -65,6 +65,13 @@ def main(argv: list[str]) -> int:
         if "program" in results:
             deviation = results["program"].get("largest_deviation")
             print(f"  {results['program']['packing']}; largest deviation {deviation}")
+            if found := results["program"]["roofline"]:
+                print(
+                    f"  {found['gigaoperations_per_second']:.0f} billion operations a second, "
+                    f"{found['of_matmul_roof']:.0%} of what large matmuls do; "
+                    f"{found['gigabytes_per_second']:.1f} GB of maps a second, "
+                    f"{found['of_memory_roof']:.0%} of what memory does"
+                )
     if OUT.value:
         Path(OUT.value).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -141,6 +141,7 @@ def run_program(task: Task) -> dict[str, Any]:
     """Contestant `program`, by the evaluator of a study."""
     import jax
 
+    from jointnas_jax.bench.roofline import Roofline
     from jointnas_jax.data.source import Split
     from jointnas_jax.study.evaluator import Evaluator
     from jointnas_jax.study.jobs import Job
@@ -161,11 +162,15 @@ def run_program(task: Task) -> dict[str, Any]:
             outcomes = evaluator.run(jobs)
         with meter.stage("again"):
             evaluator.run([dataclasses.replace(job, epochs=1) for job in jobs])
-    again = 1e3 * meter.seconds["again"] / (_EPOCH * len(jobs))
+    step = meter.seconds["again"] / (_EPOCH * len(jobs))
+    # One epoch can be packed in another way than many, into programs that must compile first.
+    steady = not meter.compilations["again"]
+    roofline = Roofline.measured(jax.local_devices())
+    archs = [candidate.arch for candidate in candidates]
     return dict(
         seconds=meter.seconds["training"],
-        # One epoch can be packed in another way than many, into programs that must compile first.
-        ms_per_step=None if meter.compilations["again"] else again,
+        ms_per_step=1e3 * step if steady else None,
+        roofline=roofline.shares(archs, task.batch, step) if steady else None,
         compilations=meter.compilations["training"],
         packing=str(evaluator.packings[0]),
         useful=evaluator.packings[0].efficiency,

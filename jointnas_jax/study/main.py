@@ -29,15 +29,15 @@ _CACHED_FROM_SECONDS = 0.5
 def run(config: Config, workdir: Path, dry: bool, overwrite: bool, interrupt: Interrupt) -> int:
     """Runs a study in a workdir, or prints its plan; returns the exit code."""
     prepare_jax(config.study.devices)
-    # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.
-    from jointnas_jax.report.figures import FIGURES, draw_figures
-
     interrupt.check()
     console = plain_console()
     if dry:
         dry_run(config, console)
         return 0
     result = run_study(config, workdir, console, overwrite, interrupt)
+    # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.
+    from jointnas_jax.report.figures import FIGURES, draw_figures
+
     if not all((workdir / workdirs.FIGURES / name).exists() for name in FIGURES):
         trials = [
             dataclasses.asdict(trial) for trial in stored_trials(workdir, config.study.storage)

@@ -173,8 +173,15 @@ def searched(monkeypatch):
 PEERS = ("random", "evolution", "optuna-tpe", "optuna-gp", "optuna-nsga2")
 
 
-@pytest.mark.parametrize("limit", [None, 40e6])
-@pytest.mark.parametrize("name", PEERS)
+# Optuna's process is slow under a limit.
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [(name, None) for name in PEERS]
+    + [
+        pytest.param(name, 40e6, marks=[pytest.mark.slow] if name == "optuna-gp" else [])
+        for name in PEERS
+    ],
+)
 def test_a_peer_pays_for_new_candidates_within_the_limit_alone(table, searched, name, limit):
     if name.startswith("optuna"):
         pytest.importorskip("optuna", minversion="5")

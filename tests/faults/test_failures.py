@@ -86,9 +86,12 @@ def test_the_predictor_learns_nothing_from_a_failure(study, monkeypatch):
     from jointnas_jax.predictor.predictor import Predictor
 
     seen, fit = [], Predictor.fit
-    monkeypatch.setattr(
-        Predictor, "fit", lambda self, p, v, s, k: seen.append(s) or fit(self, p, v, s, k)
-    )
+
+    def watched(self, pretrained, vectors, scores, *rest):
+        seen.append(scores)
+        return fit(self, pretrained, vectors, scores, *rest)
+
+    monkeypatch.setattr(Predictor, "fit", watched)
 
     def spoil(job):
         if is_sgd(job):
