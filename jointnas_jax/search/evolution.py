@@ -87,11 +87,14 @@ def evolve(
         number, stale, population, scores, best, duplicates = carry
         parents = _parents(population, scores)
         seed = jax.random.bits(jax.random.fold_in(key, number), (2,), jnp.uint32)
-        offspring = canonical(children(*parents, seed, cardinalities, config).astype(jnp.int32))
         own = jnp.tile(parents[0], (config.children_per_parent, 1)).astype(jnp.int32)
-        offspring = mend(offspring, own)
-        # Only where nobody is alive the parents are not feasible either.
+        # Only where nobody is alive the parents are not feasible either. Branches besides end what
+        # XLA fuses: or it makes a child anew for each of the tables that its cost is read from, and
+        # mends it anew for each of its genes.
         allowed = jnp.isfinite(scores[0])
+        bear = lambda: children(*parents, seed, cardinalities, config).astype(jnp.int32)
+        offspring = jax.lax.cond(allowed, bear, lambda: own)
+        offspring = jax.lax.cond(allowed, lambda: mend(offspring, own), lambda: own)
         merged = jnp.concatenate([population, offspring.astype(population.dtype)])
         again = repeated(merged)[size:]
         child_scores = jnp.where(allowed & ~again, score(offspring), -jnp.inf)
@@ -149,15 +152,13 @@ def _mender(
 ) -> tuple[FeasibleFn, RepairFn]:
     """The budget as a test, and what repairs where it fails."""
     if feasible is None:
-        return lambda vectors: jnp.ones(len(vectors), bool), lambda offspring, parents: offspring
+        return lambda vectors: jnp.ones(len(vectors), bool), lambda offspring, _: canonical(offspring)
     repair = repair or functools.partial(returned, feasible=feasible, canonical=canonical)
 
     def mend(offspring: jax.Array, parents: jax.Array) -> jax.Array:
-        fits = feasible(offspring)
-        mended = lambda: jnp.where(
-            fits[:, None], offspring, canonical(repair(offspring, parents)).astype(offspring.dtype)
-        )
-        return jax.lax.cond(fits.all(), lambda: offspring, mended)
+        # The costs of equal candidates are equal, so they are brought to one form at the end only.
+        fits = feasible(offspring)[:, None]
+        return canonical(jnp.where(fits, offspring, repair(offspring, parents)))
 
     return feasible, mend
 
