@@ -19,7 +19,7 @@ FEW = [
 ]
 SEARCH = [
     *("--config.data.val_images=8", "--config.search.pool_size=64", "--config.search.rounds=2"),
-    *("--config.search.per_round=2", "--config.search.finalists=1"),
+    *("--config.search.per_round=2", "--config.search.finalists=1", "--config.study.seeds=1"),
     *("--config.search.evolution.population=64", "--config.predictor.pretrain_samples=512"),
 ]
 
