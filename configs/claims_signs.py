@@ -13,7 +13,7 @@ from pathlib import Path
 def get_config():
     config = runpy.run_path(str(Path(__file__).with_name("sign_digits.py")))["get_config"]()
     config.name = "claims_signs"
-    config.budget.flops = "600K"
+    config.budget.flops = "700K"
     config.data.val_fraction = 0.4
     config.space.resolution = [16, 24]
     config.default.resolution = 24  # within the budget, since recipes alone are searched for it

@@ -16,6 +16,7 @@ from rich.console import Console
 from jointnas_jax.claims.verdict import Row, judge
 from jointnas_jax.config import Config
 from jointnas_jax.errors import DamagedError, WorkdirError
+from jointnas_jax.study.problem import build_problem
 from jointnas_jax.study.run import run_study
 from jointnas_jax.study.workdir import look
 
@@ -41,6 +42,8 @@ def compare(
     Raises:
       InputError: before anything trains, or where the workdir holds something else.
     """
+    for mode in MODES:  # what is wrong with the last one shall not wait for the others to train
+        build_problem(dataclasses.replace(config, mode=mode))
     studies: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
     baseline = []
     for seed in range(config.seed, config.seed + seeds):
