@@ -64,6 +64,12 @@ class Predictor:
         self._features, self._config, self._capacity = features, config, capacity
         self._costs = costs or (lambda vectors: jnp.zeros((len(vectors), 0)))
         knobs = features.groups.max() + 1
+        # Of two values of a choice one feature says all; two scales would say one thing twice.
+        hot = features.values >= 0
+        pair = hot & (np.bincount(features.groups, hot)[features.groups] == 2)
+        self._columns = np.flatnonzero(~(pair & (features.values == 1)))
+        scales = np.where(pair, 1.0, features.scales)
+        self._scales = scales[self._columns].astype(np.float32)
         self._knobs = int(knobs + self._costs(np.zeros((1, knobs), np.int32)).shape[1])
         self._predict = jax.jit(self._standardised)
         self._fit = jax.jit(self._fit_all, static_argnames="networks")
@@ -182,8 +188,8 @@ class Predictor:
         return Fitted(PredictorState(**tree["networks"]), process, Transform(**tree["transform"]))
 
     def _inputs(self, vectors: jax.Array) -> jax.Array:
-        """Inputs of the process: two values of a choice are at distance 1, as one-hot / sqrt(2)."""
-        features = jnp.concatenate(self._features(vectors), -1) * self._features.scales
+        """Inputs of the process: two values of a choice are at distance 1."""
+        features = jnp.concatenate(self._features(vectors), -1)[..., self._columns] * self._scales
         return jnp.concatenate([features, self._costs(vectors)], -1)
 
     def _fit_all(

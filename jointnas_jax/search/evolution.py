@@ -152,7 +152,9 @@ def _mender(
 ) -> tuple[FeasibleFn, RepairFn]:
     """The budget as a test, and what repairs where it fails."""
     if feasible is None:
-        return lambda vectors: jnp.ones(len(vectors), bool), lambda offspring, _: canonical(offspring)
+        return lambda vectors: jnp.ones(len(vectors), bool), lambda offspring, _: canonical(
+            offspring
+        )
     repair = repair or functools.partial(returned, feasible=feasible, canonical=canonical)
 
     def mend(offspring: jax.Array, parents: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from jointnas_jax.errors import InputError
 from jointnas_jax.nets.cost import CostTable
 from jointnas_jax.predictor.fit import fit
 from jointnas_jax.predictor.predictor import Predictor
+from jointnas_jax.space import PlainSpace
 from jointnas_jax.space.features import FeatureTable
 
 CONFIG = PredictorConfig(members=3, width=32, embedding=16, pretrain_epochs=150)
@@ -257,3 +258,17 @@ def test_the_score_under_jit_is_the_mean(predictor, pretrained, vectors, scores)
     both = jax.jit(predictor.mean_and_spread)(state, jnp.asarray(vectors))
     for a, b in zip(both, predictor.predict(state, vectors), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+def test_the_process_sees_each_choice_once_and_values_at_distance_one():
+    """Also where a constant feature stands for a fixed architecture."""
+    for arch in ({}, {"two": ["a", "b"], "three": ["a", "b", "c"]}):
+        space = PlainSpace.of(arch, {"lr": (0, 4), "pair": [True, False]})
+        predictor = Predictor(FeatureTable.of(space), CONFIG, capacity=8)
+        first = np.zeros(len(space.knobs), np.int32)
+        for knob, values in enumerate(space.cardinalities):
+            other = first.copy()
+            other[knob] = values - 1
+            inputs = np.asarray(predictor._inputs(np.stack([first, other])))
+            assert np.linalg.norm(inputs[0] - inputs[1]) == pytest.approx(1.0)
+        assert inputs.shape[1] == (6 if arch else 3)
