@@ -1,6 +1,6 @@
 """The paper's claims, tried on the colour set; like `claims.py`, which is on Fashion-MNIST.
 
-    python scripts/claim_joint.py --config=configs/claims_signs.py --config.data.dir=DIR --out=j.json
+    python scripts/claim_joint.py --config=configs/claims_signs.py --config.data.dir=DIR
 
 1,650 images of hand signs, 40 % of them for validation, at 24x24 at most; recipes from far too
 timid to far too wild.
