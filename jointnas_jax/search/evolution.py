@@ -92,7 +92,7 @@ def evolve(
         # XLA fuses: or it makes a child anew for each of the tables that its cost is read from, and
         # mends it anew for each of its genes.
         allowed = jnp.isfinite(scores[0])
-        bear = lambda: children(*parents, seed, cardinalities, config).astype(jnp.int32)
+        bear = lambda: canonical(children(*parents, seed, cardinalities, config).astype(jnp.int32))
         offspring = jax.lax.cond(allowed, bear, lambda: own)
         offspring = jax.lax.cond(allowed, lambda: mend(offspring, own), lambda: own)
         merged = jnp.concatenate([population, offspring.astype(population.dtype)])
@@ -152,15 +152,12 @@ def _mender(
 ) -> tuple[FeasibleFn, RepairFn]:
     """The budget as a test, and what repairs where it fails."""
     if feasible is None:
-        return lambda vectors: jnp.ones(len(vectors), bool), lambda offspring, _: canonical(
-            offspring
-        )
+        return lambda vectors: jnp.ones(len(vectors), bool), lambda offspring, parents: offspring
     repair = repair or functools.partial(returned, feasible=feasible, canonical=canonical)
 
     def mend(offspring: jax.Array, parents: jax.Array) -> jax.Array:
-        # The costs of equal candidates are equal, so they are brought to one form at the end only.
         fits = feasible(offspring)[:, None]
-        return canonical(jnp.where(fits, offspring, repair(offspring, parents)))
+        return jnp.where(fits, offspring, canonical(repair(offspring, parents)))
 
     return feasible, mend
 
