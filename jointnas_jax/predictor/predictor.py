@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from jointnas_jax.compiling import compiler_options
 from jointnas_jax.config import PredictorConfig
 from jointnas_jax.errors import InputError
 from jointnas_jax.predictor import gaussian_process
@@ -71,13 +72,16 @@ class Predictor:
         scales = np.where(pair, 1.0, features.scales)
         self._scales = scales[self._columns].astype(np.float32)
         self._knobs = int(knobs + self._costs(np.zeros((1, knobs), np.int32)).shape[1])
-        self._predict = jax.jit(self._standardised)
-        self._fit = jax.jit(self._fit_all, static_argnames="networks")
+        options = compiler_options("light")
+        static = ("recipe_width", "config")
+        self._pretrain = jax.jit(pretrain, static_argnames=static, compiler_options=options)
+        self._predict = jax.jit(self._standardised, compiler_options=options)
+        self._fit = jax.jit(self._fit_all, static_argnames="networks", compiler_options=options)
 
     def pretrain(self, vectors: np.ndarray, costs: np.ndarray, key: jax.Array) -> PredictorState:
         """Trains the encoders on costs `int64[N, P]` of vectors `int32[N, K]`; consumes the key."""
         arch, recipe = self._features(vectors)
-        return pretrain(arch, costs.astype(np.float32), recipe.shape[1], key, self._config)
+        return self._pretrain(arch, costs.astype(np.float32), recipe.shape[1], key, self._config)
 
     def fit(
         self,
@@ -128,8 +132,11 @@ class Predictor:
         The spread is one standard deviation of what the predictor does not know, in units of the
         scores; the noise of a measurement comes on top.
         """
-        mean, spread = self._predict(state, jnp.asarray(vectors))
-        return self.in_scores(state, mean), np.asarray(spread) * state.transform.std
+        count = len(vectors)
+        # Few sizes, few programs: the next power of two.
+        padded = np.pad(vectors, ((0, max(64, 1 << (count - 1).bit_length()) - count), (0, 0)))
+        mean, spread = (np.asarray(v)[:count] for v in self._predict(state, padded))
+        return self.in_scores(state, mean), spread * state.transform.std
 
     def noise(self, state: Fitted) -> float:
         """Standard deviation of one score measured again, as far as the trials tell it.

@@ -9,7 +9,6 @@ large network trains on all devices together.
 import collections
 import concurrent.futures
 import contextlib
-import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -23,7 +22,7 @@ from jointnas_jax.data.cache import cache_dir
 from jointnas_jax.data.source import Images, SplitOnDisk
 from jointnas_jax.errors import ConfigError, InterruptedStudyError
 from jointnas_jax.nets.envelope import Envelope
-from jointnas_jax.space import ArchSpec, JointSpace
+from jointnas_jax.space import ArchSpec, Candidate, JointSpace
 from jointnas_jax.study.groups import Groups, Place, state_folder
 from jointnas_jax.study.jobs import Call, Job, Keeping, Outcome, Packing
 from jointnas_jax.study.teacher import load_teacher
@@ -141,7 +140,7 @@ class Evaluator:
         self.packings.append(
             Packing(len(jobs), len(shared), len(exact), self._planner.efficiency(works, packs))
         )
-        call = Call(jobs, frozenset(known), queue.SimpleQueue(), threading.Event())
+        call = Call(jobs, known)
 
         def work() -> None:
             try:
@@ -169,53 +168,49 @@ class Evaluator:
 
     def _run_shared(self, packs: Sequence[Pack], call: Call) -> None:
         """Trains packs one after the other, each on all devices."""
-        self._compile_ahead(packs, call)
+        self._compile_side_by_side(packs, call)
         for pack in packs:
             self._run_pack(pack, call, None)
 
-    def _compile_ahead(self, packs: Sequence[Pack], call: Call) -> None:
-        """Compiles the programs of packs that train on all devices, side by side."""
-
-        def compile_one(pack: Pack) -> None:
-            jobs = [call.jobs[i] for i in pack.members]
-            kinds = collections.Counter((job.epochs, job.final) for job in jobs)
-            lanes = self._lanes_per_device(pack.shape, max(kinds.values()), None)
-            for final in {job.final for job in jobs}:
-                teacher = self._teacher if final else None
-                program = self._program(pack.shape, None, lanes, self._devices, False, teacher)
-                # What goes wrong does so again when the pack trains, and is dealt with there.
-                with contextlib.suppress(Exception):
-                    program.compile(jobs[0].candidate, *self._data[final])
-
+    def _compile_side_by_side(self, packs: Sequence[Pack], call: Call) -> None:
+        """Compiles the programs of packs that train on all devices."""
         waiting = [pack for pack in packs if set(pack.members) - call.known]
-        if len(waiting) > 1:
-            with concurrent.futures.ThreadPoolExecutor(self.devices) as pool:
-                list(pool.map(compile_one, waiting))
+        if len(waiting) < 2:
+            return
+        with concurrent.futures.ThreadPoolExecutor(self.devices) as workers:
+            for pack in waiting:
+                jobs = [call.jobs[i] for i in pack.members]
+                kinds = collections.Counter((job.epochs, job.final) for job in jobs)
+                for final in {job.final for job in jobs}:
+                    args = (jobs[0].candidate, max(kinds.values()), final)
+                    workers.submit(self._compile_one, pack, *args)
+
+    def _compile_one(self, pack: Pack, candidate: Candidate, jobs: int, final: bool) -> None:
+        lanes = self._lanes_per_device(pack.shape, jobs, None)
+        teacher = self._teacher if final else None
+        program = self._program(pack.shape, None, lanes, self._devices, False, teacher)
+        # What goes wrong does so again when the pack trains, and is dealt with there.
+        with contextlib.suppress(Exception):
+            program.compile(candidate, *self._data[final])
 
     def _run_exact(self, packs: Sequence[Pack], call: Call) -> None:
         """One worker for each device takes one architecture after the other.
 
-        The last ones, fewer than devices, share all devices where that takes fewer rounds: the
-        seeds of one would wait for each other on its device while others have nothing to do.
+        In the end a worker without one helps the others with theirs: it has their program in less
+        time than a training takes.
         """
-        cost = lambda p: self._planner.macs(p.shape, p.shape) * self._rounds(p, call, 1)
+        cost = lambda p: self._planner.macs(p.shape, p.shape) * len(set(p.members) - call.known)
         waiting = sorted(packs, key=cost, reverse=True)
-        last = waiting[len(waiting) - len(waiting) % self.devices :]
-        if sum(self._rounds(p, call, self.devices) for p in last) < max(
-            (self._rounds(p, call, 1) for p in last), default=0
-        ):
-            waiting = waiting[: -len(last)]
-        else:
-            last = []
 
         def take(worker: int) -> Pack | None:
-            """An architecture that this device compiled before, or one that no other did."""
+            """An architecture that this device compiled before, or no other did, or any."""
             with self._lock:
-                for position, pack in enumerate(waiting):
-                    homes = {name[1] for name in self._programs if name[0] == pack.shape}
-                    if not homes - {None} or worker in homes:
-                        return waiting.pop(position)
-                return None
+                for others in (False, True):
+                    for position, pack in enumerate(waiting):
+                        homes = {name[1] for name in self._programs if name[0] == pack.shape}
+                        if others or not homes - {None} or worker in homes:
+                            return waiting.pop(position)
+            return next((pack for pack in packs if call.waiting(pack.members)), None)
 
         def work(worker: int) -> None:
             try:
@@ -229,12 +224,6 @@ class Evaluator:
 
         with concurrent.futures.ThreadPoolExecutor(self.devices) as pool:
             list(pool.map(work, range(self.devices)))
-        self._run_shared(last, call)
-
-    def _rounds(self, pack: Pack, call: Call, devices: int) -> int:
-        """How many times a program of so many devices must run for a pack."""
-        at_once = devices * self._lane_counts.most(pack.shape)
-        return -(-len(set(pack.members) - call.known) // at_once)
 
     def _run_pack(self, pack: Pack, call: Call, device: int | None, together: bool = False) -> None:
         """Trains a pack on one device, or on all; jobs of one kind side by side, or `together`."""

@@ -80,7 +80,7 @@ class Groups:
     keeping: Keeping
 
     def train(self, place: Place, ordered: Sequence[int]) -> Place:
-        """Trains jobs of one kind, but for those that are known.
+        """Trains jobs of one kind, but for those that are known or that another worker has.
 
         Args:
           place: where to begin.
@@ -95,7 +95,11 @@ class Groups:
         left = set(ordered) - self.call.known
         while left:
             for group in self._divide(place, ordered, left):
-                if not self._train(place, group, left):
+                wanted = [i for i in group if i in left]
+                mine = self.call.claim(wanted)
+                left.difference_update(set(wanted) - set(mine))
+                if mine and not self._train(place, group if mine == wanted else mine, left):
+                    self.call.release(mine)
                     place = place.with_fewer_lanes()
                     break
         return place

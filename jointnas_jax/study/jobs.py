@@ -4,9 +4,9 @@ import dataclasses
 import hashlib
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -98,8 +98,8 @@ class Packing:
         )
 
 
-class Call(NamedTuple):
-    """One call of the evaluator.
+class Call:
+    """One call of the evaluator, which several workers serve.
 
     Attributes:
       jobs: all of them.
@@ -108,10 +108,30 @@ class Call(NamedTuple):
       stop: nobody waits for the rest any more: it ends, and saves nothing.
     """
 
-    jobs: Sequence[Job]
-    known: frozenset[int]
-    done: queue.SimpleQueue
-    stop: threading.Event
+    def __init__(self, jobs: Sequence[Job], known: Collection[int]):
+        """Nothing is claimed but what is known."""
+        self.jobs, self.known = jobs, frozenset(known)
+        self.done: queue.SimpleQueue = queue.SimpleQueue()
+        self.stop = threading.Event()
+        self._claimed = set(known)
+        self._lock = threading.Lock()
+
+    def claim(self, positions: Collection[int]) -> list[int]:
+        """Those that no worker has; the caller has them from now on."""
+        with self._lock:
+            free = [i for i in positions if i not in self._claimed]
+            self._claimed.update(free)
+            return free
+
+    def release(self, positions: Collection[int]) -> None:
+        """Gives back what was claimed and did not train."""
+        with self._lock:
+            self._claimed.difference_update(positions)
+
+    def waiting(self, positions: Collection[int]) -> bool:
+        """Whether any of them is still to be claimed."""
+        with self._lock:
+            return not self._claimed.issuperset(positions)
 
 
 def pack_name(shape: ArchSpec | Envelope) -> str:

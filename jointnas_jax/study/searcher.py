@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jointnas_jax.compiling import compiler_options
 from jointnas_jax.config import PredictorConfig, SearchConfig
 from jointnas_jax.errors import InputError
 from jointnas_jax.predictor.fit import PredictorState
@@ -104,7 +105,7 @@ class Searcher:
             rules = (limits.feasible, space.canonical, cards, config.evolution, repair)
             return evolve(start, key, promise(state, explore), *rules)
 
-        self._search = jax.jit(search)
+        self._search = jax.jit(search, compiler_options=compiler_options("light"))
         self._promise = jax.jit(lambda state, vectors: promise(state, True)(vectors))
         self._believe = jax.jit(self.predictor.believe, static_argnames="failed")
 

@@ -38,7 +38,8 @@ def executables_on(
       The loaded executable of each device, and shapes of the results on one.
     """
     lowered = lower(devices[0])
-    kept = _kept_file(lowered, devices[0], options) if len(devices) > 1 else None
+    several = len(jax.local_devices()) > 1  # others may be asked for in another call
+    kept = _kept_file(lowered, devices[0], options) if several else None
     if kept is not None:
         loaded = _load(_read(kept), devices)
         if loaded is not None:
@@ -46,7 +47,7 @@ def executables_on(
     hits = _cache.hits
     first = lowered.compile(compiler_options=options).runtime_executable()
     others = None
-    if len(devices) > 1 and _cache.hits == hits:
+    if several and _cache.hits == hits:
         program = _serialized(first)
         others = _load(program, devices[1:])
         if others is not None and kept is not None:

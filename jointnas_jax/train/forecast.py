@@ -204,26 +204,16 @@ class _Counter:
         self.seconds += sum(self._train_all(group, None) for group in groups)
 
     def _add_exact(self, groups: Sequence[_Group]) -> None:
-        """A worker for each device takes one after the other; the last ones may share devices."""
-        devices = len(self._devices)
-        cost = lambda g: count(g.shape).macs * self._rounds(g, 1)
-        waiting = sorted(groups, key=cost, reverse=True)
-        last = waiting[len(waiting) - len(waiting) % devices :]
-        apart = max((self._rounds(g, 1) for g in last), default=0)
-        if sum(self._rounds(g, devices) for g in last) < apart:
-            waiting = waiting[: -len(last)]
-        else:
-            last = []
-        busy = [0.0] * devices
-        for group in waiting:
+        """A worker for each device takes one after the other, and helps the others in the end."""
+        busy = [0.0] * len(self._devices)
+        for group in sorted(groups, key=lambda g: -count(g.shape).macs * len(g.works)):
             homes = {name[1] for name in self.programs if name[0] == group.shape} - {None}
             device = min(homes, default=busy.index(min(busy)))
             busy[device] += self._compile(group, device) + self._train_all(group, device)
-        self.seconds += max(busy)
-        self._add_shared(last)
-
-    def _rounds(self, group: _Group, devices: int) -> int:
-        return -(-len(group.works) // (devices * self._lane_counts.most(group.shape)))
+        longest = max(self._train_seconds(g.shape, w, g.teacher) for g in groups for w in g.works)
+        # Whoever helps loads a program and can come a training too late: say half of one.
+        shared = sum(busy) / len(busy) + longest / 2
+        self.seconds += min(max(busy), shared)
 
     def _add_operations(
         self, works: Sequence[Work], packs: Sequence[Pack], teacher: ArchSpec | None

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from jointnas_jax.compiling import compiler_options
 from jointnas_jax.config import TrainConfig
 from jointnas_jax.data.augment import Augmentation, EpochPlan, plan_epoch
 from jointnas_jax.errors import InterruptedStudyError
@@ -33,7 +34,7 @@ from jointnas_jax.train import step as steps
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.data_parallel import DataParallel, batch_spread
 from jointnas_jax.train.feed import EvalData, StreamedEvalData, StreamedTrainData, TrainData
-from jointnas_jax.train.parallel import Parallel, compiler_options, parallel, replicate
+from jointnas_jax.train.parallel import Parallel, parallel, replicate
 from jointnas_jax.train.recipe_arrays import RecipeArrays
 
 # Streams of the trial's key.
