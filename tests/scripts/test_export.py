@@ -1,0 +1,75 @@
+"""`scripts/export.py`, and `scripts/classify.py` on what it writes."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent.parent
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("jax2onnx", "onnxruntime"))
+
+
+def script(name, *arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def classes(model, file):
+    done = script("classify.py", f"--model={model}", "--json", file)
+    assert done.returncode == 0, done.stderr
+    return [(c["label"], round(c["probability"], 3)) for c in json.loads(done.stdout)[0]["classes"]]
+
+
+@pytest.fixture(scope="module")
+def workdir(finished_study, tmp_path_factory):
+    return shutil.copytree(finished_study, tmp_path_factory.mktemp("runs") / "shapes")
+
+
+def test_an_export_classifies_as_the_study_does(workdir, study_images, tmp_path):
+    Image.fromarray(study_images[0]).save(tmp_path / "a.png")
+    program = "onnx" if HAS_ONNX else "stablehlo"
+    done = script("export.py", f"--workdir={workdir}", f"--format={program},safetensors")
+    assert done.returncode == 0, done.stderr
+    (out,) = (workdir / "export").iterdir()
+    assert done.stdout.startswith(f"wrote {out}: ")
+    assert "model_card.md" in done.stdout
+    expected = classes(workdir, tmp_path / "a.png")
+    assert classes(out, tmp_path / "a.png") == expected
+    alone = tmp_path / "alone"
+    again = script("export.py", f"--workdir={out}", f"--format={program}", f"--out={alone}")
+    assert again.returncode == 0, again.stderr
+    assert classes(alone, tmp_path / "a.png") == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--workdir=missing", "--format=orbax"], 2, "`missing` holds no model"),
+        (["--workdir=study", "--format=orbax", "--winner=9"], 2, "there is no winner 9"),
+        (["--workdir=study", "--format=orbax", "--out=study"], 2, "holds other things"),
+        (["--workdir=damaged", "--format=stablehlo"], 4, "is damaged"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(workdir, tmp_path, arguments, code, message):
+    for name in ("study", "damaged"):
+        shutil.copytree(workdir, tmp_path / name, ignore=shutil.ignore_patterns("export"))
+    file = tmp_path / "damaged" / "result.json"
+    file.write_text(file.read_text().replace("cat", "cow"))
+    before = sorted(tmp_path.rglob("*"))
+    done = script("export.py", *arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
