@@ -1,6 +1,7 @@
 """Shared fixtures. Tests run on several CPU devices, whatever the machine has."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 
@@ -71,7 +72,8 @@ def finished_study(tmp_path_factory):
     import jax
     import numpy as np
 
-    from jointnas_jax.config import check_config, default_config
+    from jointnas_jax.command_line import load_config
+    from jointnas_jax.config import check_config
     from jointnas_jax.files import write_json
     from jointnas_jax.nets.init import initial_variables
     from jointnas_jax.space import ArchSpec, Head, Stage, Stem
@@ -100,7 +102,8 @@ def finished_study(tmp_path_factory):
 
     reference = winner([0.8, 0.82], [0.7, 0.72]) | {"source": "default candidate"}
     workdir = tmp_path_factory.mktemp("study")
-    workdirs.start(workdir, check_config(default_config()))
+    digits = str(Path(__file__).parent.parent / "configs" / "digits.py")
+    workdirs.start(workdir, check_config(load_config(digits, ["test"])))
     result = {
         "name": "shapes",
         "mode": "joint",

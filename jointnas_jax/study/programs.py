@@ -5,6 +5,7 @@ them, and returns logits `float32[N, L]`. N is free, or fixed when the program i
 """
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -52,37 +53,54 @@ def to_onnx(model: Model, batch_size: int = 0) -> bytes:
       ModelError: the converter is not installed.
     """
     require_onnx()
+    # They warn of plugins for other libraries, and of every dimension that depends on N.
+    for name in ("jax2onnx", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     import jax2onnx
     import onnx
 
     images = (batch_size or _BATCH, *model.image_size, model.arch.image_channels)
     weights = jax.tree.map(np.asarray, model.variables)
     mean, std = np.float32(model.mean), np.float32(model.std)
-
-    def program(images: jax.Array) -> jax.Array:
-        x = augment.normalise(images, mean, std)
-        return model.module.apply(weights, _resize(x, model.arch.resolution))
-
+    resize = _resizing(model.image_size, model.arch.resolution)
+    program = lambda images: model.module.apply(
+        weights, resize(augment.normalise(images, mean, std))
+    )
     graph = jax2onnx.to_onnx(
-        program, [jax.ShapeDtypeStruct(images, np.uint8)], model_name="jointnas_jax"
+        program,
+        [jax.ShapeDtypeStruct(images, np.uint8)],
+        model_name="jointnas_jax",
+        input_names=[_IMAGES],
+        output_names=[_LOGITS],
     )
     onnx.helper.set_model_props(graph, {"labels": "\n".join(model.labels)})
     onnx.checker.check_model(graph, full_check=True)
     return graph.SerializeToString()
 
 
-def _resize(images: jax.Array, resolution: int) -> jax.Array:
-    """`augment.resize` as two matmuls: converters' own resizing samples at other places."""
-    height, width = images.shape[1:3]
-    if height == width == resolution:
-        return images
-    # What becomes of each row, or column, by itself: float32[H, R].
+def _resizing(size: tuple[int, int], resolution: int) -> Callable[[jax.Array], jax.Array]:
+    """`augment.resize` as two matmuls: converters' own resizing samples at other places.
+
+    Args:
+      size: H and W.
+      resolution: R.
+
+    Returns:
+      `float32[N, H, W, C]` -> `float32[N, R, R, C]`.
+    """
+    if size == (resolution, resolution):
+        return lambda images: images
+    # What becomes of each row, or column, by itself: float32[H, R], float32[W, R].
     rows, columns = (
-        np.asarray(augment.resize(jnp.eye(size)[:, :, None, None], resolution)[:, :, 0, 0])
-        for size in (height, width)
+        np.asarray(augment.resize(jnp.eye(n)[:, :, None, None], resolution)[:, :, 0, 0])
+        for n in size
     )
-    images = jnp.tensordot(images, rows, ((1,), (0,)))  # [N, W, C, R]
-    return jnp.tensordot(images, columns, ((1,), (0,))).transpose(0, 2, 3, 1)
+
+    def resize(images: jax.Array) -> jax.Array:
+        images = jnp.tensordot(images, rows, ((1,), (0,)))  # [N, W, C, R]
+        return jnp.tensordot(images, columns, ((1,), (0,))).transpose(0, 2, 3, 1)
+
+    return resize
 
 
 @dataclasses.dataclass(frozen=True)
