@@ -15,6 +15,11 @@ FORMATS = ("orbax", "safetensors", "stablehlo", "onnx")
 # Labels that a card lists; `model.json` has all.
 _LABELS = 20
 
+_FOUND = {
+    "joint": "Architecture and recipe were found together",
+    "arch": "The architecture was found for one recipe",
+    "recipe": "The recipe was found for this architecture",
+}
 _USE = {
     "orbax": """**Orbax** (`weights/`): the Flax variables, `params` and `batch_stats`.
 
@@ -120,9 +125,12 @@ def _head(facts: Mapping[str, Any], arch: ArchSpec) -> str:
         f"{costs.params:,} params that tells {arch.num_classes} classes of images apart."
     ]
     if accuracy is not None:
-        lines.append(f"Test accuracy{f' on {_text(where)}' if where else ''}: {accuracy:.2%}.")
-    if "winner" in facts:
-        lines.append("Architecture and recipe were found together by jointnas_jax.")
+        seeds = f" ({_spread(facts['test'])} over its seeds)" if facts.get("test") else ""
+        lines.append(
+            f"Test accuracy{f' on {_text(where)}' if where else ''}: {accuracy:.2%}{seeds}."
+        )
+    if facts.get("mode") in _FOUND:
+        lines.append(f"{_FOUND[facts['mode']]} by jointnas_jax.")
     return title + "\n\n" + " ".join(lines)
 
 
@@ -173,7 +181,7 @@ def _data(facts: Mapping[str, Any], description: Mapping[str, Any]) -> str:
 
 def _augmentation(data: Mapping[str, Any]) -> str:
     kinds = {
-        "crop_padding": lambda v: f"shifts up to {v} pixels",
+        "crop_padding": lambda v: f"shifts by up to {v} px",
         "flip": lambda _: "mirroring",
         "min_area": lambda v: f"crops of at least {v:.0%} of the area" if v < 1 else "",
         "transforms": lambda v: f"RandAugment, {v} transformations",
@@ -187,7 +195,7 @@ def _accuracy(facts: Mapping[str, Any]) -> str:
         return "## Accuracy\n\nNot measured."
     if not facts.get("test"):
         return f"## Accuracy\n\n{facts['accuracy']:.2%} on the test images, of one training."
-    rows = [("this network's kind", _spread(facts["validation"]), _spread(facts["test"]), "")]
+    rows = [("this network", _spread(facts["validation"]), _spread(facts["test"]), "")]
     for reference in facts["references"].values():
         verdict = f"the search {reference['verdict']} it" if reference["verdict"] else ""
         rows.append((_text(reference["source"]), "", _spread(reference["test"]), verdict))

@@ -135,9 +135,8 @@ def load_classifier(folder: Path) -> Classifier:
       DamagedError: it is not what was written.
     """
     file = folder / MODEL
-    if file.is_file():
-        with reading(file):
-            data = read_description(file)
-            if not {"orbax", "safetensors"} & set(data.get("formats", ["orbax"])):
-                return load_program(folder, data)
+    with reading(file):
+        data = read_description(file) if file.is_file() else {}
+        if not {"orbax", "safetensors"} & set(data.get("formats", ["orbax"])):
+            return load_program(folder, data)
     return load(folder)

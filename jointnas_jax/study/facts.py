@@ -78,9 +78,11 @@ def _run(result: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]
     """What studies and trainings have in common."""
     data, train = config.get("data", {}), config.get("train", {})
     dataset = result["dataset"]
+    # Its name alone: where it lies is nobody else's business.
+    teacher = Path(train.get("teacher", "")).name
     return {
         "study": result.get("name"),
         "dataset": {key: dataset.get(key) for key in ("name", "image_shape")},
         "data": {key: data[key] for key in _DATA if key in data},
-        "train": {key: train[key] for key in ("batch_size", "teacher") if key in train},
+        "train": {"batch_size": train.get("batch_size"), "teacher": teacher},
     }

@@ -192,7 +192,8 @@ def load(path: str | Path, winner: int = 0, seed: int | None = None) -> Model:
       DamagedError: the result or the weights are not what was written.
     """
     folder = Path(path)
-    file = _find(folder)
+    with reading(folder):
+        file = _find(folder)
     if file.name == MODEL and (winner or seed is not None):
         raise ModelError(
             f"a winner and a seed are chosen among those of a study; `{folder}` holds one model"

@@ -71,7 +71,9 @@ def test_the_training_of_one_candidate_has_one_accuracy():
     assert "90.00% on the test images, of one training." in card
     assert r"`train[:'9\|0%]`, all of it" in card
     assert "searched on" not in card
-    assert "up to 1 pixels, mirroring, crops of at least 25% of the area, RandAugment, 2" in card
+    assert (
+        "shifts by up to 1 px, mirroring, crops of at least 25% of the area, RandAugment, 2" in card
+    )
     assert "| batch size | 32 |" in card
     assert "teacher" not in card
     assert "per epoch of" not in card

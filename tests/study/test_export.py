@@ -106,6 +106,8 @@ def test_what_has_not_finished_is_named_so(finished_study, tmp_path):
         jointnas_jax.load(tmp_path)
     with pytest.raises(ModelError, match="holds no model: neither"):
         jointnas_jax.load(tmp_path / "missing")
+    with pytest.raises(ModelError, match="cannot be read as a model"):
+        load_classifier(tmp_path / ("x" * 300))
 
 
 # -- the formats ---------------------------------------------------------------------------------
@@ -258,6 +260,22 @@ def test_an_export_that_fails_leaves_what_was_there(model, tmp_path, monkeypatch
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_a_kill_or_ctrl_c_left_is_removed(model, tmp_path, monkeypatch):
+    for left in (".out.new.unfinished", ".out.old.unfinished"):
+        (tmp_path / left / "weights").mkdir(parents=True)
+    export_model(model, tmp_path / "out", ["safetensors"])
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "write_json", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_model(model, tmp_path / "out", ["orbax"], overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
 def full_disk(path, *_, **__):
     raise StorageError(f"`{path}` cannot be written: the disk is full")
 
@@ -306,6 +324,8 @@ def test_the_card_has_data_budget_accuracy_costs_and_recipe(exported):
         "# shapes, winner 0",
         "| dataset | shapes/1.0.0, images 20 x 30 x 3 |",
         "4: cat, dog, eel, fox",
+        "Test accuracy on shapes/1.0.0: 85.00% (86.00% ± 1.00% over its seeds).",
+        "Architecture and recipe were found together",
         "**85.00%** on the test images",
         "92.00% ± 1.00% | 86.00% ± 1.00%",
         "| default candidate |  | 71.00% ± 1.00% | the search beat it |",
