@@ -98,6 +98,7 @@ def test_an_upward_import_would_be_seen(tmp_path):
         "space.joint",
         "space.features",
         "report.architecture",
+        "report.card",
         "report.figures",
         "report.claims",
         "claims.entry",

@@ -234,7 +234,7 @@ class Network(nn.Module):
         x = BatchNorm(low, stem.activation, name="stem_bn")(x, train)
 
         blocks = list(arch.blocks())
-        scales = jnp.ones((len(blocks), len(images)))
+        scales = jnp.ones((len(blocks), images.shape[0]))  # a symbol, where it is exported
         if train:
             depth = switches.depth if switches else jnp.arange(1, len(blocks) + 1) / len(blocks)
             rows = np.array([_BLOCKS_PER_STAGE * b.stage + b.index for b in blocks])

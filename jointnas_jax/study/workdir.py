@@ -26,6 +26,7 @@ TRAINING, STATE, TRAINED = "training.json", "state", "model"
 MODEL = "model.json"  # of imported weights, see `study/model.py`
 # Of a later search for other budgets: its report, and a folder of candidates.
 BUDGETS, BUDGETS_FOLDER = "budgets.json", "budgets"
+EXPORTS = "export"  # of its models, see `study/export.py`
 # In the stored config, what the file `arch_file` held.
 _ARCH = "arch"
 _NOT_CONFIG = (_ARCH, "schema")
@@ -244,7 +245,8 @@ def _remove_study(workdir: Path) -> None:
     folders = (WEIGHTS, FIGURES, PREDICTOR, BUDGETS_FOLDER, STATE)
     # First what says that there is a study.
     files = (CONFIG, RESULT, ORIGIN, f"{PREDICTOR}.sha256", BUDGETS, *winners)
-    _remove(workdir, (*files, *(f"{TRIALS}{end}" for end in ("", "-wal", "-shm"))), folders)
+    trials = (f"{TRIALS}{end}" for end in ("", "-wal", "-shm"))
+    _remove(workdir, (*files, *trials), (*folders, EXPORTS))
 
 
 def _remove(workdir: Path, files: Sequence[str], folders: Sequence[str]) -> None:

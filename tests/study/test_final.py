@@ -44,6 +44,9 @@ def test_the_saved_model_has_the_accuracy_of_the_result(trained):
     assert read_json(workdir / "result.json") == result
     assert result["epochs"] == 3
     assert result["accuracy"] > 0.15
+    facts = load_model(workdir).facts
+    assert (facts["accuracy"], facts["epochs"]["final"]) == (result["accuracy"], 3)
+    assert facts["recipe"] == result["candidate"]["recipe"]
     dataset = open_dataset(dataclasses.asdict(config().data))
     test = dataset.load("test")
     answers = load_model(workdir).probabilities(test.images).argmax(-1)

@@ -13,6 +13,7 @@ from absl import flags
 from fake_training import fake_evaluator
 from rich.console import Console
 
+import jointnas_jax
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import ConfigError, DataError, InputError, SpaceError, StudyError
 from jointnas_jax.files import read_json
@@ -21,6 +22,7 @@ from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.budgets import search_budgets
 from jointnas_jax.study.checkpoint import load_variables
 from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.export import export_model, load_classifier
 from jointnas_jax.study.jobs import Job, Outcome
 from jointnas_jax.study.model import load_model
 from jointnas_jax.study.problem import build_problem
@@ -124,6 +126,18 @@ def test_the_model_does_not_depend_on_the_winners_own_file(finished, tmp_path):
     file = workdir / "winner0.json"
     file.write_text(file.read_text().replace('"hswish"', '"relu"'))
     assert load_model(workdir).arch == load_model(finished[0]).arch
+
+
+def test_the_winner_can_be_exported_with_what_was_measured(finished, tmp_path):
+    workdir, result = finished
+    export_model(jointnas_jax.load(workdir, seed=1), tmp_path / "out", ["stablehlo"])
+    program, test = load_classifier(tmp_path / "out"), build_problem(config()).dataset.load("test")
+    accuracy = (program.logits(test.images).argmax(-1) == test.labels).mean()
+    reported = result["winners"][0]["test"]["seeds"][1]
+    assert accuracy == pytest.approx(reported, abs=0.003)
+    card = (tmp_path / "out" / "model_card.md").read_text()
+    assert f"**{reported:.2%}** on the test images" in card
+    assert "| trained on | `train[:400]`, all of it |" in card
 
 
 def test_where_all_random_candidates_fail_there_is_nothing_to_beat():
