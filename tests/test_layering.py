@@ -27,7 +27,7 @@ ALLOWED = {
     "bench": ENGINE | {"study"},
     "predictor": {"errors", "config", "space"},
     "search": {"errors", "config", "space"},
-    "report": {"errors", "files", "config", "space", "nets"},
+    "report": {"errors", "files", "rules", "config", "space", "nets", "search"},
     "study": ENGINE | {"files", "report", "rules", "zoo"},
 }
 # The evaluator alone turns candidates into trained networks; the plan asks what that will take.
@@ -98,7 +98,9 @@ def test_an_upward_import_would_be_seen(tmp_path):
         "space.features",
         "report.architecture",
         "report.figures",
+        "report.page",
         "report.claims",
+        "study.record",
         "claims.entry",
         "claims.verdict",
         "zoo",

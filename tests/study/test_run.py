@@ -24,8 +24,8 @@ from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.jobs import Job, Outcome
 from jointnas_jax.study.model import load_model
 from jointnas_jax.study.problem import build_problem
+from jointnas_jax.study.record import stored_trials
 from jointnas_jax.study.run import Study, run_study
-from jointnas_jax.study.trials import stored_trials
 
 TINY = str(Path(__file__).parent / "tiny.py")
 CONSOLE = Console(quiet=True)
