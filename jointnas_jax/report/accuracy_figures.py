@@ -33,9 +33,9 @@ def draw_accuracy_flops(figure: Figure, record: Record) -> str:
         rows = record.scored(stage)
         flops = [trial["costs"]["flops"] for trial, _ in rows]
         _dots(axes, flops, [score for _, score in rows], floor, colour, label)
-    front = _front(record)
-    if len(front) > 1:
-        axes.step(*zip(*front, strict=True), where="post", color=INK, lw=0.9, label="front")
+    line = front(record)
+    if len(line) > 1:
+        axes.step(*zip(*line, strict=True), where="post", color=INK, lw=0.9, label="front")
     trained = _contenders(axes, record)
     if limit := record.config.budget.limits().get("flops"):
         axes.axvline(limit, color=SOFT, linestyle="--", lw=1, label=f"budget {amount(limit)}")
@@ -76,14 +76,14 @@ def _contenders(axes: Axes, record: Record) -> bool:
     return True
 
 
-def _front(record: Record) -> list[tuple[float, float]]:
+def front(record: Record) -> list[tuple[float, float]]:
     """Candidates than which no cheaper one is as accurate, by FLOPs."""
-    front: list[tuple[float, float]] = []
+    found: list[tuple[float, float]] = []
     pairs = [(t["costs"]["flops"], score) for t, score in record.scored("coarse", "random")]
     for flops, score in sorted(pairs, key=lambda pair: (pair[0], -pair[1])):
-        if not front or score > front[-1][1]:
-            front.append((flops, score))
-    return front
+        if not found or score > found[-1][1]:
+            found.append((flops, score))
+    return found
 
 
 def draw_history(figure: Figure, record: Record) -> str:

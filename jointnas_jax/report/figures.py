@@ -110,6 +110,7 @@ def _save(figure: Figure, path: Path) -> str:
             stream, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else {}
         )
         contents[kind] = stream.getvalue()
+        figure.set_layout_engine("none")  # it is laid out now
     for kind, content in contents.items():
         with writing(path):
             part = path.with_name(f".{path.name}.{kind}")

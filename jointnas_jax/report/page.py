@@ -35,6 +35,12 @@ def page_of(workdir: Path) -> Path:
     return workdir / "report" / "index.html"
 
 
+def is_current(workdir: Path) -> bool:
+    """Whether a finished study has its page: one that was written before its result has not."""
+    page, result = page_of(workdir), workdir / "result.json"
+    return page.exists() and page.stat().st_mtime_ns >= result.stat().st_mtime_ns
+
+
 def write_report(record: Record, folder: Path | None = None) -> list[Path]:
     """Writes the page, every figure as PNG and SVG, and the config that its commands need.
 

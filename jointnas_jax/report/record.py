@@ -71,8 +71,7 @@ class Record:
     def first_curves(self) -> np.ndarray:
         """Accuracies of the first round's candidates: `float64[m, epochs]`."""
         rows = [t for t in self.of_stage("coarse") if t["round"] == 1 and t["score"] is not None]
-        curves = [t["accuracies"] for t in rows]
-        return np.array(curves, float).reshape(len(curves), -1)
+        return np.array([t["accuracies"] for t in rows] or np.zeros((0, 0)), float)
 
     @functools.cached_property
     def stop(self) -> Row | None:
@@ -92,7 +91,7 @@ class Record:
             "by_epoch": [c if math.isfinite(c) else None for c in found.correlations],
         }
 
-    @property
+    @functools.cached_property
     def epochs(self) -> int:
         """Epochs after which candidates are compared: the same for all."""
         return self.stop["epochs"] if self.stop else self.config.train.epochs
@@ -104,10 +103,17 @@ class Record:
         curve = trial["accuracies"]
         return curve[min(self.epochs, len(curve)) - 1]
 
+    @functools.cached_property
+    def _scored(self) -> dict[str, list[tuple[Row, float]]]:
+        found: dict[str, list[tuple[Row, float]]] = {}
+        for trial in self.trials:
+            if (score := self.score(trial)) is not None:
+                found.setdefault(trial["stage"], []).append((trial, score))
+        return found
+
     def scored(self, *stages: str) -> list[tuple[Row, float]]:
         """The trials of some stages that did not fail, with their scores."""
-        rows = [trial for stage in stages for trial in self.of_stage(stage)]
-        return [(t, score) for t in rows if (score := self.score(t)) is not None]
+        return [pair for stage in stages for pair in self._scored.get(stage, [])]
 
     @functools.cached_property
     def best(self) -> tuple[Row, float] | None:

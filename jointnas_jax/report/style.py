@@ -2,6 +2,8 @@
 
 import re
 
+from cycler import cycler
+
 INK, SOFT, PALE, PAPER, ACCENT = "#1f2328", "#6e7780", "#c8d0d9", "#fefefe", "#0b66c3"
 
 # For `matplotlib.rc_context`. Text stays text, so that a page can give it a font and a colour.
@@ -14,6 +16,7 @@ STYLE = {
     "axes.edgecolor": SOFT,
     "axes.facecolor": PAPER,
     "axes.linewidth": 0.7,
+    "axes.prop_cycle": cycler(color=[ACCENT]),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "figure.facecolor": PAPER,
@@ -25,6 +28,9 @@ STYLE = {
     "xtick.major.width": 0.7,
     "ytick.major.width": 0.7,
     "lines.linewidth": 1.3,
+    "lines.color": ACCENT,
+    "patch.facecolor": ACCENT,
+    "patch.edgecolor": INK,
     "legend.frameon": False,
     "legend.fontsize": 8,
     "legend.handlelength": 1.6,

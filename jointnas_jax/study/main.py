@@ -35,9 +35,9 @@ def run(config: Config, workdir: Path, dry: bool, overwrite: bool, interrupt: In
         return 0
     result = run_study(config, workdir, console, overwrite, interrupt)
     # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.
-    from jointnas_jax.report.page import page_of, write_report
+    from jointnas_jax.report.page import is_current, write_report
 
-    if not page_of(workdir).exists():
+    if not is_current(workdir):
         page, *_ = write_report(read_record(workdir, config.study.storage))
         for path in (workdir / workdirs.RESULT, page):
             console.print(f"  wrote {path}", highlight=False)

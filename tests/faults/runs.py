@@ -94,5 +94,5 @@ def content(workdir, storage=""):
         ]
         for file in (p.with_suffix("") for p in workdir.rglob("*.sha256"))
     }
-    figures = {path.name for path in (workdir / "figures").iterdir()}
-    return result, trials, (workdir / "winner0.json").read_text(), arrays, figures
+    report = {path.name for path in (workdir / "report").iterdir()}
+    return result, trials, (workdir / "winner0.json").read_text(), arrays, report
