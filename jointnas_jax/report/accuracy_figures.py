@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from jointnas_jax.report.record import Record
 from jointnas_jax.report.style import ACCENT, INK, PALE, PAPER, SOFT
@@ -53,8 +53,8 @@ def draw_accuracy_flops(figure: Figure, record: Record) -> str:
     figure.legend(loc="outside lower center", ncols=2)
     below = sum(score < floor for _, score in record.scored("coarse", "random"))
     return (
-        f"Dots are candidates after {count(record.epochs, 'epoch')}; the line is their front: "
-        "nothing left of it is as accurate."
+        f"Dots are candidates after {count(record.epochs, 'epoch')}."
+        + (" The line is their front: nothing left of it is as accurate." * (len(line) > 1))
         + (" Large marks are means over seeds after the final, longer training." if trained else "")
         + (f" {count(below, 'candidate')} of lower accuracy at the bottom edge (▾)." * bool(below))
     )
@@ -100,25 +100,30 @@ def draw_history(figure: Figure, record: Record) -> str:
         ("coarse", ACCENT, "-", "coarse stage, best so far"),
     ):
         best = [record.score(trial) for trial in record.of_stage(stage)]
-        best = np.fmax.accumulate(np.array(best, float)) if best else np.zeros(0)
-        best = np.maximum(best, floor)
-        axes.step(
-            range(1, len(best) + 1), best, where="post", color=colour, linestyle=style, label=label
-        )
+        if best:
+            best = np.maximum(np.fmax.accumulate(np.array(best, float)), floor)
+            places = range(1, len(best) + 1)
+            axes.step(places, best, where="post", color=colour, linestyle=style, label=label)
     _round_edges(axes, record)
     axes.set(xlabel="candidates trained", ylabel="validation accuracy")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     _percent_axis(axes.yaxis)
     figure.legend(loc="outside lower center", ncols=2)
     best = f"the best reaches {percent(record.best[1])}" if record.best else "none has a score"
     return (
         f"Each dot is one training of the coarse stage, at {count(record.epochs, 'epoch')}; {best}."
-        + (" The dashed line is what random search had found by then." * bool(len(rows)))
+        + (
+            " The dashed line is what random search had found by then."
+            * bool(record.of_stage("random"))
+        )
     )
 
 
 def _round_edges(axes: Axes, record: Record) -> None:
-    """Thin lines where a round begins."""
+    """Thin lines where a round begins, unless there are many."""
+    if len(record.rounds) > 30:
+        return
     edges = np.cumsum([facts.trained for facts in record.rounds]) + 0.5
     for facts, edge in zip(record.rounds[1:], edges, strict=False):
         axes.axvline(edge, color=PALE, lw=0.8, zorder=0)
@@ -207,6 +212,8 @@ def _dots(
     axes: Axes, x: Sequence[float], y: Sequence[float], floor: float, colour: str, label: str
 ) -> None:
     """Dots, those below the floor at it; very many of them as a picture."""
+    if not len(y):
+        return
     x, y = np.asarray(x, float), np.asarray(y, float)
     look = dict(color=colour, alpha=0.7, linewidths=0, rasterized=len(y) > _VECTORS, zorder=2)
     size = 22 if len(y) <= _VECTORS else 5
@@ -224,6 +231,4 @@ def _scale_flops(axes: Axes) -> None:
 
 
 def _percent_axis(axis: matplotlib.axis.Axis) -> None:
-    low, high = axis.get_view_interval()
-    digits = 0 if abs(high - low) > 0.06 else 1
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=digits))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(100 * value, 3):g}%"))

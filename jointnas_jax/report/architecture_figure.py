@@ -23,20 +23,22 @@ def draw_architecture(figure: Figure, arch: ArchSpec, beside: Sequence[ArchSpec]
     """
     wide, map_axes, kernels = figure.subplots(3, 1, sharex=True, height_ratios=(4, 1.6, 1.2))
     blocks = list(arch.blocks())
-    places = np.arange(len(blocks) + 2)  # stem, blocks, head
+    # Stem and head stand apart where columns are narrow: their names and numbers need the room.
+    apart = 0.06 * len(blocks) if len(blocks) > 8 else 0.0
+    places = np.array([-apart, *range(1, len(blocks) + 1), len(blocks) + 1 + apart])
     outs = [arch.stem.channels, *(b.out_channels for b in blocks), arch.stages[-1].channels]
     hidden = [0, *(b.hidden for b in blocks), arch.head_hidden]
     most = max(_widest(other) for other in beside)
     _mirrored(wide, places, hidden, PALE)
     _mirrored(wide, places[:-1], outs[:-1], ACCENT)
-    _name_widths(wide, arch, blocks, most)
+    _name_widths(wide, places, arch, blocks, most)
     stage_sides = arch.sides()
     sides = [stage_sides[0], *(stage_sides[b.stage] for b in blocks), 1]
     _bars(map_axes, places, sides, "map side\n(pixels)")
     map_axes.set_ylim(0, max(other.sides()[0] for other in beside) * 1.25)
     _bars(kernels, places[:-1], [arch.stem.kernel, *(b.kernel for b in blocks)], "kernel")
     kernels.set_ylim(0, max(max(b.kernel for b in other.blocks()) for other in beside) * 1.4)
-    _name_stages(kernels, arch, len(blocks))
+    _name_stages(kernels, places, arch)
     for axes in (wide, map_axes, kernels):
         axes.tick_params(axis="x", length=0)
         _separate(axes, [b.stage for b in blocks])
@@ -64,11 +66,13 @@ def _mirrored(axes: Axes, places: np.ndarray, widths: Sequence[int], colour: str
     axes.bar(places, widths, bottom=-widths / 2, width=0.8, color=colour)
 
 
-def _name_widths(axes: Axes, arch: ArchSpec, blocks: Sequence[Block], most: int) -> None:
+def _name_widths(
+    axes: Axes, places: np.ndarray, arch: ArchSpec, blocks: Sequence[Block], most: int
+) -> None:
     """Numbers of channels of stem, stages and head; a dot at blocks with SE."""
     axes.set(ylim=(-0.66 * most, 0.6 * most), ylabel="channels", yticks=[])
     axes.spines[["left", "bottom"]].set_visible(False)
-    groups = [(0.0, 0, arch.stem.channels), (len(blocks) + 1.0, arch.head_hidden, 0)]
+    groups = [(places[0], 0, arch.stem.channels), (places[-1], arch.head_hidden, 0)]
     for number, stage in enumerate(arch.stages, start=1):
         within = [i for i, block in enumerate(blocks, start=1) if block.stage == number]
         hidden = max(blocks[i - 1].hidden for i in within)
@@ -98,14 +102,14 @@ def _bars(axes: Axes, places: np.ndarray, values: Sequence[int], label: str) -> 
             )  # fmt: skip
 
 
-def _name_stages(axes: Axes, arch: ArchSpec, blocks: int) -> None:
+def _name_stages(axes: Axes, places: np.ndarray, arch: ArchSpec) -> None:
     middles, first = [], 1
     for stage in arch.stages:
         middles.append(first + (stage.depth - 1) / 2)
         first += stage.depth
     names = [f"{s}" if len(arch.stages) > 4 else f"stage {s}" for s in range(1, len(middles) + 1)]
-    axes.set_xticks([0, *middles, blocks + 1], ["stem", *names, "head"])
-    axes.set_xlim(-0.6, blocks + 1.6)
+    axes.set_xticks([places[0], *middles, places[-1]], ["stem", *names, "head"])
+    axes.set_xlim(places[0] - 0.6, places[-1] + 0.6)
 
 
 def _separate(axes: Axes, stages: Sequence[int]) -> None:
