@@ -28,7 +28,7 @@ ALLOWED = {
     "bench": ENGINE | {"study"},
     "predictor": {"errors", "compiling", "config", "space"},
     "search": {"errors", "config", "space"},
-    "report": {"errors", "files", "config", "space", "nets"},
+    "report": {"errors", "files", "rules", "config", "space", "nets", "search"},
     "study": ENGINE | {"compiling", "files", "report", "rules", "zoo"},
 }
 # The evaluator alone turns candidates into trained networks; the plan asks what that will take.
@@ -100,7 +100,9 @@ def test_an_upward_import_would_be_seen(tmp_path):
         "report.architecture",
         "report.card",
         "report.figures",
+        "report.page",
         "report.claims",
+        "study.record",
         "claims.entry",
         "claims.verdict",
         "zoo",

@@ -9,15 +9,23 @@ from jointnas_jax.space import ArchSpec, Stage
 COLUMNS = ("", "operator", "kernel", "expand", "channels", "blocks", "stride", "SE", "map")
 
 
+def part_rows(arch: ArchSpec) -> list[tuple]:
+    """Stem, stages and head as the paper's table has them: `COLUMNS`, then FLOPs and params."""
+    costs = by_part(arch)[:, [COSTS.index("flops"), COSTS.index("params")]]
+    return [
+        (*map(str, row), *(f"{int(c):,}" for c in cost))
+        for row, cost in zip(arch_rows(arch), costs, strict=True)
+    ]
+
+
 def print_arch(name: str, arch: ArchSpec, console: Console | None = None) -> None:
     """Prints the stages of a network as the paper's table does, with the costs of each."""
     console = console or Console()
     table = Table(title=name, title_justify="left")
     for column in (*COLUMNS, "FLOPs", "params"):
         table.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
-    columns = [COSTS.index("flops"), COSTS.index("params")]
-    for row, costs in zip(arch_rows(arch), by_part(arch)[:, columns], strict=True):
-        table.add_row(*map(str, row), *(f"{int(c):,}" for c in costs))
+    for row in part_rows(arch):
+        table.add_row(*row)
     console.print(table)
     costs = count(arch)
     lines = {

@@ -25,7 +25,7 @@ from jointnas_jax.search.pool import distinct
 from jointnas_jax.space import read_arch
 from jointnas_jax.study.meter import Meter
 from jointnas_jax.study.problem import restore_problem
-from jointnas_jax.study.trials import stored_trials
+from jointnas_jax.study.record import stored_trials
 from jointnas_jax.study.workdir import (
     BUDGETS,
     BUDGETS_FOLDER,

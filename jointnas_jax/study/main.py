@@ -1,6 +1,5 @@
-"""From a checked config to a finished study: prepares JAX and the workdir, runs, draws."""
+"""From a checked config to a finished study: prepares JAX and the workdir, runs, reports."""
 
-import dataclasses
 import os
 import stat
 import sys
@@ -18,9 +17,9 @@ from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.budgets import print_budgets, search_budgets, write_budgets
 from jointnas_jax.study.final import train_candidate
 from jointnas_jax.study.interrupt import Interrupt
+from jointnas_jax.study.record import read_record
 from jointnas_jax.study.result import print_result
 from jointnas_jax.study.run import dry_run, run_study
-from jointnas_jax.study.trials import stored_trials
 
 # Programs that compile faster than this are not worth a file.
 _CACHED_FROM_SECONDS = 0.5
@@ -36,15 +35,12 @@ def run(config: Config, workdir: Path, dry: bool, overwrite: bool, interrupt: In
         return 0
     result = run_study(config, workdir, console, overwrite, interrupt)
     # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.
-    from jointnas_jax.report.figures import FIGURES, draw_figures
+    from jointnas_jax.report.page import is_current, write_report
 
-    if not all((workdir / workdirs.FIGURES / name).exists() for name in FIGURES):
-        trials = [
-            dataclasses.asdict(trial) for trial in stored_trials(workdir, config.study.storage)
-        ]
-        for path in draw_figures(workdir, result, trials):
+    if not is_current(workdir):
+        page, *_ = write_report(read_record(workdir, config.study.storage))
+        for path in (workdir / workdirs.RESULT, page):
             console.print(f"  wrote {path}", highlight=False)
-        console.print(f"  wrote {workdir / workdirs.RESULT}", highlight=False)
     else:
         print_result(result, console)
     return 0

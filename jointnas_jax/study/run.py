@@ -31,8 +31,9 @@ from jointnas_jax.study.meter import Meter
 from jointnas_jax.study.origin import Origin
 from jointnas_jax.study.plan import SAMPLE, device_count, find_teacher, make_plan, print_plan
 from jointnas_jax.study.problem import PRETRAIN_STREAM, Problem, build_problem
+from jointnas_jax.study.record import open_store
 from jointnas_jax.study.result import Contender, build_result, describe, print_result
-from jointnas_jax.study.trials import Batch, Trials, new_store, open_store
+from jointnas_jax.study.trials import Batch, Trials, new_store
 from jointnas_jax.study.workdir import PREDICTOR, RESULT, WEIGHTS, Found, look, start
 
 # Streams of the study's key. A key depends on the stream and an index, never on what was drawn

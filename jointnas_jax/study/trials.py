@@ -13,7 +13,7 @@ from rich.console import Console
 
 from jointnas_jax.config import Config
 from jointnas_jax.errors import DamagedError, InputError
-from jointnas_jax.files import check_digest, read_json
+from jointnas_jax.files import check_digest
 from jointnas_jax.nets.cost import count
 from jointnas_jax.space import JointSpace
 from jointnas_jax.study.checkpoint import save_variables
@@ -22,7 +22,7 @@ from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.jobs import Job, Outcome
 from jointnas_jax.study.origin import Origin
 from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore, distributions
-from jointnas_jax.study.workdir import RESULT, STATE, clear
+from jointnas_jax.study.workdir import STATE, clear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,33 +185,6 @@ def new_store(workdir: Path, config: Config, origin: Origin) -> TrialStore:
     if earlier.storage == origin.storage and earlier.study != origin.study:
         store.remove(earlier.study)
     return store
-
-
-def open_store(workdir: Path, storage: str, origin: Origin) -> TrialStore:
-    """Opens the store of a study that has begun; `storage` as in `stored_trials`."""
-    return TrialStore(storage or origin.storage or sqlite_url(workdir), origin.study)
-
-
-def stored_trials(workdir: Path, storage: str = "") -> list[Trial]:
-    """Reads the trials of a finished study.
-
-    Args:
-      workdir: of the study.
-      storage: `config.study.storage`; "": the database where the study began, for which a password
-        is known elsewhere if it needs one.
-
-    Raises:
-      WorkdirError: the workdir holds none.
-      DamagedError: what is stored is not what was written.
-    """
-    store = open_store(workdir, storage, Origin.read(workdir))
-    trials, wanted = store.load(), read_json(workdir / RESULT)["trials"]
-    store.close()
-    if len(trials) != wanted:
-        raise DamagedError(
-            f"`{store.place}` is damaged: it holds {len(trials)} of the study's {wanted} trials"
-        )
-    return trials
 
 
 def _folder(batch: Batch, i: int) -> Path | None:

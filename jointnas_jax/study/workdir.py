@@ -17,7 +17,7 @@ from jointnas_jax.errors import (
 )
 from jointnas_jax.files import SCHEMA, read_json, write_json
 
-CONFIG, RESULT, WEIGHTS, FIGURES = "config.json", "result.json", "weights", "figures"
+CONFIG, RESULT, WEIGHTS, REPORT = "config.json", "result.json", "weights", "report"
 PREDICTOR, WINNERS, TRIALS = "predictor", "winner*.json", "trials.db"
 # Where the study began, see `study/origin.py`.
 ORIGIN = "origin.json"
@@ -242,7 +242,7 @@ def _from_jsonable(value: Any) -> Any:
 def _remove_study(workdir: Path) -> None:
     """Removes what a study writes, and nothing else."""
     winners = [path.name for path in workdir.glob(WINNERS)]
-    folders = (WEIGHTS, FIGURES, PREDICTOR, BUDGETS_FOLDER, STATE)
+    folders = (WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE)
     # First what says that there is a study.
     files = (CONFIG, RESULT, ORIGIN, f"{PREDICTOR}.sha256", BUDGETS, *winners)
     trials = (f"{TRIALS}{end}" for end in ("", "-wal", "-shm"))

@@ -20,9 +20,9 @@ from jointnas_jax.study import evaluator
 from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.jobs import Job, Keeping
 from jointnas_jax.study.problem import build_problem
+from jointnas_jax.study.record import stored_trials
 from jointnas_jax.study.run import run_study
 from jointnas_jax.study.store import TrialStore
-from jointnas_jax.study.trials import stored_trials
 
 CONSOLE = Console(quiet=True)
 

@@ -26,8 +26,8 @@ from jointnas_jax.study.export import export_model, load_classifier
 from jointnas_jax.study.jobs import Job, Outcome
 from jointnas_jax.study.model import load_model
 from jointnas_jax.study.problem import build_problem
+from jointnas_jax.study.record import stored_trials
 from jointnas_jax.study.run import Study, run_study
-from jointnas_jax.study.trials import stored_trials
 
 TINY = str(Path(__file__).parent / "tiny.py")
 CONSOLE = Console(quiet=True)
