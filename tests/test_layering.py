@@ -99,6 +99,8 @@ def test_an_upward_import_would_be_seen(tmp_path):
         "report.architecture",
         "report.figures",
         "report.claims",
+        "study.display",
+        "study.status",
         "claims.entry",
         "claims.verdict",
         "zoo",

@@ -24,6 +24,7 @@ from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.jobs import Job, Outcome
 from jointnas_jax.study.model import load_model
 from jointnas_jax.study.problem import build_problem
+from jointnas_jax.study.progress import Progress
 from jointnas_jax.study.run import Study, run_study
 from jointnas_jax.study.trials import stored_trials
 
@@ -128,7 +129,7 @@ def test_the_model_does_not_depend_on_the_winners_own_file(finished, tmp_path):
 
 def test_where_all_random_candidates_fail_there_is_nothing_to_beat():
     study = Study.__new__(Study)
-    study.problem, study.config, study.console = build_problem(config()), config(), CONSOLE
+    study.problem, study.config, study.progress = build_problem(config()), config(), Progress()
     study._epochs, study._contender = 3, lambda source, *_: source
     lost = Outcome((), "made to fail", None)
     study.trials = types.SimpleNamespace(run=lambda batch: [lost] * len(batch.jobs))
