@@ -1,5 +1,6 @@
 """How a run is shown: bars on a terminal, a few lines elsewhere."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 
@@ -58,9 +59,8 @@ class Lines(Listener):
             self._print([f"{place(now)}: {training}", *facts(now)])
 
     def milestone(self, now: Snapshot) -> None:
-        """Prints what is done, where there is more than one training."""
-        if now.planned > 1:
-            self._print(facts(now))
+        """Prints what is done; the rest was just told."""
+        self._print(facts(dataclasses.replace(now, best=None, spearman=None, useful=None)))
 
     def _print(self, parts: list[str]) -> None:
         self._last = self._clock()

@@ -102,7 +102,7 @@ class Listener(Protocol):
         """Some time has passed."""
 
     def milestone(self, now: Snapshot) -> None:
-        """A batch of trainings or a round has ended."""
+        """A round, or the trainings of another stage, have ended."""
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """A number was measured."""
@@ -271,8 +271,6 @@ class Progress:
             if self._timeline:
                 self._timeline.end(self._clock())
             self._changed = True
-        if self._asked != "coarse":  # the round tells of it
-            self._tell(lambda listener: listener.milestone(self.look()))
 
     def trained(self, stage: str) -> None:
         """One training has ended."""
@@ -310,6 +308,11 @@ class Progress:
             now = self.look()
         self.scalar("study/kendall", now.kendall, number)
         self.scalar("study/spearman", now.spearman, number)
+        self.milestone()
+
+    def milestone(self) -> None:
+        """Something has ended that people wait for: a round, or the trainings of another stage."""
+        now = self.look()
         self._tell(lambda listener: listener.milestone(now))
 
     def scalar(self, name: str, value: float | None, step: int) -> None:

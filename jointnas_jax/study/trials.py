@@ -120,6 +120,8 @@ class Trials:
         # Not before all are stored: they would have to start again.
         shutil.rmtree(self._workdir / STATE, ignore_errors=True)
         self._progress.say(f"{batch.stage}: {self._evaluator.packings[-1]}")
+        if batch.round is None:  # else the round tells more
+            self._progress.milestone()
         return [outcomes[i] for i in range(len(jobs))]
 
     def close(self) -> None:
