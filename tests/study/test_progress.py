@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import re
+import resource
 import shutil
 import socket
 import struct
@@ -437,9 +438,17 @@ def script(*arguments):
     )
 
 
+def cpu_seconds():
+    """CPU time of all processes that were started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_the_script_answers_in_lines_or_json_and_refuses_in_one_line(study, tmp_path):
     workdir, *_ = study
+    before = cpu_seconds()
     done = script(f"--workdir={workdir}")
+    assert cpu_seconds() - before < 2  # whatever else the machine does
     assert (done.returncode, "finished" in done.stdout) == (0, True), done.stderr
     done = script(f"--workdir={workdir}", "--json")
     assert json.loads(done.stdout) == status.look_at(workdir)
