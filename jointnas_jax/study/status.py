@@ -66,7 +66,7 @@ def print_status(status: dict[str, Any], console: Console) -> None:
     now = Snapshot(**progress) if progress else None
     state, by = status["state"], status["owner"]
     lines = {"study": status["name"], "state": state + (f", by {by}" if by else "")}
-    if state in (INTERRUPTED, FAILED) and now and now.stopped:
+    if state == FAILED:
         lines["why"] = now.stopped
     if state == FINISHED:
         lines |= _outcome_lines(status["result"])
