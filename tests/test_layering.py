@@ -103,6 +103,8 @@ def test_an_upward_import_would_be_seen(tmp_path):
         "report.page",
         "report.claims",
         "study.record",
+        "study.display",
+        "study.status",
         "claims.entry",
         "claims.verdict",
         "zoo",

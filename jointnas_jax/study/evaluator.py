@@ -23,11 +23,13 @@ from jointnas_jax.data.source import Images, SplitOnDisk
 from jointnas_jax.errors import ConfigError, InterruptedStudyError
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace
+from jointnas_jax.study.eta import Group
 from jointnas_jax.study.groups import Groups, Place, state_folder
-from jointnas_jax.study.jobs import Call, Job, Keeping, Outcome, Packing
+from jointnas_jax.study.jobs import Call, Job, Keeping, Outcome, Packing, pack_name
 from jointnas_jax.study.teacher import load_teacher
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.feed import feeds
+from jointnas_jax.train.forecast import Counter
 from jointnas_jax.train.lanes import LaneCounts
 from jointnas_jax.train.layout import (
     machine_here,
@@ -105,6 +107,10 @@ class Evaluator:
         machine = machine_here(config, self.scales)
         self._planner = make_planner(config, space, machine, sample)
         self._lane_counts = LaneCounts(self._most_lanes)
+        taught = self._teacher and self._teacher.module.arch
+        self._counter = Counter(
+            config, machine, self._planner, self._devices, self._resident_bytes(), taught
+        )
         self._programs: collections.OrderedDict[tuple, TrainProgram] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -141,6 +147,7 @@ class Evaluator:
             Packing(len(jobs), len(shared), len(exact), self._planner.efficiency(works, packs))
         )
         call = Call(jobs, known)
+        self._tell(works, packs, together, call)
 
         def work() -> None:
             try:
@@ -165,6 +172,19 @@ class Evaluator:
                 yield done
         finally:
             call.stop.set()
+            self._keeping.progress.batch_ends()
+
+    def _tell(
+        self, works: Sequence[Work], packs: Sequence[Pack], together: bool, call: Call
+    ) -> None:
+        """Tells of a call that begins, and what those of its jobs that train will take."""
+        left = [tuple(i for i in pack.members if i not in call.known) for pack in packs]
+        packs = [Pack(p.shape, members) for p, members in zip(packs, left, strict=True) if members]
+        seconds = (0.0, 0.0)
+        if packs:
+            seconds = self._counter.add_packs(works, packs, together, call.jobs[0].final)
+        useful = self.packings[-1].efficiency
+        self._keeping.progress.batch_begins(sum(map(len, left)), *seconds, useful)
 
     def _run_shared(self, packs: Sequence[Pack], call: Call) -> None:
         """Trains packs one after the other, each on all devices."""
@@ -275,7 +295,7 @@ class Evaluator:
                 every_epoch=not final,
                 checkpoints=checkpoints,
                 stop=self._keeping.interrupt.asked,
-                progress=self._progress(jobs, stop),
+                progress=self._progress(jobs, shape, device, stop),
             )
         return [
             Outcome(
@@ -299,17 +319,23 @@ class Evaluator:
         with contextlib.closing(Checkpoints(folder, seconds, self._keeping.say)) as checkpoints:
             yield checkpoints
 
-    def _progress(self, jobs: Sequence[Job], stop: threading.Event) -> Callable[[int, float], None]:
+    def _progress(
+        self, jobs: Sequence[Job], shape: Shape, device: int | None, stop: threading.Event
+    ) -> Callable[[int, float], None]:
         """What is called after each epoch of jobs that train side by side.
 
         The time of a trial counts from its first epoch in this run, which follows compilation.
         """
         start, minutes = None, self._study.trial_minutes
+        images = len(jobs) * self._steps[jobs[0].final] * self._train.batch_size
+        group = Group(pack_name(shape), len(jobs), jobs[0].epochs, device)
+        tell = self._keeping.progress.group(group, images)
 
         def progress(epoch: int, loss: float) -> None:
             nonlocal start
             if stop.is_set():
                 raise InterruptedStudyError
+            tell(epoch)
             if jobs[0].progress:
                 jobs[0].progress(epoch, loss)
             start = time.monotonic() if start is None else start
@@ -327,10 +353,13 @@ class Evaluator:
 
     def _most_lanes(self, shape: Shape) -> int:
         """Lanes of a shape on one device, at most."""
-        images = 0
-        if not self._streamed:
-            images = sum(leaf.nbytes for leaf in jax.tree.leaves(self._data))
-        return most_lanes(self._train, self._devices[0], shape, images)
+        return most_lanes(self._train, self._devices[0], shape, self._resident_bytes())
+
+    def _resident_bytes(self) -> int:
+        """Bytes of images that stay on the devices."""
+        if self._streamed:
+            return 0
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self._data))
 
     def _program(
         self,

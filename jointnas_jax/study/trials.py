@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from jointnas_jax.config import Config
 from jointnas_jax.errors import DamagedError, InputError
@@ -21,6 +20,7 @@ from jointnas_jax.study.database import sqlite_url
 from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.jobs import Job, Outcome
 from jointnas_jax.study.origin import Origin
+from jointnas_jax.study.progress import Progress
 from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore, distributions
 from jointnas_jax.study.workdir import STATE, clear
 
@@ -63,7 +63,7 @@ class Trials:
         space: JointSpace,
         workdir: Path,
         planned: int,
-        console: Console,
+        progress: Progress,
     ):
         """Reads what an earlier run of the study stored.
 
@@ -73,7 +73,7 @@ class Trials:
           space: of the study.
           workdir: of the study.
           planned: trainings in all.
-          console: where progress goes.
+          progress: told of trials.
 
         Raises:
           DamagedError: a stored trial is not what was written.
@@ -81,7 +81,7 @@ class Trials:
         self.count = 0
         self._evaluator, self._store, self._space = evaluator, store, space
         self._knobs = distributions(space.knobs)
-        self._workdir, self._planned, self._console = workdir, planned, console
+        self._workdir, self._planned, self._progress = workdir, planned, progress
         self.stored = {trial.number: trial for trial in store.load()}
 
     def run(self, batch: Batch) -> list[Outcome]:
@@ -103,6 +103,7 @@ class Trials:
                 self._check(trial, batch, i)
                 if trial.status == FAILED or _intact(_folder(batch, i)):
                     outcomes[i] = Outcome(trial.accuracies, trial.reason, None)
+        self._progress.batch(batch.stage, batch.round)
         later = max(0, self._planned - first - len(jobs))
         known = frozenset(outcomes)
         # Closed, so that an error here stops what trains.
@@ -118,7 +119,9 @@ class Trials:
         self.count += len(jobs)
         # Not before all are stored: they would have to start again.
         shutil.rmtree(self._workdir / STATE, ignore_errors=True)
-        self._console.print(f"  {batch.stage}: {self._evaluator.packings[-1]}", highlight=False)
+        self._progress.say(f"{batch.stage}: {self._evaluator.packings[-1]}")
+        if batch.round is None:  # else the round tells more
+            self._progress.milestone()
         return [outcomes[i] for i in range(len(jobs))]
 
     def close(self) -> None:
@@ -152,6 +155,7 @@ class Trials:
         )
         self._store.append(trial, self._knobs)
         self.stored[trial.number] = trial
+        self._progress.trial(trial)
 
 
 def measured(outcome: Outcome) -> dict[str, Any]:

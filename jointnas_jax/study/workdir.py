@@ -24,6 +24,8 @@ ORIGIN = "origin.json"
 # Of the training of one candidate: what it is, its latest state, the trained model.
 TRAINING, STATE, TRAINED = "training.json", "state", "model"
 MODEL = "model.json"  # of imported weights, see `study/model.py`
+# Of a run: where it is, see `study/progress.py`; what it measured, for TensorBoard.
+PROGRESS, TENSORBOARD = "progress.json", "tensorboard"
 # Of a later search for other budgets: its report, and a folder of candidates.
 BUDGETS, BUDGETS_FOLDER = "budgets.json", "budgets"
 EXPORTS = "export"  # of its models, see `study/export.py`
@@ -183,7 +185,7 @@ def start_training(workdir: Path, config: Config, candidate: dict[str, Any], aga
     _check_no_study(workdir)
     try:
         if again:
-            _remove(workdir, (TRAINING, RESULT), (STATE, TRAINED))
+            _remove(workdir, (TRAINING, RESULT, PROGRESS), (STATE, TRAINED, TENSORBOARD))
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / TRAINING, _training(config, candidate), digest=True)
     except (OSError, ValueError) as error:
@@ -242,11 +244,10 @@ def _from_jsonable(value: Any) -> Any:
 def _remove_study(workdir: Path) -> None:
     """Removes what a study writes, and nothing else."""
     winners = [path.name for path in workdir.glob(WINNERS)]
-    folders = (WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE)
+    folders = (WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE, TENSORBOARD, EXPORTS)
     # First what says that there is a study.
-    files = (CONFIG, RESULT, ORIGIN, f"{PREDICTOR}.sha256", BUDGETS, *winners)
-    trials = (f"{TRIALS}{end}" for end in ("", "-wal", "-shm"))
-    _remove(workdir, (*files, *trials), (*folders, EXPORTS))
+    files = (CONFIG, RESULT, ORIGIN, f"{PREDICTOR}.sha256", BUDGETS, PROGRESS, *winners)
+    _remove(workdir, (*files, *(f"{TRIALS}{end}" for end in ("", "-wal", "-shm"))), folders)
 
 
 def _remove(workdir: Path, files: Sequence[str], folders: Sequence[str]) -> None:

@@ -83,7 +83,7 @@ def test_a_study_runs_is_recognised_and_protected(tmp_path):
     assert first.returncode == 0, first.stderr
     workdir = tmp_path / "runs" / "tiny"
     files = {"config.json", "lock", "origin.json", "predictor.sha256", "result.json"}
-    files |= {"trials.db", "winner0.json"}
+    files |= {"progress.json", "trials.db", "winner0.json"}
     folders = {"predictor", "report", "weights"}
     assert {p.name for p in workdir.iterdir()} == files | folders
     assert (workdir / "report" / "index.html").stat().st_size > 50_000

@@ -26,6 +26,7 @@ from jointnas_jax.study.export import export_model, load_classifier
 from jointnas_jax.study.jobs import Job, Outcome
 from jointnas_jax.study.model import load_model
 from jointnas_jax.study.problem import build_problem
+from jointnas_jax.study.progress import Progress
 from jointnas_jax.study.record import stored_trials
 from jointnas_jax.study.run import Study, run_study
 
@@ -142,7 +143,7 @@ def test_the_winner_can_be_exported_with_what_was_measured(finished, tmp_path):
 
 def test_where_all_random_candidates_fail_there_is_nothing_to_beat():
     study = Study.__new__(Study)
-    study.problem, study.config, study.console = build_problem(config()), config(), CONSOLE
+    study.problem, study.config, study.progress = build_problem(config()), config(), Progress()
     study._epochs, study._contender = 3, lambda source, *_: source
     lost = Outcome((), "made to fail", None)
     study.trials = types.SimpleNamespace(run=lambda batch: [lost] * len(batch.jobs))
