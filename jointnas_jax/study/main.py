@@ -1,11 +1,13 @@
 """From a checked config to a finished study: prepares JAX and the workdir, runs, draws."""
 
 import dataclasses
+import json
 import os
 import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import tensorflow_datasets as tfds
@@ -14,10 +16,13 @@ from rich.console import Console
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.cache import cache_dir
+from jointnas_jax.errors import WorkdirError, shown
+from jointnas_jax.files import write_json
 from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.budgets import print_budgets, search_budgets, write_budgets
 from jointnas_jax.study.final import train_candidate
 from jointnas_jax.study.interrupt import Interrupt
+from jointnas_jax.study.profiling import print_profile, profile_network, profile_space
 from jointnas_jax.study.result import print_result
 from jointnas_jax.study.run import dry_run, run_study
 from jointnas_jax.study.trials import stored_trials
@@ -73,9 +78,35 @@ def run_budgets(workdir: Path, budgets: Sequence[Mapping[str, int]], out: Path, 
     return 0
 
 
-def plain_console() -> Console:
+def run_profile(
+    name: str, batch: int, repeats: int, lowering: str, dtype: str, as_json: bool
+) -> int:
+    """Measures how fast a network is on this device; returns the exit code."""
+    prepare_jax(devices=1)
+    report = profile_network(name, batch, repeats, lowering, dtype)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        print_profile(report, plain_console())
+    return 0
+
+
+def run_table(config: Config, out: str, as_json: bool, **wanted: Any) -> int:
+    """Times the blocks of a space on this device, see `profile_space`; returns the exit code."""
+    if out and not Path(out).resolve().parent.is_dir():
+        raise WorkdirError(f"`--out` must be in an existing folder, got {shown(out)}")
+    prepare_jax(devices=1)
+    report = profile_space(config, plain_console(stderr=as_json), **wanted)
+    if out:
+        write_json(Path(out), report)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    return 0
+
+
+def plain_console(stderr: bool = False) -> Console:
     """A console that prints names and errors as they are: `[/x]` and `:x:` are no commands."""
-    return Console(markup=False, emoji=False)
+    return Console(markup=False, emoji=False, stderr=stderr)
 
 
 def prepare_jax(devices: int) -> None:
