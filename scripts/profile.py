@@ -32,6 +32,7 @@ def main(argv: list[str]) -> int:
     """Profiles a network or a space; returns the exit code."""
     from absl import flags
 
+    from jointnas_jax import zoo
     from jointnas_jax.command_line import parse_config, parse_flags
     from jointnas_jax.errors import ConfigError, shown
 
@@ -40,10 +41,14 @@ def main(argv: list[str]) -> int:
     if table:
         rest = [argument for argument in argv if argument != "table"]
         config = parse_config(rest, str(DEFAULT_CONFIG), values)
+        if not Path(values.out).resolve().parent.is_dir():
+            raise ConfigError(f"`--out` must be in an existing folder, got {shown(values.out)}")
     else:
         names = parse_flags(argv, values, "the network")
         if len(names) != 1:
             raise ConfigError(f"name one network or workdir, or `table`, got {shown(names)}")
+        if not Path(names[0]).is_dir():
+            zoo.find(names[0])
     # Only now: the imports below take seconds, and an error should not.
     from jointnas_jax.study.main import run_profile, run_table
 

@@ -30,9 +30,10 @@ from jointnas_jax.nets.network import Alone, Network
 from jointnas_jax.space import ArchSpec
 
 # Rounds through the programs of a group, and calls of each program in a round.
-_ROUNDS, _CALLS = 12, 2
-# Seconds that the loop over a piece shall take, and turns of it at most.
-_LOOP_SECONDS, _MOST_TURNS = 2e-3, 128
+_ROUNDS, _CALLS = 12, 8
+# Seconds that the loop over a piece shall take, and turns of it at most. Short loops are disturbed
+# less often: all threads of all turns must find a core free.
+_LOOP_SECONDS, _MOST_TURNS = 5e-4, 32
 # Guesses of how long pieces take, for the number of turns only: seconds of any, multiply-adds in a
 # second; and seconds to compile one.
 _FIXED_SECONDS, _RATE, _COMPILE_SECONDS = 1e-5, 2e9, 0.3
@@ -97,7 +98,7 @@ def least_seconds(
 def time_networks(archs: Sequence[ArchSpec], setting: Setting) -> np.ndarray:
     """Nanoseconds of networks at batch 1, `float64[N]`."""
     calls = _side_by_side(lambda arch: network_call(arch, setting, batch=1), archs)
-    return 1e9 * least_seconds(calls, in_a_round=5)
+    return 1e9 * least_seconds(calls, in_a_round=16)
 
 
 def time_pieces(pieces: Sequence[Piece], setting: Setting) -> np.ndarray:
@@ -105,7 +106,8 @@ def time_pieces(pieces: Sequence[Piece], setting: Setting) -> np.ndarray:
     turns = [_turns(piece) for piece in pieces]
     lengths = sorted(set(turns))
     calls = _side_by_side(lambda i: _piece_call(pieces[i], turns[i], setting), range(len(pieces)))
-    empty = [_loop_call(lambda x: x, jnp.zeros(8), n, setting.device) for n in lengths]
+    nothing = (np.zeros((1, 8), np.float32), {})
+    empty = [_loop_call(lambda x, _: x, nothing, n, setting.device) for n in lengths]
     best = least_seconds([*calls, *empty])
     overhead = dict(zip(lengths, best[len(pieces) :], strict=True))
     spent = [(best[i] - overhead[n]) / n for i, n in enumerate(turns)]
@@ -125,23 +127,30 @@ def _piece_call(piece: Piece, turns: int, setting: Setting) -> Call:
     x = _noise(arch, arch.image_channels if piece.kind == STEM else arch.stem.channels, 1)
     if piece.kind != STEM:
         x = np.asarray(conv.to_map(jnp.asarray(x, setting.dtype), low))
-    given = (initial_variables(arch, jax.random.key(0)), x)
-    return _loop_call(lambda given: module.apply(*given), given, turns, setting.device)
+    given = (x, initial_variables(arch, jax.random.key(0)))
+    return _loop_call(lambda x, weights: module.apply(weights, x), given, turns, setting.device)
 
 
-def _loop_call(function: Callable[[Any], jax.Array], given: Any, turns: int, device: Any) -> Call:
-    """A compiled loop of some turns that all call a function with the same."""
+def _loop_call(
+    function: Callable[[jax.Array, Any], jax.Array], given: tuple, turns: int, device: jax.Device
+) -> Call:
+    """A compiled loop of some turns that all call a function with the same.
 
-    def program(given: Any) -> jax.Array:
-        def turn(_: int, token: jax.Array) -> jax.Array:
-            ours, _ = lax.optimization_barrier((given, token))
-            result = lax.optimization_barrier(function(ours))
-            return result.reshape(-1)[0].astype(jnp.float32)
+    The compiler cannot know that: a turn adds to all it is given the product of a number from the
+    turn before and of one that is zero at run time only.
+    """
 
-        return lax.fori_loop(0, turns, turn, jnp.float32(0))
+    def program(given: Any, zero: jax.Array) -> jax.Array:
+        def turn(_: int, before: jax.Array) -> jax.Array:
+            nothing = before.reshape(-1)[0].astype(jnp.float32) * zero
+            return function(*jax.tree.map(lambda v: v + nothing.astype(v.dtype), given))
 
-    compiled, given = jax.jit(program), jax.device_put(given, device)
-    call = lambda: jax.block_until_ready(compiled(given))
+        result = jax.eval_shape(function, *given)
+        return lax.fori_loop(0, turns, turn, jnp.zeros(result.shape, result.dtype))
+
+    compiled = jax.jit(program)
+    given, zero = jax.device_put((given, np.float32(0)), device)
+    call = lambda: jax.block_until_ready(compiled(given, zero))
     call()
     return call
 

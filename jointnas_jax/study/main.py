@@ -16,7 +16,6 @@ from rich.console import Console
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.cache import cache_dir
-from jointnas_jax.errors import WorkdirError, shown
 from jointnas_jax.files import write_json
 from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.budgets import print_budgets, search_budgets, write_budgets
@@ -93,8 +92,6 @@ def run_profile(
 
 def run_table(config: Config, out: str, as_json: bool, **wanted: Any) -> int:
     """Times the blocks of a space on this device, see `profile_space`; returns the exit code."""
-    if out and not Path(out).resolve().parent.is_dir():
-        raise WorkdirError(f"`--out` must be in an existing folder, got {shown(out)}")
     prepare_jax(devices=1)
     report = profile_space(config, plain_console(stderr=as_json), **wanted)
     if out:

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import ConfigError, DamagedError, SpaceError, StorageError, StudyError
-from jointnas_jax.files import read_json
 from jointnas_jax.nets.latency import latency_of, pieces_of
 from jointnas_jax.space import Candidate
 from jointnas_jax.study import latency
@@ -35,7 +34,7 @@ from jointnas_jax.study.trials import stored_trials
 TINY = str(Path(__file__).parent / "tiny.py")
 QUIET = Console(quiet=True)
 # Half of the tiny space's architectures are below.
-LIMIT = 34_000
+LIMIT = 26_000
 
 
 def config(*arguments):
@@ -131,7 +130,7 @@ def test_the_check_is_of_other_networks_than_the_correction(tmp_path, monkeypatc
     check = report["check"]
     assert (check["networks"], report["correction"]["networks"]) == (5, 3)
     assert len(set(check["whole"])) == 5
-    assert check["kendall"] == check["spearman"] == 1.0
+    assert (check["kendall"], check["spearman"]) == (pytest.approx(1), pytest.approx(1))
     assert check["median_error"] < 1e-3
     assert report["correction"]["factor"] == pytest.approx(1.5)
     assert report["correction"]["overhead"] == pytest.approx(5000)
@@ -243,7 +242,7 @@ def test_the_fixed_architecture_must_be_within_the_limit(cache, tmp_path, monkey
 
 def test_the_plan_says_the_limit(cache, capsys):
     dry_run(limited("--config.budget.flops=60K"), Console(width=200))
-    assert "flops <= 60,000, latency <= 34 us" in capsys.readouterr().out
+    assert "flops <= 60,000, latency <= 26 us" in capsys.readouterr().out
 
 
 def test_a_study_goes_on_with_the_latencies_that_it_began_with(finished, tmp_path, monkeypatch):
@@ -265,20 +264,6 @@ def test_a_study_whose_latencies_are_damaged_is_refused(finished, tmp_path, chan
     change(workdir / "latency.json")
     with pytest.raises(DamagedError, match="latency.json"):
         run_study(limited(), workdir, QUIET)
-
-
-def test_overwriting_begins_with_what_is_known_now(finished, tmp_path, monkeypatch):
-    workdir = shutil.copytree(finished[0], tmp_path / "study")
-    fake_timings(monkeypatch, tmp_path / "other", salt="another day")
-    profile_space(config(), QUIET, 5)
-    fake_evaluator(monkeypatch, accuracy)
-    limit = "--config.budget.latency=1ms"
-    run_study(config(limit), workdir, QUIET, overwrite=True)
-    before, after = (read_json(w / "latency.json")["times"] for w in (finished[0], workdir))
-    assert before != after
-    # Without such a budget nothing of it is left.
-    run_study(config(), workdir, QUIET, overwrite=True)
-    assert not (workdir / "latency.json").exists()
 
 
 # -- other budgets --------------------------------------------------------------------------------
@@ -312,11 +297,12 @@ def test_a_study_without_such_a_budget_takes_what_is_known_of_the_device(
 ):
     fake_evaluator(monkeypatch, accuracy)
     fake_timings(monkeypatch, tmp_path / "empty")
-    workdir = tmp_path / "study"
-    run_study(config(), workdir, QUIET)
+    workdir = shutil.copytree(finished[0], tmp_path / "study")
+    run_study(config(), workdir, QUIET, overwrite=True)
+    assert not (workdir / "latency.json").exists()  # of the study that was there before
     (plain,) = search_budgets(workdir, [{"flops": 10**6}])["budgets"]
     assert "latency" not in plain["costs"]
-    with pytest.raises(ConfigError, match="scripts/profile.py table"):
+    with pytest.raises(ConfigError, match=r"scripts/profile.py table"):
         search_budgets(workdir, [{"latency": LIMIT}])
     profile_space(config(), QUIET, 5)
     (entry,) = search_budgets(workdir, [{"latency": LIMIT}])["budgets"]
