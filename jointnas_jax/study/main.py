@@ -1,11 +1,12 @@
 """From a checked config to a finished study: prepares JAX and the workdir, runs, reports."""
 
+import json
 import os
 import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import tensorflow_datasets as tfds
@@ -14,11 +15,13 @@ from rich.console import Console
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.cache import cache_dir
+from jointnas_jax.files import write_json
 from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.budgets import print_budgets, search_budgets, write_budgets
 from jointnas_jax.study.display import watched
 from jointnas_jax.study.final import print_accuracy, train_candidate
 from jointnas_jax.study.interrupt import Interrupt
+from jointnas_jax.study.profiling import print_profile, profile_network, profile_space
 from jointnas_jax.study.progress import Progress
 from jointnas_jax.study.record import read_record
 from jointnas_jax.study.result import print_result
@@ -104,9 +107,33 @@ def run_budgets(workdir: Path, budgets: Sequence[Mapping[str, int]], out: Path, 
     return 0
 
 
-def plain_console(quiet: bool = False) -> Console:
+def run_profile(
+    name: str, batch: int, repeats: int, lowering: str, dtype: str, as_json: bool
+) -> int:
+    """Measures how fast a network is on this device; returns the exit code."""
+    prepare_jax(devices=1)
+    report = profile_network(name, batch, repeats, lowering, dtype)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        print_profile(report, plain_console())
+    return 0
+
+
+def run_table(config: Config, out: str, as_json: bool, **wanted: Any) -> int:
+    """Times the blocks of a space on this device, see `profile_space`; returns the exit code."""
+    prepare_jax(devices=1)
+    report = profile_space(config, plain_console(stderr=as_json), **wanted)
+    if out:
+        write_json(Path(out), report)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    return 0
+
+
+def plain_console(quiet: bool = False, stderr: bool = False) -> Console:
     """A console that prints names and errors as they are: `[/x]` and `:x:` are no commands."""
-    return Console(markup=False, emoji=False, quiet=quiet)
+    return Console(markup=False, emoji=False, quiet=quiet, stderr=stderr)
 
 
 def prepare_jax(devices: int) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from jointnas_jax.config import Config
 from jointnas_jax.data.digits import cache_dir
 from jointnas_jax.data.source import ImageDataset, validation_count
+from jointnas_jax.rules import cost_in_words
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace
 from jointnas_jax.study.eta import Part
 from jointnas_jax.study.model import load_model
@@ -167,7 +168,7 @@ def print_plan(problem: Problem, plan: Plan, console: Console) -> None:
     wanted = config.search.rounds * config.search.per_round
     asked, batch = config.search.pool_size, config.train.batch_size
     short = plan.pool < asked
-    budget = ", ".join(f"{c} <= {v:,}" for c, v in limits.items()) or "none"
+    budget = ", ".join(f"{c} <= {cost_in_words(c, v)}" for c, v in limits.items()) or "none"
     lines = {
         "study": f"{config.name}, mode {config.mode}, seed {config.seed}",
         "data": str(problem.dataset),

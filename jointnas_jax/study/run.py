@@ -27,6 +27,7 @@ from jointnas_jax.study.display import watched
 from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.jobs import Job, Keeping, Outcome
+from jointnas_jax.study.latency import LatencyTable
 from jointnas_jax.study.lock import locked
 from jointnas_jax.study.meter import Meter
 from jointnas_jax.study.origin import Origin
@@ -100,7 +101,8 @@ def _run(
     meter: Meter,
 ) -> dict[str, Any]:
     with meter.stage("data"):
-        problem = build_problem(config)
+        begun = LatencyTable.of_study(config, workdir) if found is Found.UNFINISHED else None
+        problem = build_problem(config, begun)
         images = problem.divided_images()
     with meter.stage("pool"):
         pool = problem.pool()
@@ -198,10 +200,12 @@ class Study:
             origin = Origin.here(config, device_count(config), self.evaluator.scales)
             store = new_store(self.workdir, config, origin)
             origin.write(self.workdir)
+            if self.problem.latency:
+                self.problem.latency.write(self.workdir)
             start(self.workdir, config)
         self.trials = Trials(
             *(self.evaluator, store, self.problem.space, self.workdir),
-            *(self._plan.trainings, self.progress),
+            *(self._plan.trainings, self.progress, self.problem.costs_of),
         )
         known, scale = self.trials.stored.values(), self.evaluator.scales[0]
         self.progress.begin(self.workdir, self._plan.parts, scale, known)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ import numpy as np
 from jointnas_jax.config import Config
 from jointnas_jax.errors import DamagedError, InputError
 from jointnas_jax.files import check_digest
-from jointnas_jax.nets.cost import count
-from jointnas_jax.space import JointSpace
+from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.study.checkpoint import save_variables
 from jointnas_jax.study.database import sqlite_url
 from jointnas_jax.study.evaluator import Evaluator
@@ -64,6 +63,7 @@ class Trials:
         workdir: Path,
         planned: int,
         progress: Progress,
+        costs_of: Callable[[ArchSpec], dict[str, int]],
     ):
         """Reads what an earlier run of the study stored.
 
@@ -74,6 +74,7 @@ class Trials:
           workdir: of the study.
           planned: trainings in all.
           progress: told of trials.
+          costs_of: costs of an architecture by name.
 
         Raises:
           DamagedError: a stored trial is not what was written.
@@ -82,6 +83,7 @@ class Trials:
         self._evaluator, self._store, self._space = evaluator, store, space
         self._knobs = distributions(space.knobs)
         self._workdir, self._planned, self._progress = workdir, planned, progress
+        self._costs_of = costs_of
         self.stored = {trial.number: trial for trial in store.load()}
 
     def run(self, batch: Batch) -> list[Outcome]:
@@ -148,7 +150,7 @@ class Trials:
             round=batch.round,
             seed=batch.seeds[i] if batch.seeds else None,
             knobs=self._space.values(batch.vectors[i]),
-            costs=dataclasses.asdict(count(batch.jobs[i].candidate.arch)),
+            costs=self._costs_of(batch.jobs[i].candidate.arch),
             predicted=predicted if predicted is not None and math.isfinite(predicted) else None,
             epochs=batch.jobs[i].epochs,
             **measured(outcome),

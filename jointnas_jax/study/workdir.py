@@ -21,6 +21,8 @@ CONFIG, RESULT, WEIGHTS, REPORT = "config.json", "result.json", "weights", "repo
 PREDICTOR, WINNERS, TRIALS = "predictor", "winner*.json", "trials.db"
 # Where the study began, see `study/origin.py`.
 ORIGIN = "origin.json"
+# What its latencies are summed up from, where its budget limits them; see `study/latency.py`.
+LATENCY = "latency.json"
 # Of the training of one candidate: what it is, its latest state, the trained model.
 TRAINING, STATE, TRAINED = "training.json", "state", "model"
 MODEL = "model.json"  # of imported weights, see `study/model.py`
@@ -246,7 +248,7 @@ def _remove_study(workdir: Path) -> None:
     winners = [path.name for path in workdir.glob(WINNERS)]
     folders = (WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE, TENSORBOARD, EXPORTS)
     # First what says that there is a study.
-    files = (CONFIG, RESULT, ORIGIN, f"{PREDICTOR}.sha256", BUDGETS, PROGRESS, *winners)
+    files = (CONFIG, RESULT, ORIGIN, LATENCY, f"{PREDICTOR}.sha256", BUDGETS, PROGRESS, *winners)
     _remove(workdir, (*files, *(f"{TRIALS}{end}" for end in ("", "-wal", "-shm"))), folders)
 
 

@@ -32,10 +32,10 @@ from jointnas_jax.study.display import Bars, Lines, duration, facts, render
 from jointnas_jax.study.eta import Group, Part
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.progress import Listener, Progress, Snapshot
+from jointnas_jax.study.record import stored_trials
 from jointnas_jax.study.resume import resume_command
 from jointnas_jax.study.run import run_study
 from jointnas_jax.study.tensorboard import Scalars
-from jointnas_jax.study.trials import stored_trials
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = str(Path(__file__).parent / "tiny.py")
