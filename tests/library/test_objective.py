@@ -156,6 +156,7 @@ def test_an_interruption_is_no_failed_candidate():
         search(interrupted)
 
 
+@pytest.mark.slow
 def test_under_noise_the_luckiest_is_not_taken_for_the_best():
     """Of equal candidates in which one had luck once."""
     lucky = iter([0.0] * 5 + [1.0] + [0.0] * 99)
@@ -178,13 +179,6 @@ def test_a_joint_space_gives_candidates_and_knows_their_costs(tiny_description):
     assert all(isinstance(candidate, jn.Candidate) for candidate in seen)
     assert max(trial.costs["flops"] for trial in found.trials) <= 60_000
     assert {"flops", "params"} <= set(found.best.costs)
-
-
-def test_a_small_space_is_tried_whole():
-    space = jn.Space(jn.Knob.integer("a", 1, 3), jn.Knob.choice("b", [True, False]))
-    found = search(lambda c: [x["a"] - x["b"] for x in c], space, costs=None, budget=None)
-    assert len(found.trials) == 6
-    assert found.candidate == {"a": 3, "b": False}
 
 
 BAD = {

@@ -121,10 +121,10 @@ def test_the_neighbourhood_of_failures_is_left():
         return value
 
     broken = study()
-    broken.optimize(fails, n_trials=20, catch=RuntimeError)
+    broken.optimize(fails, n_trials=16, catch=RuntimeError)
     failed = [t.state is TrialState.FAIL for t in broken.trials]
     assert any(failed)
-    assert np.mean(failed[10:]) < 0.25
+    assert np.mean(failed[8:]) < 0.3
 
 
 def test_values_that_are_not_finite_count_as_failed():
@@ -159,9 +159,9 @@ def test_constraints_are_learnt(way):
         return value
 
     constrained = study(**arguments)
-    constrained.optimize(objective, n_trials=24)
+    constrained.optimize(objective, n_trials=18)
     inside = [t.params["x"] <= 0 for t in constrained.trials]
-    assert np.mean(inside[12:]) > 0.6
+    assert np.mean(inside[9:]) > 0.5
     assert constrained.best_trial.params["x"] in (-1, 0)
 
 
@@ -169,7 +169,7 @@ def test_as_long_as_no_trial_is_inside_it_looks_for_one():
     """One in a hundred is."""
     tight = study(constraints_func=lambda t: (abs(t.params["x"] - 0.7) - 0.005,), seed=2)
     tight.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=16)
-    assert abs(tight.trials[-1].params["x"] - 0.7) < 0.02
+    assert any(abs(t.params["x"] - 0.7) <= 0.005 for t in tight.trials)
 
 
 def test_what_is_enqueued_is_tried():
@@ -195,11 +195,11 @@ def test_conditional_and_dynamic_parameters_are_drawn_at_random():
 
 
 SPACE = {
-    "c": CategoricalDistribution(["a", None, 1, True]),
+    "c": CategoricalDistribution(["a", None, 1, 0.5]),
     "pair": CategoricalDistribution(["a", "b"]),
     "i": IntDistribution(3, 9, step=3),
     "log": IntDistribution(1, 1000, log=True),
-    "many": IntDistribution(0, 10**12, step=7),
+    "many": IntDistribution(0, 7 * 10**12, step=7),
     "huge": IntDistribution(-(2**60), 2**60),
     "f": FloatDistribution(-1.5, 2),
     "step": FloatDistribution(-10.2, 10.2, step=0.1),
