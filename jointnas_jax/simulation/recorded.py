@@ -1,6 +1,7 @@
 """The workload of a study that ran, from its store and its result."""
 
 import collections
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,10 @@ def recorded(workdir: Path, one_host: bool = False) -> Workload:
         trainings = tuple(_trainings(problem, trials, devices, programs))
         name = f"round {number}" if number else stage
         phases.append((stage, Phase(name, 0.0, trainings, stage == "coarse")))
+    driven = _driven(phases, seconds, devices)
+    macs = {t.number: t.costs["macs"] * max(1, t.epochs) for own in stages.values() for t in own}
     source = f"trial times of `{workdir}` on {devices} devices"
-    return Workload(config.name, source, tuple(_driven(phases, seconds, devices)), one_host)
+    return Workload(config.name, source, tuple(_compiling_apart([*driven], macs)), one_host)
 
 
 def _driven(
@@ -83,6 +86,36 @@ def _driven(
             before += seconds.get(_BETWEEN, 0.0)
         yield phase._replace(before=before)
         before, earlier = 0.0, stage
+
+
+def _compiling_apart(phases: Sequence[Phase], macs: dict[int, float]) -> Iterator[Phase]:
+    """Takes the time of compiling out of the training that waited for it.
+
+    A program's first training takes longer for its multiply-adds than others. Where no other is in
+    the program, those of the same kind tell what it would have taken.
+    """
+    pace = lambda t: t.seconds / macs[t.number]
+    by_program: dict[str, list[Training]] = collections.defaultdict(list)
+    for training in (t for phase in phases for t in phase.trainings):
+        by_program[training.program].append(training)
+    firsts = {name: max(own, key=pace) for name, own in by_program.items()}
+    others = {name: [pace(t) for t in own if t != firsts[name]] for name, own in by_program.items()}
+    kinds: dict[bool, list[float]] = collections.defaultdict(list)
+    for name, paces in others.items():
+        kinds[firsts[name].envelope] += paces
+    compiling = {}
+    for name, first in firsts.items():
+        known = others[name] or kinds[first.envelope]
+        usual = statistics.median(known) if known else pace(first)
+        compiling[name] = max(0.0, first.seconds - usual * macs[first.number])
+
+    def apart(training: Training) -> Training:
+        own = compiling[training.program]
+        rest = training.seconds - own * (training == firsts[training.program])
+        return training._replace(epoch_seconds=rest / training.epochs, compile_seconds=own)
+
+    for phase in phases:
+        yield phase._replace(trainings=tuple(map(apart, phase.trainings)))
 
 
 def _trainings(
