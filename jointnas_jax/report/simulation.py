@@ -31,7 +31,9 @@ def draw(report: dict[str, Any], path: Path) -> Path:
     time.plot(sizes, ideal, color=GREY, linestyle="-.", linewidth=1, label="ideal")
     low = min(row["hours"] for row in rows)
     time.set(yscale="log", ylabel="hours of the study", ylim=(low / 2, 2 * first))
-    time.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
+    plain = FuncFormatter(lambda value, _: f"{value:,.10g}")
+    time.yaxis.set_major_formatter(plain)
+    time.yaxis.set_minor_formatter(plain)
     _lines(use, rows, "utilisation")
     use.set(ylabel="share of the time that devices train", ylim=(0, 1.02))
     use.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -41,6 +43,7 @@ def draw(report: dict[str, Any], path: Path) -> Path:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("devices")
         axes.spines[["top", "right"]].set_visible(False)
+    time.tick_params(axis="y", which="minor", labelsize=7)
     time.legend(frameon=False, fontsize=8)
     figure.suptitle(f"{report['study']}: {report['trainings']} trainings, simulated")
     with writing(path):
