@@ -150,6 +150,17 @@ def parse_budgets(
     ]
 
 
+def integers(flag: str, texts: Sequence[str], low: int, high: int) -> list[int]:
+    """The values of a flag as integers in [low, high]; raises `ConfigError` if one is not."""
+    found = [int(text) for text in texts if re.fullmatch(r"[0-9]{1,9}", text)]
+    if len(found) < len(texts) or not texts or not all(low <= n <= high for n in found):
+        raise ConfigError(
+            f"`--{flag}` must be integers from {low} to {high}, such as 1,2,4, got "
+            f"{shown(','.join(texts))}"
+        )
+    return found
+
+
 def _check_path(config: ConfigDict, path: str) -> None:
     """Raises `ConfigError` if a dotted path, such as `search.rounds`, is not in the config."""
     node, seen = config, "config"
