@@ -15,8 +15,8 @@ from jointnas_jax.simulation.workload import Phase, Training, Workload
 from jointnas_jax.space import ArchSpec, read_arch
 from jointnas_jax.study.origin import Origin
 from jointnas_jax.study.problem import Problem, restore_problem
+from jointnas_jax.study.record import stored_trials
 from jointnas_jax.study.store import Trial
-from jointnas_jax.study.trials import stored_trials
 from jointnas_jax.study.workdir import RESULT, stored_config
 
 # Bytes of a value of a feature map; studies in bfloat16 need half of what is said.
