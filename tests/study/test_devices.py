@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jointnas_jax.files import read_json
-from jointnas_jax.study.trials import stored_trials
+from jointnas_jax.study.record import stored_trials
 
 ROOT = Path(__file__).parent.parent.parent
 # All that a study tells, but for how long it took.

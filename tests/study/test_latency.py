@@ -28,8 +28,8 @@ from jointnas_jax.study.profiling import (
     profile_space,
     random_archs,
 )
+from jointnas_jax.study.record import stored_trials
 from jointnas_jax.study.run import dry_run, run_study
-from jointnas_jax.study.trials import stored_trials
 
 TINY = str(Path(__file__).parent / "tiny.py")
 QUIET = Console(quiet=True)
