@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-# Okabe-Ito colours: told apart with any colour vision.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
-_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
+from jointnas_jax.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, YELLOW
+
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY)
 
 
 def draw(name: str, report: dict[str, Any], path: Path) -> Path:

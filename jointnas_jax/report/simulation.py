@@ -3,14 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+
+matplotlib.use("Agg")
+
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from jointnas_jax.files import writing
-from jointnas_jax.report.figures import BLUE, GREEN, GREY, ORANGE
+from jointnas_jax.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE
 
-PURPLE = "#CC79A7"
 # How a line looks and what it is called, by how the driver asks.
 _LINES = {
     "sync": (BLUE, "o-", "in rounds, as in the paper"),

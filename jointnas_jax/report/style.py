@@ -5,6 +5,9 @@ import re
 from cycler import cycler
 
 INK, SOFT, PALE, PAPER, ACCENT = "#1f2328", "#6e7780", "#c8d0d9", "#fefefe", "#0b66c3"
+# Okabe-Ito colours, for lines that must be told apart: with any colour vision.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
+PURPLE, YELLOW, SKY = "#CC79A7", "#E69F00", "#56B4E9"
 
 # For `matplotlib.rc_context`. Text stays text, so that a page can give it a font and a colour.
 STYLE = {

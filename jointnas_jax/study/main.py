@@ -75,7 +75,7 @@ def run(config: Config, options: Options, interrupt: Interrupt) -> int:
     if not is_current(workdir):
         page, *_ = write_report(read_record(workdir, config.study.storage))
         for path in (workdir / workdirs.RESULT, page):
-            console.print(f"  wrote {path}", highlight=False)
+            console.print(f"  wrote {path}", highlight=False, soft_wrap=True)
     else:
         print_result(result, console)
     if options.quiet:
@@ -103,7 +103,7 @@ def run_budgets(workdir: Path, budgets: Sequence[Mapping[str, int]], out: Path, 
     report = search_budgets(workdir, budgets, seed)
     print_budgets(report, console)
     for path in write_budgets(report, out):
-        console.print(f"  wrote {path}", highlight=False)
+        console.print(f"  wrote {path}", highlight=False, soft_wrap=True)
     return 0
 
 

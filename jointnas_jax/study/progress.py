@@ -148,7 +148,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line."""
-        self.console.print(f"  {text}", highlight=False)
+        self.console.print(f"  {text}", highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
