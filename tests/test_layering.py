@@ -32,7 +32,7 @@ ALLOWED = {
     "study": ENGINE | {"compiling", "files", "report", "rules", "zoo"},
 }
 # The evaluator alone turns candidates into trained networks; the plan asks what that will take.
-TRAINERS = {"study/evaluator.py", "study/plan.py", "study/teacher.py"}
+TRAINERS = {"study/evaluator.py", "study/plan.py", "study/planning.py", "study/teacher.py"}
 
 
 def _imports(path: Path) -> set[str]:

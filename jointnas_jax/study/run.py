@@ -23,13 +23,13 @@ from jointnas_jax.search.early_stop import EarlyStop, early_stop
 from jointnas_jax.search.evolution import Evolution, diverse
 from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.space import Candidate
-from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.executor import make_executor
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.jobs import Job, Keeping, Outcome
 from jointnas_jax.study.lock import locked
 from jointnas_jax.study.meter import Meter
 from jointnas_jax.study.origin import Origin
-from jointnas_jax.study.plan import SAMPLE, device_count, find_teacher, make_plan, print_plan
+from jointnas_jax.study.plan import SAMPLE, find_teacher, make_plan, print_plan
 from jointnas_jax.study.problem import PRETRAIN_STREAM, Problem, build_problem
 from jointnas_jax.study.result import Contender, build_result, describe, print_result
 from jointnas_jax.study.trials import Batch, Trials, new_store, open_store
@@ -101,10 +101,11 @@ def _run(
         pool = problem.pool()
         plan = make_plan(problem, pool, len(images[0]), find_teacher(config))
         study = Study(problem, pool, images, plan.trainings, workdir, console, found, interrupt)
+    with contextlib.closing(study.evaluator):
         print_plan(problem, plan, console)
         study.open()  # the last thing before training: bad input leaves no trace
-    with contextlib.closing(study.trials):
-        return _stages(study, pool, meter, interrupt)
+        with contextlib.closing(study.trials):
+            return _stages(study, pool, meter, interrupt)
 
 
 def _stages(study: "Study", pool: np.ndarray, meter: Meter, interrupt: Interrupt) -> dict[str, Any]:
@@ -171,12 +172,10 @@ class Study:
         self.problem, self.config = problem, problem.config
         self.workdir, self.console, self._trainings = workdir, console, trainings
         self._origin = Origin.read(workdir) if found is Found.UNFINISHED else None
-        if self._origin:
-            self._origin.check(self.config, device_count(self.config), console)
         sample = [problem.space.decode(vector).arch for vector in pool[:SAMPLE]]
         say = lambda text: console.print(f"  {text}", highlight=False)
         keeping = Keeping(workdir, self._origin and self._origin.scales, interrupt, say)
-        self.evaluator = Evaluator(self.config, problem.space, *images, sample, keeping)
+        self.evaluator = make_executor(self.config, problem.space, images, sample, keeping)
         self.searcher = problem.searcher()
         self._epochs = self.config.train.epochs
 
@@ -189,9 +188,10 @@ class Study:
         """
         config, origin = self.config, self._origin
         if origin:
+            origin.check(config, self.evaluator.machine, self.console)
             store = open_store(self.workdir, config.study.storage, origin)
         else:
-            origin = Origin.here(config, device_count(config), self.evaluator.scales)
+            origin = Origin.here(config, self.evaluator.machine, self.evaluator.scales)
             store = new_store(self.workdir, config, origin)
             origin.write(self.workdir)
             start(self.workdir, config)

@@ -18,7 +18,7 @@ from jointnas_jax.nets.cost import count
 from jointnas_jax.space import JointSpace
 from jointnas_jax.study.checkpoint import save_variables
 from jointnas_jax.study.database import sqlite_url
-from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.executor import Executor
 from jointnas_jax.study.jobs import Job, Outcome
 from jointnas_jax.study.origin import Origin
 from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore, distributions
@@ -58,7 +58,7 @@ class Trials:
 
     def __init__(
         self,
-        evaluator: Evaluator,
+        evaluator: Executor,
         store: TrialStore,
         space: JointSpace,
         workdir: Path,
