@@ -99,14 +99,14 @@ def test_a_job_that_fails_does_not_spoil_its_neighbours(executor, expected):
 
 
 def test_closing_the_generator_stops_the_work(executor, expected):
-    some, outcomes = expected
+    some, _ = expected
     endless = dataclasses.replace(some[1], epochs=10**6)  # the other worker has it
     completed = executor.completed([some[0], endless])
-    assert content(next(completed)[1]) == outcomes[0]
+    assert next(completed)[1].reason is None
     start = time.monotonic()
     completed.close()
     # Whoever comes next need not wait for a million epochs.
-    assert content(next(executor.completed(some[:1]))[1]) == outcomes[0]
+    assert next(executor.completed(some[:1]))[1].reason is None
     assert time.monotonic() - start < 120
 
 
