@@ -19,11 +19,12 @@ from jointnas_jax.errors import (
     one_line,
     shown,
 )
-from jointnas_jax.rules import PATH, QUANTITY, parse_quantity
+from jointnas_jax.rules import DURATION, PATH, QUANTITY, TIMES, parse_limit
 from jointnas_jax.space import read_arch
 
 _HELP = ("--help", "-h", "-help", "--helpfull")
 _LIMIT = 'a number above 0 such as "450M" (units K, M, G), up to 1000000G'
+_TIME = 'a time above 0 such as "2.5ms" (units us, ms, s), up to 1000s'
 
 
 def run_script(argv: list[str], doc: str, work: Callable[[list[str]], int]) -> int:
@@ -109,12 +110,15 @@ def parse_flags(argv: list[str], flag_values: flags.FlagValues, wanted: str = ""
     return rest
 
 
-def parse_budgets(flops: Sequence[str], params: Sequence[str]) -> list[dict[str, int]]:
-    """Reads budgets, each a limit of FLOPs, of params, or of both.
+def parse_budgets(
+    flops: Sequence[str], params: Sequence[str], latency: Sequence[str] = ()
+) -> list[dict[str, int]]:
+    """Reads budgets, each a limit of FLOPs, of params, of the latency, or of several.
 
     Args:
       flops: limits such as "450M"; empty: FLOPs are free.
-      params: likewise. Two lists of one length are paired; a single limit goes with every other.
+      params: likewise. Lists of one length are paired; a single limit goes with every other.
+      latency: limits such as "2.5ms", likewise.
 
     Returns:
       Name of each limited cost -> limit, for each budget.
@@ -122,23 +126,39 @@ def parse_budgets(flops: Sequence[str], params: Sequence[str]) -> list[dict[str,
     Raises:
       ConfigError: no limit, lists of other lengths, or something that is no number above 0.
     """
-    given = {name: limits for name, limits in (("flops", flops), ("params", params)) if limits}
+    lists = {"flops": flops, "params": params, "latency": latency}
+    given = {name: limits for name, limits in lists.items() if limits}
     if not given:
-        raise ConfigError("a budget is missing; give --flops=450M,550M, --params=8M or both")
+        raise ConfigError(
+            "a budget is missing; give --flops=450M,550M, --params=8M, --latency=2.5ms, or several"
+        )
     count = max(map(len, given.values()))
     if any(len(limits) not in (1, count) for limits in given.values()):
+        names, counts = ([*map(f, given)] for f in ("`--{}`".format, lambda n: str(len(given[n]))))
         raise ConfigError(
-            "`--flops` and `--params` must have as many limits as each other, or one of them one, "
-            f"got {len(flops)} and {len(params)}"
+            f"{' and '.join(names)} must have as many limits as each other, or one, got "
+            f"{' and '.join(counts)}"
         )
     for name, limits in given.items():
         for text in limits:
-            if not text or not QUANTITY.holds(text):
-                raise ConfigError(f"a limit of `--{name}` must be {_LIMIT}, got {shown(text)}")
+            rule, words = (DURATION, _TIME) if name in TIMES else (QUANTITY, _LIMIT)
+            if not text or not rule.holds(text):
+                raise ConfigError(f"a limit of `--{name}` must be {words}, got {shown(text)}")
     return [
-        {name: parse_quantity(limits[i % len(limits)]) for name, limits in given.items()}
+        {name: parse_limit(name, limits[i % len(limits)]) for name, limits in given.items()}
         for i in range(count)
     ]
+
+
+def integers(flag: str, texts: Sequence[str], low: int, high: int) -> list[int]:
+    """The values of a flag as integers in [low, high]; raises `ConfigError` if one is not."""
+    found = [int(text) for text in texts if re.fullmatch(r"[0-9]{1,9}", text)]
+    if len(found) < len(texts) or not texts or not all(low <= n <= high for n in found):
+        raise ConfigError(
+            f"`--{flag}` must be integers from {low} to {high}, such as 1,2,4, got "
+            f"{shown(','.join(texts))}"
+        )
+    return found
 
 
 def _check_path(config: ConfigDict, path: str) -> None:

@@ -15,6 +15,7 @@ from jointnas_jax.errors import ConfigError, SpaceError, nearest, one_line, show
 from jointnas_jax.rules import (
     ANY,
     DATABASE,
+    DURATION,
     FLAG,
     NAME,
     PATH,
@@ -26,11 +27,11 @@ from jointnas_jax.rules import (
     between,
     one_of,
     option,
-    parse_quantity,
+    parse_limit,
 )
 from jointnas_jax.space.joint import JointSpace
 
-COST_NAMES = ("flops", "params")
+COST_NAMES = ("flops", "params", "latency")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +41,20 @@ class BudgetConfig:
     Attributes:
       flops: multiply-adds by the rule of `nets/cost.py`, such as "1.5M".
       params: weights of convolutions and classifier, likewise.
+      latency: of one image on the present device, such as "2.5ms"; `scripts/profile.py table`
+        measures what it is summed up from.
     """
 
     flops: str = option("", QUANTITY)
     params: str = option("", QUANTITY)
+    latency: str = option("", DURATION)
 
     def limits(self) -> dict[str, int]:
-        """Name of each limited cost -> limit."""
+        """Name of each limited cost -> limit; that of the latency in nanoseconds."""
         return {
-            name: parse_quantity(getattr(self, name)) for name in COST_NAMES if getattr(self, name)
+            name: parse_limit(name, getattr(self, name))
+            for name in COST_NAMES
+            if getattr(self, name)
         }
 
 

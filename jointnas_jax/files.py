@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,54 @@ def check_digest(folder: Path) -> None:
         raise StorageError(f"`{folder}` cannot be read: {error}") from error
     if not sound:
         raise DamagedError(f"`{folder}` is damaged: it is not what was written")
+
+
+def read_checked(path: Path, sha256: str) -> bytes:
+    """Reads a file whose digest was written elsewhere.
+
+    Args:
+      path: of the file.
+      sha256: of its content, in hex.
+
+    Raises:
+      DamagedError: it is missing, or not what the digest was written for.
+      StorageError: it cannot be read, and may be sound.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DamagedError(f"`{path}` is missing") from error
+    except OSError as error:
+        raise StorageError(f"`{path}` cannot be read: {error}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DamagedError(f"`{path}` is damaged: it is not what was written")
+    return content
+
+
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder to fill, which takes the name and place of `folder` when all is there.
+
+    If something fails, `folder` is what it was. What a kill leaves beside it, the next call for the
+    same folder removes.
+
+    Raises:
+      StorageError: something cannot be written.
+    """
+    fresh, former = (folder.with_name(f".{folder.name}.{s}{_UNFINISHED}") for s in ("new", "old"))
+    try:
+        with writing(folder):
+            for path in (fresh, former):
+                if path.exists():
+                    shutil.rmtree(path)
+            fresh.mkdir()
+            yield fresh
+            if folder.exists():
+                folder.rename(former)
+            fresh.rename(folder)
+    finally:
+        for path in (fresh, former) if folder.exists() else (fresh,):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

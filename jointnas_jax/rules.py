@@ -10,9 +10,14 @@ from typing import Any, NamedTuple
 
 from jointnas_jax.errors import ConfigError, shown
 
+# Costs that are times; the others are counted.
+TIMES = ("latency",)
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 # Far above the cost of any network, far below what 64 bits hold.
 _LARGEST_QUANTITY = 10**15
+# Nanoseconds of the units of a time; the longest is a quarter of an hour.
+TIME_UNITS = {"us": 10**3, "ms": 10**6, "s": 10**9}
+_LONGEST_TIME = 1000 * 10**9
 
 
 class Rule(NamedTuple):
@@ -52,6 +57,17 @@ def _read_quantity(text: str) -> int | None:
     return round(Decimal(number) * UNITS[unit.upper()])
 
 
+def _duration_holds(v: str) -> bool:
+    return not v or 0 < (_read_duration(v) or 0) <= _LONGEST_TIME
+
+
+def _read_duration(text: str) -> int | None:
+    if (match := _DURATION.fullmatch(text.strip())) is None:
+        return None
+    number, unit = match.groups()
+    return round(Decimal(number) * TIME_UNITS[unit.lower()])
+
+
 def _is_path(v: str) -> bool:
     try:
         path = os.fsencode(v)
@@ -79,12 +95,17 @@ def _is_database(v: str) -> bool:
 
 
 _QUANTITY = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*([KMG]?)", re.IGNORECASE)
+_DURATION = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*(us|ms|s)", re.IGNORECASE)
 ANY = Rule("any text", lambda v: True)
 POSITIVE = Rule("above 0", lambda v: 0 < v < math.inf)
 RATES = Rule("two probabilities (best parent, worst parent)", _rates)
 QUANTITY = Rule(
     'a number such as "1.5M" (units K, M, G) from 1 to 1000000G, or "" for no limit',
     _quantity_holds,
+)
+DURATION = Rule(
+    'a time such as "2.5ms" (units us, ms, s) above 0, at most 1000s, or "" for no limit',
+    _duration_holds,
 )
 PATH = Rule("a path: no NUL, at most 255 bytes between slashes and 3,000 in all", _is_path)
 DATABASE = Rule(
@@ -118,3 +139,41 @@ def quantity(number: int) -> str:
     """The shortest text that `parse_quantity` reads as a number, such as "1.5M"."""
     texts = (f"{(Decimal(number) / size).normalize():f}{unit}" for unit, size in UNITS.items())
     return min(texts, key=len)
+
+
+def parse_duration(text: str) -> int:
+    """Reads "2.5ms" as 2,500,000 nanoseconds; units us, ms and s.
+
+    Raises:
+      ConfigError: that is not possible.
+    """
+    if not text or not DURATION.holds(text):
+        raise ConfigError(f"{shown(text)} must be {DURATION.text}")
+    return _read_duration(text)
+
+
+def duration(nanoseconds: int, gap: str = "") -> str:
+    """The shortest text that `parse_duration` reads as a time, such as "2.5ms".
+
+    Args:
+      nanoseconds: the time.
+      gap: between number and unit.
+    """
+    numbers = {u: f"{(Decimal(nanoseconds) / n).normalize():f}" for u, n in TIME_UNITS.items()}
+    unit = min(reversed(TIME_UNITS), key=lambda unit: len(numbers[unit] + unit))
+    return f"{numbers[unit]}{gap}{unit}"
+
+
+def parse_limit(cost: str, text: str) -> int:
+    """Reads the limit of a cost, `flops` and so on; raises `ConfigError` if it is none."""
+    return (parse_duration if cost in TIMES else parse_quantity)(text)
+
+
+def limit_text(cost: str, limit: int) -> str:
+    """The shortest text that `parse_limit` reads as a limit."""
+    return (duration if cost in TIMES else quantity)(limit)
+
+
+def cost_in_words(cost: str, amount: int) -> str:
+    """How much of a cost, for people, such as "400,000" or "2.5 ms"."""
+    return duration(amount, " ") if cost in TIMES else f"{amount:,}"

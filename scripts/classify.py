@@ -1,6 +1,7 @@
-"""Names the classes of image files, by a finished study's winner or by imported weights.
+"""Names the classes of image files, by a finished study's winner, an export or imported weights.
 
 python scripts/classify.py --model=runs/digits digit.png
+python scripts/classify.py --model=runs/digits/export/onnx digit.png
 python scripts/classify.py --model=runs/fbnetv3_b --top=3 --json cat.jpg dog.jpg
 """
 
@@ -13,7 +14,9 @@ from absl import flags, logging
 from jointnas_jax.command_line import parse_flags, run_script
 from jointnas_jax.errors import ModelError, one_line
 
-MODEL = flags.DEFINE_string("model", "", "Workdir of a study, or folder of import_weights.py.")
+MODEL = flags.DEFINE_string(
+    "model", "", "Workdir of a study, an export, or a folder of import_weights.py."
+)
 TOP = flags.DEFINE_integer("top", 5, "Classes to name, most probable first.", 1)
 JSON = flags.DEFINE_bool("json", False, "Print JSON instead of text.")
 
@@ -25,9 +28,9 @@ def main(argv: list[str]) -> int:
     if not MODEL.value or not files:
         raise ModelError("give a model and image files, as in --model=runs/digits a.png b.png")
     # Only now: the import below takes seconds.
-    from jointnas_jax.study.model import load_model
+    from jointnas_jax.study.export import load_classifier
 
-    model, found = load_model(Path(MODEL.value)), []
+    model, found = load_classifier(Path(MODEL.value)), []
     for file in files:
         classes = model.classify(Path(file), TOP.value)
         found.append({"image": file, "classes": classes})

@@ -16,6 +16,10 @@ DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder for everything written; default runs/NAME.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and train nothing.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the study that the workdir holds.")
+QUIET = flags.DEFINE_bool("quiet", False, "Print errors and the final result only.")
+TENSORBOARD = flags.DEFINE_bool(
+    "tensorboard", False, "Write scalars for TensorBoard into the workdir; needs tensorboardX."
+)
 
 
 def main(argv: list[str]) -> int:
@@ -26,10 +30,12 @@ def main(argv: list[str]) -> int:
 def _work(argv: list[str], interrupt: Interrupt) -> int:
     config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
     # Only now: the imports below take seconds, and a config error should not.
-    from jointnas_jax.study.main import run
+    from jointnas_jax.study.main import Options, run
 
     workdir = Path(WORKDIR.value or Path("runs") / config.name)
-    return run(config, workdir, DRY_RUN.value, OVERWRITE.value, interrupt)
+    shown = (QUIET.value, TENSORBOARD.value)
+    options = Options(workdir, DRY_RUN.value, OVERWRITE.value, *shown, argv)
+    return run(config, options, interrupt)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Nothing trains.
 
 python scripts/search_budgets.py --workdir=runs/digits --flops=150K,200K,300K
 python scripts/search_budgets.py --workdir=runs/digits --flops=150K,200K --params=12K
+python scripts/search_budgets.py --workdir=runs/digits --latency=90us   # see profile.py table
 """
 
 import sys
@@ -19,6 +20,7 @@ FLOPS = flags.DEFINE_list("flops", [], "Limits of the FLOPs, such as 450M,550M."
 PARAMS = flags.DEFINE_list(
     "params", [], "Limits of the params; as many as of the FLOPs go in pairs, one goes with all."
 )
+LATENCY = flags.DEFINE_list("latency", [], "Limits of the latency, such as 2.5ms, likewise.")
 SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0, 2**31 - 1)
 OUT = flags.DEFINE_string("out", "", "Folder for what is found; default the workdir.")
 
@@ -28,7 +30,7 @@ def main(argv: list[str]) -> int:
     parse_flags(argv, flags.FLAGS)
     if not WORKDIR.value:
         raise ConfigError("name the folder of a finished study, such as --workdir=runs/digits")
-    budgets = parse_budgets(FLOPS.value, PARAMS.value)
+    budgets = parse_budgets(FLOPS.value, PARAMS.value, LATENCY.value)
     # Only now: the imports below take seconds, and an error should not.
     from jointnas_jax.study.main import run_budgets
 

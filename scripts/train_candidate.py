@@ -20,6 +20,10 @@ CANDIDATE = flags.DEFINE_string(
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder for everything; default runs/NAME-CANDIDATE.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and train nothing.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the training that the workdir holds.")
+QUIET = flags.DEFINE_bool("quiet", False, "Print errors and the final result only.")
+TENSORBOARD = flags.DEFINE_bool(
+    "tensorboard", False, "Write scalars for TensorBoard into the workdir; needs tensorboardX."
+)
 
 
 def main(argv: list[str]) -> int:
@@ -30,11 +34,13 @@ def main(argv: list[str]) -> int:
 def _work(argv: list[str], interrupt: Interrupt) -> int:
     config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
     # Only now: the imports below take seconds, and a config error should not.
-    from jointnas_jax.study.main import train
+    from jointnas_jax.study.main import Options, train
 
     name = f"{config.name}-{Path(CANDIDATE.value or 'default').stem}"
     workdir = Path(WORKDIR.value or Path("runs") / name)
-    return train(config, CANDIDATE.value, workdir, DRY_RUN.value, OVERWRITE.value, interrupt)
+    shown = (QUIET.value, TENSORBOARD.value)
+    options = Options(workdir, DRY_RUN.value, OVERWRITE.value, *shown, argv)
+    return train(config, CANDIDATE.value, options, interrupt)
 
 
 if __name__ == "__main__":

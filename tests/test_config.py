@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jointnas_jax.command_line import parse_config, run_script
 from jointnas_jax.config import Config, check_config, default_config
 from jointnas_jax.errors import ConfigError, InputError, shown
-from jointnas_jax.rules import DATABASE, parse_quantity, quantity
+from jointnas_jax.rules import DATABASE, duration, parse_duration, parse_quantity, quantity
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DIGITS = str(CONFIGS / "digits.py")
@@ -241,6 +241,38 @@ def test_quantities_have_units(number, unit):
 @given(st.one_of(st.integers(1, 10**12), st.integers(1, 2000).map(lambda n: n * 50_000)))
 def test_a_quantity_as_text_is_the_same_number(number):
     assert parse_quantity(quantity(number)) == number
+
+
+@given(st.floats(0.001, 999), st.sampled_from(["us", "ms", "s", "MS"]), st.sampled_from(["", " "]))
+def test_times_have_units(number, unit, gap):
+    factor = {"us": 1e3, "ms": 1e6, "s": 1e9}[unit.lower()]
+    assert parse_duration(f"{number:.6f}{gap}{unit}") == pytest.approx(
+        float(f"{number:.6f}") * factor, abs=0.51
+    )
+
+
+@given(st.one_of(st.integers(1, 10**12), st.integers(1, 2000).map(lambda n: n * 50_000)))
+def test_a_time_as_text_is_the_same_number(nanoseconds):
+    assert parse_duration(duration(nanoseconds)) == nanoseconds
+    assert parse_duration(duration(nanoseconds, " ")) == nanoseconds
+
+
+def test_times_are_short():
+    found = [duration(n) for n in (2_500_000, 900_000, 10**9, 34_000, 1, 1_234_567)]
+    assert found == ["2.5ms", "0.9ms", "1s", "34us", "0.001us", "1.234567ms"]
+    assert duration(2_500_000, " ") == "2.5 ms"
+
+
+@pytest.mark.parametrize("text", ["2.5", "ms", "0ms", "1h", "-1ms", "1e3us", "1001s", "1 m s"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(ConfigError, match=r"`config.budget.latency` must be a time such as"):
+        parse(f"--config.budget.latency={text}")
+
+
+def test_a_limit_of_the_latency_is_in_nanoseconds():
+    limits = parse("--config.budget.latency=2.5ms", "--config.budget.params=1K").budget.limits()
+    assert limits["latency"] == 2_500_000
+    assert limits["params"] == 1000
 
 
 def test_quantities_are_short():

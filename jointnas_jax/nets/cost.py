@@ -65,13 +65,26 @@ def by_part(arch: ArchSpec) -> np.ndarray:
 class CostTable:
     """Costs of all architectures of a space, by gathers.
 
+    P costs: those of `COSTS`, and others that were added to them (`nets/latency.py`).
+
     Attributes:
       knobs: for each part the positions of the knobs it depends on, and their strides in its table.
-      tables: for each part `int64[rows, 4]`, costs in the order of `COSTS`.
+      tables: for each part `int64[rows, P]`, costs in the order of `names`.
+      names: of the costs.
     """
 
     knobs: tuple[tuple[np.ndarray, np.ndarray], ...]
     tables: tuple[np.ndarray, ...]
+    names: tuple[str, ...] = COSTS
+
+    def __post_init__(self) -> None:
+        """Raises `SpaceError` if a cost of the largest network is above 2^46."""
+        tops = zip(*(table.max(axis=0) for table in self.tables), strict=True)
+        largest = max(sum(map(int, cost)) for cost in tops)  # which 64 bits need not hold
+        if largest > _LARGEST:
+            raise SpaceError(
+                f"the largest network of the space costs {largest:,}; no cost may be above 2^46"
+            )
 
     @classmethod
     def of(cls, space: JointSpace) -> "CostTable":
@@ -100,16 +113,11 @@ class CostTable:
             strides = [math.prod(cards[a + 1 :]) for a in range(len(cards))]
             positions = [space.positions[name] for name in sources]
             knobs.append((np.array(positions, np.int32), np.array(strides, np.int32)))
-        largest = max(sum(int(table[:, c].max()) for table in tables) for c in range(len(COSTS)))
-        if largest > _LARGEST:
-            raise SpaceError(
-                f"the largest network of the space costs {largest:,}; no cost may be above 2^46"
-            )
         return cls(tuple(knobs), tuple(tables))
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
-        """Returns exact costs `int64[N, 4]`, in the order of `COSTS`, of vectors `int32[N, K]`."""
-        costs = np.zeros((len(vectors), len(COSTS)), np.int64)
+        """Returns exact costs `int64[N, P]`, in the order of `names`, of vectors `int32[N, K]`."""
+        costs = np.zeros((len(vectors), len(self.names)), np.int64)
         for (positions, strides), table in zip(self.knobs, self.tables, strict=True):
             costs += table[vectors[:, positions] @ strides]
         return costs
@@ -124,13 +132,12 @@ class CostTable:
           A function from `int32[N, K]`, NumPy or JAX, to `float32[N, len(names)]`, to float
           rounding.
         """
-        columns = [COSTS.index(name) for name in names]
-        tables = [table[:, columns].astype(np.float32) for table in self.tables]
+        parts = [(*part, table.astype(np.float32)) for *part, table in self._parts(names)]
 
         def logs(vectors: Any) -> Any:
             xp = vectors.__array_namespace__()
-            total = xp.zeros((vectors.shape[0], len(columns)), xp.float32)
-            for (positions, strides), table in zip(self.knobs, tables, strict=True):
+            total = xp.zeros((vectors.shape[0], len(names)), xp.float32)
+            for positions, strides, table in parts:
                 rows = (vectors[:, positions] * strides).sum(axis=-1)
                 total = total + xp.asarray(table)[rows]
             return xp.log(total)
@@ -160,13 +167,12 @@ class CostTable:
           A function from `int32[N, K]`, NumPy or JAX, to `int32[N, len(names), 2]`: costs in two
           limbs, see `to_limbs`.
         """
-        columns = [COSTS.index(name) for name in names]
-        tables = [to_limbs(table[:, columns]) for table in self.tables]
+        parts = [(*part, to_limbs(table)) for *part, table in self._parts(names)]
 
         def limbs(vectors: Any) -> Any:
             xp = vectors.__array_namespace__()
-            total = xp.zeros((vectors.shape[0], len(columns), 2), xp.int32)
-            for (positions, strides), table in zip(self.knobs, tables, strict=True):
+            total = xp.zeros((vectors.shape[0], len(names), 2), xp.int32)
+            for positions, strides, table in parts:
                 rows = (vectors[:, positions] * strides).sum(axis=-1)
                 total = total + xp.asarray(table)[rows]
             high, low = total[..., 0], total[..., 1]
@@ -187,14 +193,12 @@ class CostTable:
         Returns:
           A function from children and parents, `int32[C, K]` each, NumPy or JAX, to `int32[C, K]`.
         """
-        columns = [COSTS.index(name) for name in names]
-        width = 1 + max(
-            (int(positions.max()) for positions, _ in self.knobs if len(positions)), default=0
-        )
+        parts = self._parts(names)
+        width = 1 + max((int(own.max()) for own, _, _ in parts if len(own)), default=0)
         never_less, never_more = np.ones(width, bool), np.ones(width, bool)
-        for (positions, strides), table in zip(self.knobs, self.tables, strict=True):
+        for positions, strides, table in parts:
             cards = [n // m for n, m in zip([len(table), *strides], strides, strict=False)]
-            grid = table[:, columns].reshape(*cards, len(columns))
+            grid = table.reshape(*cards, len(names))
             for axis, position in enumerate(positions):
                 steps = np.diff(grid, axis=axis)
                 never_less[position] &= bool((steps >= 0).all())
@@ -210,6 +214,14 @@ class CostTable:
             return xp.where(~less, xp.maximum(capped, parents), capped)
 
         return shrink
+
+    def _parts(self, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Knobs, strides and `int64[rows, names]` of each part that adds to one of some costs."""
+        columns = [self.names.index(name) for name in names]
+        parts = [
+            (*own, table[:, columns]) for own, table in zip(self.knobs, self.tables, strict=True)
+        ]
+        return [part for part in parts if part[2].any()]
 
 
 def training_bytes(arch: Any, batch: int, value_bytes: int = 4) -> int:

@@ -224,17 +224,9 @@ class Network(nn.Module):
             l / L of it.
           switches: which architecture of the envelope, of `[B]` arrays.
         """
-        arch, low = self.arch, self.lowering
-        stem, head = arch.stem, arch.head
-        shape = (stem.kernel, stem.kernel, arch.image_channels, stem.channels)
-        # The official stem also carries a bias, which the BN behind it cancels.
-        w = self.param("stem", _he_normal, shape)
-        x = conv.to_map(images.astype(self.dtype), low)
-        x = conv.conv(x, w, stem.stride, low, self.mapped)
-        x = BatchNorm(low, stem.activation, name="stem_bn")(x, train)
-
-        blocks = list(arch.blocks())
-        scales = jnp.ones((len(blocks), len(images)))
+        x = self._stem(images, train)
+        blocks = list(self.arch.blocks())
+        scales = jnp.ones((len(blocks), images.shape[0]))  # a symbol, where it is exported
         if train:
             depth = switches.depth if switches else jnp.arange(1, len(blocks) + 1) / len(blocks)
             rows = np.array([_BLOCKS_PER_STAGE * b.stage + b.index for b in blocks])
@@ -242,9 +234,25 @@ class Network(nn.Module):
             scales = drop(scales, stochastic_depth * depth[:, None], draws)
         for i, block in enumerate(blocks):
             own = jax.tree.map(lambda s, i=i: s[i], switches)
-            module = self.block(block, low, name=block.name)
+            module = self.block(block, self.lowering, name=block.name)
             x = module(x, train, scales[i], own)
+        return self._head(x, train, dropout)
 
+    @nn.nowrap
+    def _stem(self, images: jax.Array, train: bool) -> jax.Array:
+        """The first convolution: `float32[N, R, R, C]` -> map."""
+        stem, low = self.arch.stem, self.lowering
+        shape = (stem.kernel, stem.kernel, self.arch.image_channels, stem.channels)
+        # The official stem also carries a bias, which the BN behind it cancels.
+        w = self.param("stem", _he_normal, shape)
+        x = conv.to_map(images.astype(self.dtype), low)
+        x = conv.conv(x, w, stem.stride, low, self.mapped)
+        return BatchNorm(low, stem.activation, name="stem_bn")(x, train)
+
+    @nn.nowrap
+    def _head(self, x: jax.Array, train: bool, dropout: jax.Array | float) -> jax.Array:
+        """Everything behind the last block: map -> logits `float32[N, L]`."""
+        arch, head, low = self.arch, self.arch.head, self.lowering
         x = Pointwise(arch.head_hidden, low, name="head_expand")(x)
         x = conv.pool(BatchNorm(low, head.activation, name="head_bn")(x, train), low)
         project = nn.Dense(
@@ -252,9 +260,29 @@ class Network(nn.Module):
         )
         x = ACTIVATIONS[head.activation](project(x))
         if train:
-            draws = _draws(self.make_rng("dropout"), np.arange(head.channels), len(images))
+            draws = _draws(self.make_rng("dropout"), np.arange(head.channels), len(x))
             x = drop(x, dropout, draws.T)
         return nn.Dense(arch.num_classes, kernel_init=_he_normal, name="classifier")(x)
+
+
+class Alone(Network):
+    """A part of a network by itself: its variables are the network's.
+
+    Attributes:
+      part: `stem`, `block` (of a network that has one) or `head`.
+    """
+
+    part: str = "block"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the part, not training, to what the network gives it."""
+        if self.part == "stem":
+            return self._stem(x, train=False)
+        if self.part == "head":
+            return self._head(x, train=False, dropout=0.0)
+        (block,) = self.arch.blocks()
+        return self.block(block, self.lowering, name=block.name)(x, False, jnp.ones(1))
 
 
 def drop(x: jax.Array, rate: jax.Array, draws: jax.Array) -> jax.Array:

@@ -6,23 +6,26 @@ from rich.table import Table
 from jointnas_jax.nets.cost import COSTS, by_part, count
 from jointnas_jax.space import ArchSpec, Stage
 
-_COLUMNS = ("", "operator", "kernel", "expand", "channels", "blocks", "stride", "SE", "map")
+COLUMNS = ("", "operator", "kernel", "expand", "channels", "blocks", "stride", "SE", "map")
+
+
+def part_rows(arch: ArchSpec) -> list[tuple]:
+    """Stem, stages and head as the paper's table has them: `COLUMNS`, then FLOPs and params."""
+    costs = by_part(arch)[:, [COSTS.index("flops"), COSTS.index("params")]]
+    return [
+        (*map(str, row), *(f"{int(c):,}" for c in cost))
+        for row, cost in zip(arch_rows(arch), costs, strict=True)
+    ]
 
 
 def print_arch(name: str, arch: ArchSpec, console: Console | None = None) -> None:
     """Prints the stages of a network as the paper's table does, with the costs of each."""
     console = console or Console()
     table = Table(title=name, title_justify="left")
-    for column in (*_COLUMNS, "FLOPs", "params"):
-        table.add_column(column, justify="left" if column in _COLUMNS[:2] else "right")
-    stem, head, sides = arch.stem, arch.head, arch.sides()
-    rows = [("stem", "conv", stem.kernel, "", stem.channels, 1, stem.stride, "", sides[0])]
-    for number, stage in enumerate(arch.stages, start=1):
-        rows.append((f"stage {number}", "MBConv", *_stage(stage), sides[number]))
-    rows.append(("head", "MBPool, dense", "", head.expand, head.channels, 1, "", "", 1))
-    columns = [COSTS.index("flops"), COSTS.index("params")]
-    for row, costs in zip(rows, by_part(arch)[:, columns], strict=True):
-        table.add_row(*map(str, row), *(f"{int(c):,}" for c in costs))
+    for column in (*COLUMNS, "FLOPs", "params"):
+        table.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
+    for row in part_rows(arch):
+        table.add_row(*row)
     console.print(table)
     costs = count(arch)
     lines = {
@@ -34,6 +37,15 @@ def print_arch(name: str, arch: ArchSpec, console: Console | None = None) -> Non
     }
     for what, text in lines.items():
         console.print(f"  {what:<7} {text}", highlight=False)
+
+
+def arch_rows(arch: ArchSpec) -> list[tuple]:
+    """Stem, stages and head as rows of `COLUMNS`."""
+    stem, head, sides = arch.stem, arch.head, arch.sides()
+    rows = [("stem", "conv", stem.kernel, "", stem.channels, 1, stem.stride, "", sides[0])]
+    for number, stage in enumerate(arch.stages, start=1):
+        rows.append((f"stage {number}", "MBConv", *_stage(stage), sides[number]))
+    return [*rows, ("head", "MBPool, dense", "", head.expand, head.channels, 1, "", "", 1)]
 
 
 def _stage(stage: Stage) -> tuple:

@@ -1,162 +1,181 @@
-"""Figures from a workdir: accuracy against cost, predicted against measured, learning curves."""
+"""The figures of a study: one function each, which draws and says what to see.
 
-from collections.abc import Sequence
+The pictures go into files as PNG and SVG, with a white ground; `style.py` makes the SVG that stands
+in the page, where text and colours follow the reader's.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from jointnas_jax.files import writing
+from jointnas_jax.report.accuracy_figures import (
+    draw_accuracy_flops,
+    draw_history,
+    draw_learning_curves,
+    draw_predictor,
+)
+from jointnas_jax.report.architecture_figure import draw_architecture
+from jointnas_jax.report.importance import Importance
+from jointnas_jax.report.record import Record
+from jointnas_jax.report.style import ACCENT, INK, PALE, STYLE
+from jointnas_jax.report.words import count, percent, seconds
 
-FIGURES = ("accuracy_flops.png", "predictor.png", "learning_curves.png")
-# Accuracies this far below the best are drawn at the bottom edge: they would flatten the rest.
-_SHOWN = 0.15
-# Okabe-Ito colours: told apart with any colour vision.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
+# Bars that a figure of importances has at most.
+_BARS = 12
+
+
+class Drawn(NamedTuple):
+    """A figure.
+
+    Attributes:
+      name: of its files, without suffix.
+      svg: as a file.
+      caption: what to see in it.
+    """
+
+    name: str
+    svg: str
+    caption: str
 
 
 def draw_figures(
-    workdir: Path, result: dict[str, Any], trials: Sequence[dict[str, Any]]
-) -> list[Path]:
-    """Draws all figures of a finished study into `workdir/figures`.
+    record: Record, important: Importance | None, folder: Path
+) -> tuple[dict[str, Drawn], list[Path]]:
+    """Draws all figures that a study has something for, into files.
 
     Args:
-      workdir: of the study.
-      result: content of its `result.json`.
-      trials: all of them, as dicts of `study.store.Trial`.
+      record: the study.
+      important: what its knobs do, if that is known.
+      folder: exists.
 
     Returns:
-      Their paths.
+      The figures by name, and the paths of their files.
 
     Raises:
       StorageError: they cannot be written.
     """
-    folder, paths = workdir / "figures", []
-    drawn = zip(FIGURES, (_accuracy_flops, _predictor, _learning_curves), strict=True)
-    with writing(folder):
-        folder.mkdir(exist_ok=True)
-        for name, draw in drawn:
-            figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-            draw(axes, result, trials)
-            axes.spines[["top", "right"]].set_visible(False)
-            # Under another name first, so that a figure that is there is whole.
-            part = folder / f".{name}"
-            figure.savefig(part, dpi=150, format="png")
-            plt.close(figure)
-            paths.append(part.replace(folder / name))
-    return paths
-
-
-def _accuracy_flops(axes: Axes, result: dict[str, Any], trials: list[dict[str, Any]]) -> None:
-    """Validation accuracy against FLOPs of all trials, with winner, references and budget."""
-    scores = [t["score"] for t in trials if t["score"] is not None]
-    floor = max(scores) - _SHOWN if scores else 0.0
-    for stage, colour, label in (
-        ("random", GREY, "random candidates"),
-        ("coarse", BLUE, "coarse stage"),
-    ):
-        done = [t for t in trials if t["stage"] == stage and t["score"] is not None]
-        for marker, rows in (
-            ("o", [t for t in done if t["score"] >= floor]),
-            ("v", [t for t in done if t["score"] < floor]),
-        ):
-            axes.scatter(
-                [t["costs"]["flops"] for t in rows],
-                [max(t["score"], floor) for t in rows],
-                s=22,
-                color=colour,
-                alpha=0.7,
-                marker=marker,
-                label=label if marker == "o" else None,
-            )
-    if any(score < floor for score in scores):
-        axes.annotate("▾ below", (0.01, 0.01), xycoords="axes fraction", color=GREY, fontsize=8)
-    marks = [(w, "*", ORANGE, "winner") for w in result["winners"]]
-    marks += [
-        (r, m, GREEN, r["source"])
-        for r, m in zip(result["references"].values(), "sD", strict=False)
-    ]
-    for entry, marker, colour, label in marks:
-        seeds = entry["validation"]
-        if seeds["mean"] is not None:
-            axes.errorbar(
-                entry["costs"]["flops"],
-                seeds["mean"],
-                seeds["std"] or 0.0,
-                fmt=marker,
-                markersize=14 if marker == "*" else 8,
-                color=colour,
-                capsize=3,
-                label=f"{label}, mean of seeds",
-            )
-    if "flops" in result["budget"]:
-        axes.axvline(result["budget"]["flops"], color="black", linestyle=":", label="budget")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v / 1e6:g} M"))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set(
-        xlabel="FLOPs", ylabel="validation accuracy", title=f"{result['name']}: what was trained"
-    )
-    axes.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-
-
-def _predictor(axes: Axes, result: dict[str, Any], trials: list[dict[str, Any]]) -> None:
-    """Predicted against measured accuracy, one colour a round, on candidates not seen before."""
-    rounds = [r for r in result["rounds"] if r["spearman"] is not None]
-    epoch = result["early_stop"]["epochs"] - 1
-    low, high = 1.0, 0.0
-    for entry, colour in zip(
-        rounds, plt.cm.viridis([i / max(len(rounds), 2) for i in range(len(rounds))]), strict=True
-    ):
-        done = [t for t in trials if t["round"] == entry["round"] and t["score"] is not None]
-        predicted = [t["predicted"] for t in done]
-        measured = [t["accuracies"][epoch] for t in done]
-        axes.scatter(
-            predicted,
-            measured,
-            s=26,
-            color=colour,
-            label=f"round {entry['round']}, Spearman {entry['spearman']:.2f}",
+    drawings: dict[str, Callable[[Figure], str]] = {}
+    if record.scored("coarse", "random"):
+        drawings["accuracy_flops"] = lambda figure: draw_accuracy_flops(figure, record)
+        drawings["history"] = lambda figure: draw_history(figure, record)
+    if any(facts.ranked for facts in record.rounds):
+        drawings["predictor"] = lambda figure: draw_predictor(figure, record)
+    if len(record.first_curves):
+        drawings["learning_curves"] = lambda figure: draw_learning_curves(figure, record)
+    if important:
+        drawings["importance"] = lambda figure: _importance(figure, important)
+    if record.trials:
+        drawings["time"] = lambda figure: _time(figure, record)
+    archs = [arch for _, arch in record.archs]
+    for name, arch in record.archs:
+        drawings[f"network_{name}"] = lambda figure, arch=arch: draw_architecture(
+            figure, arch, archs
         )
-        low, high = min(low, *predicted, *measured), max(high, *predicted, *measured)
-    if rounds:
-        axes.plot([low, high], [low, high], color=GREY, linestyle="--", linewidth=1)
-        axes.legend(frameon=False, fontsize=8)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set(
-        xlabel="predicted accuracy",
-        ylabel="measured accuracy",
-        title="Predictor on candidates it had not seen",
+    figures, paths = {}, []
+    for name, draw in drawings.items():
+        with _figure(name) as figure:
+            caption = draw(figure)
+            figures[name] = Drawn(name, _save(figure, folder / name), caption)
+            paths += [folder / f"{name}{end}" for end in (".png", ".svg")]
+    return figures, paths
+
+
+@contextlib.contextmanager
+def _figure(name: str) -> Iterator[Figure]:
+    with plt.rc_context(STYLE | {"svg.hashsalt": name}):
+        figure = plt.figure(figsize=(4.4, 3.2), layout="constrained")
+        try:
+            yield figure
+        finally:
+            plt.close(figure)
+
+
+def _save(figure: Figure, path: Path) -> str:
+    """Writes both files, each whole or not at all; returns the SVG."""
+    contents = {}
+    for kind in ("svg", "png"):
+        stream = io.BytesIO()
+        figure.savefig(
+            stream, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else {}
+        )
+        contents[kind] = stream.getvalue()
+        figure.set_layout_engine("none")  # it is laid out now
+    for kind, content in contents.items():
+        with writing(path):
+            part = path.with_name(f".{path.name}.{kind}")
+            part.write_bytes(content)
+            part.replace(path.with_name(f"{path.name}.{kind}"))
+    return contents["svg"].decode()
+
+
+def _importance(figure: Figure, important: Importance) -> str:
+    """Bars of the most important knobs, architecture and recipe told apart."""
+    axes = figure.subplots()
+    shown = slice(0, _BARS)
+    names, shares = important.knobs[shown], important.shares[shown]
+    colours = [PALE if recipe else ACCENT for recipe in important.recipe[shown]]
+    bars = axes.barh(
+        names,
+        shares,
+        xerr=important.spreads[shown],
+        color=colours,
+        error_kw=dict(ecolor=INK, elinewidth=0.8, capsize=2),
+    )
+    axes.invert_yaxis()
+    axes.set(xlabel="share of the effect on accuracy", xlim=(0, None))
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    kinds = {}
+    for bar, recipe in zip(bars, important.recipe[shown], strict=True):
+        kinds.setdefault("recipe" if recipe else "architecture", bar)
+    figure.legend(kinds.values(), kinds, loc="outside lower center", ncols=2)
+    share = important.recipe_share
+    return (
+        f"The architecture's knobs have {percent(1 - share, 0)} of the effect, the recipe's "
+        f"{percent(share, 0)}; thin lines are the standard deviation over resampled trials."
     )
 
 
-def _learning_curves(axes: Axes, result: dict[str, Any], trials: list[dict[str, Any]]) -> None:
-    """Accuracy by epoch in the first round, and the rank correlation behind the early-stop rule."""
-    curves = [t["accuracies"] for t in trials if t["round"] == 1 and t["score"] is not None]
-    epochs = range(1, result["early_stop"]["of"] + 1)
-    for curve in curves:
-        axes.plot(epochs, curve, color=BLUE, alpha=0.5, linewidth=1)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set(
-        xlabel="epoch",
-        ylabel="validation accuracy (blue)",
-        title=f"Round 1, and the early-stop rule: {result['early_stop']['epochs']} of "
-        f"{result['early_stop']['of']} epochs",
+def _time(figure: Figure, record: Record) -> str:
+    """Wall time by stage; of an unfinished study, time of its trainings."""
+    axes = figure.subplots()
+    spent = time_by_stage(record)
+    bars = axes.barh(list(spent), list(spent.values()), color=ACCENT)
+    axes.bar_label(bars, [seconds(value) for value in spent.values()], padding=3, color=INK)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(axis="both", length=0, labelbottom=False)
+    if not record.result:
+        return (
+            "Time of the trainings that are stored, summed; they run side by side, so less time "
+            "has passed."
+        )
+    compiling = record.result["compilations"]
+    largest = max(spent, key=spent.get)
+    return (
+        f"The longest stage: {largest}. {count(compiling['programs'], 'program')} were "
+        f"compiled or taken from the cache meanwhile, in {seconds(compiling['seconds'])} summed "
+        "over threads."
     )
-    right = axes.twinx()
-    stop = result["early_stop"]
-    correlations = [float("nan") if c is None else c for c in stop["by_epoch"]]
-    right.plot(epochs, correlations, color=ORANGE, marker=".")
-    right.axhline(stop["threshold"], color=ORANGE, linestyle=":", linewidth=1)
-    right.axvline(stop["epochs"], color="black", linestyle=":", linewidth=1)
-    right.set(
-        ylabel=f"{stop['correlation']} correlation with the last epoch (orange)",
-        ylim=(min([0.0, *(c for c in correlations if c == c)]) - 0.05, 1.05),
-    )
-    right.spines["top"].set_visible(False)
+
+
+def time_by_stage(record: Record) -> dict[str, float]:
+    """Seconds by stage: of the clock in a finished study, of trainings in an unfinished one."""
+    if record.result:
+        return dict(record.result["seconds"])
+    spent: dict[str, float] = {}
+    for trial in record.trials:
+        spent[trial["stage"]] = spent.get(trial["stage"], 0.0) + trial["seconds"]
+    return spent

@@ -51,7 +51,7 @@ def evolve(
     score: ScoreFn,
     feasible: FeasibleFn | None,
     canonical: Callable[[jax.Array], jax.Array],
-    cardinalities: np.ndarray,
+    cardinalities: np.ndarray | jax.Array,
     config: EvolutionConfig,
     repair: RepairFn | None = None,
 ) -> Evolution:
@@ -66,7 +66,7 @@ def evolve(
       score: `int32[N, K] -> float32[N]`.
       feasible: `int32[N, K] -> bool[N]`, the budget; None: there is none.
       canonical: maps equal candidates to equal vectors, see `JointSpace.canonical`.
-      cardinalities: `int32[K]`.
+      cardinalities: `int32[K]`; under `jit` they may be traced, so that spaces share a program.
       config: sizes and rates.
       repair: makes of children and their feasible parents, `int32[C, K]` each, children that are
         feasible by construction: they are not tested again. None: `returned`.
@@ -208,7 +208,7 @@ def children(
     parents: jax.Array,
     ranks: jax.Array,
     seed: jax.Array,
-    cardinalities: np.ndarray,
+    cardinalities: np.ndarray | jax.Array,
     config: EvolutionConfig,
 ) -> jax.Array:
     """Makes `children_per_parent` children of every parent.
@@ -247,9 +247,9 @@ def children(
     mutated = ((word >> 14) & 1023) < jnp.tile(mutate, litters)[:, None]
     mutated |= forced[:, None] == jnp.arange(knobs, dtype=jnp.uint32)
     # Half of the mutations go one value up or down, around the ends; the others to any other value.
-    sizes = np.asarray(cardinalities, np.uint32)
+    sizes = jnp.asarray(cardinalities, jnp.uint32)
     direction = (word >> 12) & 3
-    jump = 1 + (((word & 4095) * np.maximum(sizes - 1, 1)) >> 12)
+    jump = 1 + (((word & 4095) * jnp.maximum(sizes - 1, 1)) >> 12)
     shift = jnp.where(direction == 0, 1, jnp.where(direction == 1, sizes - 1, jump))
     value = jnp.where(crossed, other, genes).astype(jnp.uint32)
     moved = value + shift
@@ -284,5 +284,6 @@ def _words(seed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return word ^ (word >> 16)
 
 
-def _gene_type(cardinalities: np.ndarray) -> type:
-    return jnp.uint8 if np.max(cardinalities) <= 256 else jnp.int32
+def _gene_type(cardinalities: np.ndarray | jax.Array) -> type:
+    known = isinstance(cardinalities, np.ndarray)
+    return jnp.uint8 if known and np.max(cardinalities) <= 256 else jnp.int32

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from jointnas_jax.errors import SpaceError, shown
 
 Value = int | float | str | bool
@@ -13,6 +15,8 @@ Value = int | float | str | bool
 _MOST_VALUES = 4096
 # Numbers of a range, at most; floats tell integers apart up to here.
 _LARGEST = 2**53
+# Values of a range without a step: as fine as a search can use, and a gene of 8 bits.
+_GRID = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,71 @@ class Knob:
     name: str
     values: tuple[Value, ...]
     ordinal: bool
+
+    @classmethod
+    def choice(cls, name: str, values: Sequence[Value]) -> "Knob":
+        """One of some values without an order, such as `["sgd", "adam"]`.
+
+        Raises:
+          SpaceError: no values, equal ones, or others than numbers, text and truth values.
+        """
+        _check_name(name)
+        choices = list(values) if isinstance(values, tuple | list | range) else [values]
+        _check_choices(name, choices)
+        return cls(name, tuple(choices), ordinal=False)
+
+    @classmethod
+    def integer(cls, name: str, low: int, high: int, step: int = 1, log: bool = False) -> "Knob":
+        """An integer from `low` to `high`, both included.
+
+        Args:
+          name: unique in its space.
+          low: smallest value.
+          high: largest value.
+          step: between neighbours.
+          log: space the logarithms evenly, for a range of several powers of ten; at most 256 of the
+            integers are tried. `low` must be above 0, and `step` 1.
+
+        Raises:
+          SpaceError: not a range of integers, or one of more than 4,096 values.
+        """
+        _check_name(name)
+        if not all(isinstance(n, int) and not isinstance(n, bool) for n in (low, high, step)):
+            raise SpaceError(
+                f"`{name}` must have integers as `low`, `high` and `step`, got "
+                f"{shown((low, high, step))}; Knob.real takes other numbers"
+            )
+        if not log:
+            return cls(name, _range_values(name, (low, high, step)), ordinal=True)
+        _check_log(name, low, high, None if step == 1 else step)
+        return cls(name, spaced(low, high, log=True, whole=True), ordinal=True)
+
+    @classmethod
+    def real(
+        cls, name: str, low: float, high: float, step: float | None = None, log: bool = False
+    ) -> "Knob":
+        """A number from `low` to `high`, both included.
+
+        Args:
+          name: unique in its space.
+          low: smallest value.
+          high: largest value.
+          step: between neighbours; None: 256 values are tried, evenly spaced.
+          log: space the logarithms evenly, as for a learning rate. `low` must be above 0, and there
+            can be no `step`.
+
+        Raises:
+          SpaceError: not a range of numbers, or one of more than 4,096 values.
+        """
+        _check_name(name)
+        if log:
+            _check_log(name, low, high, step)
+        elif step is not None:
+            values = _range_values(name, (low, high, step))
+            return cls(name, tuple(map(float, values)), ordinal=True)
+        else:
+            _check_range(name, (low, high))
+        return cls(name, spaced(low, high, log), ordinal=True)
 
     def index(self, value: Value) -> int:
         """Returns the position of `value`; raises `SpaceError` if it is not allowed."""
@@ -72,7 +141,38 @@ def parse_knob(name: str, description: Any) -> Knob | Value:
     )
 
 
-def _range_values(name: str, description: tuple) -> tuple[Value, ...]:
+def spaced(low: float, high: float, log: bool, whole: bool = False) -> tuple[Value, ...]:
+    """Up to 256 different numbers from `low` to `high`, both included, evenly spaced.
+
+    Args:
+      low: smallest.
+      high: largest.
+      log: it is the logarithms that are evenly spaced; `low` is above 0 then.
+      whole: round to integers.
+    """
+    points = (np.geomspace if log else np.linspace)(float(low), float(high), _GRID).tolist()
+    values, low, high = (
+        (map(round, points), low, high) if whole else (points, float(low), float(high))
+    )
+    # Rounding may leave the range, and makes equals.
+    return tuple(sorted({min(max(value, low), high) for value in values}))
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str) or not name:
+        raise SpaceError(f"the name of a knob must be text, got {shown(name)}")
+
+
+def _check_log(name: str, low: float, high: float, step: float | None) -> None:
+    _check_range(name, (low, high))
+    if low <= 0 or step is not None:
+        raise SpaceError(
+            f"range of `{name}` with `log` needs `low` above 0 and no `step`, got "
+            f"{shown((low, high, step))}"
+        )
+
+
+def _check_range(name: str, description: tuple) -> None:
     numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in description)
     if len(description) not in (2, 3) or not numbers:
         raise SpaceError(
@@ -83,10 +183,19 @@ def _range_values(name: str, description: tuple) -> tuple[Value, ...]:
             f"numbers in the range of `{name}` must be finite, at most 2^53, got "
             f"{shown(description)}"
         )
+    if description[1] < description[0]:
+        raise SpaceError(
+            f"range of `{name}` needs low <= high and a positive step that divides high - low, "
+            f"got {shown(description)}"
+        )
+
+
+def _range_values(name: str, description: tuple) -> tuple[Value, ...]:
+    _check_range(name, description)
     # Exact numbers, so that (0.01, 0.31, 0.01) ends at 0.31 and holds 0.07 rather than
     # 0.07000000000000001.
     low, high, step = (Fraction(str(n)) for n in (*description, 1)[:3])
-    if step <= 0 or high < low or (high - low) % step != 0:
+    if step <= 0 or (high - low) % step != 0:
         raise SpaceError(
             f"range of `{name}` needs low <= high and a positive step that divides high - low, "
             f"got {shown(description)}"

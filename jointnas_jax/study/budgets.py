@@ -3,7 +3,6 @@
 Shapes: B budgets, N candidates that an evolution starts from, P costs, Q population, K knobs.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,15 +16,17 @@ from rich.table import Table
 from jointnas_jax.config import COST_NAMES
 from jointnas_jax.errors import SpaceError, WorkdirError
 from jointnas_jax.files import check_digest, read_json, write_json
-from jointnas_jax.nets.cost import at_most, count, limit_limbs
+from jointnas_jax.nets.cost import at_most, limit_limbs
+from jointnas_jax.nets.latency import LATENCY
 from jointnas_jax.predictor.predictor import Fitted
-from jointnas_jax.rules import quantity
+from jointnas_jax.rules import duration, limit_text
 from jointnas_jax.search.evolution import Evolution, evolve
 from jointnas_jax.search.pool import distinct
 from jointnas_jax.space import read_arch
+from jointnas_jax.study.latency import LatencyTable
 from jointnas_jax.study.meter import Meter
 from jointnas_jax.study.problem import restore_problem
-from jointnas_jax.study.trials import stored_trials
+from jointnas_jax.study.record import stored_trials
 from jointnas_jax.study.workdir import (
     BUDGETS,
     BUDGETS_FOLDER,
@@ -70,11 +71,17 @@ class BudgetSearch:
       verdict: on the predictor, in words; None where no trial could tell.
     """
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, measured: bool = False):
         """Reads the study.
+
+        Args:
+          workdir: of the study.
+          measured: whether a budget limits the latency: that by which the study went, or else what
+            is known of this device.
 
         Raises:
           WorkdirError: the workdir holds no finished study, or its files cannot be read.
+          ConfigError: the latencies of the space are not known.
         """
         config = stored_config(workdir)
         for name in (RESULT, PREDICTOR, ORIGIN, _WINNER):
@@ -87,7 +94,9 @@ class BudgetSearch:
             result = read_json(workdir / RESULT)
             card = result["rounds"][-1]["report_card"]
             self.verdict = card and card["verdict"]
-            self.problem = problem = restore_problem(config, read_arch(workdir / _WINNER))
+            begun = LatencyTable.of_study(config, workdir)
+            winner = read_arch(workdir / _WINNER)
+            self.problem = problem = restore_problem(config, winner, begun, measured)
             knobs = [trial.knobs for trial in stored_trials(workdir)]
             self._trials = distinct(np.array([problem.space.vector_from_values(k) for k in knobs]))
             self.predictor = problem.searcher().predictor
@@ -96,8 +105,9 @@ class BudgetSearch:
         except (OSError, ValueError, TypeError, LookupError, SpaceError) as error:
             line = " ".join(str(error).split())[:300]
             raise WorkdirError(f"workdir `{workdir}` cannot be read: {line}") from error
-        self._exact = problem.costs.limbs(COST_NAMES)
-        self._repair = problem.costs.shrink(COST_NAMES)
+        self._names = COST_NAMES if measured else tuple(n for n in COST_NAMES if n != LATENCY)
+        self._exact = problem.costs.limbs(self._names)
+        self._repair = problem.repair(self._names)
         self._program = jax.jit(self._search)
 
     def starts(self, budgets: Sequence[Budget], seed: int) -> np.ndarray:
@@ -122,7 +132,7 @@ class BudgetSearch:
           budgets: names of costs -> limits.
           seed: of the evolutions.
         """
-        limits = limit_limbs(budgets, COST_NAMES)
+        limits = limit_limbs(budgets, self._names)
         return jax.device_get(self._program(self.fitted, starts, limits, np.uint32(seed)))
 
     def _search(self, state: Fitted, starts: jax.Array, limits: jax.Array, seed: jax.Array) -> Best:
@@ -172,7 +182,7 @@ def search_budgets(workdir: Path, budgets: Sequence[Budget], seed: int = 0) -> d
     meter = Meter()
     with meter.listening():
         with meter.stage("study"):
-            study = BudgetSearch(workdir)
+            study = BudgetSearch(workdir, any(LATENCY in budget for budget in budgets))
         with meter.stage("pool"):
             starts = study.starts(budgets, seed)
         with meter.stage("search"):
@@ -215,7 +225,8 @@ def write_budgets(report: dict[str, Any], out: Path) -> list[Path]:
 def print_budgets(report: dict[str, Any], console: Console) -> None:
     """Prints what was found for each budget, and how far it can be trusted."""
     table = Table(title=f"{report['name']}, by its predictor", title_justify="left")
-    for column in ("budget", "predicted", "FLOPs", "params"):
+    timed = any(LATENCY in entry["costs"] for entry in report["budgets"])
+    for column in ("budget", "predicted", "FLOPs", "params", *([LATENCY] if timed else [])):
         table.add_column(column, justify="left" if column == "budget" else "right")
     for entry in report["budgets"]:
         table.add_row(
@@ -223,6 +234,7 @@ def print_budgets(report: dict[str, Any], console: Console) -> None:
             f"{entry['predicted']:.2%} ± {entry['spread']:.2%}",
             f"{entry['costs']['flops']:,}",
             f"{entry['costs']['params']:,}",
+            *([duration(entry["costs"][LATENCY], " ")] if timed else []),
         )
     console.print(table)
     if not all(entry["within_study_budget"] for entry in report["budgets"]):
@@ -242,18 +254,18 @@ def print_budgets(report: dict[str, Any], console: Console) -> None:
 
 def in_words(budget: Budget) -> str:
     """Returns a budget as text, such as `flops <= 450M, params <= 8M`."""
-    return ", ".join(f"{name} <= {quantity(limit)}" for name, limit in budget.items())
+    return ", ".join(f"{name} <= {limit_text(name, limit)}" for name, limit in budget.items())
 
 
 def _entry(study: BudgetSearch, budget: Budget, best: Best, i: int) -> dict[str, Any]:
     candidate = study.problem.space.decode(best.vectors[i])
-    costs = count(candidate.arch)
+    costs = study.problem.costs_of(candidate.arch)
     return {
-        "name": "_".join(f"{name}_{quantity(limit)}" for name, limit in budget.items()),
+        "name": "_".join(f"{name}_{limit_text(name, limit)}" for name, limit in budget.items()),
         "budget": dict(budget),
         "knobs": study.problem.space.values(best.vectors[i]),
         "candidate": candidate.to_dict(),
-        "costs": dataclasses.asdict(costs),
+        "costs": costs,
         "within_study_budget": study.problem.within_budget(costs),
         "predicted": float(best.predicted[i]),
         "spread": float(best.spread[i]),

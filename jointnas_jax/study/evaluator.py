@@ -9,6 +9,7 @@ large network trains on all devices together.
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -24,14 +25,16 @@ from jointnas_jax.data.source import Images, SplitOnDisk
 from jointnas_jax.errors import ConfigError, InterruptedStudyError
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace
+from jointnas_jax.study.eta import Group
 from jointnas_jax.study.groups import Groups, Place, state_folder
-from jointnas_jax.study.jobs import Call, Job, Keeping, Outcome
-from jointnas_jax.study.origin import machine_here
+from jointnas_jax.study.jobs import Call, Job, Keeping, Outcome, pack_name
+from jointnas_jax.study.origin import machine_here as described_here
 from jointnas_jax.study.planning import Planning, Unit
 from jointnas_jax.study.teacher import load_teacher
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.feed import feeds
-from jointnas_jax.train.layout import Hardware, training_devices
+from jointnas_jax.train.forecast import Counter
+from jointnas_jax.train.layout import Hardware, machine_here, training_devices
 from jointnas_jax.train.machine import measured_scales
 from jointnas_jax.train.packing import Shape
 from jointnas_jax.train.parallel import on_device, replicate
@@ -99,11 +102,15 @@ class Evaluator:
         images = {False: int((~validation).sum()), True: len(validation)}
         self._steps = {final: n // config.train.batch_size for final, n in images.items()}
         self.scales = self._keeping.scales or measured_scales(self._devices[0], cache_dir())
-        taken = sum(leaf.nbytes for leaf in jax.tree.leaves(() if self._streamed else self._data))
-        self.hardware = Hardware.here(config, self.scales, taken)
+        self.hardware = Hardware.here(config, self.scales, self._resident_bytes())
         self._planning = Planning(config, space, self.hardware, self._steps, sample)
         self._placing, self.packings = self._planning.placing, self._planning.packings
         self._planner = self._placing.planner
+        machine, taught = machine_here(config, self.scales), self._teacher
+        self._counter = Counter(
+            *(config, machine, self._planner, self._devices, self.hardware.taken),
+            taught and taught.module.arch,
+        )
         self._programs: collections.OrderedDict[tuple, TrainProgram] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -115,7 +122,7 @@ class Evaluator:
     @property
     def machine(self) -> dict[str, Any]:
         """What results may depend on, see `Origin`."""
-        return machine_here(self.hardware.all_devices)
+        return described_here(self.hardware.all_devices)
 
     def describe(self) -> dict[str, Any]:
         """What somebody else needs to plan for this evaluator."""
@@ -161,6 +168,7 @@ class Evaluator:
         Whoever stops asking closes the generator: what trains then ends after its epoch.
         """
         call = Call(jobs, known)
+        self._tell(packs, call)
 
         exact = [p for p in packs if p.way is Way.ONE]
 
@@ -183,6 +191,21 @@ class Evaluator:
                 yield done
         finally:
             call.stop.set()
+            self._keeping.progress.batch_ends()
+
+    def _tell(self, packs: Sequence[Placed], call: Call) -> None:
+        """Tells of a call that begins, and what those of its jobs that train will take."""
+        left = [
+            dataclasses.replace(p, members=tuple(i for i in p.members if i not in call.known))
+            for p in packs
+        ]
+        left = [pack for pack in left if pack.members]
+        seconds = (0.0, 0.0)
+        if left:
+            works, together = self._planning.works(call.jobs), left[0].way is Way.TOGETHER
+            seconds = self._counter.add_packs(works, left, together, call.jobs[0].final)
+        useful = self.packings[-1].efficiency if self.packings else 1.0  # planned elsewhere
+        self._keeping.progress.batch_begins(sum(len(p.members) for p in left), *seconds, useful)
 
     def _run_on_all(self, packs: Sequence[Placed], call: Call) -> None:
         """Trains packs one after the other, each on all devices."""
@@ -284,7 +307,7 @@ class Evaluator:
                 every_epoch=not final,
                 checkpoints=checkpoints,
                 stop=self._keeping.interrupt.asked,
-                progress=self._progress(jobs, stop),
+                progress=self._progress(jobs, shape, device, stop),
             )
         return [
             Outcome(
@@ -308,17 +331,23 @@ class Evaluator:
         with contextlib.closing(Checkpoints(folder, seconds, self._keeping.say)) as checkpoints:
             yield checkpoints
 
-    def _progress(self, jobs: Sequence[Job], stop: threading.Event) -> Callable[[int, float], None]:
+    def _progress(
+        self, jobs: Sequence[Job], shape: Shape, device: int | None, stop: threading.Event
+    ) -> Callable[[int, float], None]:
         """What is called after each epoch of jobs that train side by side.
 
         The time of a trial counts from its first epoch in this run, which follows compilation.
         """
         start, minutes = None, self._study.trial_minutes
+        images = len(jobs) * self._steps[jobs[0].final] * self._train.batch_size
+        group = Group(pack_name(shape), len(jobs), jobs[0].epochs, device)
+        tell = self._keeping.progress.group(group, images)
 
         def progress(epoch: int, loss: float) -> None:
             nonlocal start
             if stop.is_set():
                 raise InterruptedStudyError
+            tell(epoch)
             if jobs[0].progress:
                 jobs[0].progress(epoch, loss)
             start = time.monotonic() if start is None else start
@@ -329,6 +358,12 @@ class Evaluator:
                 )
 
         return progress
+
+    def _resident_bytes(self) -> int:
+        """Bytes of images that stay on the devices."""
+        if self._streamed:
+            return 0
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self._data))
 
     def _program(
         self,

@@ -20,12 +20,17 @@ from jointnas_jax.files import SCHEMA
 from jointnas_jax.nets.cost import count
 from jointnas_jax.space import Candidate, JointSpace, Knob, read_candidate
 from jointnas_jax.study import workdir as workdirs
+from jointnas_jax.study.display import watched
+from jointnas_jax.study.eta import Part
 from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.jobs import Job, Keeping
 from jointnas_jax.study.lock import locked
 from jointnas_jax.study.model import Model, save_model
 from jointnas_jax.study.plan import plan_training, print_lines
+from jointnas_jax.study.progress import Progress
+
+_STAGE = "training"
 
 
 def train_candidate(
@@ -36,6 +41,7 @@ def train_candidate(
     dry: bool,
     overwrite: bool,
     interrupt: Interrupt | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Trains a candidate on the whole training split and measures test accuracy, once.
 
@@ -43,10 +49,11 @@ def train_candidate(
       config: dataset, training, recipe.
       name: of the candidate, see `find_candidate`.
       workdir: where everything is written; a training of the same there goes on.
-      console: where progress goes.
+      console: for what is told.
       dry: print the plan and train nothing.
       overwrite: replace an earlier training in the workdir.
       interrupt: tells when to save and stop.
+      progress: told where the training is; None: it is shown as suits the console.
 
     Returns:
       The content of `result.json`, which is written too; empty for a dry run.
@@ -65,8 +72,10 @@ def train_candidate(
     _print_plan(config, dataset, candidate, console)
     if dry:
         return {}
-    with locked(workdir):
-        return _train(config, dataset, candidate, workdir, console, overwrite, interrupt)
+    interrupt, progress = interrupt or Interrupt(), progress or watched(console)
+    with locked(workdir), progress.shown():
+        progress.stage(_STAGE)
+        return _train(config, dataset, candidate, workdir, progress, overwrite, interrupt)
 
 
 def _train(
@@ -74,11 +83,11 @@ def _train(
     dataset: ImageDataset,
     candidate: Candidate,
     workdir: Path,
-    console: Console,
+    progress: Progress,
     overwrite: bool,
-    interrupt: Interrupt | None,
+    interrupt: Interrupt,
 ) -> dict[str, Any]:
-    described = candidate.to_dict()
+    described, console = candidate.to_dict(), progress.console
     # Before any image or teacher is read.
     stored = None if overwrite else workdirs.finished_training(workdir, config, described)
     if stored is not None:
@@ -91,15 +100,19 @@ def _train(
             f"{config.train.batch_size}"
         )
     validation = np.zeros(len(train), bool)  # a final training uses all images
-    say = lambda text: console.print(f"  {text}", highlight=False)
-    keeping = Keeping(workdir, None, interrupt or Interrupt(), say)
+    keeping = Keeping(workdir, None, interrupt, progress.say, progress)
     space = JointSpace.fixed(candidate)
     evaluator = Evaluator(config, space, train, validation, test, keeping=keeping)
     workdirs.start_training(workdir, config, described, overwrite)
+    interrupt.command = progress.command
+    progress.begin(workdir, [Part(_STAGE, 1, 0.0, 0.0)])
+    progress.batch(_STAGE)
     start, epochs = time.perf_counter(), config.train.epochs_at_end
 
-    def progress(epoch: int, loss: float) -> None:
-        console.print(f"  epoch {epoch} of {epochs}: loss {loss:.4f}", highlight=False)
+    def tell(epoch: int, loss: float) -> None:
+        progress.scalar("training/loss", loss, epoch)
+        if not console.is_terminal:  # which shows a bar
+            progress.say(f"epoch {epoch} of {epochs}: loss {loss:.4f}")
 
     recipe = candidate.recipe.stretched(epochs / config.train.epochs)
     job = Job(
@@ -107,9 +120,10 @@ def _train(
         jax.random.key(config.seed),
         epochs,
         final=True,
-        progress=progress,
+        progress=tell,
     )
     (outcome,) = evaluator.run([job])
+    progress.trained(_STAGE)
     if outcome.reason is not None:
         raise StudyError(f"the training failed: {outcome.reason}")
     result = {
@@ -127,8 +141,14 @@ def _train(
     model = Model(candidate.arch, outcome.variables, *pixels, shape, 1.0, dataset.labels)
     save_model(model, workdir / workdirs.TRAINED, overwrite=True)
     workdirs.finish_training(workdir, result)
-    console.print(f"  test accuracy {result['accuracy']:.2%}", highlight=False)
+    progress.scalar("training/test_accuracy", result["accuracy"], epochs)
+    print_accuracy(result, console)
     return result
+
+
+def print_accuracy(result: dict[str, Any], console: Console) -> None:
+    """Prints what came out, given the content of `result.json`."""
+    console.print(f"  test accuracy {result['accuracy']:.2%}", highlight=False)
 
 
 def _print_plan(

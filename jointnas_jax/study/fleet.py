@@ -9,6 +9,8 @@ import contextlib
 import dataclasses
 import logging
 import os
+import signal
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,9 @@ class Fleet:
         waiting = collections.deque(
             unit for unit in self._planning.units(jobs, later, known) if unit.wanted
         )
+        useful = self.packings[-1].efficiency
+        progress = self._keeping.progress
+        progress.batch_begins(sum(len(unit.wanted) for unit in waiting), 0.0, 0.0, useful)
         tries: collections.Counter[tuple] = collections.Counter()
         running: dict[Any, tuple[Any, Unit]] = {}
         try:
@@ -128,6 +133,7 @@ class Fleet:
                     worker, unit = running.pop(reference)
                     yield from self._received(reference, worker, unit, tries, waiting)
         finally:
+            progress.batch_ends()
             for worker, _ in running.values():  # nobody waits for what they train
                 self._replace(worker)
 
@@ -209,12 +215,16 @@ def _connect(config: Config) -> None:
     """Starts Ray, or connects to it; raises `ConfigError`."""
     settings = config.ray
     quiet = dict(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+    before = signal.getsignal(signal.SIGTERM)
     try:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(**quiet)
-            return
-        cpus = max(settings.cpus * settings.workers, os.cpu_count() or 1)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        else:
+            cpus = max(settings.cpus * settings.workers, os.cpu_count() or 1)
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     except Exception as error:  # Ray raises many kinds
         where = os.environ.get("RAY_ADDRESS") or "a local cluster"
         raise ConfigError(f"Ray cannot be used at `{where}`: {one_line(error)}") from error
+    finally:  # Ray takes SIGTERM for itself, which must save the study
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)

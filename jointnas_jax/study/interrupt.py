@@ -19,11 +19,13 @@ class Interrupt:
 
     Attributes:
       worker: what trains in the background, None before anything does.
+      command: that goes on with what is saved, "" before anything is.
     """
 
     def __init__(self) -> None:
         self._asked = threading.Event()
         self.worker: threading.Thread | None = None
+        self.command = ""
 
     def asked(self) -> bool:
         """Whether a signal came."""
@@ -63,22 +65,26 @@ class Interrupt:
             if received[0] not in _SIGNALS:
                 continue
             if timer:
-                _exit()
+                self._exit()
             self._asked.set()
             print("interrupted: saving what trains", file=sys.stderr, flush=True)
-            timer = threading.Timer(GRACE, _exit)
+            timer = threading.Timer(GRACE, self._exit)
             timer.daemon = True
             timer.start()
+
+    def _exit(self) -> None:
+        print(self.farewell(), file=sys.stderr, flush=True)
+        os._exit(InterruptedStudyError.exit_code)
+
+    def farewell(self) -> str:
+        """What the user is told in the end: how to go on."""
+        if self.command:
+            return f"interrupted; to go on from what is saved:\n  {self.command}"
+        return str(InterruptedStudyError())
 
 
 def _do_nothing(*_: object) -> None:
     """Python must have a handler, or the signal ends the process."""
-
-
-def _exit() -> None:
-    error = InterruptedStudyError()
-    print(error, file=sys.stderr, flush=True)
-    os._exit(error.exit_code)
 
 
 def run_interruptible(work: Callable[[Interrupt], int]) -> int:
@@ -91,7 +97,8 @@ def run_interruptible(work: Callable[[Interrupt], int]) -> int:
         interrupted = isinstance(error, InterruptedStudyError)
         if not interrupted and not (interrupt.worker and interrupt.worker.is_alive()):
             raise
-        print(error if interrupted else f"error: {error}", file=sys.stderr, flush=True)
+        told = interrupt.farewell() if interrupted else f"error: {error}"
+        print(told, file=sys.stderr, flush=True)
         # Threads may be deep in compiled code, and Python would wait for them. After a signal they
         # have saved what they had to; after an error nobody wants what they train.
         sys.stdout.flush()

@@ -14,6 +14,7 @@ from jointnas_jax.errors import InputError, JointNASError, StorageError, StudyEr
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.space import ArchSpec, Candidate
 from jointnas_jax.study.interrupt import Interrupt
+from jointnas_jax.study.progress import Progress
 
 # What the system says of a full disk; XLA calls it RESOURCE_EXHAUSTED, as it calls a full memory.
 _NO_SPACE = "No space left on device"
@@ -67,12 +68,14 @@ class Keeping:
       scales: that the planner went by where the study began; None: those of this machine.
       interrupt: tells when to save all states and stop.
       say: told of states that cannot be used.
+      progress: told what trains.
     """
 
     folder: Path | None = None
     scales: tuple[float, float] | None = None
     interrupt: Interrupt = dataclasses.field(default_factory=Interrupt)
     say: Callable[[str], None] = print
+    progress: Progress = dataclasses.field(default_factory=Progress)
 
 
 @dataclasses.dataclass(frozen=True)

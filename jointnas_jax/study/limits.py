@@ -1,6 +1,6 @@
 """Costs and budget of a search as it uses them: on the host, under `jit`, and drawing a pool."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,9 +28,10 @@ class Limits:
         costs: Callable[[np.ndarray], np.ndarray] | None,
         budget: Mapping[int, int] | None,
         feasible: Callable[[Any], Any] | None,
+        names: Sequence[str] = (),
     ):
         """See `Searcher`."""
-        self._space, self._budget = space, dict(budget or {})
+        self._space, self._budget, self._names = space, dict(budget or {}), names
         self.costs = costs or (lambda vectors: np.ones((len(vectors), 1), np.int64))
         if self._budget:
             width = self.costs(space.sample(np.random.default_rng(0), 1)).shape[1] if costs else 0
@@ -44,7 +45,7 @@ class Limits:
     def pool(self, size: int, seed: int) -> np.ndarray:
         """Draws the pool of the coarse stage, `int32[P, K]`; see `sobol_pool`."""
         if self._budget or self.feasible is None:
-            return sobol_pool(self._space, size, self.costs, self._budget, seed)
+            return sobol_pool(self._space, size, self.costs, self._budget, seed, self._names)
         refused = lambda vectors: 1 - np.asarray(self.feasible(vectors), np.int64)[:, None]
         try:
             return sobol_pool(self._space, size, refused, {0: 0}, seed)

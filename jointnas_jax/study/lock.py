@@ -6,13 +6,17 @@ import os
 import platform
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from jointnas_jax.errors import BusyError, StorageError, WorkdirError, one_line
 from jointnas_jax.files import remove_unfinished
 
 FILE = "lock"
+# Seconds that looking who the owner is takes at most.
+_LOOK = 0.05
 
 
 @contextlib.contextmanager
@@ -34,7 +38,7 @@ def locked(workdir: Path) -> Iterator[None]:
         raise WorkdirError(f"workdir `{_shown(workdir)}` cannot be used: {error}") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(file)
         except BlockingIOError as error:
             file.seek(0)
             owner = one_line(file.read(200)) or "another run"
@@ -62,6 +66,34 @@ def locked(workdir: Path) -> Iterator[None]:
             if new and [path.name for path in workdir.iterdir()] == [FILE]:
                 (workdir / FILE).unlink()
                 workdir.rmdir()
+
+
+def owner(workdir: Path) -> str | None:
+    """Who owns a workdir, None if nobody does; changes nothing.
+
+    Raises:
+      WorkdirError: it cannot be read.
+    """
+    try:
+        with (workdir / FILE).open(encoding="utf-8", errors="replace") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return one_line(file.read(200)) or "another run"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise WorkdirError(f"workdir `{_shown(workdir)}` cannot be read: {error}") from error
+    return None
+
+
+def _take(file: IO[str]) -> None:
+    """Locks a file; raises `BlockingIOError` if another run has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(_LOOK)  # `owner` may just have looked
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _shown(path: Path) -> str:

@@ -1,11 +1,12 @@
-"""From a checked config to a finished study: prepares JAX and the workdir, runs, draws."""
+"""From a checked config to a finished study: prepares JAX and the workdir, runs, reports."""
 
-import dataclasses
+import json
 import os
 import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import tensorflow_datasets as tfds
@@ -14,51 +15,84 @@ from rich.console import Console
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.cache import cache_dir
+from jointnas_jax.files import write_json
 from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.budgets import print_budgets, search_budgets, write_budgets
-from jointnas_jax.study.final import train_candidate
+from jointnas_jax.study.display import watched
+from jointnas_jax.study.final import print_accuracy, train_candidate
 from jointnas_jax.study.interrupt import Interrupt
+from jointnas_jax.study.profiling import print_profile, profile_network, profile_space
+from jointnas_jax.study.progress import Progress
+from jointnas_jax.study.record import read_record
 from jointnas_jax.study.result import print_result
+from jointnas_jax.study.resume import resume_command
 from jointnas_jax.study.run import dry_run, run_study
-from jointnas_jax.study.trials import stored_trials
+from jointnas_jax.study.tensorboard import Scalars
 
 # Programs that compile faster than this are not worth a file.
 _CACHED_FROM_SECONDS = 0.5
 
 
-def run(config: Config, workdir: Path, dry: bool, overwrite: bool, interrupt: Interrupt) -> int:
+class Options(NamedTuple):
+    """How a script runs, whatever it runs.
+
+    Attributes:
+      workdir: where everything is written.
+      dry: print the plan and train nothing.
+      overwrite: replace what the workdir holds.
+      quiet: tell errors and the final result only.
+      tensorboard: write scalars for TensorBoard.
+      argv: of the script, as `sys.argv`.
+    """
+
+    workdir: Path
+    dry: bool = False
+    overwrite: bool = False
+    quiet: bool = False
+    tensorboard: bool = False
+    argv: Sequence[str] = ()
+
+    def progress(self) -> Progress:
+        """A run that is shown as these options say; raises `ConfigError` if it cannot be."""
+        scalars = [Scalars()] if self.tensorboard else []
+        command = resume_command(self.argv) if self.argv else ""
+        return watched(plain_console(self.quiet and not self.dry), *scalars, command=command)
+
+
+def run(config: Config, options: Options, interrupt: Interrupt) -> int:
     """Runs a study in a workdir, or prints its plan; returns the exit code."""
+    workdir, progress = options.workdir, options.progress()
     prepare_jax(config.study.devices)
     interrupt.check()
-    console = plain_console()
-    if dry:
+    console = progress.console
+    if options.dry:
         dry_run(config, console)
         return 0
-    result = run_study(config, workdir, console, overwrite, interrupt)
+    result = run_study(config, workdir, console, options.overwrite, interrupt, progress)
     # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.
-    from jointnas_jax.report.figures import FIGURES, draw_figures
+    from jointnas_jax.report.page import is_current, write_report
 
-    if not all((workdir / workdirs.FIGURES / name).exists() for name in FIGURES):
-        trials = [
-            dataclasses.asdict(trial) for trial in stored_trials(workdir, config.study.storage)
-        ]
-        for path in draw_figures(workdir, result, trials):
+    if not is_current(workdir):
+        page, *_ = write_report(read_record(workdir, config.study.storage))
+        for path in (workdir / workdirs.RESULT, page):
             console.print(f"  wrote {path}", highlight=False)
-        console.print(f"  wrote {workdir / workdirs.RESULT}", highlight=False)
     else:
         print_result(result, console)
+    if options.quiet:
+        print_result(result, plain_console())
     return 0
 
 
-def train(
-    config: Config, name: str, workdir: Path, dry: bool, overwrite: bool, interrupt: Interrupt
-) -> int:
+def train(config: Config, name: str, options: Options, interrupt: Interrupt) -> int:
     """Trains one candidate in a workdir, or prints the plan of it; returns the exit code."""
+    workdir, progress = options.workdir, options.progress()
     prepare_jax(config.study.devices)
     interrupt.check()
-    console = plain_console()
-    if train_candidate(config, name, workdir, console, dry, overwrite, interrupt):
-        console.print(f"  wrote {workdir / workdirs.RESULT}", highlight=False)
+    given = (workdir, progress.console, options.dry, options.overwrite, interrupt, progress)
+    if result := train_candidate(config, name, *given):
+        progress.say(f"wrote {workdir / workdirs.RESULT}")
+        if options.quiet:
+            print_accuracy(result, plain_console())
     return 0
 
 
@@ -73,9 +107,33 @@ def run_budgets(workdir: Path, budgets: Sequence[Mapping[str, int]], out: Path, 
     return 0
 
 
-def plain_console() -> Console:
+def run_profile(
+    name: str, batch: int, repeats: int, lowering: str, dtype: str, as_json: bool
+) -> int:
+    """Measures how fast a network is on this device; returns the exit code."""
+    prepare_jax(devices=1)
+    report = profile_network(name, batch, repeats, lowering, dtype)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        print_profile(report, plain_console())
+    return 0
+
+
+def run_table(config: Config, out: str, as_json: bool, **wanted: Any) -> int:
+    """Times the blocks of a space on this device, see `profile_space`; returns the exit code."""
+    prepare_jax(devices=1)
+    report = profile_space(config, plain_console(stderr=as_json), **wanted)
+    if out:
+        write_json(Path(out), report)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    return 0
+
+
+def plain_console(quiet: bool = False, stderr: bool = False) -> Console:
     """A console that prints names and errors as they are: `[/x]` and `:x:` are no commands."""
-    return Console(markup=False, emoji=False)
+    return Console(markup=False, emoji=False, quiet=quiet, stderr=stderr)
 
 
 def prepare_jax(devices: int) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 
@@ -19,7 +19,9 @@ class Meter:
       compile_seconds: time in that, summed over threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str], None] = lambda stage: None) -> None:
+        """Begins at zero; `tell` is called with the name of each stage that begins."""
+        self._tell = tell
         self.seconds: dict[str, float] = {}
         self.compilations: dict[str, int] = {}
         self.compile_seconds = 0.0
@@ -31,6 +33,7 @@ class Meter:
         """Counts what happens inside to a stage; stages do not nest."""
         start, self._stage = time.perf_counter(), name
         self.compilations.setdefault(name, 0)
+        self._tell(name)
         try:
             yield
         finally:

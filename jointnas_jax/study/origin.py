@@ -5,9 +5,6 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-import jax
-import jaxlib
-from jaxlib import xla_client
 from rich.console import Console
 
 from jointnas_jax.config import Config
@@ -97,6 +94,11 @@ def _public_storage(config: Config) -> str:
 
 def machine_here(devices: int) -> dict[str, Any]:
     """What results on so many devices like those of this process may depend on."""
+    # Only here: reports read origins without JAX.
+    import jax
+    import jaxlib
+    from jaxlib import xla_client
+
     first = jax.local_devices()[0]
     try:
         features = str(xla_client.get_topology_for_devices([first]).fingerprint())

@@ -10,7 +10,9 @@ from rich.console import Console
 from jointnas_jax.config import Config
 from jointnas_jax.data.digits import cache_dir
 from jointnas_jax.data.source import ImageDataset, validation_count
+from jointnas_jax.rules import cost_in_words
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace
+from jointnas_jax.study.eta import Part
 from jointnas_jax.study.model import load_model
 from jointnas_jax.study.problem import Problem
 from jointnas_jax.train.forecast import Batch, Forecast, forecast
@@ -73,6 +75,7 @@ class Plan:
       candidates: trained in the coarse stage.
       trainings: of all stages, references and retraining included, at most.
       forecast: of all trainings.
+      parts: the same by batch, in order.
     """
 
     architectures: int
@@ -83,6 +86,7 @@ class Plan:
     candidates: int
     trainings: int
     forecast: Forecast
+    parts: tuple[Part, ...] = ()
 
 
 def make_plan(
@@ -100,6 +104,7 @@ def make_plan(
     held = validation_count(images, config.data.val_fraction, config.data.val_images)
     batches = study_batches(problem, pool, images - held, images)
     sample = [space.decode(vector).arch for vector in pool[:SAMPLE]]
+    seen = predict(config, problem.dataset, space, batches, sample, teacher)
     return Plan(
         space.arch_size,
         space.recipe_size,
@@ -108,7 +113,11 @@ def make_plan(
         len(pool),
         min(config.search.rounds * config.search.per_round, len(pool)),
         sum(len(batch.archs) for batch in batches),
-        predict(config, problem.dataset, space, batches, sample, teacher),
+        seen,
+        tuple(
+            Part(batch.stage, len(batch.archs), *seconds)
+            for batch, seconds in zip(batches, seen.parts, strict=True)
+        ),
     )
 
 
@@ -134,17 +143,16 @@ def study_batches(problem: Problem, pool: np.ndarray, kept: int, images: int) ->
         return [space.decode(pool[i % len(pool)]).arch for i in range(start, start + wanted)]
 
     starts = range(0, candidates, search.per_round)
-    batches = [
-        Batch(archs(i, min(search.per_round, candidates - i)), train.epochs, kept) for i in starts
-    ]
+    each_round = [archs(i, min(search.per_round, candidates - i)) for i in starts]
+    batches = [Batch(some, train.epochs, kept, stage="coarse") for some in each_round]
     if random:
-        batches.append(Batch(archs(candidates, random), train.epochs, kept))
+        batches.append(Batch(archs(candidates, random), train.epochs, kept, stage="random"))
     references = default + archs(candidates, 1 if random else 0)
     for wanted, final in ((search.finalists + 1, False), (search.winners, True)):
         contenders = [*archs(candidates + 1, wanted), *references]
         each = [arch for arch in contenders for _ in range(study.seeds)]
-        seen = images if final else kept
-        batches.append(Batch(each, train.epochs_at_end, seen, final))
+        seen, stage = (images, "retrain") if final else (kept, "final")
+        batches.append(Batch(each, train.epochs_at_end, seen, final, stage))
     return batches
 
 
@@ -155,7 +163,7 @@ def print_plan(problem: Problem, plan: Plan, console: Console) -> None:
     wanted = config.search.rounds * config.search.per_round
     asked, batch = config.search.pool_size, config.train.batch_size
     short = plan.pool < asked
-    budget = ", ".join(f"{c} <= {v:,}" for c, v in limits.items()) or "none"
+    budget = ", ".join(f"{c} <= {cost_in_words(c, v)}" for c, v in limits.items()) or "none"
     lines = {
         "study": f"{config.name}, mode {config.mode}, seed {config.seed}",
         "data": str(problem.dataset),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,12 @@ from jointnas_jax import zoo
 from jointnas_jax.config import Config
 from jointnas_jax.data.source import ImageDataset, Images, carve_validation, open_dataset
 from jointnas_jax.errors import ConfigError, DataError, SpaceError
-from jointnas_jax.nets.cost import COSTS, Costs, CostTable, count
+from jointnas_jax.nets.cost import CostTable, count
+from jointnas_jax.nets.latency import LATENCY, latency_of, with_latency
+from jointnas_jax.rules import TIMES, cost_in_words
 from jointnas_jax.search.pool import distinct, sobol_pool
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob
+from jointnas_jax.study.latency import LatencyTable, known_latencies
 from jointnas_jax.study.searcher import Searcher
 
 # Streams of NumPy's random numbers, next to the study's seed: pool, validation split, pretraining
@@ -34,6 +37,7 @@ class Problem:
       space: what is searched, restricted by the mode.
       default: the default candidate.
       costs: of the space.
+      latency: what the latencies among them are summed up from; None where they are not.
     """
 
     config: Config
@@ -41,6 +45,7 @@ class Problem:
     space: JointSpace
     default: Candidate
     costs: CostTable
+    latency: LatencyTable | None = None
 
     def images(self) -> tuple[Images, Images]:
         """Training and test images."""
@@ -92,9 +97,11 @@ class Problem:
 
     def pool_within(self, limits: Mapping[str, int], seed: int) -> np.ndarray:
         """Draws a pool within limits of costs by name: `int32[P, K]`; see `sobol_pool`."""
-        budget = {COSTS.index(name): limit for name, limit in limits.items()}
+        names = self.costs.names
+        budget = {names.index(name): limit for name, limit in limits.items()}
+        shown = [f"{name} (ns)" if name in TIMES else name for name in names]
         size = self.config.search.pool_size
-        return sobol_pool(self.space, size, self.costs, budget, (seed, POOL_STREAM), COSTS)
+        return sobol_pool(self.space, size, self.costs, budget, (seed, POOL_STREAM), shown)
 
     def budget_test(self) -> Callable[[Any], Any]:
         """Returns the test which of `int32[N, K]` satisfy the budget, NumPy or under `jit`."""
@@ -119,19 +126,60 @@ class Problem:
             costs=lambda vectors: self.costs(vectors)[:, :2],
             cost_features=self.cost_features(),
             feasible=self.budget_test(),
-            repair=self.costs.shrink(tuple(limits)) if limits else None,
+            repair=self.repair(tuple(limits)),
         )
 
-    def within_budget(self, costs: Costs) -> bool:
+    def repair(self, names: Sequence[str]) -> Callable[[Any, Any], Any] | None:
+        """Returns what mends children over a budget of some costs; None: as for any cost.
+
+        Measured times rise and fall with a knob as they like, so `shrink` would return nearly all
+        knobs of an architecture to the parent's values.
+        """
+        return self.costs.shrink(names) if names and LATENCY not in names else None
+
+    def costs_of(self, arch: ArchSpec) -> dict[str, int]:
+        """Returns the costs of an architecture of the space by name; a latency in nanoseconds."""
+        costs = dataclasses.asdict(count(arch))
+        return costs | ({LATENCY: latency_of(arch, self.latency.times)} if self.latency else {})
+
+    def within_budget(self, costs: Mapping[str, int]) -> bool:
         """Whether costs satisfy the budget."""
-        return all(getattr(costs, c) <= limit for c, limit in self.config.budget.limits().items())
+        return all(costs[name] <= limit for name, limit in self.config.budget.limits().items())
 
 
-def build_problem(config: Config) -> Problem:
+def build_problem(config: Config, latency: LatencyTable | None = None) -> Problem:
     """Opens the dataset and builds space, costs and default candidate.
 
+    Args:
+      config: of the study.
+      latency: that the study began with; None: what is known of this device now, if the budget
+        limits the latency.
+
     Raises:
-      InputError: the dataset, space, default candidate or architecture file cannot be used.
+      InputError: the dataset, space, default candidate or architecture file cannot be used, or the
+        latencies of the space are not known.
+    """
+    dataset, space, default = open_space(config)
+    if config.budget.latency:
+        latency = latency or known_latencies(space)
+    problem = Problem(config, dataset, space, default, _costs(space, latency), latency)
+    costs = problem.costs_of(default.arch)
+    if config.mode == "recipe" and not problem.within_budget(costs):
+        limits = config.budget.limits()
+        name = next(n for n, limit in limits.items() if costs[n] > limit)
+        raise ConfigError(
+            f"the fixed architecture costs {name} of {cost_in_words(name, costs[name])}, over the "
+            f"budget of {cost_in_words(name, limits[name])}; raise or drop it with "
+            f'--config.budget.{name}=""'
+        )
+    return problem
+
+
+def open_space(config: Config) -> tuple[ImageDataset, JointSpace, Candidate]:
+    """Opens the dataset; returns it, the space that is searched and the default candidate.
+
+    Raises:
+      InputError: as `build_problem`.
     """
     dataset = open_dataset(dataclasses.asdict(config.data))
     dataset.check_disjoint(config.data.train_split, config.data.test_split)
@@ -143,26 +191,33 @@ def build_problem(config: Config) -> Problem:
             "more than one value"
         )
     _check_sizes(space, dataset)
-    problem = Problem(config, dataset, space, default, CostTable.of(space))
-    if config.mode == "recipe" and not problem.within_budget(costs := count(default.arch)):
-        raise ConfigError(
-            f"the fixed architecture costs {costs.flops:,} FLOPs and {costs.params:,} "
-            f"params, over the budget {config.budget.limits()}; raise or drop it "
-            'with --config.budget.flops=""'
-        )
-    return problem
+    return dataset, space, default
 
 
-def restore_problem(config: Config, arch: ArchSpec) -> Problem:
+def restore_problem(
+    config: Config, arch: ArchSpec, latency: LatencyTable | None = None, measured: bool = False
+) -> Problem:
     """Builds the problem of a finished study again, without its dataset.
 
     Args:
       config: of the study.
       arch: of one of its candidates: it knows the images' channels and the classes, and in mode
         `recipe` it is the fixed one.
+      latency: that the study began with; None: its budget did not limit it.
+      measured: whether latencies are wanted all the same.
+
+    Raises:
+      ConfigError: the latencies of the space are not known.
     """
     space, default = _restrict(config, arch.image_channels, arch.num_classes, arch)
-    return Problem(config, None, space, default, CostTable.of(space))
+    if measured:
+        latency = latency or known_latencies(space)
+    return Problem(config, None, space, default, _costs(space, latency), latency)
+
+
+def _costs(space: JointSpace, latency: LatencyTable | None) -> CostTable:
+    costs = CostTable.of(space)
+    return with_latency(costs, space, latency.times) if latency else costs
 
 
 def _restrict(

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jointnas_jax.files import SCHEMA
-from jointnas_jax.nets.cost import count
+from jointnas_jax.nets.latency import LATENCY
+from jointnas_jax.rules import duration
 from jointnas_jax.search.coarse import Round
 from jointnas_jax.search.early_stop import EarlyStop
 from jointnas_jax.search.evolution import Evolution
@@ -112,7 +113,8 @@ def build_result(
 def print_result(result: dict[str, Any], console: Console) -> None:
     """Prints who won, against what, and says where the search did not beat a reference."""
     table = Table(title=f"{result['name']} on {result['dataset']['name']}", title_justify="left")
-    for column in ("", "validation", "test", "FLOPs", "params"):
+    timed = LATENCY in result["winners"][0]["costs"]
+    for column in ("", "validation", "test", "FLOPs", "params", *([LATENCY] if timed else [])):
         table.add_column(column, justify="left" if not column else "right")
     rows = [(f"winner ({w['source']})", w) for w in result["winners"]]
     rows += [(r["source"], r) for r in result["references"].values()]
@@ -124,6 +126,7 @@ def print_result(result: dict[str, Any], console: Console) -> None:
             _spread(entry["test"]),
             f"{entry['costs']['flops']:,}{over}",
             f"{entry['costs']['params']:,}",
+            *([duration(entry["costs"][LATENCY], " ")] if timed else []),
         )
     console.print(table)
     for name, comparison in result["comparison"].items():
@@ -142,12 +145,12 @@ def print_result(result: dict[str, Any], console: Console) -> None:
 
 
 def _describe(problem: Problem, contender: Contender) -> dict[str, Any]:
-    costs = count(contender.candidate.arch)
+    costs = problem.costs_of(contender.candidate.arch)
     return {
         "source": contender.source,
         "knobs": problem.space.values(contender.vector),
         "candidate": contender.candidate.to_dict(),
-        "costs": dataclasses.asdict(costs),
+        "costs": costs,
         "within_budget": problem.within_budget(costs),
         "predicted": contender.predicted,
         "validation": _statistics(contender.validation),

@@ -23,16 +23,20 @@ from jointnas_jax.search.early_stop import EarlyStop, early_stop
 from jointnas_jax.search.evolution import Evolution, diverse
 from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.space import Candidate
+from jointnas_jax.study.display import watched
 from jointnas_jax.study.executor import make_executor
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.jobs import Job, Keeping, Outcome
+from jointnas_jax.study.latency import LatencyTable
 from jointnas_jax.study.lock import locked
 from jointnas_jax.study.meter import Meter
 from jointnas_jax.study.origin import Origin
-from jointnas_jax.study.plan import SAMPLE, find_teacher, make_plan, print_plan
+from jointnas_jax.study.plan import SAMPLE, Plan, find_teacher, make_plan, print_plan
 from jointnas_jax.study.problem import PRETRAIN_STREAM, Problem, build_problem
+from jointnas_jax.study.progress import Progress
+from jointnas_jax.study.record import open_store
 from jointnas_jax.study.result import Contender, build_result, describe, print_result
-from jointnas_jax.study.trials import Batch, Trials, new_store, open_store
+from jointnas_jax.study.trials import Batch, Trials, new_store
 from jointnas_jax.study.workdir import PREDICTOR, RESULT, WEIGHTS, Found, look, start
 
 # Streams of the study's key. A key depends on the stream and an index, never on what was drawn
@@ -53,15 +57,17 @@ def run_study(
     console: Console,
     overwrite: bool = False,
     interrupt: Interrupt | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Runs a whole study, or goes on with it.
 
     Args:
       config: a checked config.
       workdir: where everything is written.
-      console: where progress goes.
+      console: for what is told.
       overwrite: replace what the workdir holds of a study.
       interrupt: tells when to save and stop.
+      progress: told where the study is; None: it is shown as suits the console.
 
     Returns:
       The content of `result.json`, which is written too.
@@ -74,36 +80,38 @@ def run_study(
       StorageError: something cannot be written.
       InterruptedStudyError: the run was interrupted.
     """
-    interrupt = interrupt or Interrupt()
+    interrupt, progress = interrupt or Interrupt(), progress or watched(console)
     with locked(workdir):
         found = Found.NOTHING if overwrite else look(workdir, config)
         if found is Found.FINISHED:
             console.print(f"`{workdir}` holds this study, finished; --overwrite runs it again.")
             return read_json(workdir / RESULT)
         interrupt.check()
-        meter = Meter()
-        with meter.listening():
-            return _run(config, workdir, console, found, interrupt, meter)
+        meter = Meter(progress.stage)
+        with meter.listening(), progress.shown():
+            return _run(config, workdir, progress, found, interrupt, meter)
 
 
 def _run(
     config: Config,
     workdir: Path,
-    console: Console,
+    progress: Progress,
     found: Found,
     interrupt: Interrupt,
     meter: Meter,
 ) -> dict[str, Any]:
     with meter.stage("data"):
-        problem = build_problem(config)
+        begun = LatencyTable.of_study(config, workdir) if found is Found.UNFINISHED else None
+        problem = build_problem(config, begun)
         images = problem.divided_images()
     with meter.stage("pool"):
         pool = problem.pool()
         plan = make_plan(problem, pool, len(images[0]), find_teacher(config))
-        study = Study(problem, pool, images, plan.trainings, workdir, console, found, interrupt)
+        study = Study(problem, pool, images, plan, workdir, progress, found, interrupt)
     with contextlib.closing(study.evaluator):
-        print_plan(problem, plan, console)
+        print_plan(problem, plan, progress.console)
         study.open()  # the last thing before training: bad input leaves no trace
+        interrupt.command = progress.command
         with contextlib.closing(study.trials):
             return _stages(study, pool, meter, interrupt)
 
@@ -129,13 +137,12 @@ def _stages(study: "Study", pool: np.ndarray, meter: Meter, interrupt: Interrupt
         winners = study.winners(finalists)
     with meter.stage("retraining"):
         study.retrain(winners, references)
-    pixels = study.evaluator.pixels
     result = build_result(
-        *(study.problem, pixels, rounds, cards, stop, evolution, winners, finalists),
-        *(references, study.trials.count, meter),
+        *(study.problem, study.evaluator.pixels, rounds, cards, stop, evolution),
+        *(winners, finalists, references, study.trials.count, meter),
     )
     write_json(study.workdir / RESULT, result, digest=True)
-    print_result(result, study.console)
+    print_result(result, study.progress.console)
     return result
 
 
@@ -147,9 +154,9 @@ class Study:
         problem: Problem,
         pool: np.ndarray,
         images: tuple[Images, np.ndarray, Images],
-        trainings: int,
+        plan: Plan,
         workdir: Path,
-        console: Console,
+        progress: Progress,
         found: Found,
         interrupt: Interrupt,
     ):
@@ -159,9 +166,9 @@ class Study:
           problem: the problem.
           pool: `int32[P, K]`.
           images: training split, `bool[N]` which of it are for validation, test split.
-          trainings: planned in all.
+          plan: of the study.
           workdir: where everything is written.
-          console: where progress goes.
+          progress: told where the study is.
           found: what the workdir holds.
           interrupt: tells when to save and stop.
 
@@ -170,14 +177,13 @@ class Study:
           DamagedError: what is stored of it is not what was written.
         """
         self.problem, self.config = problem, problem.config
-        self.workdir, self.console, self._trainings = workdir, console, trainings
+        self.workdir, self.progress, self._plan = workdir, progress, plan
         self._origin = Origin.read(workdir) if found is Found.UNFINISHED else None
         sample = [problem.space.decode(vector).arch for vector in pool[:SAMPLE]]
-        say = lambda text: console.print(f"  {text}", highlight=False)
-        keeping = Keeping(workdir, self._origin and self._origin.scales, interrupt, say)
+        scales = self._origin and self._origin.scales
+        keeping = Keeping(workdir, scales, interrupt, progress.say, progress)
         self.evaluator = make_executor(self.config, problem.space, images, sample, keeping)
-        self.searcher = problem.searcher()
-        self._epochs = self.config.train.epochs
+        self.searcher, self._epochs = problem.searcher(), self.config.train.epochs
 
     def open(self) -> None:
         """Opens the store, and begins the study where it did not begin before.
@@ -188,19 +194,21 @@ class Study:
         """
         config, origin = self.config, self._origin
         if origin:
-            origin.check(config, self.evaluator.machine, self.console)
+            origin.check(config, self.evaluator.machine, self.progress.console)
             store = open_store(self.workdir, config.study.storage, origin)
         else:
             origin = Origin.here(config, self.evaluator.machine, self.evaluator.scales)
             store = new_store(self.workdir, config, origin)
             origin.write(self.workdir)
+            if self.problem.latency:
+                self.problem.latency.write(self.workdir)
             start(self.workdir, config)
         self.trials = Trials(
             *(self.evaluator, store, self.problem.space, self.workdir),
-            *(self._trainings, self.console),
+            *(self._plan.trainings, self.progress, self.problem.costs_of),
         )
-        if stored := len(self.trials.stored):
-            self.console.print(f"  goes on with {stored} stored trials", highlight=False)
+        known, scale = self.trials.stored.values(), self.evaluator.scales[0]
+        self.progress.begin(self.workdir, self._plan.parts, scale, known)
 
     def pretrain(self) -> PredictorState:
         """Pretrains the predictor's encoders on the costs of random architectures."""
@@ -233,9 +241,9 @@ class Study:
                 stop = early_stop(
                     np.array(curves), self.config.search.threshold, self.config.search.correlation
                 )
-                self.console.print(
-                    f"  early stop: later candidates train {stop.epochs} of {self._epochs} epochs"
-                )
+                text = f"early stop: later candidates train {stop.epochs} of {self._epochs} epochs"
+                self.progress.say(text)
+                self.progress.shortened(stop.epochs, self._epochs)
             # After the rule all trials count at the same epoch, those of round 1 as well.
             return np.array(
                 [o.accuracies[stop.epochs - 1] if o.reason is None else np.nan for o in outcomes],
@@ -251,11 +259,11 @@ class Study:
                 best = f"best so far {scores.max():.2%}"
                 card = self.searcher.report_card(pretrained, state, vectors, scores, key)
             cards.append(card)
-            self.console.print(
-                f"  round {done.number}: {len(done.scores)} candidates, {best}"
-                + (f"\n    {describe(card)}" if card else ""),
-                highlight=False,
+            self.progress.say(
+                f"round {done.number}: {len(done.scores)} candidates, {best}"
+                + (f"\n    {describe(card)}" if card else "")
             )
+            self.progress.round_ends(done.number, max(scores, default=None), card)
         if stop is None:
             raise StudyError(f"every candidate failed: {'; '.join(self.trials.reasons())}")
         return rounds, cards, stop, state
@@ -264,11 +272,10 @@ class Study:
         """Runs the fine stage from all trials and the pool, whose scores cost nothing."""
         trained = _completed(rounds)[0]
         evolution = self.searcher.fine_stage(trained, pool, fitted, self._key(_EVOLVE, 0))
-        self.console.print(
-            f"  fine stage: {evolution.generations} generations of {evolution.children:,} children "
+        self.progress.say(
+            f"fine stage: {evolution.generations} generations of {evolution.children:,} children "
             f"in all, {evolution.duplicates:,} of them duplicates; best prediction "
-            f"{evolution.scores[0]:.2%}",
-            highlight=False,
+            f"{evolution.scores[0]:.2%}"
         )
         return evolution
 
@@ -310,7 +317,7 @@ class Study:
                 best = space.decode(vectors[max(scores, key=scores.get)])
                 references.append(self._contender(source, best, fitted))
             found = f"{max(scores.values()):.2%}" if scores else "all failed"
-            self.console.print(f"  {source} candidates: {found}")
+            self.progress.say(f"{source} candidates: {found}")
         return references
 
     def validate(self, contenders: Sequence[Contender]) -> None:

@@ -4,7 +4,7 @@ The coarse stage evaluates all candidates but the last, which the fine stage fin
 predicted best of all. A study trains several finalists of the fine stage instead (`study/run.py`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,11 +32,13 @@ class Found(NamedTuple):
       vectors: `int32[E, K]`.
       scores: `float64[E]`, nan where an evaluation failed.
       best: `int[E]`, the candidate to take after so many evaluations: a position in `vectors`.
+      pretrained: what the predictor was fitted from.
     """
 
     vectors: np.ndarray
     scores: np.ndarray
     best: np.ndarray
+    pretrained: PredictorState
 
 
 class Searcher:
@@ -58,6 +60,7 @@ class Searcher:
         feasible: Callable[[Any], Any] | None = None,
         repair: Callable[[Any, Any], Any] | None = None,
         noisy: bool = False,
+        cost_names: Sequence[str] = (),
     ):
         """Prepares searches. A candidate over the budget is never evaluated.
 
@@ -75,13 +78,14 @@ class Searcher:
           repair: makes children feasible, see `evolve`.
           noisy: whether the same candidate can get another score: then the best one is that which
             is predicted best of all evaluated, not the one that scored best.
+          cost_names: of the columns of `costs`, for messages.
 
         Raises:
           InputError: a budget of costs that are not given.
         """
         config, predictor = config or SearchConfig(), predictor or PredictorConfig()
         self._space, self._evaluations, self._config = space, evaluations, config
-        self._limits = limits = Limits(space, costs, budget, feasible)
+        self._limits = limits = Limits(space, costs, budget, feasible, cost_names)
         self._noisy, self._samples = noisy, predictor.pretrain_samples
         explores = predictor.process and config.acquisition == "improvement"
         # The process chooses; the networks are fitted where they have a say.
@@ -119,11 +123,10 @@ class Searcher:
         Raises:
           SpaceError: no candidate satisfies the budget.
         """
-        root = jax.random.key(seed)
         pool = self._limits.pool(self._config.pool_size, seed)
         sample = self._space.sample(np.random.default_rng(seed), self._samples)
-        pretrained = self.pretrain(sample, jax.random.fold_in(root, _PRETRAIN))
-        key = jax.random.fold_in(root, _SEARCH)
+        pretrained = self.pretrain(sample, jax.random.fold_in(jax.random.key(seed), _PRETRAIN))
+        key = _search_key(seed)
         vectors, scores = pool[:0], np.zeros(0)
         best: list[int] = []
         state: Fitted | None = None
@@ -158,7 +161,18 @@ class Searcher:
                 every = np.append(vectors, last, 0), np.append(scores, marks)
                 refit = self._noisy and self._fit(pretrained, *_finished(*every), key)
                 record(last, marks, refit or state)
-        return Found(vectors, scores, np.array(best))
+        return Found(vectors, scores, np.array(best), pretrained)
+
+    def judge(self, found: Found, seed: int) -> tuple[Fitted, ReportCard]:
+        """Fits the predictor to all that `run` evaluated, and judges it.
+
+        Args:
+          found: not all of it failed.
+          seed: of the search.
+        """
+        key, trials = _search_key(seed), _finished(found.vectors, found.scores)
+        fitted = self._fit(found.pretrained, *trials, key)
+        return fitted, self.report_card(found.pretrained, fitted, *trials, key)
 
     def pretrain(self, sample: np.ndarray, key: jax.Array) -> PredictorState:
         """Trains the predictor's encoders on the costs of `int32[N, K]`; consumes the key."""
@@ -328,6 +342,10 @@ class Searcher:
     ) -> Fitted:
         name = jax.random.fold_in(jax.random.fold_in(key, _FIT), len(scores))
         return self.predictor.fit(pretrained, vectors, scores, name, networks)
+
+
+def _search_key(seed: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), _SEARCH)
 
 
 def _finished(vectors: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,25 +4,24 @@ import contextlib
 import dataclasses
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from jointnas_jax.config import Config
 from jointnas_jax.errors import DamagedError, InputError
-from jointnas_jax.files import check_digest, read_json
-from jointnas_jax.nets.cost import count
-from jointnas_jax.space import JointSpace
+from jointnas_jax.files import check_digest
+from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.study.checkpoint import save_variables
 from jointnas_jax.study.database import sqlite_url
 from jointnas_jax.study.executor import Executor
 from jointnas_jax.study.jobs import Job, Outcome
 from jointnas_jax.study.origin import Origin
+from jointnas_jax.study.progress import Progress
 from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore, distributions
-from jointnas_jax.study.workdir import RESULT, STATE, clear
+from jointnas_jax.study.workdir import STATE, clear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +62,8 @@ class Trials:
         space: JointSpace,
         workdir: Path,
         planned: int,
-        console: Console,
+        progress: Progress,
+        costs_of: Callable[[ArchSpec], dict[str, int]],
     ):
         """Reads what an earlier run of the study stored.
 
@@ -73,7 +73,8 @@ class Trials:
           space: of the study.
           workdir: of the study.
           planned: trainings in all.
-          console: where progress goes.
+          progress: told of trials.
+          costs_of: costs of an architecture by name.
 
         Raises:
           DamagedError: a stored trial is not what was written.
@@ -81,7 +82,8 @@ class Trials:
         self.count = 0
         self._evaluator, self._store, self._space = evaluator, store, space
         self._knobs = distributions(space.knobs)
-        self._workdir, self._planned, self._console = workdir, planned, console
+        self._workdir, self._planned, self._progress = workdir, planned, progress
+        self._costs_of = costs_of
         self.stored = {trial.number: trial for trial in store.load()}
 
     def run(self, batch: Batch) -> list[Outcome]:
@@ -103,6 +105,7 @@ class Trials:
                 self._check(trial, batch, i)
                 if trial.status == FAILED or _intact(_folder(batch, i)):
                     outcomes[i] = Outcome(trial.accuracies, trial.reason, None)
+        self._progress.batch(batch.stage, batch.round)
         later = max(0, self._planned - first - len(jobs))
         known = frozenset(outcomes)
         # Closed, so that an error here stops what trains.
@@ -118,7 +121,9 @@ class Trials:
         self.count += len(jobs)
         # Not before all are stored: they would have to start again.
         shutil.rmtree(self._workdir / STATE, ignore_errors=True)
-        self._console.print(f"  {batch.stage}: {self._evaluator.packings[-1]}", highlight=False)
+        self._progress.say(f"{batch.stage}: {self._evaluator.packings[-1]}")
+        if batch.round is None:  # else the round tells more
+            self._progress.milestone()
         return [outcomes[i] for i in range(len(jobs))]
 
     def close(self) -> None:
@@ -145,13 +150,14 @@ class Trials:
             round=batch.round,
             seed=batch.seeds[i] if batch.seeds else None,
             knobs=self._space.values(batch.vectors[i]),
-            costs=dataclasses.asdict(count(batch.jobs[i].candidate.arch)),
+            costs=self._costs_of(batch.jobs[i].candidate.arch),
             predicted=predicted if predicted is not None and math.isfinite(predicted) else None,
             epochs=batch.jobs[i].epochs,
             **measured(outcome),
         )
         self._store.append(trial, self._knobs)
         self.stored[trial.number] = trial
+        self._progress.trial(trial)
 
 
 def measured(outcome: Outcome) -> dict[str, Any]:
@@ -185,33 +191,6 @@ def new_store(workdir: Path, config: Config, origin: Origin) -> TrialStore:
     if earlier.storage == origin.storage and earlier.study != origin.study:
         store.remove(earlier.study)
     return store
-
-
-def open_store(workdir: Path, storage: str, origin: Origin) -> TrialStore:
-    """Opens the store of a study that has begun; `storage` as in `stored_trials`."""
-    return TrialStore(storage or origin.storage or sqlite_url(workdir), origin.study)
-
-
-def stored_trials(workdir: Path, storage: str = "") -> list[Trial]:
-    """Reads the trials of a finished study.
-
-    Args:
-      workdir: of the study.
-      storage: `config.study.storage`; "": the database where the study began, for which a password
-        is known elsewhere if it needs one.
-
-    Raises:
-      WorkdirError: the workdir holds none.
-      DamagedError: what is stored is not what was written.
-    """
-    store = open_store(workdir, storage, Origin.read(workdir))
-    trials, wanted = store.load(), read_json(workdir / RESULT)["trials"]
-    store.close()
-    if len(trials) != wanted:
-        raise DamagedError(
-            f"`{store.place}` is damaged: it holds {len(trials)} of the study's {wanted} trials"
-        )
-    return trials
 
 
 def _folder(batch: Batch, i: int) -> Path | None:

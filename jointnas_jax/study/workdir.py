@@ -17,15 +17,20 @@ from jointnas_jax.errors import (
 )
 from jointnas_jax.files import SCHEMA, read_json, write_json
 
-CONFIG, RESULT, WEIGHTS, FIGURES = "config.json", "result.json", "weights", "figures"
+CONFIG, RESULT, WEIGHTS, REPORT = "config.json", "result.json", "weights", "report"
 PREDICTOR, WINNERS, TRIALS = "predictor", "winner*.json", "trials.db"
 # Where the study began, see `study/origin.py`.
 ORIGIN = "origin.json"
+# What its latencies are summed up from, where its budget limits them; see `study/latency.py`.
+LATENCY = "latency.json"
 # Of the training of one candidate: what it is, its latest state, the trained model.
 TRAINING, STATE, TRAINED = "training.json", "state", "model"
 MODEL = "model.json"  # of imported weights, see `study/model.py`
+# Of a run: where it is, see `study/progress.py`; what it measured, for TensorBoard.
+PROGRESS, TENSORBOARD = "progress.json", "tensorboard"
 # Of a later search for other budgets: its report, and a folder of candidates.
 BUDGETS, BUDGETS_FOLDER = "budgets.json", "budgets"
+EXPORTS = "export"  # of its models, see `study/export.py`
 # In the stored config, what the file `arch_file` held.
 _ARCH = "arch"
 _NOT_CONFIG = (_ARCH, "schema")
@@ -184,7 +189,7 @@ def start_training(workdir: Path, config: Config, candidate: dict[str, Any], aga
     _check_no_study(workdir)
     try:
         if again:
-            _remove(workdir, (TRAINING, RESULT), (STATE, TRAINED))
+            _remove(workdir, (TRAINING, RESULT, PROGRESS), (STATE, TRAINED, TENSORBOARD))
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(workdir / TRAINING, _training(config, candidate), digest=True)
     except (OSError, ValueError) as error:
@@ -245,9 +250,9 @@ def _from_jsonable(value: Any) -> Any:
 def _remove_study(workdir: Path) -> None:
     """Removes what a study writes, and nothing else."""
     winners = [path.name for path in workdir.glob(WINNERS)]
-    folders = (WEIGHTS, FIGURES, PREDICTOR, BUDGETS_FOLDER, STATE)
+    folders = (WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE, TENSORBOARD, EXPORTS)
     # First what says that there is a study.
-    files = (CONFIG, RESULT, ORIGIN, f"{PREDICTOR}.sha256", BUDGETS, *winners)
+    files = (CONFIG, RESULT, ORIGIN, LATENCY, f"{PREDICTOR}.sha256", BUDGETS, PROGRESS, *winners)
     _remove(workdir, (*files, *(f"{TRIALS}{end}" for end in ("", "-wal", "-shm"))), folders)
 
 

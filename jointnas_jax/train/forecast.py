@@ -36,12 +36,14 @@ class Batch:
       epochs: of each.
       images: that one epoch trains on.
       final: trained on all images, with the teacher if there is one.
+      stage: of the study, "" outside of one.
     """
 
     archs: Sequence[ArchSpec]
     epochs: int
     images: int
     final: bool = False
+    stage: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Forecast:
       memory: bytes that a device needs at most: maps, weights, teacher, resident images.
       seconds: wall time.
       devices: that train.
+      parts: of each batch, seconds of compiling and of training.
     """
 
     envelopes: int
@@ -65,6 +68,7 @@ class Forecast:
     memory: int
     seconds: float
     devices: int
+    parts: tuple[tuple[float, float], ...] = ()
 
     @property
     def programs(self) -> int:
@@ -110,11 +114,11 @@ def forecast(
       resident: bytes of images that stay on every device.
       teacher: that final trainings learn from.
     """
-    counter = _Counter(config, machine, planner, tuple(devices), resident, teacher)
-    left = sum(len(batch.archs) for batch in batches)
+    counter = Counter(config, machine, planner, tuple(devices), resident, teacher)
+    left, parts = sum(len(batch.archs) for batch in batches), []
     for batch in batches:
         left -= len(batch.archs)
-        counter.add(batch, left)
+        parts.append(counter.add(batch, left))
     shapes = [name[0] for name in counter.programs]
     envelopes = sum(isinstance(shape, Envelope) for shape in shapes)
     return Forecast(
@@ -125,6 +129,7 @@ def forecast(
         max(counter.programs.values()) + resident,
         counter.seconds + _OVERHEAD,
         len(devices),
+        tuple(parts),
     )
 
 
@@ -150,12 +155,13 @@ def _side_by_side(seconds: Sequence[float], workers: int) -> float:
     return max(busy)
 
 
-class _Counter:
+class Counter:
     """Counts while batches come; mirrors `Evaluator.completed`.
 
     Attributes:
       programs: name of each program -> bytes that it needs on a device.
-      useful, executed, seconds: see `Forecast`.
+      useful, executed: see `Forecast`.
+      compiling, training: seconds of wall time so far.
     """
 
     def __init__(
@@ -172,19 +178,30 @@ class _Counter:
         self._lane_counts = LaneCounts(most)
         self._rate, self._teacher = machine.rate, teacher
         self.programs: dict[tuple, int] = {}
-        self.useful = self.executed = self.seconds = 0.0
+        self.useful = self.executed = self.compiling = self.training = 0.0
 
-    def add(self, batch: Batch, later: int) -> None:
-        """Counts a batch that so many trainings will follow."""
+    @property
+    def seconds(self) -> float:
+        """Wall time so far."""
+        return self.compiling + self.training
+
+    def add(self, batch: Batch, later: int) -> tuple[float, float]:
+        """Counts a batch that so many trainings will follow; returns as `add_packs` does."""
         # Less than a batch does not train; that there is no more, the plan says beside this.
         steps = max(1, batch.images // self._train.batch_size) * batch.epochs
         works = [Work(arch, steps) for arch in batch.archs]
-        teacher = self._teacher if batch.final else None
         together = shares_batches(self._train, self._devices, len(works))
         if together:
             packs = [Pack(work.arch, (i,)) for i, work in enumerate(works)]
         else:
             packs = self._planner.plan(works, later)
+        return self.add_packs(works, packs, together, batch.final)
+
+    def add_packs(
+        self, works: Sequence[Work], packs: Sequence[Pack], together: bool, final: bool
+    ) -> tuple[float, float]:
+        """Counts packs of trainings; returns the seconds that compiling and training them take."""
+        before, teacher = (self.compiling, self.training), self._teacher if final else None
         self._add_operations(works, packs, teacher)
         groups = [_Group(pack.shape, [works[i] for i in pack.members], teacher) for pack in packs]
         shared = [g for g in groups if isinstance(g.shape, Envelope)]
@@ -192,28 +209,35 @@ class _Counter:
         self._add_shared(shared)
         if together or len(exact) < len(self._devices):
             for group in exact:
-                self.seconds += self._compile(group, None, together)
-                self.seconds += self._train_all(group, None, together)
+                self.compiling += self._compile(group, None, together)
+                self.training += self._train_all(group, None, together)
         else:
             self._add_exact(exact)
+        return self.compiling - before[0], self.training - before[1]
 
     def _add_shared(self, groups: Sequence[_Group]) -> None:
         """One after the other on all devices; they are compiled before, side by side."""
         compiling = [self._compile(group, None) for group in groups]
-        self.seconds += _side_by_side(compiling, len(self._devices))
-        self.seconds += sum(self._train_all(group, None) for group in groups)
+        self.compiling += _side_by_side(compiling, len(self._devices))
+        self.training += sum(self._train_all(group, None) for group in groups)
 
     def _add_exact(self, groups: Sequence[_Group]) -> None:
         """A worker for each device takes one after the other, and helps the others in the end."""
-        busy = [0.0] * len(self._devices)
+        devices = len(self._devices)
+        busy = [(0.0, 0.0)] * devices  # compiling, training
         for group in sorted(groups, key=lambda g: -count(g.shape).macs * len(g.works)):
             homes = {name[1] for name in self.programs if name[0] == group.shape} - {None}
-            device = min(homes, default=busy.index(min(busy)))
-            busy[device] += self._compile(group, device) + self._train_all(group, device)
+            device = min(homes, default=min(range(devices), key=lambda d: sum(busy[d])))
+            compiling, training = busy[device]
+            compiling += self._compile(group, device)
+            busy[device] = compiling, training + self._train_all(group, device)
         longest = max(self._train_seconds(g.shape, w, g.teacher) for g in groups for w in g.works)
         # Whoever helps loads a program and can come a training too late: say half of one.
-        shared = sum(busy) / len(busy) + longest / 2
-        self.seconds += min(max(busy), shared)
+        shared = sum(map(sum, busy)) / devices + longest / 2
+        alone = max(map(sum, busy))
+        compiling = sum(own for own, _ in busy) / devices
+        self.compiling += compiling
+        self.training += min(alone, shared) - compiling
 
     def _add_operations(
         self, works: Sequence[Work], packs: Sequence[Pack], teacher: ArchSpec | None

@@ -22,6 +22,10 @@ Frame = tuple[tuple[str, object], ...]
 
 # A training step is worth about three forward passes, a multiply-add two operations.
 _OPERATIONS_PER_MAC = 6
+# CPU devices that a plan is for, however many there are: last bits differ between programs, and a
+# study shall have the same trials on any number. What the devices share is the cores, so it costs
+# little; the constants of `train/machine.py` are of two.
+_CPU_DEVICES = 2
 # Envelopes of a frame, at most.
 _MOST_ENVELOPES = 4
 # Architectures of a frame that are looked at to choose its envelopes.
@@ -78,14 +82,15 @@ class Planner:
         Args:
           space: all candidates that may come.
           machine: what compiling and training cost.
-          devices: that train side by side.
+          devices: that train side by side; makes no difference where envelopes are tiled (CPU).
           batch: images of a step.
           tiled: whether envelopes compute true channels only, see `nets/tiled.py`.
           program: `auto`, `envelope` or `exact`.
           sample: architectures like those that will come; none: like the first that come.
         """
         self.envelopes: dict[Frame, list[Envelope]] = {}
-        self._space, self._machine, self._devices = space, machine, devices
+        self._space, self._machine = space, machine
+        self._devices = _CPU_DEVICES if tiled else devices
         self._batch, self._tiled, self._program = batch, tiled, program
         self._sample = sample
 

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.study.checkpoint import load_variables
+from jointnas_jax.study.record import stored_trials
 from jointnas_jax.study.run import run_study
-from jointnas_jax.study.trials import stored_trials
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = f"--config={ROOT / 'tests' / 'study' / 'tiny.py'}"
@@ -94,5 +94,5 @@ def content(workdir, storage=""):
         ]
         for file in (p.with_suffix("") for p in workdir.rglob("*.sha256"))
     }
-    figures = {path.name for path in (workdir / "figures").iterdir()}
-    return result, trials, (workdir / "winner0.json").read_text(), arrays, figures
+    report = {path.name for path in (workdir / "report").iterdir()}
+    return result, trials, (workdir / "winner0.json").read_text(), arrays, report

@@ -20,9 +20,9 @@ from jointnas_jax.study import evaluator
 from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.jobs import Job, Keeping
 from jointnas_jax.study.problem import build_problem
+from jointnas_jax.study.record import stored_trials
 from jointnas_jax.study.run import run_study
 from jointnas_jax.study.store import TrialStore
-from jointnas_jax.study.trials import stored_trials
 
 CONSOLE = Console(quiet=True)
 
@@ -292,7 +292,8 @@ def test_compiling_takes_nothing_of_a_trials_time(problem, monkeypatch):
     now = 0.0
     monkeypatch.setattr(evaluator, "time", types.SimpleNamespace(monotonic=lambda: now))
     limited = worker(problem, "--config.study.trial_minutes=1")
-    progress = limited._progress([job(problem, epochs=9)], threading.Event())
+    arch = problem.default.arch
+    progress = limited._progress([job(problem, epochs=9)], arch, None, threading.Event())
     now = 3600.0
     progress(1, 0.1)
     now += 59.0

@@ -1,11 +1,14 @@
 """Checks 1, 2 and 5: whatever ends a run, the same command ends with the same result."""
 
+import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from runs import REAL, ROOT, TABLE, TINY, content, finish, run, start, stored, wait_until
@@ -90,8 +93,31 @@ def test_sigterm_saves_what_trains_and_the_run_goes_on(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = finish(process, code=3)
     assert time.monotonic() - asked < 20
-    assert "the same command goes on" in err
+    command = shlex.join(["python", str(REAL), f"--workdir={tmp_path}", *flags])
+    assert err.endswith(f"interrupted; to go on from what is saved:\n  {command}\n")
     assert max(states()) > before
+
+
+def test_the_command_that_ctrl_c_prints_goes_on_and_quietly_tells_the_result_alone(
+    undisturbed, tmp_path
+):
+    """The study began with --overwrite, which must not begin again."""
+    process = start(TABLE, tmp_path, TINY, "--overwrite", JOINTNAS_TABLE_SECONDS="0.5")
+    assert wait_until(lambda: stored(tmp_path) >= 2, process)
+    process.send_signal(signal.SIGINT)
+    _, err = finish(process, code=3)
+    command = err.splitlines()[-1].strip()
+    look = [sys.executable, ROOT / "scripts" / "status.py", f"--workdir={tmp_path}", "--json"]
+    seen = json.loads(subprocess.run(look, capture_output=True, check=True).stdout)
+    assert (seen["state"], seen["command"]) == ("interrupted", command)
+    assert 2 <= seen["progress"]["done"] == stored(tmp_path) < stored(undisturbed)
+    python, script, *arguments = shlex.split(command)
+    assert (python, script) == ("python", str(REAL))
+    workdir = Path(arguments.pop(0).removeprefix("--workdir="))
+    out, _ = run(TABLE, workdir, *arguments, "--quiet", JOINTNAS_TABLE_SECONDS="0")
+    assert content(tmp_path) == content(undisturbed)
+    assert out.startswith("tiny on digits")
+    assert "round" not in out
 
 
 def test_a_training_that_was_disturbed_ends_like_an_undisturbed_one(tmp_path):

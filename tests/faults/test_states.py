@@ -117,7 +117,7 @@ def test_damaged_weights_are_not_read(tmp_path, fault):
 def test_weights_lost_after_their_trial_are_trained_again(tmp_path, table):
     """The run ends between the retraining and the result."""
     result = study(tmp_path)
-    before = content_without_figures(tmp_path)
+    before = content_without_report(tmp_path)
     (tmp_path / "result.json").unlink()
     flip(tmp_path / "weights" / "winner0" / "seed1")
     again = study(tmp_path)
@@ -125,9 +125,9 @@ def test_weights_lost_after_their_trial_are_trained_again(tmp_path, table):
         result.pop(measured)
         again.pop(measured)
     assert again == result
-    assert content_without_figures(tmp_path) == before
+    assert content_without_report(tmp_path) == before
 
 
-def content_without_figures(workdir):
-    (workdir / "figures").mkdir(exist_ok=True)
+def content_without_report(workdir):
+    (workdir / "report").mkdir(exist_ok=True)
     return content(workdir)

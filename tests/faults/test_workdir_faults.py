@@ -187,7 +187,7 @@ def test_a_workdir_may_have_any_name(tmp_path, table, monkeypatch, capsys):
     workdir = tmp_path / "a?b#c%41 :smile: {x} [" / "y]"
     few = ["--config.search.rounds=1", "--noconfig.study.random_reference"]
     for said in (f"wrote {workdir}/result.json", f"`{workdir}` holds this study, finished"):
-        assert main.run(config(*few), workdir, False, False, Interrupt()) == 0
+        assert main.run(config(*few), main.Options(workdir), Interrupt()) == 0
         assert said in capsys.readouterr().out
     assert list(tmp_path.rglob("*.db")) == [workdir / "trials.db"]
     assert [p.name for p in tmp_path.iterdir()] == [workdir.parent.name]

@@ -124,6 +124,16 @@ def test_padding_rows_do_not_count(tiny_space, pretrained, vectors, scores):
         np.testing.assert_array_equal(a, b)
 
 
+def test_few_programs_predict_any_number_of_candidates(predictor, pretrained, vectors, scores):
+    state = predictor.fit(pretrained, vectors[:8], scores[:8], jax.random.key(1))
+    mean, spread = predictor.predict(state, vectors[:300])
+    known = predictor._predict._cache_size()
+    for count in (1, 3, 64):
+        own = predictor.predict(state, vectors[:count])
+        np.testing.assert_allclose(own, (mean[:count], spread[:count]), rtol=1e-4, atol=1e-6)
+    assert predictor._predict._cache_size() == known + 1
+
+
 def test_more_trials_compile_nothing(predictor, pretrained, vectors, scores):
     predictor.fit(pretrained, vectors[:5], scores[:5], jax.random.key(0))
     before = predictor._fit._cache_size()

@@ -83,10 +83,10 @@ def test_a_study_runs_is_recognised_and_protected(tmp_path):
     assert first.returncode == 0, first.stderr
     workdir = tmp_path / "runs" / "tiny"
     files = {"config.json", "lock", "origin.json", "predictor.sha256", "result.json"}
-    files |= {"trials.db", "winner0.json"}
-    folders = {"predictor", "weights", "figures"}
+    files |= {"progress.json", "trials.db", "winner0.json"}
+    folders = {"predictor", "report", "weights"}
     assert {p.name for p in workdir.iterdir()} == files | folders
-    assert len(list((workdir / "figures").glob("*.png"))) == 3
+    assert (workdir / "report" / "index.html").stat().st_size > 50_000
     assert "default candidate" in first.stdout
     assert (tmp_path / "cache" / "jointnas_jax" / "compiled").stat().st_mode & 0o777 == 0o700
 

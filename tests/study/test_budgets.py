@@ -200,8 +200,8 @@ def test_twenty_budgets_are_one_call_of_one_program(workdir, everything, monkeyp
     budgets = [{"flops": int(limit)} for limit in limits]
     read, calls = BudgetSearch.__init__, []
 
-    def watch(self, workdir):
-        read(self, workdir)
+    def watch(self, *arguments):
+        read(self, *arguments)
         program = self._program
         self._program = lambda *arguments: calls.append(arguments) or program(*arguments)
 

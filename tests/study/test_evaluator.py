@@ -1,6 +1,8 @@
 """Jobs become packs, packs become few programs, and nothing is lost on the way."""
 
 import dataclasses
+import threading
+import time
 
 import jax
 import numpy as np
@@ -92,6 +94,26 @@ def test_every_device_trains_exact_programs(problem, split):
     assert [o.reason for o in worker.run([*some.values()][: worker.devices + 1])] == [None] * (
         worker.devices + 1
     )
+
+
+def test_a_device_without_work_helps_another_with_its_architecture(problem, split, monkeypatch):
+    trained, both_have_begun = [], threading.Barrier(2)
+
+    def train_lanes(self, shape, some, lanes, device, *_):
+        trained.append((device, shape, some[0].key))
+        if len(trained) <= 2:
+            both_have_begun.wait(60)
+        time.sleep(0.02)
+        return [Outcome((0.5,), None, None)]
+
+    monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)
+    study = dataclasses.replace(problem.config.study, devices=2)
+    two = dataclasses.replace(problem, config=dataclasses.replace(problem.config, study=study))
+    first, second = [*{job.candidate.arch: job for job in jobs(problem, 40)}.values()][:2]
+    many = [dataclasses.replace(first, key=jax.random.key(100 + i)) for i in range(9)]
+    assert len(make(two, split, program="exact").run([*many, second])) == 10
+    assert {device for device, shape, _ in trained if shape == first.candidate.arch} == {0, 1}
+    assert len({int(jax.random.key_data(key)[-1]) for *_, key in trained}) == len(trained) == 10
 
 
 def test_a_pack_that_does_not_fit_is_split_and_tried_again(problem, split, monkeypatch):

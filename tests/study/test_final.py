@@ -19,6 +19,7 @@ from jointnas_jax.files import read_json
 from jointnas_jax.study import final
 from jointnas_jax.study.final import find_candidate, train_candidate
 from jointnas_jax.study.model import load_model
+from jointnas_jax.study.status import look_at
 
 TINY = str(Path(__file__).parent / "tiny.py")
 
@@ -44,11 +45,22 @@ def test_the_saved_model_has_the_accuracy_of_the_result(trained):
     assert read_json(workdir / "result.json") == result
     assert result["epochs"] == 3
     assert result["accuracy"] > 0.15
+    facts = load_model(workdir).facts
+    assert (facts["accuracy"], facts["epochs"]["final"]) == (result["accuracy"], 3)
+    assert facts["recipe"] == result["candidate"]["recipe"]
     dataset = open_dataset(dataclasses.asdict(config().data))
     test = dataset.load("test")
     answers = load_model(workdir).probabilities(test.images).argmax(-1)
     assert (answers == test.labels).mean() == pytest.approx(result["accuracy"], abs=0.006)
     assert not (workdir / "state").exists()
+
+
+def test_its_progress_is_seen_from_another_terminal(trained):
+    workdir, result = trained
+    found = look_at(workdir)
+    assert (found["name"], found["state"]) == ("tiny", "finished")
+    assert found["result"] == {"test": result["accuracy"], "epochs": 3}
+    assert found["progress"]["stages"] == {"training": [1, 1]}
 
 
 def test_a_finished_training_is_not_done_again_unless_asked_to(trained, tmp_path, monkeypatch):

@@ -117,30 +117,11 @@ def seeds(problem, archs, count):
     ]
 
 
-@pytest.mark.parametrize(
-    ("archs", "count", "shared"),
-    [
-        (5, 3, [3]),  # four devices: 3 rounds and 1, instead of 6
-        (6, 6, [4, 2, 4, 2]),  # 6 and 2 + 2, instead of 12
-        (7, 1, []),  # one round for all three that are left over: no gain
-        (8, 3, []),  # none is left over
-    ],
-)
-def test_the_seeds_of_the_last_architectures_are_shared_out(
-    problem, split, calls, archs, count, shared
-):
-    worker = make(problem, split, program="exact")
-    some = seeds(problem, archs, count)
-    assert len(worker.run(some)) == len(some)
-    assert [n for _, n, device in calls[1] if device is None] == shared
-    assert sum(n for _, n, _ in calls[1]) == len(some)
-
-
-def test_shared_out_seeds_train_to_the_same_bits(problem, split):
+def test_seeds_of_an_architecture_train_to_the_same_bits_on_any_device(problem, split):
     some = seeds(problem, 3, 3)
     worker, one = (make(problem, split, devices, program="exact") for devices in (2, 1))
     found, expected = worker.run(some), one.run(some)
-    assert {name[1] for name in worker._programs} == {None, 0, 1}
+    assert {name[1] for name in worker._programs} == {0, 1}
     for a, b in zip(found, expected, strict=True):
         assert a.accuracies == b.accuracies
         jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)

@@ -13,6 +13,7 @@ from absl import flags
 from fake_training import fake_evaluator
 from rich.console import Console
 
+import jointnas_jax
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import ConfigError, DataError, InputError, SpaceError, StudyError
 from jointnas_jax.files import read_json
@@ -21,11 +22,13 @@ from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.budgets import search_budgets
 from jointnas_jax.study.checkpoint import load_variables
 from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.export import export_model, load_classifier
 from jointnas_jax.study.jobs import Job, Outcome
 from jointnas_jax.study.model import load_model
 from jointnas_jax.study.problem import build_problem
+from jointnas_jax.study.progress import Progress
+from jointnas_jax.study.record import stored_trials
 from jointnas_jax.study.run import Study, run_study
-from jointnas_jax.study.trials import stored_trials
 
 TINY = str(Path(__file__).parent / "tiny.py")
 CONSOLE = Console(quiet=True)
@@ -126,9 +129,21 @@ def test_the_model_does_not_depend_on_the_winners_own_file(finished, tmp_path):
     assert load_model(workdir).arch == load_model(finished[0]).arch
 
 
+def test_the_winner_can_be_exported_with_what_was_measured(finished, tmp_path):
+    workdir, result = finished
+    export_model(jointnas_jax.load(workdir, seed=1), tmp_path / "out", ["stablehlo"])
+    program, test = load_classifier(tmp_path / "out"), build_problem(config()).dataset.load("test")
+    accuracy = (program.logits(test.images).argmax(-1) == test.labels).mean()
+    reported = result["winners"][0]["test"]["seeds"][1]
+    assert accuracy == pytest.approx(reported, abs=0.003)
+    card = (tmp_path / "out" / "model_card.md").read_text()
+    assert f"**{reported:.2%}** on the test images" in card
+    assert "| trained on | `train[:400]`, all of it |" in card
+
+
 def test_where_all_random_candidates_fail_there_is_nothing_to_beat():
     study = Study.__new__(Study)
-    study.problem, study.config, study.console = build_problem(config()), config(), CONSOLE
+    study.problem, study.config, study.progress = build_problem(config()), config(), Progress()
     study._epochs, study._contender = 3, lambda source, *_: source
     lost = Outcome((), "made to fail", None)
     study.trials = types.SimpleNamespace(run=lambda batch: [lost] * len(batch.jobs))

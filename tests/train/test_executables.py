@@ -30,14 +30,14 @@ print(len(compiled), np.asarray(out).tobytes().hex())
 def run(tmp_path):
     """Runs the program in a process of its own: its compilations, and its results' bytes."""
 
-    def in_process(**more):
+    def in_process(code=CODE, **more):
         environment = dict(os.environ) | {
             "JAX_NUM_CPU_DEVICES": "3",
             "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
         }
         environment |= more
         done = subprocess.run(
-            [sys.executable, "-c", CODE],
+            [sys.executable, "-c", code],
             env=environment,
             capture_output=True,
             text=True,
@@ -55,6 +55,18 @@ def test_one_compilation_serves_all_devices_and_later_runs(run):
     first, again = run(), run()
     assert (first[0], again[0]) == (1, 0)
     assert first[1] == again[1]
+
+
+def test_a_program_of_one_device_serves_another_one_later(run):
+    code = CODE.replace(
+        'Copied(grow, "l", jax.devices())(lanes)',
+        '[np.asarray(Copied(grow, "l", [d])(lanes[:1])) for d in jax.devices()]',
+    )
+    assert code != CODE
+    compiled, out = run(code)
+    assert compiled == 1
+    third = len(out) // 3
+    assert out[:third] == out[third : 2 * third] == out[2 * third :]
 
 
 def test_a_cache_that_is_switched_off_is_neither_read_nor_written(run, tmp_path):

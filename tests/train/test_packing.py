@@ -108,6 +108,18 @@ def test_most_of_what_runs_is_useful_on_the_spaces_of_the_configs(
     assert plan.efficiency(jobs, plan.plan(jobs)) >= least
 
 
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "sign_digits"])
+def test_a_plan_does_not_depend_on_the_number_of_cpu_devices(name):
+    """Programs differ in the last bits, and a study has the same trials on any number of them."""
+    config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    space = JointSpace.from_config(config.space.to_dict(), 1, 10)
+    jobs, plans = works(space, 12, steps=400), []
+    for devices in (1, 2, 4, 8, 64):
+        plan = Planner(space, CPU, devices, batch=32, tiled=True, sample=[w.arch for w in jobs])
+        plans.append([plan.plan(some, later) for some, later in ((jobs[:8], 40), (jobs[8:], 4))])
+    assert all(found == plans[0] for found in plans)
+
+
 def test_more_devices_compile_side_by_side_and_afford_no_fewer_envelopes(paper_space):
     """On accelerators; twice the devices halve what envelopes cost as well as what they save."""
     jobs = works(paper_space, 32, steps=2)

@@ -1,0 +1,192 @@
+"""Costs and budgets as users give them, and as a search wants them."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jointnas_jax.errors import InputError, nearest, one_line, shown
+from jointnas_jax.library.space import AnySpace, columns
+from jointnas_jax.nets.cost import COSTS, CostTable
+from jointnas_jax.predictor.predictor import CostFeatures
+from jointnas_jax.rules import QUANTITY, parse_quantity
+from jointnas_jax.space import JointSpace
+from jointnas_jax.study.limits import Limits
+
+# Columns of knob values -> name of each cost -> number of each candidate.
+CostFn = Callable[[dict[str, np.ndarray]], Mapping[str, Any]]
+Budget = Mapping[str, float | str]
+
+# Costs that the predictor sees, and candidates that they are standardised by.
+_KNOWN, _SAMPLE = ("flops", "params"), 1024
+
+
+class Costs(NamedTuple):
+    """What candidates cost, and may cost.
+
+    Attributes:
+      names: of P costs.
+      of: `int32[N, K] -> float64[N, P]`, on the host; None without costs.
+      budget: column of the costs -> limit.
+      features: see `Searcher`; None: derived from `of`.
+      feasible: likewise, from the budget.
+      repair: see `evolve`; None: its own.
+    """
+
+    names: tuple[str, ...] = ()
+    of: Callable[[np.ndarray], np.ndarray] | None = None
+    budget: Mapping[int, float] = {}
+    features: CostFeatures | None = None
+    feasible: Callable[[Any], Any] | None = None
+    repair: Callable[[Any, Any], Any] | None = None
+
+    @classmethod
+    def read(cls, space: AnySpace, costs: CostFn | None, budget: Budget | None) -> "Costs":
+        """Reads what a user gave.
+
+        Args:
+          space: of the candidates.
+          costs: see `jn.search`; None: of the joint space those of its networks, of others
+            none.
+          budget: name of a cost -> limit, a number or text such as "1.5M".
+
+        Raises:
+          InputError: the costs break a rule, or the budget names none of them.
+        """
+        if costs is not None:
+            own = _Checked(space, costs)
+            return cls(own.names, own, _limits(budget, own.names))
+        if not isinstance(space, JointSpace):
+            return cls(budget=_limits(budget, ()))
+        table = CostTable.of(space)
+        limits = _limits(budget, COSTS)
+        named = {COSTS[column]: limit for column, limit in limits.items()}
+        return cls(
+            COSTS,
+            table,
+            limits,
+            _features(table, space),
+            table.within(named) if named else None,
+            table.shrink(tuple(named)) if named else None,
+        )
+
+    def by_name(self, vectors: np.ndarray) -> list[dict[str, float]]:
+        """Name of each cost -> number, of each of `int32[N, K]`."""
+        if self.of is None:
+            return [{} for _ in vectors]
+        rows = self.of(vectors).tolist()
+        return [dict(zip(self.names, row, strict=True)) for row in rows]
+
+    @contextlib.contextmanager
+    def telling(self) -> Iterator[None]:
+        """Raises an error of the user's costs as it was, where a compiled program called them."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            raise getattr(self.of, "broken", None) or error from error
+
+    def limits(self, space: AnySpace) -> Limits:
+        """The rules of a search without a searcher."""
+        return Limits(space, self.of, self.budget, self.feasible, self.names)
+
+
+class _Checked:
+    """Costs of the user's own as an array.
+
+    Attributes:
+      names: of the costs, known from a first call.
+      broken: the error of a call that failed.
+    """
+
+    def __init__(self, space: AnySpace, costs: CostFn):
+        self._space, self._costs = space, costs
+        self.names: tuple[str, ...] = ()
+        self.broken: InputError | None = None
+        sample = space.sample(np.random.default_rng(0), 2)
+        self.names = tuple(self._call(sample))
+        if not self.names:
+            raise InputError("`costs` must name at least one cost, got an empty dict")
+        self(sample)
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """Costs `float64[N, P]` of `int32[N, K]`."""
+        try:
+            return self._checked(np.asarray(vectors))
+        except InputError as error:
+            self.broken = error
+            raise
+
+    def _checked(self, vectors: np.ndarray) -> np.ndarray:
+        found = self._call(vectors)
+        if tuple(found) != self.names:
+            raise InputError(
+                f"`costs` must always name the same costs, here {list(self.names)}, got "
+                f"{list(found)}"
+            )
+        return np.stack([self._column(n, v, len(vectors)) for n, v in found.items()], -1)
+
+    def _call(self, vectors: np.ndarray) -> Mapping[str, Any]:
+        try:
+            found = self._costs(columns(self._space, vectors))
+        except Exception as error:  # it is the user's code
+            raise InputError(
+                f"`costs` failed on arrays of {len(vectors)} candidates: {one_line(error)}; each "
+                "knob is an array: use numpy.where instead of `if`, or numpy.vectorize"
+            ) from error
+        if not isinstance(found, Mapping):
+            raise InputError(
+                "`costs` must return a dict, name of each cost -> an array of numbers, got "
+                f"{shown(found)}"
+            )
+        return found
+
+    def _column(self, name: str, values: Any, count: int) -> np.ndarray:
+        try:
+            values = np.asarray(values, np.float64)
+        except (TypeError, ValueError):
+            values = np.full(1, np.nan)
+        if values.shape == ():  # every candidate costs as much
+            values = np.full(count, values)
+        if values.shape != (count,) or not np.isfinite(values).all():
+            raise InputError(
+                f"cost `{name}` must be a finite number for each of {count} candidates, got "
+                f"{shown(values.tolist())}"
+            )
+        return values
+
+
+def _features(table: CostTable, space: JointSpace) -> CostFeatures:
+    """FLOPs and params as a study knows them: standardised logarithms."""
+    logs = table.logs(_KNOWN)
+    sample = logs(space.sample(np.random.default_rng(0), _SAMPLE))
+    mean, std = sample.mean(0), np.maximum(sample.std(0), 1e-6)
+    return lambda vectors: (logs(vectors) - mean) / std
+
+
+def _limits(budget: Budget | None, names: tuple[str, ...]) -> dict[int, float]:
+    """Column of a cost -> limit."""
+    limits = {}
+    for name, limit in (budget or {}).items():
+        if not names:
+            raise InputError(
+                f"`budget` limits `{one_line(name)}`, but nothing says what a candidate costs; "
+                "give `costs`"
+            )
+        if name not in names:
+            raise InputError(f"`budget` has no cost `{one_line(name)}`{nearest(name, names)}")
+        limits[names.index(name)] = _limit(name, limit)
+    return limits
+
+
+def _limit(name: str, limit: float | str) -> float:
+    if isinstance(limit, str) and limit and QUANTITY.holds(limit):
+        return parse_quantity(limit)
+    number = isinstance(limit, int | float) and not isinstance(limit, bool)
+    if not number or not 0 < limit < float("inf"):
+        raise InputError(
+            f'the limit of `{name}` must be a number above 0, or text such as "1.5M", got '
+            f"{shown(limit)}"
+        )
+    return limit

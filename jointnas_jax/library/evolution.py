@@ -1,0 +1,92 @@
+"""`jn.evolve`: the fine stage on its own."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jointnas_jax.config import EvolutionConfig
+from jointnas_jax.errors import InputError, shown
+from jointnas_jax.library.costs import Budget, CostFn, Costs
+from jointnas_jax.library.predictor import Predictor
+from jointnas_jax.library.space import AnySpace, Decoded, check_space, columns, encode_all
+from jointnas_jax.search import evolution
+from jointnas_jax.study.limits import on_host
+
+# Knobs (name -> values of N candidates) -> N scores.
+ScoreFn = Callable[[dict[str, np.ndarray]], Any]
+
+
+class Evolved(NamedTuple):
+    """The last population of an evolution, best first.
+
+    Attributes:
+      candidates: different ones, all within the budget.
+      scores: `float64[len(candidates)]`.
+      generations: generations run.
+    """
+
+    candidates: list[Decoded]
+    scores: np.ndarray
+    generations: int
+
+
+def evolve(
+    space: AnySpace,
+    score: Predictor | ScoreFn,
+    *,
+    start: Sequence[Decoded] = (),
+    costs: CostFn | None = None,
+    budget: Budget | None = None,
+    seed: int = 0,
+    settings: EvolutionConfig | None = None,
+) -> Evolved:
+    """Evolves candidates to the highest score, in one compiled program.
+
+    For scores that cost little: a whole generation is scored at once. For an objective that is
+    expensive there is `search`.
+
+    Args:
+      space: a `Space` or a `JointSpace`.
+      score: a `Predictor`, or a function from knobs (name -> array of the values in N candidates)
+        to N scores, higher is better; those that are not finite never win.
+      start: candidates to begin with, besides an even sample of the space.
+      costs: what candidates cost, see `search`.
+      budget: name of a cost -> limit; no candidate over it survives.
+      seed: of everything random.
+      settings: sizes and rates.
+
+    Raises:
+      InputError: something breaks a rule, or no candidate is within the budget.
+    """
+    space, settings = check_space(space), settings or EvolutionConfig()
+    known = Costs.read(space, costs, budget)
+    limits = known.limits(space)
+    pool = limits.pool(settings.population, seed)
+    first = np.concatenate([encode_all(space, start), pool])
+    if isinstance(score, Predictor):
+        marks: Callable[[jax.Array], jax.Array] = score.score_fn
+    else:
+        marks = on_host(lambda vectors: _scores(space, score, vectors), np.float32)
+        marks(first)  # an error inside a program would be told as JAX's own
+
+    def program(first: jax.Array, key: jax.Array) -> evolution.Evolution:
+        rules = (limits.feasible, space.canonical, space.cardinalities, settings, known.repair)
+        return evolution.evolve(first, key, marks, *rules)
+
+    with known.telling():
+        found = jax.tree.map(np.asarray, jax.jit(program)(first, jax.random.key(seed)))
+    alive = np.isfinite(found.scores)
+    vectors, scores = found.population[alive], found.scores[alive].astype(np.float64)
+    return Evolved([space.decode(v) for v in vectors], scores, int(found.generations))
+
+
+def _scores(space: AnySpace, score: ScoreFn, vectors: np.ndarray) -> np.ndarray:
+    found = np.asarray(score(columns(space, vectors)), np.float32)
+    if found.shape != (len(vectors),):
+        raise InputError(
+            f"`score` must return a number for each of {len(vectors)} candidates, got the shape "
+            f"{shown(list(found.shape))}; each knob is an array of their values"
+        )
+    return np.where(np.isfinite(found), found, -np.inf)

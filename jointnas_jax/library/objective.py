@@ -1,0 +1,236 @@
+"""`jn.search`: both stages of the search on an objective of the user's own."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jointnas_jax.config import PredictorConfig, SearchConfig
+from jointnas_jax.errors import InputError, StudyError, one_line, shown
+from jointnas_jax.library.costs import Budget, CostFn, Costs
+from jointnas_jax.library.predictor import Predictor
+from jointnas_jax.library.space import AnySpace, Decoded, Space, check_space
+from jointnas_jax.search.report_card import ReportCard
+from jointnas_jax.study.searcher import Searcher
+
+# Seeds are 32 bits.
+_MOST_SEED = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One evaluation of a candidate; its text is a line.
+
+    Attributes:
+      number: from 1, in the order of evaluation.
+      candidate: what was evaluated: the value of each knob, or a `Candidate` of the joint space.
+      score: what `evaluate` returned, nan where it failed.
+      reason: why it failed; None: it did not.
+      costs: name of each cost -> number.
+      best: the highest score up to this trial, nan where all failed.
+    """
+
+    number: int
+    candidate: Decoded
+    score: float
+    reason: str | None
+    costs: Mapping[str, float]
+    best: float
+
+    def __str__(self) -> str:
+        outcome = f"{self.score:.6g}" if self.reason is None else f"failed ({self.reason})"
+        costs = "".join(f", {name} {cost:,.6g}" for name, cost in self.costs.items())
+        return f"trial {self.number}: {outcome}, best so far {self.best:.6g}{costs}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a search found.
+
+    Attributes:
+      best: the trial to take: that of the highest score, or under noise the one that is predicted
+        best of all that were evaluated.
+      trials: all of them, in order.
+      predictor: fitted to all trials.
+      report_card: what the predictor is worth, by cross-validation; `report_card.verdict()` says it
+        in words.
+    """
+
+    best: Trial
+    trials: tuple[Trial, ...] = dataclasses.field(repr=False)
+    predictor: Predictor = dataclasses.field(repr=False)
+    report_card: ReportCard
+
+    @property
+    def candidate(self) -> Decoded:
+        """The best candidate."""
+        return self.best.candidate
+
+    @property
+    def score(self) -> float:
+        """Its score."""
+        return self.best.score
+
+
+def search(
+    space: AnySpace,
+    evaluate: Callable[[list[Any]], Sequence[float]],
+    *,
+    evaluations: int = 50,
+    per_round: int = 1,
+    costs: CostFn | None = None,
+    budget: Budget | None = None,
+    noisy: bool = False,
+    seed: int = 0,
+    progress: Callable[[Trial], Any] | None = None,
+    settings: SearchConfig | None = None,
+    predictor: PredictorConfig | None = None,
+) -> Result:
+    """Searches the candidate of the highest score.
+
+    Candidates are proposed in rounds: by an evolution on a predictor that is fitted to all trials
+    so far. No candidate is evaluated twice, and none over the budget. The last one is what the
+    predictor believes to be best of all.
+
+    Args:
+      space: a `Space`, or a `JointSpace` of networks and recipes.
+      evaluate: gets a list of candidates (dicts, or a `Candidate` each from a `JointSpace`), and
+        returns a score for each, higher is better. A score that is None or not finite is a failed
+        trial, and so is an exception (with several candidates, each is tried again alone): it has
+        a reason and can never win.
+      evaluations: candidates to evaluate, at most; fewer where the space has no more.
+      per_round: candidates of a round, which `evaluate` gets together: more train side by side, but
+        know less of each other.
+      costs: what candidates cost, known without an evaluation. A function from knobs (name -> array
+        of the values in N candidates) to costs (name -> array of N numbers); they help the
+        predictor. None: those of its networks (`flops`, `params`) in a joint space, else none.
+      budget: name of a cost -> limit, such as `{"flops": 1e6}` or `{"flops": "1.5M"}`.
+      noisy: whether a candidate that is evaluated again can get another score.
+      seed: of everything random; the same seed gives the same search.
+      progress: called after each trial; `print` prints a line.
+      settings: of both stages, but for `rounds` and `per_round`.
+      predictor: its settings.
+
+    Raises:
+      InputError: space, costs, budget or a number breaks a rule, `evaluate` returns something else
+        than a score for each candidate, or no candidate is within the budget.
+      StudyError: every candidate failed.
+    """
+    space = check_space(space)
+    _check_number("evaluations", evaluations, 1, 100_000)
+    _check_number("per_round", per_round, 1, 100_000)
+    _check_number("seed", seed, 0, _MOST_SEED)
+    settings = dataclasses.replace(settings or SearchConfig(pool_size=1024), per_round=per_round)
+    # A joint space holds dicts.
+    prepare = _prepare if isinstance(space, Space) else _prepare.__wrapped__
+    if budget is not None and not isinstance(budget, Mapping):
+        raise InputError(f"`budget` must be a dict, name of a cost -> limit, got {shown(budget)}")
+    limits = tuple((budget or {}).items())
+    known, searcher = prepare(
+        space, costs, limits, evaluations, settings, predictor or PredictorConfig(), noisy
+    )
+    log = _Log(space, evaluate, known, progress)
+    with known.telling():
+        found = searcher.run(log.evaluate, seed)
+    if not np.isfinite(found.scores).any():
+        reasons = sorted({str(trial.reason) for trial in log.trials})
+        raise StudyError(f"every candidate failed: {'; '.join(reasons[:3])}")
+    fitted, card = searcher.judge(found, seed)
+    best = log.trials[found.best[-1]]
+    return Result(best, tuple(log.trials), Predictor(space, searcher.predictor, fitted), card)
+
+
+# Searches that differ in their seed alone compile once.
+@functools.lru_cache(maxsize=4)
+def _prepare(
+    space: AnySpace,
+    costs: CostFn | None,
+    budget: tuple[tuple[str, float | str], ...],
+    evaluations: int,
+    settings: SearchConfig,
+    predictor: PredictorConfig,
+    noisy: bool,
+) -> tuple[Costs, Searcher]:
+    known = Costs.read(space, costs, dict(budget))
+    searcher = Searcher(
+        space,
+        evaluations,
+        settings,
+        predictor,
+        costs=known.of,
+        cost_features=known.features,
+        budget=known.budget,
+        feasible=known.feasible,
+        repair=known.repair,
+        noisy=noisy,
+        cost_names=known.names,
+    )
+    return known, searcher
+
+
+class _Log:
+    """Evaluates index vectors by the user's objective, and remembers."""
+
+    def __init__(
+        self,
+        space: AnySpace,
+        evaluate: Callable[[list[Any]], Sequence[float]],
+        costs: Costs,
+        progress: Callable[[Trial], Any] | None,
+    ):
+        self.trials: list[Trial] = []
+        self._space, self._user, self._costs = space, evaluate, costs
+        self._progress = progress or (lambda trial: None)
+
+    def evaluate(self, vectors: np.ndarray) -> np.ndarray:
+        """Scores `float64[m]` of `int32[m, K]`, nan where a trial failed."""
+        candidates = [self._space.decode(vector) for vector in vectors]
+        outcomes = self._outcomes(candidates)
+        costs = self._costs.by_name(vectors)
+        for candidate, (score, reason), cost in zip(candidates, outcomes, costs, strict=True):
+            best = np.fmax(self.trials[-1].best if self.trials else math.nan, score)
+            number = len(self.trials) + 1
+            self.trials.append(Trial(number, candidate, score, reason, cost, float(best)))
+            self._progress(self.trials[-1])
+        return np.array([score for score, _ in outcomes], np.float64)
+
+    def _outcomes(self, candidates: list[Decoded]) -> list[tuple[float, str | None]]:
+        """Score and reason of each; where all fail together each is tried alone."""
+        try:
+            scores = self._user(list(candidates))
+        except Exception as error:  # whatever the user's code raises
+            if len(candidates) > 1:
+                return [outcome for c in candidates for outcome in self._outcomes([c])]
+            return [(math.nan, f"{type(error).__name__}: {one_line(error)}")]
+        return [_outcome(score) for score in _check_scores(scores, len(candidates))]
+
+
+def _check_scores(scores: Any, count: int) -> list[Any]:
+    several = isinstance(scores, Sequence) or np.ndim(scores) == 1
+    if isinstance(scores, str) or not several or len(scores) != count:
+        raise InputError(
+            f"`evaluate` must return a score for each of {count} candidates, a list or an array of "
+            f"{count} numbers, got {shown(scores)}"
+        )
+    return list(scores)
+
+
+def _outcome(score: Any) -> tuple[float, str | None]:
+    if score is None:
+        return math.nan, "no score"
+    try:
+        number = float(score)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "a score that `evaluate` returns must be a number, or None for a failed candidate, "
+            f"got {shown(score)}"
+        ) from error
+    return (number, None) if math.isfinite(number) else (math.nan, f"the score is {number}")
+
+
+def _check_number(name: str, value: Any, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InputError(f"`{name}` must be an integer from {low} to {high:,}, got {shown(value)}")

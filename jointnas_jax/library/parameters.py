@@ -1,0 +1,76 @@
+"""Optuna's parameters as knobs: values <-> index vectors."""
+
+from typing import Any
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from jointnas_jax.space import Knob, PlainSpace
+from jointnas_jax.space.knobs import spaced
+
+# Values of a range with a step, at most.
+_MOST = 4096
+
+
+class Parameters:
+    """A search space of Optuna's as a space of knobs.
+
+    Attributes:
+      space: of the knobs.
+    """
+
+    def __init__(self, distributions: dict[str, BaseDistribution]):
+        self._distributions = distributions
+        knobs = tuple(_knob(name, d) for name, d in distributions.items())
+        self.space = PlainSpace(knobs, ())
+        self._numbers = [np.array(knob.values, np.float64) for knob in knobs]
+
+    def values(self, vector: np.ndarray) -> dict[str, Any]:
+        """Name of each parameter -> its value, of `int[K]`."""
+        return {
+            name: d.choices[i] if isinstance(d, CategoricalDistribution) else knob.values[i]
+            for (name, d), knob, i in zip(
+                self._distributions.items(), self.space.knobs, vector.tolist(), strict=True
+            )
+        }
+
+    def vector(self, values: dict[str, Any]) -> np.ndarray | None:
+        """The index vector `int32[K]` nearest to values; None where one is missing or foreign."""
+        if not self._distributions.keys() <= values.keys():
+            return None
+        try:
+            numbers = [d.to_internal_repr(values[n]) for n, d in self._distributions.items()]
+        except ValueError:
+            return None
+        nearest = [
+            np.abs(known - number).argmin()
+            for known, number in zip(self._numbers, numbers, strict=True)
+        ]
+        return np.array(nearest, np.int32)
+
+
+def _knob(name: str, distribution: BaseDistribution) -> Knob:
+    if isinstance(distribution, CategoricalDistribution):
+        positions = tuple(range(len(distribution.choices)))
+        # Of two choices one number tells all.
+        return Knob(name, positions, ordinal=len(positions) == 2)
+    return Knob(name, _grid(distribution), ordinal=True)
+
+
+def _grid(distribution: FloatDistribution | IntDistribution) -> tuple[int | float, ...]:
+    """The values tried of a range, at most `_MOST` of them."""
+    low, high, step = distribution.low, distribution.high, distribution.step
+    whole = isinstance(distribution, IntDistribution)
+    if distribution.log or step is None:
+        return spaced(low, high, distribution.log, whole)
+    last = round((high - low) / step) if not whole else (high - low) // step
+    count = min(last + 1, _MOST)
+    picks = [last * i // max(count - 1, 1) for i in range(count)]
+    if whole:
+        return tuple(low + pick * step for pick in picks)
+    return tuple(min(low + pick * step, high) for pick in picks)

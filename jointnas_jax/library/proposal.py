@@ -1,0 +1,157 @@
+"""What the Optuna sampler computes: the next candidate, in one compiled program.
+
+The space arrives as arrays. So the number of trials compiles nothing, nor does another study of as
+many parameters.
+
+Shapes: N rows for trials that were measured, B for those that are only believed, K knobs, F
+features (filled up with constant ones), Q = population.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jointnas_jax.config import EvolutionConfig
+from jointnas_jax.predictor.gaussian_process import (
+    Process,
+    believe,
+    best_and_worst,
+    fit_process,
+    log_improvement,
+    predict,
+)
+from jointnas_jax.predictor.targets import Transform
+from jointnas_jax.search.evolution import evolve
+from jointnas_jax.space.features import FeatureTable
+from jointnas_jax.space.vectors import VectorSpace
+
+# Features come in multiples of this, so that spaces share programs.
+_FEATURES = 8
+
+
+class SpaceArrays(NamedTuple):
+    """A space as a program knows it.
+
+    Attributes:
+      cardinalities: `int32[K]`.
+      groups, values, factors, scales: `[F]`, see `FeatureTable`.
+    """
+
+    cardinalities: jax.Array
+    groups: jax.Array
+    values: jax.Array
+    factors: jax.Array
+    scales: jax.Array
+
+    @classmethod
+    def of(cls, space: VectorSpace) -> "SpaceArrays":
+        """The arrays of a space whose knobs are all of the architecture."""
+        table = FeatureTable.of(space)
+        missing = (0, -len(table.groups) % _FEATURES)
+        # An ordinal feature with a factor of 0 is constant.
+        return cls(
+            space.cardinalities,
+            np.pad(table.groups, missing),
+            np.pad(table.values, missing, constant_values=-1),
+            np.pad(table.factors, missing),
+            np.pad(table.scales, missing),
+        )
+
+    def inputs(self, vectors: jax.Array) -> jax.Array:
+        """Inputs `float32[..., F]` of the process, of `int32[..., K]`."""
+        width = len(self.groups)
+        table = FeatureTable(self.groups, self.values, self.factors, width, self.scales)
+        return table(vectors)[0] * self.scales
+
+
+class Seen(NamedTuple):
+    """What the trials of a study tell, the first rows of each array filled.
+
+    Attributes:
+      vectors: `int32[N, K]`, measured.
+      scores: `float32[N]`, standardised.
+      count: `int32[]`, rows that are filled.
+      excess: `float32[N]`, how far each is outside its constraints, positive where it breaks one.
+      judged: `bool[N]`, rows whose excess is known.
+      believed: `int32[B, K]`, trials without a score.
+      failed: `bool[B]`, believed to be as bad as the worst; the others still run, and are believed
+        to score as expected.
+      beliefs: `int32[]`, rows of them that are filled.
+    """
+
+    vectors: jax.Array
+    scores: jax.Array
+    count: jax.Array
+    excess: jax.Array
+    judged: jax.Array
+    believed: jax.Array
+    failed: jax.Array
+    beliefs: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=("constrained", "settings"))
+def propose(
+    space: SpaceArrays,
+    seen: Seen,
+    start: jax.Array,
+    key: jax.Array,
+    constrained: bool,
+    settings: EvolutionConfig,
+) -> tuple[jax.Array, jax.Array]:
+    """Evolves candidates to the highest expected improvement.
+
+    Under constraints, to that times the probability of satisfying them; as long as no trial does,
+    to the probability alone.
+
+    Args:
+      space: of the candidates.
+      seen: at least one trial measured.
+      start: `int32[S, K]` to begin with.
+      key: consumed.
+      constrained: whether any excess is known.
+      settings: of the evolution.
+
+    Returns:
+      The last population, best first, `int32[Q, K]`, and its marks `float32[Q]`, not finite for
+      rows that hold no candidate.
+    """
+    knobs = len(space.cardinalities)
+    inputs = space.inputs(seen.vectors)
+    # Believing takes further rows of the process.
+    room = len(seen.believed)
+    padded = lambda array: jnp.pad(array, [(0, room)] + [(0, 0)] * (array.ndim - 1))
+    rows, real = padded(inputs), padded(jnp.arange(len(inputs)) < seen.count)
+    transform = Transform.fit(padded(seen.scores), real, straighten=True)
+    process = fit_process(rows, transform.forward(padded(seen.scores)), real, knobs)
+    process = _believe_all(process, space.inputs(seen.believed), seen)
+    best, hope = best_and_worst(process)[0], None
+    if constrained:
+        hope = fit_process(rows, padded(seen.excess), padded(seen.judged), knobs)
+        sound = real & (padded(seen.excess) <= 0)
+        best = jnp.where(sound, predict(process, rows)[0], -jnp.inf).max()
+
+    def mark(vectors: jax.Array) -> jax.Array:
+        points = space.inputs(vectors)
+        marks = log_improvement(*predict(process, points), best)
+        if hope is None:
+            return marks
+        mean, deviation = predict(hope, points)
+        within = jax.scipy.stats.norm.logcdf(-mean / jnp.maximum(deviation, 1e-3))
+        return jnp.where(jnp.isfinite(best), marks, 0.0) + within
+
+    found = evolve(start, key, mark, None, lambda v: v, space.cardinalities, settings)
+    return found.population, found.scores
+
+
+def _believe_all(process: Process, points: jax.Array, seen: Seen) -> Process:
+    """Adds the trials without a score, `float32[B, F]`, one after the other."""
+
+    def add(i: jax.Array, process: Process) -> Process:
+        expected = predict(process, points[i][None])[0][0]
+        target = jnp.where(seen.failed[i], best_and_worst(process)[1], expected)
+        return believe(process, points[i], target)
+
+    return jax.lax.fori_loop(0, seen.beliefs, add, process)

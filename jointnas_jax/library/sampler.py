@@ -1,0 +1,179 @@
+"""`jn.JointNASSampler`: the searcher in a study of Optuna's."""
+
+import json
+import secrets
+import threading
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers._base import _process_constraints_after_trial
+from optuna.search_space import intersection_search_space
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import qmc
+
+from jointnas_jax.config import EvolutionConfig
+from jointnas_jax.errors import InputError, shown
+from jointnas_jax.library.memory import Memory, remember
+from jointnas_jax.library.parameters import Parameters
+from jointnas_jax.library.proposal import SpaceArrays, propose
+from jointnas_jax.search.coarse import first_new
+
+# A running trial's parameters, for the others: Optuna itself knows them once they are suggested.
+_PROPOSED = "jointnas_jax:proposed"
+# What Optuna's databases hold in one attribute.
+_LONGEST = 2045
+# Even points that an evolution starts from, besides the trials.
+_POOL = 256
+# Even points for the first trials; after so many they begin again.
+_CYCLE = 4096
+_EVOLUTION = EvolutionConfig(population=128, generations=60)
+# One proposal at a time in a process, so that each knows what the others will try.
+_PROPOSING = threading.Lock()
+
+
+class JointNASSampler(BaseSampler):
+    """Proposes parameters by an evolution on a Gaussian process of the trials.
+
+    A sampler like any other of Optuna's::
+
+        study = optuna.create_study(sampler=jn.JointNASSampler(seed=0))
+
+    Works with categorical, integer and real parameters, `log` and `step` included, for one
+    direction. A real parameter takes 256 values; an integer one up to 4,096.
+
+    All that it knows are the study's trials and its seed: it holds no state, so a study goes on in
+    another process, and equal trials with equal seeds give equal proposals. The time of a proposal
+    is bounded: where there are more trials, it learns from the best and the latest ones, and one
+    compiled program serves any number of them.
+
+    - The first trials are spread evenly (a Sobol sequence).
+    - Parameters that not all trials have, or whose range changes, are drawn at random.
+    - A trial that still runs is believed to score what is expected of it (`n_jobs`, several
+      processes), so that no two try the same.
+    - A trial that failed, or whose value is not finite, is believed to be as bad as the worst.
+    - A pruned trial counts with its last reported value, but never as better than the median of the
+      complete ones; without one it failed.
+    - Constraints are soft: how far trials are outside is learnt, and candidates count by the
+      probability of being inside. Both ways to give them work: `constraints_func`, and
+      `trial.set_constraint` of Optuna 5.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int | None = None,
+        n_startup_trials: int = 8,
+        constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
+        most_trials: int = 128,
+    ):
+        """Makes a sampler.
+
+        Args:
+          seed: of everything random, at least 0; None: another one each time.
+          n_startup_trials: trials before the first that is proposed from what was measured.
+          constraints_func: called with each finished trial, returns numbers that are above 0 where
+            it breaks a constraint.
+          most_trials: trials to learn from, at most; more take longer.
+
+        Raises:
+          InputError: a number is out of range.
+        """
+        ranges = {
+            "seed": (seed, 0, 2**31 - 1),
+            "n_startup_trials": (n_startup_trials, 0, 1_000_000),
+            "most_trials": (most_trials, 4, 2048),
+        }
+        for name, (value, low, high) in ranges.items():
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (name == "seed" and value is None) and not (whole and low <= value <= high):
+                raise InputError(
+                    f"`{name}` must be an integer from {low} to {high:,}, got {shown(value)}"
+                )
+        self._seed = secrets.randbits(31) if seed is None else seed
+        self._startup, self._most = n_startup_trials, most_trials
+        self._constraints = constraints_func
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Parameters that all complete trials have with the same range, and more than one value."""
+        found = intersection_search_space(study.get_trials(deepcopy=False))
+        return {name: d for name, d in found.items() if not d.single()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Proposes values of all parameters that `search_space` has, together."""
+        self._raise_error_if_multi_objective(study)
+        # What is enqueued is known, and needs no proposal.
+        if search_space.keys() <= trial.system_attrs.get("fixed_params", {}).keys():
+            return {}
+        parameters = Parameters(search_space)
+        with _PROPOSING:
+            memory = self._memory(study, trial, parameters)
+            values = parameters.values(self._propose(trial.number, parameters, memory))
+            if (
+                len(json.dumps(values, default=str)) <= _LONGEST
+            ):  # else the others know once it is suggested
+                study._storage.set_trial_system_attr(trial._trial_id, _PROPOSED, values)
+        return values
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Draws a value of one parameter at random."""
+        self._raise_error_if_multi_objective(study)
+        name = (self._seed, trial.number, zlib.crc32(param_name.encode()))
+        seed = int(np.random.SeedSequence(name).generate_state(1)[0])
+        return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """Stores the constraints of a finished trial."""
+        if self._constraints is not None:
+            _process_constraints_after_trial(self._constraints, study, trial, state)
+
+    def _memory(self, study: Study, trial: FrozenTrial, parameters: Parameters) -> Memory:
+        sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
+        trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        proposed = {
+            t.number: t.system_attrs.get(_PROPOSED, {}) | t.params
+            for t in trials
+            if t.state is TrialState.RUNNING
+        }
+        return remember(trials, proposed, parameters, sign)
+
+    def _propose(self, number: int, parameters: Parameters, memory: Memory) -> np.ndarray:
+        """The index vector `int32[K]` of the trial of this number."""
+        space, known = parameters.space, memory.known
+        even = qmc.Sobol(len(space.knobs), scramble=True, rng=np.random.default_rng(self._seed))
+        if len(memory.scores) < max(1, self._startup):
+            even.fast_forward(number % _CYCLE)
+            order = space.from_unit(even.random(_POOL))
+        else:
+            pool = space.from_unit(even.random(_POOL))
+            seen = memory.arrays(self._most)
+            start = np.concatenate([seen.vectors, pool])
+            key = jax.random.fold_in(jax.random.key(self._seed), number)
+            arrays, constrained = SpaceArrays.of(space), bool(seen.judged.any())
+            found = propose(arrays, seen, start, key, constrained, _EVOLUTION)
+            population, marks = map(np.asarray, found)
+            order = np.concatenate([population[np.isfinite(marks)], pool])
+        new = first_new(order, known)
+        # Where all values have been tried the best are tried again.
+        return (new if len(new) else order)[0]

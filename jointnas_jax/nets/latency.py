@@ -1,0 +1,232 @@
+"""Latency as a cost: that of a network is the sum of its pieces', each timed by itself.
+
+Pieces are the stem, every MBConv block, and the head. All that decides how long a piece takes
+stands in its key: the map it is given, its widths, kernel, stride and trim, the squeeze and the
+activation. A space has far fewer distinct pieces than networks, and a table of their timings over
+the knobs that each depends on joins the table of counted costs (`nets/cost.py`). Nothing here
+measures; see `nets/timing.py`.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jointnas_jax.nets.cost import CostTable
+from jointnas_jax.space import ArchSpec, Block, Head, JointSpace, Knob, Stage, Stem
+from jointnas_jax.space.arch import side
+
+LATENCY = "latency"
+STEM, BLOCK, HEAD = "stem", "block", "head"
+
+# Of pieces that are none.
+_NO_HEAD = Head(8)
+
+# Slot -> its value in one network.
+Values = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """What is timed by itself.
+
+    Attributes:
+      kind: `stem`, `block` or `head`.
+      arch: a network of one block, whose stem, block or head it is. A block or a head is given the
+        network's map before it, of `resolution` x `resolution` positions and the width of the stem.
+    """
+
+    kind: str
+    arch: ArchSpec
+
+    @functools.cached_property
+    def block(self) -> Block:
+        """The network's only block."""
+        (block,) = self.arch.blocks()
+        return block
+
+    @functools.cached_property
+    def key(self) -> str:
+        """All that decides how long it takes; pieces of one key are the same."""
+        arch, block = self.arch, self.block
+        size, head = f"{self.kind} {arch.resolution}", arch.head
+        if self.kind == STEM:
+            stem = arch.stem
+            widths = f"{arch.image_channels}>{stem.channels}"
+            return f"{size} {widths} k{stem.kernel} s{stem.stride} {stem.activation}"
+        if self.kind == HEAD:
+            widths = f"{block.out_channels}>{arch.head_hidden}>{head.channels}>{arch.num_classes}"
+            return f"{size} {widths} {head.activation}"
+        widths = f"{block.in_channels}>{block.hidden}>{block.out_channels}"
+        shape = f"k{block.kernel} s{block.stride} t{block.trim} se{block.se_channels}"
+        return f"{size} {widths} {shape} {block.activation}"
+
+
+def pieces_of(arch: ArchSpec) -> Iterator[tuple[Piece, int]]:
+    """Yields the pieces of a network, and how often it has each of them."""
+    slots = arch.to_slots()
+    for part in _parts(len(arch.stages), arch.image_channels, arch.num_classes):
+        yield part.piece(slots), part.times(slots)
+
+
+def latency_of(arch: ArchSpec, times: Mapping[str, int]) -> int:
+    """Nanoseconds of a network, given those of pieces by their keys."""
+    return sum(count * times[piece.key] for piece, count in pieces_of(arch) if count)
+
+
+def pieces_of_space(space: JointSpace) -> dict[str, Piece]:
+    """Returns the pieces of all networks of a space by their keys, in a fixed order."""
+    found: dict[str, Piece] = {}
+    for part in _parts_of(space):
+        for values in part.rows(space):
+            if part.times(values):
+                piece = part.piece(values)
+                found.setdefault(piece.key, piece)
+    return found
+
+
+def with_latency(costs: CostTable, space: JointSpace, times: Mapping[str, int]) -> CostTable:
+    """Returns a table of costs with one more, `latency`.
+
+    Args:
+      costs: of the space.
+      space: the space.
+      times: nanoseconds of every piece of the space, by key.
+    """
+    knobs, tables = list(costs.knobs), [np.pad(table, ((0, 0), (0, 1))) for table in costs.tables]
+    for part in _parts_of(space):
+        rows = [
+            part.times(values) and part.times(values) * times[part.piece(values).key]
+            for values in part.rows(space)
+        ]
+        table = np.zeros((len(rows), len(costs.names) + 1), np.int64)
+        table[:, -1] = rows
+        cards = [len(knob.values) for knob in part.knobs(space)]
+        strides = [math.prod(cards[a + 1 :]) for a in range(len(cards))]
+        positions = [space.positions[knob.name] for knob in part.knobs(space)]
+        knobs.append((np.array(positions, np.int32), np.array(strides, np.int32)))
+        tables.append(table)
+    return CostTable(tuple(knobs), tuple(tables), (*costs.names, LATENCY))
+
+
+class _Part(NamedTuple):
+    """A part of all networks of a space.
+
+    Attributes:
+      slots: that it depends on.
+      piece: what it consists of, given the slots' values.
+      times: how often.
+    """
+
+    slots: tuple[str, ...]
+    piece: Callable[[Values], Piece]
+    times: Callable[[Values], int] = lambda values: 1
+
+    def knobs(self, space: JointSpace) -> tuple[Knob, ...]:
+        """The knobs that fill its slots."""
+        sources = (space.arch_slots[slot] for slot in self.slots)
+        return tuple({s.name: s for s in sources if isinstance(s, Knob)}.values())
+
+    def rows(self, space: JointSpace) -> Iterator[dict[str, Any]]:
+        """Yields the slots' values for all values of its knobs; the last knob runs fastest."""
+        sources = {slot: space.arch_slots[slot] for slot in self.slots}
+        knobs = self.knobs(space)
+        for chosen in itertools.product(*(knob.values for knob in knobs)):
+            now = {knob.name: value for knob, value in zip(knobs, chosen, strict=True)}
+            yield {s: now[k.name] if isinstance(k, Knob) else k for s, k in sources.items()}
+
+
+def _parts_of(space: JointSpace) -> list[_Part]:
+    stages = sum(1 for slot in space.arch_slots if slot.endswith("_depth"))
+    return _parts(stages, space.image_channels, space.num_classes)
+
+
+def _parts(stages: int, image_channels: int, num_classes: int) -> list[_Part]:
+    """Stem, first and other blocks of each stage, head."""
+    middle = [part for s in range(1, stages + 1) for part in _stage_parts(s)]
+    return [_stem_part(image_channels), *middle, _head_part(stages, num_classes)]
+
+
+def _stem_part(image_channels: int) -> _Part:
+    slots = ("resolution", *(f"stem_{f.name}" for f in dataclasses.fields(Stem)))
+
+    def piece(v: Values) -> Piece:
+        stem = _spec(Stem, "stem", v)
+        return _alone(STEM, v["resolution"], stem, Stage(8, 1), image_channels=image_channels)
+
+    return _Part(slots, piece)
+
+
+def _stage_parts(s: int) -> list[_Part]:
+    """The first block of a stage, and the others."""
+    name, before = f"stage{s}", f"stage{s - 1}_channels" if s > 1 else "stem_channels"
+    shared = (f"{name}_channels", f"{name}_se", f"{name}_activation")
+
+    def piece(v: Values, half: str) -> Piece:
+        first = half == "first"
+        stage = Stage(
+            channels=v[f"{name}_channels"],
+            depth=1,
+            kernel_first=v[f"{name}_kernel_{half}"],
+            expand_first=v[f"{name}_expand_{half}"],
+            stride=v[f"{name}_stride"] if first else 1,
+            trim=v[f"{name}_trim"] if first else 0,
+            se=v[f"{name}_se"],
+            activation=v[f"{name}_activation"],
+        )
+        size = _size(v, s - 1 if first else s)
+        width = v[before] if first else stage.channels
+        return _alone(BLOCK, size, Stem(width, kernel=1, stride=1), stage)
+
+    def part(half: str, own: str, times: Callable[[Values], int]) -> _Part:
+        slots = (*_size_slots(s), own, f"{name}_kernel_{half}", f"{name}_expand_{half}", *shared)
+        return _Part(slots, functools.partial(piece, half=half), times)
+
+    others = lambda v: v[f"{name}_depth"] - 1
+    return [part("first", before, lambda v: 1), part("rest", f"{name}_depth", others)]
+
+
+def _head_part(stages: int, num_classes: int) -> _Part:
+    last = f"stage{stages}_channels"
+    slots = (last, *_size_slots(stages), *(f"head_{f.name}" for f in dataclasses.fields(Head)))
+
+    def piece(v: Values) -> Piece:
+        plain = Stem(v[last], kernel=1, stride=1), Stage(v[last], 1, expand_first=1)
+        head = _spec(Head, "head", v)
+        return _alone(HEAD, _size(v, stages), *plain, head, num_classes=num_classes)
+
+    return _Part(slots, piece)
+
+
+def _alone(
+    kind: str,
+    size: int,
+    stem: Stem,
+    stage: Stage,
+    head: Head = _NO_HEAD,
+    image_channels: int = 1,
+    num_classes: int = 2,
+) -> Piece:
+    """A piece; what it does not depend on is the same for all, so that equal pieces are equal."""
+    return Piece(kind, ArchSpec(size, image_channels, num_classes, stem, (stage,), head))
+
+
+def _spec(kind: type, name: str, values: Values) -> Any:
+    return kind(**{f.name: values[f"{name}_{f.name}"] for f in dataclasses.fields(kind)})
+
+
+def _size_slots(stage: int) -> tuple[str, ...]:
+    """What the side of the map after a stage depends on."""
+    strides = (f"stage{s}_{field}" for s in range(1, stage + 1) for field in ("stride", "trim"))
+    return ("resolution", "stem_stride", *strides)
+
+
+def _size(values: Values, stage: int) -> int:
+    size = side(values["resolution"], values["stem_stride"])
+    for s in range(1, stage + 1):
+        size = side(size, values[f"stage{s}_stride"], values[f"stage{s}_trim"])
+    return size

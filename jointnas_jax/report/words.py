@@ -1,0 +1,58 @@
+"""Numbers as the report writes them, with units."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+_UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "K"))
+_SPACE = "\N{NO-BREAK SPACE}"
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """A share of 1 in percent; None is "failed"."""
+    return "failed" if share is None else f"{100 * share:.{digits}f}{_SPACE}%"
+
+
+def spread(stats: Mapping[str, Any]) -> str:
+    """Mean and standard deviation over seeds, as `result.json` has them."""
+    if stats["mean"] is None:
+        return "failed" if stats["seeds"] else "not measured"
+    return percent(stats["mean"]) + (f" ± {100 * stats['std']:.2f}" if stats["std"] else "")
+
+
+def points(difference: float | None) -> str:
+    """A difference of accuracies, in percentage points."""
+    if difference is None:
+        return "unknown"
+    return f"{100 * difference:+.2f}{_SPACE}points".replace("-", "\N{MINUS SIGN}")
+
+
+def amount(value: float) -> str:
+    """A number of FLOPs or params to three digits: 305 K, 1.24 G."""
+    for size, unit in _UNITS:
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g}{_SPACE}{unit}"
+    return f"{value:g}"
+
+
+def seconds(value: float) -> str:
+    """A time: 4.2 s, 5 min 20 s, 3 h 12 min."""
+    if value < 10:
+        return f"{value:.1f}{_SPACE}s"
+    if value < 60:
+        return f"{value:.0f}{_SPACE}s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes}{_SPACE}min {rest}{_SPACE}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,}{_SPACE}h {minutes}{_SPACE}min"
+
+
+def correlation(value: float | None) -> str:
+    """A rank correlation; a dash where there is none."""
+    return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.2f}"
+
+
+def count(number: int, what: str) -> str:
+    """A number of things: 1 trial, 2 trials."""
+    return f"{number:,} {what}" + "s" * (number != 1)

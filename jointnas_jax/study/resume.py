@@ -1,0 +1,31 @@
+"""The command that goes on with an interrupted run."""
+
+import re
+import shlex
+from collections.abc import Sequence
+
+from jointnas_jax.study.database import parse_url, public_name
+
+# Flags with which a run would not go on, but begin again, plan only, or refuse.
+_NOT_AGAIN = re.compile(r"--?(overwrite|dry_run)(=.*)?|--?config\.study\.resume=never")
+_DATABASE = re.compile(r"(--?config\.study\.storage=|)(\w[\w+]*://.*)", re.DOTALL)
+
+
+def resume_command(argv: Sequence[str]) -> str:
+    """Returns the command line that goes on where a run was interrupted, for a shell.
+
+    A password in the name of a database is left out: it would be shown and stored.
+
+    Args:
+      argv: of that run, as `sys.argv`.
+    """
+    kept = [argument for argument in argv[1:] if not _NOT_AGAIN.fullmatch(argument)]
+    return shlex.join(["python", argv[0], *map(_without_password, kept)])
+
+
+def _without_password(argument: str) -> str:
+    if match := _DATABASE.fullmatch(argument):
+        url = parse_url(match[2])
+        # A file has none, and its public name is not its URL.
+        return argument if url.drivername == "sqlite" else match[1] + public_name(url)
+    return argument

@@ -1,0 +1,38 @@
+"""Writes the report of a study, finished or running: a page that explains what was found.
+
+python scripts/report.py --workdir=runs/digits
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.errors import ConfigError
+
+WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a study.")
+OUT = flags.DEFINE_string("out", "", "Folder for the report; default WORKDIR/report.")
+STORAGE = flags.DEFINE_string(
+    "storage", "", "Database of the trials; default the one where the study began."
+)
+
+
+def main(argv: list[str]) -> int:
+    """Writes one report; returns the exit code."""
+    parse_flags(argv, flags.FLAGS)
+    if not WORKDIR.value:
+        raise ConfigError("name the folder of a study, such as --workdir=runs/digits")
+    # Only now: the imports below take seconds, and an error should not.
+    from jointnas_jax.study.record import read_record
+
+    record = read_record(Path(WORKDIR.value), STORAGE.value)
+    from jointnas_jax.report.page import write_report
+
+    for path in write_report(record, Path(OUT.value) if OUT.value else None):
+        print(f"  wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(sys.argv, __doc__, main))

@@ -1,0 +1,139 @@
+"""Plays a study on a fleet that is not there: how long it takes on 1 to 4,096 devices, and why.
+
+python scripts/simulate.py --config=configs/imagenet_joint.py --images=256116 --out=fleet.json
+python scripts/simulate.py --workdir=runs/digits --devices=1,2,4,8 --preemptions_per_hour=0.1
+python scripts/simulate.py --config=configs/digits.py --validate=1,2,4 --scaling=scaling.json
+
+Trial times are those of the finished study in --workdir, or of the cost model that --dry_run goes
+by. Candidates are asked for in rounds, as in the paper (sync); in rounds as wide as the fleet after
+the first (wide); as results arrive after the first round (mixed), or at once (async). --validate
+runs the study on so many CPU devices of this machine, which should do nothing else meanwhile, and
+plays it from the times on one.
+
+The report has a row for each number of `devices` and way of asking (`rounds`): `hours` of the study
+and of the search (`search_hours`), `utilisation` (share of the time that devices train),
+`compile_share` of what they do, `preemptions`, the `lost_device_hours` that these cost, the `delay`
+by them, and how many results the search knew on average (`known`) and at least (`least_known`) when
+it asked for a candidate after the first round. `gains` are over synchronous rounds.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from jointnas_jax.command_line import integers, parse_config, run_script
+from jointnas_jax.errors import ConfigError, WorkdirError
+from jointnas_jax.files import write_json
+from jointnas_jax.simulation.fleet import LARGEST, Fleet, parse_speeds, read_speeds
+
+DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "imagenet_joint.py"
+_FLEET = Fleet()
+_SIZES = [str(2**power) for power in range(13)]
+
+WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a finished study, for its trial times.")
+ONE_HOST = flags.DEFINE_bool(
+    "one_host",
+    False,
+    "Trainings of an envelope wait for each other, as in one program of one host.",
+)
+IMAGES = flags.DEFINE_integer("images", 0, "Training images; 0: the config's dataset is opened.", 0)
+CHANNELS = flags.DEFINE_integer("channels", 3, "Of an image, with --images.", 1, 4096)
+CLASSES = flags.DEFINE_integer(
+    "classes", 1000, "Of the dataset, with --images, where the config chooses none.", 2, 1_000_000
+)
+MACHINE = flags.DEFINE_enum(
+    "machine", "accelerator", ["accelerator", "cpu"], "Of the cost model, for a device of speed 1."
+)
+STOP = flags.DEFINE_integer(
+    "stop_epochs", 0, "Epochs that the early-stop rule leaves, in the cost model; 0: all.", 0
+)
+FIT = flags.DEFINE_float(
+    "fit_seconds", 30.0, "Of the driver before each round or asking, in the cost model.", 0, 1e6
+)
+DEVICES = flags.DEFINE_list("devices", _SIZES, f"Sizes of the fleet, from 1 to {LARGEST}.")
+SPEED = flags.DEFINE_list(
+    "speed", ["1"], "Of a device; by number where devices share their cores: 1:1,2:0.8,4:0.4."
+)
+SCALING = flags.DEFINE_string("scaling", "", "Speeds from a result of scripts/bench_scaling.py.")
+MEMORY = flags.DEFINE_float("memory_gb", _FLEET.memory_gb, "Of a device; 0: enough.")
+COMPILE = flags.DEFINE_float(
+    "compile_seconds", _FLEET.compile_seconds, "To compile a program on a device; -1: the model's."
+)
+PREEMPTIONS = flags.DEFINE_float(
+    "preemptions_per_hour", _FLEET.preemptions_per_hour, "Of a device that trains."
+)
+REPLACEMENT = flags.DEFINE_float(
+    "replacement_minutes", _FLEET.replacement_minutes, "Until a device is replaced."
+)
+CHECKPOINT = flags.DEFINE_float(
+    "checkpoint_minutes", _FLEET.checkpoint_minutes, "Between saved states of a training."
+)
+SPREAD = flags.DEFINE_float(
+    "spread", _FLEET.spread, "Deviation of the logarithm of a training's time: stragglers."
+)
+PER_TRIAL = flags.DEFINE_integer(
+    "devices_per_trial", _FLEET.devices_per_trial, "Devices that share a candidate's batches."
+)
+SHARING = flags.DEFINE_float(
+    "sharing", _FLEET.sharing, "What each doubling of them keeps of their speed."
+)
+SEEDS = flags.DEFINE_integer("seeds", 5, "Plays of each fleet, over which times are averaged.", 1)
+VALIDATE = flags.DEFINE_list("validate", [], "Run the study on so many CPU devices, and compare.")
+OUT = flags.DEFINE_string("out", "", "JSON file for the report; a figure is drawn beside it.")
+
+
+def main(argv: list[str]) -> int:
+    """Simulates or validates; returns the exit code."""
+    config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
+    names = ("memory_gb", "compile_seconds", "preemptions_per_hour", "replacement_minutes")
+    names += ("checkpoint_minutes", "spread", "devices_per_trial", "sharing")
+    fleet = Fleet(**{name: flags.FLAGS[name].value for name in names})
+    speeds = read_speeds(Path(SCALING.value)) if SCALING.value else parse_speeds(SPEED.value)
+    sizes = integers("devices", DEVICES.value, 1, LARGEST)
+    counts = integers("validate", VALIDATE.value, 1, LARGEST) if VALIDATE.value else []
+    if counts and (counts[0] != 1 or len(set(counts)) < 2):
+        raise ConfigError(f"`--validate` must begin with 1 and go on, such as 1,2,4, got {counts}")
+    out = Path(OUT.value) if OUT.value else None
+    if out and (out.suffix != ".json" or not out.parent.is_dir()):
+        raise WorkdirError(f"`--out` must be a .json file in an existing folder, got `{OUT.value}`")
+    if counts:
+        from jointnas_jax.simulation.validation import table, validate
+
+        report = validate(config, counts, speeds)
+        lines = table(report)
+    else:
+        from jointnas_jax.simulation.sweep import sentences, sweep, table
+
+        report = sweep(_workload(config), fleet, sizes, speeds, SEEDS.value)
+        lines = [*table(report), *sentences(report)]
+    print("\n".join(lines))
+    if out:
+        _write(report, out, drawn=not counts)
+    return 0
+
+
+def _workload(config: Any) -> Any:
+    """What to play; these imports take seconds, and an error in a flag should not."""
+    if WORKDIR.value:
+        from jointnas_jax.simulation.recorded import recorded
+
+        return recorded(Path(WORKDIR.value), ONE_HOST.value)
+    from jointnas_jax.simulation.forecasted import Images, forecasted
+
+    images = Images(IMAGES.value, CHANNELS.value, CLASSES.value) if IMAGES.value else None
+    return forecasted(config, images, MACHINE.value, STOP.value, FIT.value)
+
+
+def _write(report: dict[str, Any], out: Path, drawn: bool) -> None:
+    write_json(out, report)
+    print(f"  wrote {out}")
+    if drawn:
+        from jointnas_jax.report.simulation import draw
+
+        print(f"  wrote {draw(report, out.with_suffix('.png'))}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(sys.argv, __doc__, main))

@@ -1,0 +1,36 @@
+"""Shows where a running, interrupted or finished study is; from any terminal, at once.
+
+python scripts/status.py --workdir=runs/digits
+python scripts/status.py --workdir=runs/digits --json
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.errors import ConfigError
+from jointnas_jax.study.status import look_at, print_status
+
+WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a study, or of the training of a network.")
+JSON = flags.DEFINE_bool("json", False, "Print JSON instead of lines.")
+
+
+def main(argv: list[str]) -> int:
+    """Prints where a run is; returns the exit code."""
+    parse_flags(argv, flags.FLAGS)
+    if not WORKDIR.value:
+        raise ConfigError("name the folder of a study, such as --workdir=runs/digits")
+    status = look_at(Path(WORKDIR.value))
+    if JSON.value:
+        print(json.dumps(status, indent=1))
+    else:
+        print_status(status, Console(markup=False, emoji=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(sys.argv, __doc__, main))
