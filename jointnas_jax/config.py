@@ -267,6 +267,25 @@ class StudyConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RayConfig:
+    """The actors of the executor `ray`; the cluster is `RAY_ADDRESS`, or one that starts here.
+
+    Attributes:
+      workers: actors, each of which trains one pack at a time.
+      cpus: processors of each.
+      gpus: of each; its programs run on all of them.
+      tpus: chips of each, likewise.
+      retries: how often what an actor trained when it died is given to another.
+    """
+
+    workers: int = option(1, between(1, 4096))
+    cpus: int = option(1, between(0, 4096))
+    gpus: int = option(0, between(0, 64))
+    tpus: int = option(0, between(0, 64))
+    retries: int = option(2, between(0, 100))
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A checked config.
 
@@ -284,6 +303,8 @@ class Config:
       search: both stages.
       predictor: the predictor.
       study: how the study is run.
+      executor: who trains: this process (`local`), or the actors of a cluster (`ray`).
+      ray: its actors.
     """
 
     name: str = option("study", NAME)
@@ -298,6 +319,8 @@ class Config:
     search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
     predictor: PredictorConfig = dataclasses.field(default_factory=PredictorConfig)
     study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
+    executor: str = option("local", one_of("local", "ray"))
+    ray: RayConfig = dataclasses.field(default_factory=RayConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all sections as nested dicts."""

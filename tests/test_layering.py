@@ -34,7 +34,7 @@ ALLOWED = {
     "library": (ENGINE - {"train", "data"}) | {"rules", "command_line", "study"},
 }
 # The evaluator alone turns candidates into trained networks; the plan asks what that will take.
-TRAINERS = {"study/evaluator.py", "study/plan.py", "study/teacher.py"}
+TRAINERS = {"study/evaluator.py", "study/plan.py", "study/planning.py", "study/teacher.py"}
 
 
 def _imports(path: Path) -> set[str]:

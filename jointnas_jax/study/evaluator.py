@@ -9,9 +9,11 @@ large network trains on all devices together.
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,22 +27,18 @@ from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace
 from jointnas_jax.study.eta import Group
 from jointnas_jax.study.groups import Groups, Place, state_folder
-from jointnas_jax.study.jobs import Call, Job, Keeping, Outcome, Packing, pack_name
+from jointnas_jax.study.jobs import Call, Job, Keeping, Outcome, pack_name
+from jointnas_jax.study.origin import machine_here as described_here
+from jointnas_jax.study.planning import Planning, Unit
 from jointnas_jax.study.teacher import load_teacher
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.feed import feeds
 from jointnas_jax.train.forecast import Counter
-from jointnas_jax.train.lanes import LaneCounts
-from jointnas_jax.train.layout import (
-    machine_here,
-    make_planner,
-    most_lanes,
-    shares_batches,
-    training_devices,
-)
+from jointnas_jax.train.layout import Hardware, machine_here, training_devices
 from jointnas_jax.train.machine import measured_scales
-from jointnas_jax.train.packing import Pack, Shape, Work
+from jointnas_jax.train.packing import Shape
 from jointnas_jax.train.parallel import on_device, replicate
+from jointnas_jax.train.placing import Placed, Way
 from jointnas_jax.train.program import TrainProgram
 from jointnas_jax.train.step import Teacher
 
@@ -50,9 +48,10 @@ _PROGRAMS_KEPT = 8
 
 
 class Evaluator:
-    """Trains candidates on all devices.
+    """Trains candidates on all devices; the executor of one process, and of each one of several.
 
     Attributes:
+      hardware: that trains.
       pixels: `mean` and `std` per channel of the training split, validation images included.
       packings: of all calls so far.
       scales: that the planner goes by, see `measured_scales`.
@@ -96,7 +95,6 @@ class Evaluator:
                 "`config.train.batch_size` must be a multiple of the "
                 f"{self.devices} devices that share a batch, got {config.train.batch_size}"
             )
-        self.packings: list[Packing] = []
         self._streamed = isinstance(train, SplitOnDisk)
         self._data = feeds(train, validation, test, self._devices)
         stats = jax.device_get(self._data[False][0].stats)
@@ -104,12 +102,14 @@ class Evaluator:
         images = {False: int((~validation).sum()), True: len(validation)}
         self._steps = {final: n // config.train.batch_size for final, n in images.items()}
         self.scales = self._keeping.scales or measured_scales(self._devices[0], cache_dir())
-        machine = machine_here(config, self.scales)
-        self._planner = make_planner(config, space, machine, sample)
-        self._lane_counts = LaneCounts(self._most_lanes)
-        taught = self._teacher and self._teacher.module.arch
+        self.hardware = Hardware.here(config, self.scales, self._resident_bytes())
+        self._planning = Planning(config, space, self.hardware, self._steps, sample)
+        self._placing, self.packings = self._planning.placing, self._planning.packings
+        self._planner = self._placing.planner
+        machine, taught = machine_here(config, self.scales), self._teacher
         self._counter = Counter(
-            config, machine, self._planner, self._devices, self._resident_bytes(), taught
+            *(config, machine, self._planner, self._devices, self.hardware.taken),
+            taught and taught.module.arch,
         )
         self._programs: collections.OrderedDict[tuple, TrainProgram] = collections.OrderedDict()
         self._lock = threading.Lock()
@@ -118,6 +118,24 @@ class Evaluator:
     def devices(self) -> int:
         """Number of devices in use."""
         return len(self._devices)
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What results may depend on, see `Origin`."""
+        return described_here(self.hardware.all_devices)
+
+    def describe(self) -> dict[str, Any]:
+        """What somebody else needs to plan for this evaluator."""
+        names = ("hardware", "machine", "pixels", "scales")
+        return {name: getattr(self, name) for name in names} | {"steps": self._steps}
+
+    def train_unit(self, unit: Unit) -> list[tuple[int, Outcome]]:
+        """Trains a unit; gives positions and outcomes."""
+        completed = self.train(unit.packs, unit.jobs_here(), unit.known)
+        return [(unit.positions[place], outcome) for place, outcome in completed]
+
+    def close(self) -> None:
+        """Nothing of it runs elsewhere."""
 
     def run(self, jobs: Sequence[Job], later: int = 0) -> list[Outcome]:
         """Trains all jobs; `later` as in `completed`."""
@@ -135,28 +153,29 @@ class Evaluator:
 
         Whoever stops asking closes the generator: what trains then ends after its epoch.
         """
-        works = [Work(j.candidate.arch, j.epochs * self._steps[j.final]) for j in jobs]
-        together = shares_batches(self._train, self._devices, len(jobs))
-        if together:
-            packs = [Pack(job.candidate.arch, (i,)) for i, job in enumerate(jobs)]
-        else:
-            packs = self._planner.plan(works, later)
-        shared = [p for p in packs if isinstance(p.shape, Envelope)]
-        exact = [p for p in packs if not isinstance(p.shape, Envelope)]
-        self.packings.append(
-            Packing(len(jobs), len(shared), len(exact), self._planner.efficiency(works, packs))
-        )
+        return self.train(self._planning.place(jobs, later), jobs, known)
+
+    def train(
+        self, packs: Sequence[Placed], jobs: Sequence[Job], known: Collection[int] = ()
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Trains packs as they are placed; yields positions and outcomes.
+
+        Args:
+          packs: some of the jobs, or all of them.
+          jobs: that the packs are made of.
+          known: positions of jobs that do not train.
+
+        Whoever stops asking closes the generator: what trains then ends after its epoch.
+        """
         call = Call(jobs, known)
-        self._tell(works, packs, together, call)
+        self._tell(packs, call)
+
+        exact = [p for p in packs if p.way is Way.ONE]
 
         def work() -> None:
             try:
-                self._run_shared(shared, call)
-                # Few architectures: the trainings of one share its program, on all devices.
-                if together or len(exact) < self.devices:
-                    for pack in exact:
-                        self._run_pack(pack, call, None, together)
-                else:
+                self._run_on_all([p for p in packs if p.way is not Way.ONE], call)
+                if exact:
                     self._run_exact(exact, call)
             except BaseException as error:  # whoever waits must hear of it
                 call.done.put(error)
@@ -165,7 +184,7 @@ class Evaluator:
         thread.start()
         self._keeping.interrupt.worker = thread
         try:
-            for _ in range(len(jobs) - len(call.known)):
+            for _ in set().union(*(pack.members for pack in packs)) - call.known:
                 done = call.done.get()
                 if isinstance(done, BaseException):
                     raise done
@@ -174,25 +193,27 @@ class Evaluator:
             call.stop.set()
             self._keeping.progress.batch_ends()
 
-    def _tell(
-        self, works: Sequence[Work], packs: Sequence[Pack], together: bool, call: Call
-    ) -> None:
+    def _tell(self, packs: Sequence[Placed], call: Call) -> None:
         """Tells of a call that begins, and what those of its jobs that train will take."""
-        left = [tuple(i for i in pack.members if i not in call.known) for pack in packs]
-        packs = [Pack(p.shape, members) for p, members in zip(packs, left, strict=True) if members]
+        left = [
+            dataclasses.replace(p, members=tuple(i for i in p.members if i not in call.known))
+            for p in packs
+        ]
+        left = [pack for pack in left if pack.members]
         seconds = (0.0, 0.0)
-        if packs:
-            seconds = self._counter.add_packs(works, packs, together, call.jobs[0].final)
-        useful = self.packings[-1].efficiency
-        self._keeping.progress.batch_begins(sum(map(len, left)), *seconds, useful)
+        if left:
+            works, together = self._planning.works(call.jobs), left[0].way is Way.TOGETHER
+            seconds = self._counter.add_packs(works, left, together, call.jobs[0].final)
+        useful = self.packings[-1].efficiency if self.packings else 1.0  # planned elsewhere
+        self._keeping.progress.batch_begins(sum(len(p.members) for p in left), *seconds, useful)
 
-    def _run_shared(self, packs: Sequence[Pack], call: Call) -> None:
+    def _run_on_all(self, packs: Sequence[Placed], call: Call) -> None:
         """Trains packs one after the other, each on all devices."""
-        self._compile_side_by_side(packs, call)
+        self._compile_side_by_side([p for p in packs if isinstance(p.shape, Envelope)], call)
         for pack in packs:
             self._run_pack(pack, call, None)
 
-    def _compile_side_by_side(self, packs: Sequence[Pack], call: Call) -> None:
+    def _compile_side_by_side(self, packs: Sequence[Placed], call: Call) -> None:
         """Compiles the programs of packs that train on all devices."""
         waiting = [pack for pack in packs if set(pack.members) - call.known]
         if len(waiting) < 2:
@@ -200,20 +221,17 @@ class Evaluator:
         with concurrent.futures.ThreadPoolExecutor(self.devices) as workers:
             for pack in waiting:
                 jobs = [call.jobs[i] for i in pack.members]
-                kinds = collections.Counter((job.epochs, job.final) for job in jobs)
                 for final in {job.final for job in jobs}:
-                    args = (jobs[0].candidate, max(kinds.values()), final)
-                    workers.submit(self._compile_one, pack, *args)
+                    workers.submit(self._compile_one, pack, jobs[0].candidate, final)
 
-    def _compile_one(self, pack: Pack, candidate: Candidate, jobs: int, final: bool) -> None:
-        lanes = self._lanes_per_device(pack.shape, jobs, None)
+    def _compile_one(self, pack: Placed, candidate: Candidate, final: bool) -> None:
         teacher = self._teacher if final else None
-        program = self._program(pack.shape, None, lanes, self._devices, False, teacher)
+        program = self._program(pack.shape, None, pack.lanes, self._devices, False, teacher)
         # What goes wrong does so again when the pack trains, and is dealt with there.
         with contextlib.suppress(Exception):
             program.compile(candidate, *self._data[final])
 
-    def _run_exact(self, packs: Sequence[Pack], call: Call) -> None:
+    def _run_exact(self, packs: Sequence[Placed], call: Call) -> None:
         """One worker for each device takes one architecture after the other.
 
         In the end a worker without one helps the others with theirs: it has their program in less
@@ -222,7 +240,7 @@ class Evaluator:
         cost = lambda p: self._planner.macs(p.shape, p.shape) * len(set(p.members) - call.known)
         waiting = sorted(packs, key=cost, reverse=True)
 
-        def take(worker: int) -> Pack | None:
+        def take(worker: int) -> Placed | None:
             """An architecture that this device compiled before, or no other did, or any."""
             with self._lock:
                 for others in (False, True):
@@ -245,22 +263,16 @@ class Evaluator:
         with concurrent.futures.ThreadPoolExecutor(self.devices) as pool:
             list(pool.map(work, range(self.devices)))
 
-    def _run_pack(self, pack: Pack, call: Call, device: int | None, together: bool = False) -> None:
-        """Trains a pack on one device, or on all; jobs of one kind side by side, or `together`."""
-        kinds: dict[tuple[int, bool], list[int]] = {}
-        for index in pack.members:
-            kinds.setdefault((call.jobs[index].epochs, call.jobs[index].final), []).append(index)
-        lanes = self._lanes_per_device(pack.shape, max(map(len, kinds.values())), device)
-        lanes = 1 if together else lanes
-        place = Place(pack.shape, lanes, device, together, self.devices if device is None else 1)
+    def _run_pack(self, pack: Placed, call: Call, device: int | None) -> None:
+        """Trains a pack on one device, or on all (None); jobs of one kind side by side."""
+        together, devices = pack.way is Way.TOGETHER, self.devices if device is None else 1
+        place = Place(pack.shape, pack.lanes, device, together, devices)
         groups = Groups(call, self._train_at, self._keeping)
-        for indices in kinds.values():
-            # Lanes wait for each other, so those that train at once should take about as long.
-            cost = lambda i: self._planner.macs(pack.shape, call.jobs[i].candidate.arch)
-            fitting = groups.train(place, sorted(indices, key=lambda i: (-cost(i), i)))
+        for ordered in self._placing.in_order(pack, self._planning.works(call.jobs)):
+            fitting = groups.train(place, ordered)
             if fitting != place:  # what comes later need not find out again
                 place = fitting
-                self._lane_counts.limit(pack.shape, place.lanes)
+                self._placing.limit(pack.shape, place.lanes)
 
     def _train_at(self, place: Place, jobs: Sequence[Job], stop: threading.Event) -> list[Outcome]:
         return self._train_lanes(place.shape, jobs, place.lanes, place.device, place.together, stop)
@@ -346,14 +358,6 @@ class Evaluator:
                 )
 
         return progress
-
-    def _lanes_per_device(self, shape: Shape, jobs: int, device: int | None) -> int:
-        """Lanes of the program for so many jobs of a shape."""
-        return self._lane_counts.of(shape, -(-jobs // (self.devices if device is None else 1)))
-
-    def _most_lanes(self, shape: Shape) -> int:
-        """Lanes of a shape on one device, at most."""
-        return most_lanes(self._train, self._devices[0], shape, self._resident_bytes())
 
     def _resident_bytes(self) -> int:
         """Bytes of images that stay on the devices."""

@@ -94,6 +94,13 @@ class Packing:
     exact: int
     efficiency: float
 
+    @staticmethod
+    def of(packs: Sequence[Any], efficiency: float) -> "Packing":
+        """Counts packs; `efficiency` as above."""
+        shared = sum(isinstance(pack.shape, Envelope) for pack in packs)
+        jobs = sum(len(pack.members) for pack in packs)
+        return Packing(jobs, shared, len(packs) - shared, efficiency)
+
     def __str__(self) -> str:
         return (
             f"{self.candidates} trainings in {self.envelopes} envelopes and {self.exact} exact "

@@ -34,12 +34,12 @@ class Origin:
     study: str
 
     @staticmethod
-    def here(config: Config, devices: int, scales: tuple[float, float]) -> "Origin":
+    def here(config: Config, machine: dict[str, Any], scales: tuple[float, float]) -> "Origin":
         """That of a study which begins here and now."""
         storage = _public_storage(config)
         # Others may keep studies of this name in the same database.
         end = f"-{secrets.token_hex(4)}" if storage else ""
-        return Origin(SCHEMA, _machine(devices), scales, storage, config.name + end)
+        return Origin(SCHEMA, machine, scales, storage, config.name + end)
 
     @staticmethod
     def read(workdir: Path) -> "Origin":
@@ -59,7 +59,7 @@ class Origin:
         """Writes it into the workdir; raises `StorageError`."""
         write_json(workdir / ORIGIN, dataclasses.asdict(self), digest=True)
 
-    def check(self, config: Config, devices: int, console: Console) -> None:
+    def check(self, config: Config, machine: dict[str, Any], console: Console) -> None:
         """Checks that the study may go on here.
 
         Raises:
@@ -69,11 +69,10 @@ class Origin:
             raise ConfigError(
                 f"`config.study.storage` is {self.storage!r} where the study began, got {given!r}"
             )
-        here = _machine(devices)
         there = self.machine
         differ = [
             f"{name} {there.get(name)} there, {value} here"
-            for name, value in here.items()
+            for name, value in machine.items()
             if there.get(name) != value
         ]
         if not differ:
@@ -93,7 +92,8 @@ def _public_storage(config: Config) -> str:
     return public_name(parse_url(storage)) if storage else ""
 
 
-def _machine(devices: int) -> dict[str, Any]:
+def machine_here(devices: int) -> dict[str, Any]:
+    """What results on so many devices like those of this process may depend on."""
     # Only here: reports read origins without JAX.
     import jax
     import jaxlib

@@ -23,11 +23,6 @@ from jointnas_jax.train.machine import measured_scales
 SAMPLE = 96
 
 
-def device_count(config: Config) -> int:
-    """Number of devices that train."""
-    return len(training_devices(config))
-
-
 def plan_training(config: Config, dataset: ImageDataset, candidate: Candidate) -> Forecast:
     """Forecasts the final training of one candidate; raises as `find_teacher` does."""
     images = dataset.count(config.data.train_split)

@@ -24,14 +24,14 @@ from jointnas_jax.search.evolution import Evolution, diverse
 from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.space import Candidate
 from jointnas_jax.study.display import watched
-from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.executor import make_executor
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.jobs import Job, Keeping, Outcome
 from jointnas_jax.study.latency import LatencyTable
 from jointnas_jax.study.lock import locked
 from jointnas_jax.study.meter import Meter
 from jointnas_jax.study.origin import Origin
-from jointnas_jax.study.plan import SAMPLE, Plan, device_count, find_teacher, make_plan, print_plan
+from jointnas_jax.study.plan import SAMPLE, Plan, find_teacher, make_plan, print_plan
 from jointnas_jax.study.problem import PRETRAIN_STREAM, Problem, build_problem
 from jointnas_jax.study.progress import Progress
 from jointnas_jax.study.record import open_store
@@ -108,11 +108,12 @@ def _run(
         pool = problem.pool()
         plan = make_plan(problem, pool, len(images[0]), find_teacher(config))
         study = Study(problem, pool, images, plan, workdir, progress, found, interrupt)
+    with contextlib.closing(study.evaluator):
         print_plan(problem, plan, progress.console)
         study.open()  # the last thing before training: bad input leaves no trace
         interrupt.command = progress.command
-    with contextlib.closing(study.trials):
-        return _stages(study, pool, meter, interrupt)
+        with contextlib.closing(study.trials):
+            return _stages(study, pool, meter, interrupt)
 
 
 def _stages(study: "Study", pool: np.ndarray, meter: Meter, interrupt: Interrupt) -> dict[str, Any]:
@@ -178,12 +179,10 @@ class Study:
         self.problem, self.config = problem, problem.config
         self.workdir, self.progress, self._plan = workdir, progress, plan
         self._origin = Origin.read(workdir) if found is Found.UNFINISHED else None
-        if self._origin:
-            self._origin.check(self.config, device_count(self.config), progress.console)
         sample = [problem.space.decode(vector).arch for vector in pool[:SAMPLE]]
         scales = self._origin and self._origin.scales
         keeping = Keeping(workdir, scales, interrupt, progress.say, progress)
-        self.evaluator = Evaluator(self.config, problem.space, *images, sample, keeping)
+        self.evaluator = make_executor(self.config, problem.space, images, sample, keeping)
         self.searcher, self._epochs = problem.searcher(), self.config.train.epochs
 
     def open(self) -> None:
@@ -195,9 +194,10 @@ class Study:
         """
         config, origin = self.config, self._origin
         if origin:
+            origin.check(config, self.evaluator.machine, self.progress.console)
             store = open_store(self.workdir, config.study.storage, origin)
         else:
-            origin = Origin.here(config, device_count(config), self.evaluator.scales)
+            origin = Origin.here(config, self.evaluator.machine, self.evaluator.scales)
             store = new_store(self.workdir, config, origin)
             origin.write(self.workdir)
             if self.problem.latency:

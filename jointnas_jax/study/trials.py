@@ -16,7 +16,7 @@ from jointnas_jax.files import check_digest
 from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.study.checkpoint import save_variables
 from jointnas_jax.study.database import sqlite_url
-from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.executor import Executor
 from jointnas_jax.study.jobs import Job, Outcome
 from jointnas_jax.study.origin import Origin
 from jointnas_jax.study.progress import Progress
@@ -57,7 +57,7 @@ class Trials:
 
     def __init__(
         self,
-        evaluator: Evaluator,
+        evaluator: Executor,
         store: TrialStore,
         space: JointSpace,
         workdir: Path,

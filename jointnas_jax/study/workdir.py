@@ -36,6 +36,8 @@ _ARCH = "arch"
 _NOT_CONFIG = (_ARCH, "schema")
 # Options that may change when a study goes on.
 _OF_A_RUN = ("storage", "resume", "other_machine", "checkpoint_minutes")
+# Sections that say who trains, which makes no difference to what comes out.
+_EXECUTOR = ("executor", "ray")
 # Differences that an error shows.
 _SHOWN = 3
 
@@ -217,6 +219,8 @@ def _plain(config: Config) -> dict[str, Any]:
     default, study = StudyConfig(), config.study
     study = dataclasses.replace(study, **{name: getattr(default, name) for name in _OF_A_RUN})
     plain = {"schema": SCHEMA, **jsonable(dataclasses.replace(config, study=study).to_dict())}
+    for section in _EXECUTOR:
+        del plain[section]
     if Path(config.arch_file).is_file():
         plain[_ARCH] = Path(config.arch_file).read_text(encoding="utf-8")
     return json.loads(json.dumps(plain))

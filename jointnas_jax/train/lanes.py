@@ -5,8 +5,7 @@ from round to round. So a shape keeps to few numbers, and lanes that are too man
 """
 
 from collections.abc import Callable
-
-import jax
+from typing import Any
 
 from jointnas_jax.nets.cost import training_bytes
 from jointnas_jax.train.packing import Shape
@@ -52,13 +51,11 @@ class LaneCounts:
         self._known[shape] = [n for n in self._known.get(shape, []) if n < lanes] + [lanes]
 
 
-def lanes_that_fit(
-    device: jax.Device, shape: Shape, batch: int, value_bytes: int, taken: int = 0
-) -> int:
+def lanes_that_fit(device: Any, shape: Shape, batch: int, value_bytes: int, taken: int = 0) -> int:
     """Lanes that fit in a device's memory, at least 1; 1 on CPU: more fall out of its caches.
 
     Args:
-      device: to train on.
+      device: to train on, of JAX or `Hardware`.
       shape: of the networks.
       batch: images of a step.
       value_bytes: of one value of a feature map.

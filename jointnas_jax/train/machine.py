@@ -7,6 +7,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,8 +86,8 @@ _CPU_PROBE = (0.57, 0.0038)
 _ACCELERATOR_PROBE = (13.0, 1.0)
 
 
-def machine_of(device: jax.Device, scales: tuple[float, float]) -> Machine:
-    """What compiling and training cost on a device, given its `measured_scales`."""
+def machine_of(device: Any, scales: tuple[float, float]) -> Machine:
+    """What compiling and training cost on a device (of JAX, or `Hardware`), by its scales."""
     return (CPU if device.platform == "cpu" else ACCELERATOR).scaled(*scales)
 
 

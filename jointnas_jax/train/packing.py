@@ -8,7 +8,7 @@ hand, so that no later candidate needs another program. Where padding costs more
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from jointnas_jax.nets.cost import count
 from jointnas_jax.nets.envelope import Envelope, Ranges, is_free, ranges_of
@@ -39,10 +39,12 @@ class Work:
     Attributes:
       arch: the architecture.
       steps: of the training.
+      kind: trainings of other kinds cannot train side by side.
     """
 
     arch: ArchSpec
     steps: int
+    kind: Hashable = None
 
 
 @dataclasses.dataclass(frozen=True)
