@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ SCHEMA = 1
 _SCHEMA, _DIGEST = "schema", "digest"
 # How a file ends that is being written.
 _UNFINISHED = ".unfinished"
+# Orbax numbers saves by the process, and a save looks its number up late: it finds that of another
+# thread which began meanwhile, writes before its folder is made, and loses what it wrote.
+_ORBAX = threading.Lock()
 
 
 def write_json(path: Path, data: Any, digest: bool = False) -> None:
@@ -171,6 +175,13 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # Orbax wraps what the system says
         raise StorageError(f"`{path}` cannot be written: {one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """`writing` by Orbax: one thread at a time."""
+    with _ORBAX, writing(path):
+        yield
 
 
 def _digest_file(folder: Path) -> Path:

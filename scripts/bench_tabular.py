@@ -10,6 +10,7 @@ the extra `bench`.
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
@@ -29,8 +30,8 @@ NOISY = flags.DEFINE_bool("noisy", False, "An evaluation is one run, not the mea
 OUT = flags.DEFINE_string("out", "", "JSON file for the results.")
 
 
-def predictor() -> dict:
-    """Compares predictors on all tables."""
+def predictor() -> Iterator[dict]:
+    """Compares predictors on all tables; the report grows with each."""
     from jointnas_jax.bench import predictors
 
     sizes, report = [int(s) for s in SIZES.value], {}
@@ -48,11 +49,11 @@ def predictor() -> dict:
                     line = "".join(f"{value:8.3f}" for value in values)
                     print(f"  {who:<24}{mark:<8}{line}", flush=True)
             print(f"  {who:<24}seconds {marks[sizes[-1]]['seconds']:{8 * len(sizes)}.2f}")
-    return report
+        yield report
 
 
-def search() -> dict:
-    """Compares searches on all tables, under all limits."""
+def search() -> Iterator[dict]:
+    """Compares searches on all tables, under all limits; the report grows with each."""
     from jointnas_jax.bench import searches
 
     report = {}
@@ -67,7 +68,7 @@ def search() -> dict:
             print(f"  {'':<24}" + "".join(f"{n:>9}" for n in searches.AT))
             for who, found in results.items():
                 print(f"  {who:<24}" + "".join(f"{r:9.4f}" for r in found["regret"]), flush=True)
-    return report
+            yield report
 
 
 COMMANDS = {"predictor": predictor, "search": search}
@@ -78,9 +79,9 @@ def main(argv: list[str]) -> int:
     names = parse_flags(argv, flags.FLAGS, "the comparison")
     if len(names) != 1 or names[0] not in COMMANDS:
         raise ConfigError(f"name one of {', '.join(COMMANDS)}, got {shown(names)}")
-    report = COMMANDS[names[0]]()
-    if OUT.value:
-        Path(OUT.value).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    for report in COMMANDS[names[0]]():
+        if OUT.value:  # after each table: all of them take hours
+            Path(OUT.value).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from orbax.checkpoint import v1 as ocp
 
-from jointnas_jax.files import check_digest, write_digest, writing
+from jointnas_jax.files import check_digest, saving, write_digest
 
 
 def save_variables(path: Path, variables: Any) -> None:
@@ -15,7 +15,7 @@ def save_variables(path: Path, variables: Any) -> None:
     Raises:
       StorageError: it cannot be written.
     """
-    with writing(path):
+    with saving(path):
         if path.exists():
             shutil.rmtree(path)
         ocp.save(path.resolve(), variables)

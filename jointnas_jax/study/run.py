@@ -15,7 +15,7 @@ from rich.console import Console
 from jointnas_jax.config import Config
 from jointnas_jax.data.source import Images
 from jointnas_jax.errors import StudyError
-from jointnas_jax.files import read_json, write_digest, write_json, writing
+from jointnas_jax.files import read_json, saving, write_digest, write_json
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.predictor import Fitted
 from jointnas_jax.search.coarse import Round
@@ -345,7 +345,7 @@ class Study:
 
     def save_predictor(self, fitted: Fitted) -> None:
         """Writes the predictor, for `search_budgets`."""
-        with writing(self.workdir / PREDICTOR):
+        with saving(self.workdir / PREDICTOR):
             self.searcher.predictor.save(self.workdir / PREDICTOR, fitted)
             write_digest(self.workdir / PREDICTOR)
 

@@ -14,7 +14,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from jointnas_jax.errors import DamagedError, StorageError, one_line
-from jointnas_jax.files import check_digest, write_digest, writing
+from jointnas_jax.files import check_digest, saving, write_digest, writing
 
 # The newest may be damaged.
 _KEPT = 2
@@ -89,7 +89,7 @@ class Checkpoints:
         Raises:
           StorageError: it cannot be written.
         """
-        with writing(self._folder):
+        with saving(self._folder):
             self._open().save(epochs, jax.device_get(state), custom_metadata=notes)
             write_digest(self._folder / str(epochs))
         self._last = time.monotonic()

@@ -1,6 +1,8 @@
 """Check 12: states of trainings and weights on disk."""
 
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,26 @@ def test_a_damaged_state_is_skipped_with_a_word(tmp_path):
     last = states(tmp_path, said)
     assert last.restore(STATE)[1] == 3
     last.close()
+
+
+def test_trainings_that_are_saved_at_the_same_time_do_not_mix(tmp_path):
+    """Orbax alone fails soon: see `files.saving`."""
+    large = {f"w{i}": np.arange(1000.0, dtype=np.float32) for i in range(60)}
+    together = threading.Barrier(2)
+
+    def train(number):
+        kept = states(tmp_path / str(number), [])
+        for epoch in range(1, 11):
+            together.wait(timeout=60)
+            kept.save(epoch, large | {"step": np.array(number)}, {})
+        kept.close()
+        again = states(tmp_path / str(number), [])
+        state, epochs, _ = again.restore(large | {"step": np.array(number)})
+        again.close()
+        return int(state["step"]), epochs
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(train, range(2))) == [(0, 10), (1, 10)]
 
 
 def test_without_a_sound_state_a_training_starts_again(tmp_path):
