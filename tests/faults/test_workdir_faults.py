@@ -17,7 +17,7 @@ from table_study import train_lanes
 
 from jointnas_jax.errors import BusyError, ConfigError, DamagedError, WorkdirError
 from jointnas_jax.files import read_json, write_json
-from jointnas_jax.study import main, origin
+from jointnas_jax.study import evaluator, main
 from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.lock import locked
@@ -76,8 +76,8 @@ def test_a_study_that_must_go_on_has_to_be_there(tmp_path, table):
 
 
 def test_another_machine_is_told_and_only_goes_on_if_allowed(unfinished, monkeypatch, table):
-    here = origin.machine_here
-    monkeypatch.setattr(origin, "machine_here", lambda n: here(n) | {"features": "others"})
+    here = evaluator.described_here
+    monkeypatch.setattr(evaluator, "described_here", lambda n: here(n) | {"features": "others"})
     with pytest.raises(ConfigError, match=r"another machine: features \d+ there, others here"):
         study(unfinished, EXACT)
     console = Console(record=True, width=500, file=io.StringIO())
