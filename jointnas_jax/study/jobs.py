@@ -58,6 +58,11 @@ class Outcome:
     seconds: float = 0.0
     pack: str = ""
 
+    @property
+    def accuracy(self) -> float | None:
+        """At the end; None after a failure."""
+        return self.accuracies[-1] if self.reason is None else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Keeping:

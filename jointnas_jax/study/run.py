@@ -323,7 +323,7 @@ class Study:
     def validate(self, contenders: Sequence[Contender]) -> None:
         """Trains with all seeds, without the validation images, and measures accuracy on them."""
         for contender, outcomes in self._train_seeds(contenders, "final", _FINAL):
-            contender.validation = _accuracies(outcomes)
+            contender.validation = [o.accuracy for o in outcomes]
 
     def winners(self, finalists: Sequence[Contender]) -> list[Contender]:
         """The best finalists none of whose seeds failed; raises `StudyError` if there is none."""
@@ -341,7 +341,7 @@ class Study:
         folders = [self.workdir / WEIGHTS / name for name in names] + [None] * len(references)
         trained = self._train_seeds(contenders, "retrain", _RETRAIN, folders)
         for contender, outcomes in trained:
-            contender.test = _accuracies(outcomes)
+            contender.test = [o.accuracy for o in outcomes]
 
     def save_predictor(self, fitted: Fitted) -> None:
         """Writes the predictor, for `search_budgets`."""
@@ -397,8 +397,3 @@ def _completed(rounds: Sequence[Round]) -> tuple[np.ndarray, np.ndarray]:
     vectors = np.concatenate([r.vectors for r in rounds])
     scores = np.concatenate([r.scores for r in rounds])
     return vectors[np.isfinite(scores)], scores[np.isfinite(scores)]
-
-
-def _accuracies(outcomes: Sequence[Outcome]) -> list[float | None]:
-    """The last accuracy of each training, None where it failed."""
-    return [o.accuracies[-1] if o.reason is None else None for o in outcomes]
