@@ -129,7 +129,11 @@ def test_a_table_of_a_space_is_made_and_the_report_is_json(tmp_path):
     """With real timings, of the few pieces of a tiny space."""
     out = tmp_path / "table.json"
     cache = {"XDG_CACHE_HOME": str(tmp_path)}
-    done = run(SCRIPT, "table", f"--config={TINY}", "--json", f"--out={out}", "--check=5", **cache)
+    command = (SCRIPT, "table", f"--config={TINY}", "--json", f"--out={out}", "--check=5")
+    done = run(*command, **cache)
+    for _ in range(5):  # what the message says, where another test takes the cores
+        if "measure again with --again" in done.stderr:
+            done = run(*command, "--again", **cache)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report == json.loads(out.read_text())
