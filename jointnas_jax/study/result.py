@@ -135,6 +135,7 @@ def print_result(result: dict[str, Any], console: Console) -> None:
             f"  The search {comparison['verdict']} the {source}: "
             f"{_signed(comparison['difference'])} test accuracy.",
             highlight=False,
+            soft_wrap=True,
         )
     total = sum(result["seconds"].values())
     console.print(
