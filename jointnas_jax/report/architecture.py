@@ -1,5 +1,7 @@
 """A network as tables for people."""
 
+import sys
+
 from rich.console import Console
 from rich.table import Table
 
@@ -7,6 +9,7 @@ from jointnas_jax.nets.cost import COSTS, by_part, count
 from jointnas_jax.space import ArchSpec, Stage
 
 COLUMNS = ("", "operator", "kernel", "expand", "channels", "blocks", "stride", "SE", "map")
+_WIDTH = 120
 
 
 def part_rows(arch: ArchSpec) -> list[tuple]:
@@ -20,7 +23,8 @@ def part_rows(arch: ArchSpec) -> list[tuple]:
 
 def print_arch(name: str, arch: ArchSpec, console: Console | None = None) -> None:
     """Prints the stages of a network as the paper's table does, with the costs of each."""
-    console = console or Console()
+    # Rich cuts numbers off at 80 columns where there is no terminal.
+    console = console or Console(width=None if sys.stdout.isatty() else _WIDTH)
     table = Table(title=name, title_justify="left")
     for column in (*COLUMNS, "FLOPs", "params"):
         table.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
