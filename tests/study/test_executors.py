@@ -2,37 +2,19 @@
 
 import contextlib
 import dataclasses
-import os
-import signal
-import threading
 import time
 
-import jax
-import numpy as np
 import pytest
-import tiny
+from executors import content, expected_of, make, tiny_problem
 
-from jointnas_jax.config import RayConfig, check_config
 from jointnas_jax.study.evaluator import Evaluator
-from jointnas_jax.study.executor import make_executor
-from jointnas_jax.study.jobs import Job, Keeping
-from jointnas_jax.study.problem import build_problem
 
 EXECUTORS = ["local", pytest.param("ray", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
 def problem():
-    return build_problem(check_config(tiny.get_config()))
-
-
-def make(problem, name, devices):
-    """An executor of so many devices in all."""
-    study = dataclasses.replace(problem.config.study, devices=devices if name == "local" else 1)
-    ray = RayConfig(workers=devices, cpus=1)
-    config = dataclasses.replace(problem.config, study=study, executor=name, ray=ray)
-    keeping = Keeping(scales=(1.0, 1.0))
-    return make_executor(config, problem.space, problem.divided_images(), (), keeping)
+    return tiny_problem()
 
 
 @pytest.fixture(scope="module", params=EXECUTORS)
@@ -43,26 +25,9 @@ def executor(request, problem):
         yield made
 
 
-def jobs(problem, count, epochs=1, seed=0):
-    vectors = problem.space.sample(np.random.default_rng(seed), count)
-    return [
-        Job(problem.space.decode(v), jax.random.key(1000 * seed + i), epochs)
-        for i, v in enumerate(vectors)
-    ]
-
-
-def content(outcome):
-    leaves = jax.tree_util.tree_leaves_with_path(outcome.variables)
-    weights = [(jax.tree_util.keystr(path), np.asarray(leaf).tobytes()) for path, leaf in leaves]
-    return outcome.accuracies, outcome.reason, outcome.pack, weights
-
-
 @pytest.fixture(scope="module")
 def expected(problem):
-    """What one process on one device gives for the same plan."""
-    some = [*jobs(problem, 5, epochs=2), dataclasses.replace(jobs(problem, 1, seed=9)[0])]
-    with contextlib.closing(make(problem, "local", devices=2)) as local:
-        return some, [content(outcome) for outcome in local.run(some)]
+    return expected_of(problem)
 
 
 def test_every_job_has_one_outcome_and_it_is_that_of_one_process(executor, expected):
@@ -112,45 +77,3 @@ def test_closing_the_generator_stops_the_work(executor, expected):
 
 def test_the_local_executor_is_the_evaluator(problem):
     assert isinstance(make(problem, "local", devices=1), Evaluator)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("deaths", [1, 3])
-def test_what_a_killed_actor_trained_is_given_to_another_or_fails_in_the_end(
-    problem, expected, deaths
-):
-    ray = pytest.importorskip("ray")
-    some, outcomes = expected
-    with contextlib.closing(make(problem, "ray", devices=2)) as fleet:
-        given = fleet._hand_out
-        killed = []
-
-        def kill_whoever_has_the_first_job(waiting, running):
-            given(waiting, running)
-            for worker, unit in running.values():
-                if 0 in unit.positions and len(killed) < deaths and worker not in killed:
-                    killed.append(worker)
-                    ray.kill(worker)
-
-        fleet._hand_out = kill_whoever_has_the_first_job
-        done = dict(fleet.completed(some))
-    assert len(killed) == deaths
-    if deaths == 3:
-        assert done.pop(0).reason.startswith("actor_died: 3 actors died")
-    assert {i: content(outcome) for i, outcome in done.items()} == {i: outcomes[i] for i in done}
-    assert len(done) == len(some) - (deaths == 3)
-
-
-@pytest.mark.slow
-def test_a_process_killed_while_it_trains_changes_nothing(problem, expected):
-    ray = pytest.importorskip("ray")
-    some, outcomes = expected
-    with contextlib.closing(make(problem, "ray", devices=2)) as fleet:
-        process = ray.get(fleet.workers[0].process.remote())
-        completed = fleet.completed(some)
-        timer = threading.Timer(1.0, os.kill, (process, signal.SIGKILL))
-        timer.start()
-        done = dict(completed)
-        timer.join()
-        assert ray.get(fleet.workers[0].process.remote()) != process
-    assert [content(done[i]) for i in range(len(some))] == outcomes
