@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import threading
 import time
 
 import pytest
@@ -23,6 +24,9 @@ def executor(request, problem):
         pytest.importorskip("ray")
     with contextlib.closing(make(problem, request.param, devices=2)) as made:
         yield made
+    for thread in threading.enumerate():  # a process may not end while XLA compiles in a thread
+        if thread.name.endswith("(work)"):
+            thread.join(timeout=120)
 
 
 @pytest.fixture(scope="module")
