@@ -17,6 +17,10 @@ from jointnas_jax.train.executables import executables_on
 
 _AXIS = "devices"
 
+# JAX makes the shards of an array when they are first asked for, and not for two threads at once:
+# one of them finds some missing.
+_SHARDS = threading.Lock()
+
 
 class Parallel(abc.ABC):
     """A function of one lane, mapped over lanes: devices, and by `vmap` those of one device."""
@@ -172,6 +176,7 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
 
 def on_device(tree: Any, device: jax.Device) -> Any:
     """What `replicate` put on a device, without a copy."""
-    return jax.tree.map(
-        lambda a: next(shard.data for shard in a.addressable_shards if shard.device == device), tree
-    )
+    with _SHARDS:
+        return jax.tree.map(
+            lambda a: next(s.data for s in a.addressable_shards if s.device == device), tree
+        )

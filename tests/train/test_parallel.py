@@ -1,5 +1,9 @@
 """What maps a function over lanes keeps one contract, whichever way it does it."""
 
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,3 +146,22 @@ def test_a_jaxlib_that_cannot_copy_programs_compiles_them_instead(monkeypatch, c
 def test_accelerators_use_pmap():
     assert [way_of(platform) for platform in ("cpu", "gpu", "tpu")] == [Copied, Pmapped, Pmapped]
     assert isinstance(parallel(function, "llsss", jax.devices()[:1]), Copied)
+
+
+def test_every_device_gets_its_part_though_all_ask_at_once():
+    """JAX alone does not find a part in one of twenty calls."""
+    devices = jax.local_devices()[:DEVICES]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(100):
+            tree, together = replicate([np.zeros(3)] * 20, devices), threading.Barrier(len(devices))
+
+            def part(device, tree=tree, together=together):
+                together.wait(timeout=60)
+                return {leaf.device for leaf in on_device(tree, device)}
+
+            with ThreadPoolExecutor(len(devices)) as pool:
+                assert list(pool.map(part, devices)) == [{d} for d in devices]
+    finally:
+        sys.setswitchinterval(before)
