@@ -11,8 +11,6 @@ Seconds include building and compiling; a persistent compilation cache is not us
 import ast
 import dataclasses
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from jointnas_jax.config import Config, TrainConfig
+from jointnas_jax.processes import in_a_process
 from jointnas_jax.space import Candidate, JointSpace
 
 CONTESTANTS = ("program", "jit", "jit_lax", "torch")
@@ -87,24 +86,14 @@ def compare(task: Task, contestants: tuple[str, ...] = CONTESTANTS) -> dict[str,
     """Runs contestants one after the other and returns their results by name."""
     results, weights = {}, {}
     for name in contestants:
-        environment = os.environ | {
+        environment = {
             "MALLOC_MMAP_THRESHOLD_": "1000000000",
             "MALLOC_TRIM_THRESHOLD_": "1000000000",
             "JAX_ENABLE_COMPILATION_CACHE": "false",
         }
         if name != "program":  # one candidate after the other, with all cores
             environment["JAX_NUM_CPU_DEVICES"] = "1"
-        run = subprocess.run(
-            [sys.executable, "-m", "jointnas_jax.bench.population", name],
-            input=repr(
-                dataclasses.asdict(task)
-            ),  # JSON would turn ranges, which are tuples, to lists
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        results[name] = json.loads(run.stdout.splitlines()[-1])
+        results[name] = in_a_process("bench.population", name, task, **environment)
         weights[name] = results[name].pop("weights", None)
     if weights.get("program") and weights.get("jit"):
         pairs = zip(weights["program"], weights["jit"], strict=True)

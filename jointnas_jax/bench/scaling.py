@@ -8,7 +8,6 @@ import ast
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jointnas_jax.config import Config, TrainConfig
-from jointnas_jax.errors import StudyError, one_line
+from jointnas_jax.processes import in_a_process
 from jointnas_jax.space import JointSpace
 
 WAYS = ("side_by_side", "together")
@@ -63,29 +62,13 @@ def measure(task: Task, counts: Sequence[int]) -> dict[str, Any]:
     """
     rows: list[dict[str, Any]] = []
     for devices in counts:
-        found = _in_a_process(task, devices)
+        found = in_a_process("bench.scaling", devices, task, JAX_NUM_CPU_DEVICES=str(devices))
         row: dict[str, Any] = {"devices": devices}
         for way in WAYS:
             first = rows[0][way]["steps_per_second"] if rows else found[way]
             row[way] = {"steps_per_second": found[way], "speedup": found[way] / first}
         rows.append(row)
     return {"task": dataclasses.asdict(task), "cores": os.cpu_count(), "rows": rows}
-
-
-def _in_a_process(task: Task, devices: int) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, "-m", "jointnas_jax.bench.scaling", str(devices)],
-        # JSON would turn ranges, which are tuples, to lists.
-        input=repr(dataclasses.asdict(task)),
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        last = (done.stderr.splitlines() or [""])[-1]
-        raise StudyError(f"{devices} devices could not be measured: {one_line(last)}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def steps_per_second(task: Task, devices: int) -> dict[str, float]:

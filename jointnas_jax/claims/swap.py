@@ -52,9 +52,9 @@ def compare(config: Config, files: Sequence[Path], seeds: int) -> dict[str, Any]
         for pair in pairs
         for seed in range(seeds)
     ]
-    accuracies = np.array(
-        [o.accuracies[-1] if o.reason is None else np.nan for o in evaluator.run(jobs)]
-    ).reshape(len(files), len(files), seeds)
+    accuracies = np.array([o.accuracy for o in evaluator.run(jobs)], float).reshape(
+        len(files), len(files), seeds
+    )
     names = [f"network {i + 1}" for i in range(len(files))]
     return report(names, accuracies) | {
         "dataset": problem.dataset.name,

@@ -1,10 +1,8 @@
 """Is the simulation right? Runs a study on several numbers of CPU devices, and plays it."""
 
 import ast
-import dataclasses
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -12,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from jointnas_jax.config import Config, check_config
-from jointnas_jax.errors import StudyError, one_line
-from jointnas_jax.files import read_json
+from jointnas_jax.processes import in_a_process
 from jointnas_jax.simulation.fleet import Fleet, Speeds, speed_at
 from jointnas_jax.simulation.player import play
 from jointnas_jax.simulation.recorded import recorded
 from jointnas_jax.simulation.workload import Workload
-from jointnas_jax.study.workdir import RESULT
 
 # Largest error of a simulated time that counts as right.
 TOLERANCE = 0.20
@@ -39,8 +35,7 @@ def validate(config: Config, counts: Sequence[int], speeds: Speeds) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         for devices in counts:
             workdir = Path(folder) / str(devices)
-            _run(config, workdir, devices, Path(folder) / f"cache{devices}")
-            measured[devices] = read_json(workdir / RESULT)["seconds"]
+            measured[devices] = _run(config, workdir, devices, Path(folder) / f"cache{devices}")
         workload = recorded(Path(folder) / str(counts[0]), one_host=True)
     return compare(workload, measured, speeds)
 
@@ -84,22 +79,11 @@ def table(report: dict[str, Any]) -> list[str]:
     return [*lines, f"  {verdict} {TOLERANCE:.0%}; load of the machine {report['load']}"]
 
 
-def _run(config: Config, workdir: Path, devices: int, cache: Path) -> None:
-    """Runs the study in a process of its own, with an empty cache of compiled programs."""
-    own = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_COMPILATION_CACHE_DIR": str(cache)}
+def _run(config: Config, workdir: Path, devices: int, cache: Path) -> dict[str, float]:
+    """Seconds by stage of the study in a process of its own, with an empty cache of programs."""
     cache.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-m", "jointnas_jax.simulation.validation", str(workdir)],
-        # JSON would turn ranges, which are tuples, to lists.
-        input=repr(dataclasses.asdict(config)),
-        env=os.environ | own,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        last = (done.stderr.splitlines() or [""])[-1]
-        raise StudyError(f"the study on {devices} devices failed: {one_line(last)}")
+    own = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    return in_a_process("simulation.validation", workdir, config, **own)
 
 
 def _main(workdir: Path, config: Config) -> None:

@@ -327,8 +327,8 @@ class Evaluator:
         if folder is None:
             yield None
             return
-        seconds = 60 * self._study.checkpoint_minutes
-        with contextlib.closing(Checkpoints(folder, seconds, self._keeping.say)) as checkpoints:
+        seconds, say = 60 * self._study.checkpoint_minutes, self._keeping.progress.say
+        with contextlib.closing(Checkpoints(folder, seconds, say)) as checkpoints:
             yield checkpoints
 
     def _progress(

@@ -24,7 +24,7 @@ from jointnas_jax.study.display import watched
 from jointnas_jax.study.eta import Part
 from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.interrupt import Interrupt
-from jointnas_jax.study.jobs import Job, Keeping
+from jointnas_jax.study.jobs import Job, Keeping, Outcome
 from jointnas_jax.study.lock import locked
 from jointnas_jax.study.model import Model, save_model
 from jointnas_jax.study.plan import plan_training, print_lines
@@ -100,7 +100,7 @@ def _train(
             f"{config.train.batch_size}"
         )
     validation = np.zeros(len(train), bool)  # a final training uses all images
-    keeping = Keeping(workdir, None, interrupt, progress.say, progress)
+    keeping = Keeping(workdir, None, interrupt, progress)
     space = JointSpace.fixed(candidate)
     evaluator = Evaluator(config, space, train, validation, test, keeping=keeping)
     workdirs.start_training(workdir, config, described, overwrite)
@@ -126,23 +126,38 @@ def _train(
     progress.trained(_STAGE)
     if outcome.reason is not None:
         raise StudyError(f"the training failed: {outcome.reason}")
+    seconds = round(time.perf_counter() - start, 2)
+    result = _keep(config, dataset, candidate, workdir, outcome, evaluator.pixels, seconds)
+    progress.scalar("training/test_accuracy", result["accuracy"], epochs)
+    print_accuracy(result, console)
+    return result
+
+
+def _keep(
+    config: Config,
+    dataset: ImageDataset,
+    candidate: Candidate,
+    workdir: Path,
+    outcome: Outcome,
+    pixels: dict[str, list[float]],
+    seconds: float,
+) -> dict[str, Any]:
+    """Writes the trained model and `result.json`, whose content is returned."""
     result = {
         "schema": SCHEMA,
         "name": config.name,
-        "dataset": {"name": dataset.name, "pixels": evaluator.pixels},
-        "candidate": described,
+        "dataset": {"name": dataset.name, "pixels": pixels},
+        "candidate": candidate.to_dict(),
         "costs": dataclasses.asdict(count(candidate.arch)),
-        "epochs": epochs,
-        "accuracy": outcome.accuracies[-1],
-        "seconds": round(time.perf_counter() - start, 2),
+        "epochs": config.train.epochs_at_end,
+        "accuracy": outcome.accuracy,
+        "seconds": seconds,
     }
-    pixels = (tuple(evaluator.pixels[name]) for name in ("mean", "std"))
+    statistics = (tuple(pixels[name]) for name in ("mean", "std"))
     shape = dataset.image_shape[:2]
-    model = Model(candidate.arch, outcome.variables, *pixels, shape, 1.0, dataset.labels)
+    model = Model(candidate.arch, outcome.variables, *statistics, shape, 1.0, dataset.labels)
     save_model(model, workdir / workdirs.TRAINED, overwrite=True)
     workdirs.finish_training(workdir, result)
-    progress.scalar("training/test_accuracy", result["accuracy"], epochs)
-    print_accuracy(result, console)
     return result
 
 

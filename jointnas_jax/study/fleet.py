@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from jointnas_jax.config import Config
 from jointnas_jax.errors import ConfigError, InputError, JointNASError, StudyError, one_line
 from jointnas_jax.space import ArchSpec, JointSpace
@@ -23,6 +25,7 @@ from jointnas_jax.study.jobs import Job, Keeping, Outcome
 from jointnas_jax.study.lock import FILE as LOCK
 from jointnas_jax.study.planning import Planning, Unit
 from jointnas_jax.study.problem import build_problem
+from jointnas_jax.study.progress import Progress
 
 try:
     import ray
@@ -53,8 +56,7 @@ class Worker:
         prepare_jax(config.study.devices)
         folder, text = lock
         shared = (folder / LOCK).is_file() and (folder / LOCK).read_text() == text
-        said = lambda text: print(text, flush=True)
-        keeping = Keeping(folder if shared else None, scales, say=said)
+        keeping = Keeping(folder if shared else None, scales, progress=Progress(Console()))
         problem = build_problem(config)
         images = problem.divided_images()
         self._evaluator = Evaluator(config, problem.space, *images, keeping=keeping)
@@ -160,7 +162,7 @@ class Fleet:
             self._replace(worker)
             tries[unit.positions] += 1
             if tries[unit.positions] <= self._config.ray.retries:
-                self._keeping.say("an actor died; what it trained is given to another")
+                self._keeping.progress.say("an actor died; what it trained is given to another")
                 waiting.appendleft(unit)
                 return
             reason = f"actor_died: {tries[unit.positions]} actors died of it: {one_line(error)}"

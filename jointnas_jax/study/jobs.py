@@ -72,14 +72,12 @@ class Keeping:
       folder: the workdir, where states of trainings are kept; None: they are not.
       scales: that the planner went by where the study began; None: those of this machine.
       interrupt: tells when to save all states and stop.
-      say: told of states that cannot be used.
-      progress: told what trains.
+      progress: told what trains, and of states that cannot be used.
     """
 
     folder: Path | None = None
     scales: tuple[float, float] | None = None
     interrupt: Interrupt = dataclasses.field(default_factory=Interrupt)
-    say: Callable[[str], None] = print
     progress: Progress = dataclasses.field(default_factory=Progress)
 
 

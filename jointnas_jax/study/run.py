@@ -181,7 +181,7 @@ class Study:
         self._origin = Origin.read(workdir) if found is Found.UNFINISHED else None
         sample = [problem.space.decode(vector).arch for vector in pool[:SAMPLE]]
         scales = self._origin and self._origin.scales
-        keeping = Keeping(workdir, scales, interrupt, progress.say, progress)
+        keeping = Keeping(workdir, scales, interrupt, progress)
         self.evaluator = make_executor(self.config, problem.space, images, sample, keeping)
         self.searcher, self._epochs = problem.searcher(), self.config.train.epochs
 

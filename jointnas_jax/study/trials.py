@@ -165,7 +165,7 @@ def measured(outcome: Outcome) -> dict[str, Any]:
     ok = outcome.reason is None
     return {
         "accuracies": outcome.accuracies,
-        "score": outcome.accuracies[-1] if ok else None,
+        "score": outcome.accuracy,
         "status": COMPLETED if ok else FAILED,
         "reason": outcome.reason,
         "pack": outcome.pack,

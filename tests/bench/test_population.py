@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jointnas_jax import processes
 from jointnas_jax.bench import population as bench
 
 ROOT = Path(__file__).parent.parent.parent
@@ -53,7 +54,7 @@ def test_a_contestant_gets_a_process_the_task_and_no_cache(monkeypatch):
         out = json.dumps(dict(seconds=1.0, weights=[[1.0, -2.0]]))
         return subprocess.CompletedProcess(command, 0, stdout=f"a warning\n{out}\n")
 
-    monkeypatch.setattr(bench.subprocess, "run", run)
+    monkeypatch.setattr(processes.subprocess, "run", run)
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "4")
     found = bench.compare(TASK, ("program", "jit"))
     assert [name for name, *_ in calls] == ["program", "jit"]

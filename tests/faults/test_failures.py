@@ -337,7 +337,9 @@ def test_a_group_that_was_stored_in_part_goes_on_from_its_state(problem, monkeyp
     monkeypatch.setattr(evaluator.TrainProgram, "_one_epoch", one_epoch)
     flags = ["--config.train.program=envelope", "--config.study.checkpoint_minutes=0"]
     jobs = [job(problem, epochs=4, key=i) for i in range(4)]
-    here = worker(problem, *flags, keeping=Keeping(tmp_path, say=pytest.fail))
+    keeping = Keeping(tmp_path)
+    monkeypatch.setattr(keeping.progress, "say", pytest.fail)
+    here = worker(problem, *flags, keeping=keeping)
     whole = here.run(jobs)
     rest = dict(here.completed(jobs, known={0, 2}))
     assert epochs == [0, 1, 2, 3, 3]

@@ -1,26 +1,11 @@
 """The scripts of the claims as a user meets them."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from calls import TINY, assert_one_line_and_exit_2, script
 
-ROOT = Path(__file__).parent.parent.parent
-TINY = f"--config={ROOT / 'tests' / 'study' / 'tiny.py'}"
 SCRIPTS = ("claim_pretraining", "claim_early_stop", "claim_joint", "claim_swap")
-
-
-def script(name, *arguments, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -48,10 +33,7 @@ def test_help_names_the_flags(name):
 )
 def test_bad_input_is_one_line_and_exit_2(name, arguments, message, tmp_path):
     done = script(name, TINY, *arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+    assert_one_line_and_exit_2(done, message)
     assert list(tmp_path.iterdir()) == []
 
 

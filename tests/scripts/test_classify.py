@@ -1,38 +1,16 @@
 """`scripts/import_weights.py` and `scripts/classify.py` as a user meets them."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from calls import assert_one_line_and_exit_2, script
 from PIL import Image
 from safetensors.numpy import save_file
 
 from jointnas_jax import zoo
 from jointnas_jax.nets.timm_weights import timm_shapes
 from jointnas_jax.space import ArchSpec, Head, Stage, Stem
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-def script(name, *arguments, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def assert_one_line_and_exit_2(done, message):
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +34,7 @@ def folder(tmp_path_factory):
 
 
 def test_every_image_gets_the_names_of_its_most_probable_classes(folder):
-    done = script("classify.py", "--model=model", "a.png", "b.jpg", "--json", cwd=folder)
+    done = script("classify", "--model=model", "a.png", "b.jpg", "--json", cwd=folder)
     found = json.loads(done.stdout)
     assert [f["image"] for f in found] == ["a.png", "b.jpg"]
     for f in found:
@@ -64,7 +42,7 @@ def test_every_image_gets_the_names_of_its_most_probable_classes(folder):
         assert probabilities == sorted(probabilities, reverse=True)
         assert sum(probabilities) == pytest.approx(1.0)
         assert {c["index"] for c in f["classes"]} == {0, 1, 2}
-    text = script("classify.py", "--model=model", "--top=2", "a.png", cwd=folder).stdout
+    text = script("classify", "--model=model", "--top=2", "a.png", cwd=folder).stdout
     name, *lines = text.splitlines()
     assert name == "a.png"
     for line, c in zip(lines, found[0]["classes"][:2], strict=True):
@@ -72,7 +50,7 @@ def test_every_image_gets_the_names_of_its_most_probable_classes(folder):
 
 
 def test_images_before_a_broken_one_are_classified(folder):
-    done = script("classify.py", "--model=model", "a.png", "broken.png", cwd=folder)
+    done = script("classify", "--model=model", "a.png", "broken.png", cwd=folder)
     assert_one_line_and_exit_2(done, "broken.png")
     assert done.stdout.startswith("a.png\n")
 
@@ -87,7 +65,7 @@ def test_images_before_a_broken_one_are_classified(folder):
     ],
 )
 def test_bad_input_to_classify_is_one_line_and_exit_2(folder, arguments, message):
-    assert_one_line_and_exit_2(script("classify.py", *arguments, cwd=folder), message)
+    assert_one_line_and_exit_2(script("classify", *arguments, cwd=folder), message)
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +83,15 @@ def weights(tmp_path_factory):
 
 def test_imported_weights_become_a_model(weights):
     arguments = ("--model=fbnetv3_b", "--weights=b.safetensors", "--labels=names.txt")
-    done = script("import_weights.py", *arguments, cwd=weights)
+    done = script("import_weights", *arguments, cwd=weights)
     assert done.returncode == 0, done.stderr
     assert "3 classes" in done.stdout
     model = json.loads((weights / "runs" / "fbnetv3_b" / "model.json").read_text())
     assert model["labels"] == ["ant", "bee", "cow"]
     assert ArchSpec.from_dict(model["arch"]).num_classes == 3
-    again = script("import_weights.py", *arguments, cwd=weights)
+    again = script("import_weights", *arguments, cwd=weights)
     assert_one_line_and_exit_2(again, "--overwrite")
-    assert script("import_weights.py", *arguments, "--overwrite", cwd=weights).returncode == 0
+    assert script("import_weights", *arguments, "--overwrite", cwd=weights).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -128,6 +106,6 @@ def test_imported_weights_become_a_model(weights):
     ],
 )
 def test_bad_input_to_import_weights_is_one_line_and_exit_2(weights, arguments, message):
-    done = script("import_weights.py", *arguments, "--out=other", cwd=weights)
+    done = script("import_weights", *arguments, "--out=other", cwd=weights)
     assert_one_line_and_exit_2(done, message)
     assert not (weights / "other").exists()

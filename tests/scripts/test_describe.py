@@ -1,24 +1,12 @@
 """`scripts/describe.py` as a user meets it."""
 
+import functools
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from calls import assert_one_line_and_exit_2, script
 
-ROOT = Path(__file__).parent.parent.parent
-
-
-def describe(*arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "describe.py"), *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+describe = functools.partial(script, "describe")
 
 
 def test_json_has_integer_costs_and_the_table_the_same():
@@ -52,7 +40,4 @@ def test_a_scaled_network_can_be_written_and_described_again(tmp_path):
 )
 def test_bad_input_is_one_line_and_exit_2(arguments, message):
     done = describe(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert len(done.stderr.splitlines()) == 1
+    assert_one_line_and_exit_2(done, message)

@@ -3,29 +3,15 @@
 import importlib.util
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from calls import script
 from PIL import Image
 
 import jointnas_jax
 
-ROOT = Path(__file__).parent.parent.parent
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("jax2onnx", "onnxruntime"))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="the extra `onnx` is not installed")
-
-
-def script(name, *arguments, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +24,7 @@ def workdir(finished_study, tmp_path_factory):
 )
 def test_an_export_classifies_as_the_study_does(workdir, study_images, tmp_path, formats):
     Image.fromarray(study_images[0]).save(tmp_path / "a.png")
-    done = script("export.py", f"--workdir={workdir}", f"--format={formats}")
+    done = script("export", f"--workdir={workdir}", f"--format={formats}")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     out = workdir / "export" / formats.replace(",", "-")
@@ -47,7 +33,8 @@ def test_an_export_classifies_as_the_study_does(workdir, study_images, tmp_path,
     expected = jointnas_jax.load(workdir).classify(tmp_path / "a.png", top=2)
     command = done.stdout.splitlines()[1].partition("python scripts/")[2]
     command = command.replace("IMAGE", f"--json --top=2 {tmp_path / 'a.png'}")
-    (found,) = json.loads(script(*command.split()).stdout)
+    name, *arguments = command.split()
+    (found,) = json.loads(script(name.removesuffix(".py"), *arguments).stdout)
     assert [c["label"] for c in found["classes"]] == [c["label"] for c in expected]
     probabilities = [c["probability"] for c in found["classes"]]
     assert probabilities == pytest.approx([c["probability"] for c in expected], abs=1e-4)
@@ -68,7 +55,7 @@ def test_what_cannot_be_exported_is_one_line(workdir, tmp_path, arguments, code,
     file = tmp_path / "damaged" / "result.json"
     file.write_text(file.read_text().replace("cat", "cow"))
     before = sorted(tmp_path.rglob("*"))
-    done = script("export.py", *arguments, cwd=tmp_path)
+    done = script("export", *arguments, cwd=tmp_path)
     assert done.returncode == code
     assert done.stderr.startswith("error: ")
     assert message in done.stderr

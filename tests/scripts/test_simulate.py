@@ -1,29 +1,19 @@
 """The scripts that simulate fleets and measure scaling, as a user meets them."""
 
+import functools
 import json
-import os
 import subprocess
-import sys
-from pathlib import Path
 
+import calls
 import pytest
+from calls import TINY, assert_one_line_and_exit_2
 
+from jointnas_jax import processes
 from jointnas_jax.bench import scaling
+from jointnas_jax.errors import StudyError
 
-ROOT = Path(__file__).parent.parent.parent
-TINY = f"--config={ROOT / 'tests' / 'study' / 'tiny.py'}"
-
-
-def script(name, *arguments, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *arguments],
-        cwd=cwd,
-        env={k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+# The scripts set it for the processes that they start.
+script = functools.partial(calls.script, without="JAX_NUM_CPU_DEVICES")
 
 
 @pytest.mark.parametrize("name", ["simulate", "bench_scaling"])
@@ -55,10 +45,7 @@ def test_help_names_the_flags(name):
 )
 def test_bad_input_is_one_line_and_exit_2(name, arguments, message, tmp_path):
     done = script(name, TINY, *arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+    assert_one_line_and_exit_2(done, message)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,7 +73,7 @@ def test_scaling_is_measured_in_a_process_for_each_number_of_devices(monkeypatch
         out = json.dumps({"side_by_side": 10.0 * devices, "together": 10.0 + devices})
         return subprocess.CompletedProcess(command, 0, stdout=f"a warning\n{out}\n")
 
-    monkeypatch.setattr(scaling.subprocess, "run", run)
+    monkeypatch.setattr(processes.subprocess, "run", run)
     report = scaling.measure(scaling.Task({}, {}, {}, 3, 2, 1), [1, 4])
     assert calls == [("1", "1"), ("4", "4")]
     assert [row["devices"] for row in report["rows"]] == [1, 4]
@@ -118,3 +105,8 @@ def test_a_real_study_is_run_and_played(tmp_path):
     first, second = json.loads((tmp_path / "v.json").read_text())["rows"]
     assert abs(first["error"]) < 0.02  # its own times
     assert second["measured"] > 0
+
+
+def test_a_process_that_fails_says_why():
+    with pytest.raises(StudyError, match=r"`bench.scaling` with no failed: ValueError: .*'no'"):
+        processes.in_a_process("bench.scaling", "no", scaling.Task({}, {}, {}, 3, 2, 1))

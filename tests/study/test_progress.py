@@ -1,7 +1,6 @@
 """What a run tells of itself, on a terminal, in lines, to TensorBoard and to other processes."""
 
 import contextlib
-import dataclasses
 import io
 import json
 import re
@@ -28,12 +27,11 @@ from jointnas_jax.files import read_json
 from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.study import lock, progress, status, tensorboard
 from jointnas_jax.study import workdir as workdirs
-from jointnas_jax.study.display import Bars, Lines, duration, facts, render
+from jointnas_jax.study.display import Lines
 from jointnas_jax.study.eta import Group, Part
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.progress import Listener, Progress, Snapshot
 from jointnas_jax.study.record import stored_trials
-from jointnas_jax.study.resume import resume_command
 from jointnas_jax.study.run import run_study
 from jointnas_jax.study.tensorboard import Scalars
 
@@ -183,87 +181,6 @@ def test_a_folder_that_cannot_be_written_does_not_end_the_run(tmp_path):
     assert watch.look().done == 0
 
 
-# -- how it is shown -----------------------------------------------------------------------------
-
-NOW = Snapshot(
-    time=100.0,
-    began=40.0,
-    stage="coarse stage",
-    round=2,
-    rounds=3,
-    done=12,
-    planned=56,
-    failed=1,
-    best=0.986,
-    kendall=0.3,
-    spearman=0.52,
-    images_per_second=12_345.6,
-    useful=0.51,
-    seconds_left=80.0,
-    groups=(("envelope-6a3836f7", 2, 3, 10), ("exact", 1, 5, 20)),
-)
-
-
-def test_the_facts_hold_all_that_is_known():
-    assert "; ".join(facts(NOW)) == (
-        "12 of 56 trainings, 1 failed; best so far 98.60%; rank correlation 0.52; 12,346 images/s; "
-        "51% of the executed FLOPs useful; about 80 seconds left"
-    )
-    assert facts(Snapshot(0.0, 0.0)) == []
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(3, "3 seconds"), (89, "89 seconds"), (120, "2.0 minutes"), (9000, "2.5 hours")],
-)
-def test_a_duration_has_a_unit_that_fits(seconds, text):
-    assert duration(seconds) == text
-
-
-def test_bars_show_stage_round_packs_and_epochs():
-    console = Console(file=io.StringIO(), width=100)
-    console.print(render(NOW))
-    text = console.file.getvalue()
-    for shown in (
-        "coarse stage, round 2 of 3",
-        "12/56",
-        "envelope-6a3836f7, 2 side by side",
-        "epoch 3/10",
-        "epoch 5/20",
-        "12,346 images/s",
-    ):
-        assert shown in text
-    console.print(render(Snapshot(0.0, 0.0)))
-
-
-def test_bars_vanish_and_leave_the_terminal_its_cursor():
-    console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    watch = Progress(console, [Bars(console)])
-    with watch.shown():
-        watch.stage("coarse stage")
-        watch.say("a line above")
-        time.sleep(0.1)
-    text = console.file.getvalue()
-    assert "a line above" in text
-    assert "coarse stage" in text
-    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
-
-
-def test_without_a_terminal_a_long_batch_prints_a_line_now_and_then():
-    console, clock = Console(file=io.StringIO(), width=300), [0.0]
-    lines = Lines(console, lambda: clock[0])
-    for second in range(1, 301):
-        clock[0] = float(second)
-        lines.tick(dataclasses.replace(NOW, time=40.0 + second))
-    printed = console.file.getvalue().splitlines()
-    assert len(printed) == 5
-    assert "coarse stage, round 2 of 3: epoch 3 of 10, epoch 5 of 20; 12 of 56" in printed[0]
-    for second in range(301, 3600):  # of ten hours
-        clock[0] = float(second)
-        lines.tick(dataclasses.replace(NOW, time=40.0 + second, seconds_left=36_000.0 - second))
-    assert len(console.file.getvalue().splitlines()) <= 5 + 10
-
-
 # -- TensorBoard ---------------------------------------------------------------------------------
 
 
@@ -309,37 +226,6 @@ def test_what_could_not_be_measured_is_no_scalar():
     watch.round_ends(1, None, ReportCard(2, *[float("nan")] * 5))
     assert recorder.scalars == []
     assert watch.look().spearman is None
-
-
-# -- going on ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "kept"),
-    [
-        (["--workdir=a b"], "'--workdir=a b'"),
-        (["--overwrite", "--config.seed=3"], "--config.seed=3"),
-        (["--overwrite=true", "--config.study.resume=never", "--quiet"], "--quiet"),
-        (
-            ["--config.study.storage=postgresql://me:secret@host/nas?password=secret"],
-            "--config.study.storage=postgresql://me@host/nas",
-        ),
-        (["--config.study.storage", "postgresql://me:secret@host/nas"], None),
-        (["--config.study.storage=sqlite:///a.db"], "--config.study.storage=sqlite:///a.db"),
-    ],
-)
-def test_the_command_to_go_on_neither_begins_again_nor_tells_a_password(arguments, kept):
-    command = resume_command(["scripts/run_joint.py", *arguments])
-    assert "secret" not in command
-    if kept:
-        assert command == f"python scripts/run_joint.py {kept}"
-
-
-def test_the_command_is_told_once_something_is_saved():
-    interrupt = Interrupt()
-    assert interrupt.farewell() == str(InterruptedStudyError())
-    interrupt.command = "python scripts/run_joint.py"
-    assert interrupt.farewell().endswith("saved:\n  python scripts/run_joint.py")
 
 
 # -- from another terminal -----------------------------------------------------------------------

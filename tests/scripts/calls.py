@@ -1,0 +1,29 @@
+"""Scripts, called as a user calls them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = f"--config={ROOT / 'tests' / 'study' / 'tiny.py'}"
+
+
+def script(name, *arguments, cwd=ROOT, without=""):
+    """Runs a script, without a variable of the environment that the tests set."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)],
+        cwd=cwd,
+        env={k: v for k, v in os.environ.items() if k != without},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def assert_one_line_and_exit_2(done, message):
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
