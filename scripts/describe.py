@@ -20,6 +20,7 @@ from jointnas_jax.nets.scaling import scale, scale_to
 from jointnas_jax.report.architecture import print_arch
 from jointnas_jax.rules import parse_quantity
 from jointnas_jax.space import ArchSpec
+from jointnas_jax.study.display import plain_console
 
 JSON = flags.DEFINE_bool("json", False, "Print JSON instead of tables.")
 PLAIN = flags.DEFINE_bool(
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> int:
         costs = dataclasses.asdict(count(arch))
         print(json.dumps({"name": name, **costs, "arch": arch.to_dict()}, indent=1))
     else:
-        print_arch(name, arch)
+        print_arch(name, arch, plain_console())
     return 0
 
 

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from jointnas_jax.command_line import parse_flags, run_script
 from jointnas_jax.errors import ConfigError
+from jointnas_jax.study.display import plain_console
 from jointnas_jax.study.status import look_at, print_status
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a study, or of the training of a network.")
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     if JSON.value:
         print(json.dumps(status, indent=1))
     else:
-        print_status(status, Console(markup=False, emoji=False))
+        print_status(status, plain_console())
     return 0
 
 

@@ -75,7 +75,8 @@ def integers(flag: str, texts: Sequence[str]) -> list[int]:
 def _quietly(config: Config, test: Callable[[Config, Console], dict[str, Any]]) -> dict[str, Any]:
     """Runs the test with JAX prepared and other libraries quiet."""
     # Only now: this import takes seconds, and a config error should not.
-    from jointnas_jax.study.main import plain_console, prepare_jax
+    from jointnas_jax.study.display import plain_console
+    from jointnas_jax.study.main import prepare_jax
 
     prepare_jax(config.study.devices)
     return test(config, plain_console())

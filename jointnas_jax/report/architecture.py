@@ -1,7 +1,5 @@
 """A network as tables for people."""
 
-import sys
-
 from rich.console import Console
 from rich.table import Table
 
@@ -9,7 +7,6 @@ from jointnas_jax.nets.cost import COSTS, by_part, count
 from jointnas_jax.space import ArchSpec, Stage
 
 COLUMNS = ("", "operator", "kernel", "expand", "channels", "blocks", "stride", "SE", "map")
-_WIDTH = 120
 
 
 def part_rows(arch: ArchSpec) -> list[tuple]:
@@ -21,10 +18,8 @@ def part_rows(arch: ArchSpec) -> list[tuple]:
     ]
 
 
-def print_arch(name: str, arch: ArchSpec, console: Console | None = None) -> None:
+def print_arch(name: str, arch: ArchSpec, console: Console) -> None:
     """Prints the stages of a network as the paper's table does, with the costs of each."""
-    # Rich cuts numbers off at 80 columns where there is no terminal.
-    console = console or Console(width=None if sys.stdout.isatty() else _WIDTH)
     table = Table(title=name, title_justify="left")
     for column in (*COLUMNS, "FLOPs", "params"):
         table.add_column(column, justify="left" if column in COLUMNS[:2] else "right")

@@ -1,6 +1,7 @@
 """How a run is shown: bars on a terminal, a few lines elsewhere."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 
@@ -15,8 +16,21 @@ from jointnas_jax.study.progress import Listener, Progress, Snapshot
 # Packs that are shown at once; there is one for each device.
 _PACKS = 8
 _BAR = 32  # characters
+_WIDTH = 120  # without a terminal
 # Without a terminal there is a line each minute, and on long runs one for each percent.
 _LINE_SECONDS, _LINE_SHARE = 60.0, 0.01
+
+
+def plain_console(quiet: bool = False, stderr: bool = False) -> Console:
+    """A console that prints names and errors as they are: `[/x]` and `:x:` are no commands.
+
+    Where there is no terminal its tables are as wide as they need: Rich takes 80 columns there, and
+    cuts numbers off.
+    """
+    console = Console(markup=False, emoji=False, quiet=quiet, stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDTH
+    return console
 
 
 class Bars(Listener):

@@ -15,11 +15,10 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from jointnas_jax.config import Config
 from jointnas_jax.errors import ConfigError, InputError, JointNASError, StudyError, one_line
 from jointnas_jax.space import ArchSpec, JointSpace
+from jointnas_jax.study.display import plain_console
 from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.jobs import Job, Keeping, Outcome
 from jointnas_jax.study.lock import FILE as LOCK
@@ -56,7 +55,7 @@ class Worker:
         prepare_jax(config.study.devices)
         folder, text = lock
         shared = (folder / LOCK).is_file() and (folder / LOCK).read_text() == text
-        keeping = Keeping(folder if shared else None, scales, progress=Progress(Console()))
+        keeping = Keeping(folder if shared else None, scales, progress=Progress(plain_console()))
         problem = build_problem(config)
         images = problem.divided_images()
         self._evaluator = Evaluator(config, problem.space, *images, keeping=keeping)

@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import tensorflow_datasets as tfds
 from absl import logging
-from rich.console import Console
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.cache import cache_dir
 from jointnas_jax.files import write_json
 from jointnas_jax.study import workdir as workdirs
 from jointnas_jax.study.budgets import print_budgets, search_budgets, write_budgets
-from jointnas_jax.study.display import watched
+from jointnas_jax.study.display import plain_console, watched
 from jointnas_jax.study.final import print_accuracy, train_candidate
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.profiling import print_profile, profile_network, profile_space
@@ -129,11 +128,6 @@ def run_table(config: Config, out: str, as_json: bool, **wanted: Any) -> int:
     if as_json:
         print(json.dumps(report, indent=1))
     return 0
-
-
-def plain_console(quiet: bool = False, stderr: bool = False) -> Console:
-    """A console that prints names and errors as they are: `[/x]` and `:x:` are no commands."""
-    return Console(markup=False, emoji=False, quiet=quiet, stderr=stderr)
 
 
 def prepare_jax(devices: int) -> None:
