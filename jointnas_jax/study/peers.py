@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from flax.serialization import msgpack_restore, msgpack_serialize
 from jax._src import distributed
 
 from jointnas_jax.config import Config, PodConfig
@@ -52,7 +51,7 @@ class Peers:
 
         Args:
           name: never used before.
-          value: dicts, lists, text, numbers, None and arrays of NumPy.
+          value: such as JSON can hold.
         """
         return value
 
@@ -89,25 +88,22 @@ class Connected(Peers):
 
     def share(self, name: str, value: Any = None) -> Any:
         """See `Peers`."""
-        if not self.first:
-            return self.get(name)
-        self.put(name, value)
-        return value
+        if self.first:
+            self.put(name, json.dumps(value).encode())
+        return json.loads(self.get(name))
 
-    def put(self, name: str, value: Any) -> None:
-        """Gives all others a value; `name` and `value` as in `share`."""
-        data = msgpack_serialize(value)
-        parts = range(0, len(data), _PART)
-        for start in parts:
+    def put(self, name: str, data: bytes) -> None:
+        """Gives all others something under a name that was never used before."""
+        for start in range(0, len(data), _PART):
             part = data[start : start + _PART]
             self._client.key_value_set_bytes(f"parts/{name}/{start}", part)
         self._client.key_value_set(name, str(len(data)))
 
-    def get(self, name: str) -> Any:
-        """Waits for what another process puts; raises `InterruptedStudyError`."""
+    def get(self, name: str) -> bytes:
+        """Waits for what a process puts; raises `InterruptedStudyError`."""
         length = int(self._wait(name))
         parts = [self._wait(f"parts/{name}/{start}") for start in range(0, length, _PART)]
-        return msgpack_restore(b"".join(parts))
+        return b"".join(parts)
 
     def forget(self, name: str) -> None:
         """Removes what is large and was got by all who want it."""

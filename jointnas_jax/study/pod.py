@@ -6,12 +6,14 @@ all, and weights to process 0, which stores both.
 
 import dataclasses
 import hashlib
+import json
 import queue
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from flax.serialization import msgpack_restore, msgpack_serialize
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.source import Images
@@ -52,10 +54,10 @@ class Pod:
         self._evaluator = Evaluator(config, space, *images, (), own)
         self.pixels, self.scales = self._evaluator.pixels, self._evaluator.scales
         if peers.first:
-            peers.share("scales", list(self.scales))
+            peers.share("scales", self.scales)
         hardware = dataclasses.replace(self._evaluator.hardware, workers=peers.processes)
         # Memory may differ a little.
-        first = peers.share("hardware", dataclasses.asdict(hardware) | {"scales": None})
+        first = peers.share("hardware", dataclasses.asdict(hardware))
         if (hardware.platform, hardware.devices) != (first["platform"], first["devices"]):
             raise ConfigError(
                 f"all processes must have the same devices, process {peers.process} has "
@@ -110,11 +112,11 @@ class Pod:
         if isinstance(done, BaseException):
             raise done
         position, outcome = done
-        told = {f: getattr(outcome, f) for f in ("reason", "seconds", "pack")}
-        told |= {"accuracies": [*outcome.accuracies], "weights": outcome.variables is not None}
+        told = {f: getattr(outcome, f) for f in ("accuracies", "reason", "seconds", "pack")}
+        told["weights"] = outcome.variables is not None
         if told["weights"] and not self._peers.first:
-            self._peers.put(f"{name}/weights/{position}", outcome.variables)
-        self._peers.put(f"{name}/done/{position}", told)
+            self._peers.put(f"{name}/weights/{position}", msgpack_serialize(outcome.variables))
+        self._peers.put(f"{name}/done/{position}", json.dumps(told).encode())
         missing.discard(position)
         yield done
 
@@ -122,10 +124,10 @@ class Pod:
         """What other processes have trained since the last look."""
         there = {int(position) for position in self._peers.names(f"{name}/done")}
         for position in sorted(there & missing):
-            told: dict[str, Any] = self._peers.get(f"{name}/done/{position}")
+            told: dict[str, Any] = json.loads(self._peers.get(f"{name}/done/{position}"))
             accuracies, variables = tuple(told.pop("accuracies")), None
             if told.pop("weights") and self._peers.first:
-                variables = self._peers.get(f"{name}/weights/{position}")
+                variables = msgpack_restore(self._peers.get(f"{name}/weights/{position}"))
                 self._peers.forget(f"{name}/weights/{position}")
             missing.discard(position)
             yield position, Outcome(accuracies, variables=variables, **told)
