@@ -1,4 +1,4 @@
-"""What a study keeps in its workdir. Of several processes the first alone reads and writes there."""
+"""What a study keeps in its workdir; of several processes only process 0 reads and writes there."""
 
 import contextlib
 import dataclasses

@@ -27,6 +27,15 @@ from jointnas_jax.study.interrupt import Interrupt
 _BEAT = 0.5
 # Bytes of a message: a service of gRPC takes 4 MB.
 _PART = 1 << 20
+_MEETING = 300  # seconds that one waits for the others in the beginning
+_NOT_MET = (
+    "`config.executor` = `pod`: the processes do not find each other; start all of them within "
+    f"{_MEETING} seconds, and where the environment does not say who they are, name `coordinator`, "
+    "`processes` and `process` in `config.pod`"
+)
+# Seconds that the others wait in the end for process 0, which writes a report; what dies meanwhile
+# is noticed earlier.
+_REPORTING = 3600
 # A C function that takes the number of a signal.
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
@@ -69,18 +78,21 @@ class Connected(Peers):
         Raises:
           ConfigError: they do not find each other.
         """
+        self._timeout, self._interrupt = settings.timeout, interrupt
+        self._client: Any = None
+        self._end: dict[str, Any] | None = None  # how this process ended, if it did
+        self._listen_to_aborts()
         _connect(settings)
         state = distributed.global_state
         self.process, self.processes = state.process_id, state.num_processes
         self._client, self._coordinator = state.client, state.coordinator_address
-        self._timeout, self._interrupt = settings.timeout, interrupt
-        self._end: dict[str, Any] | None = None  # how this process ended, if it did
         others = (p for p in range(self.processes) if p != self.process)
         self._heard = dict.fromkeys(others, time.monotonic())
         self._ended: set[int] = set()
-        self._listen_to_aborts()
-        for work in (self._talk, self._watch):
-            threading.Thread(target=work, daemon=True).start()
+        self._left = threading.Event()
+        self._talking = threading.Thread(target=self._talk, daemon=True)
+        self._talking.start()
+        threading.Thread(target=self._watch, daemon=True).start()
         jax.local_devices()  # made by all at once: they tell each other of them
         # Every process trains and saves for itself, but Orbax would wait for the others to save the
         # same, and nothing but this makes it stop.
@@ -115,11 +127,18 @@ class Connected(Peers):
         return {name.removeprefix(f"{folder}/") for name, _ in found}
 
     def leave(self, code: int, text: str = "") -> None:
-        """Ends together with the others, who are told the exit code and why."""
+        """Ends together with the others, who are told the exit code and why.
+
+        After a success JAX waits for them when Python ends; after an error that may not happen.
+        """
         self._end = {"code": code, "text": text}
+        self._left.set()
+        if threading.current_thread() is not self._talking:
+            self._talking.join()  # Python may not end while a thread is in JAX
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._tell("end")
-            jax.distributed.shutdown()
+            if code:
+                jax.distributed.shutdown()
 
     def _wait(self, name: str) -> bytes:
         while True:
@@ -138,7 +157,7 @@ class Connected(Peers):
     def _talk(self) -> None:
         """Tells that this process lives, and hears what the others say, until it leaves."""
         said: dict[int, str] = {}
-        while self._end is None or self._end["code"] == InterruptedStudyError.exit_code:
+        while not self._left.wait(_BEAT):
             if self._interrupt.asked():
                 self._end = {"code": InterruptedStudyError.exit_code, "text": ""}
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # `_watch` knows
@@ -149,7 +168,6 @@ class Connected(Peers):
                         said[process] = message
                         self._heard[process] = time.monotonic()
                         self._hear(process, json.loads(message)["end"])
-            time.sleep(_BEAT)
 
     def _hear(self, process: int, end: dict[str, Any] | None) -> None:
         """Ends as another process did, if it did before its time."""
@@ -165,8 +183,8 @@ class Connected(Peers):
             os._exit(end["code"])
 
     def _watch(self) -> None:
-        """Ends this process when another one is dead; what asks it may hang."""
-        while self._end is None:
+        """Ends this process when another one is dead, unless it did all that it had to."""
+        while self._end is None or self._end["code"]:
             time.sleep(_BEAT)
             for process, heard in sorted(self._heard.items()):
                 if process not in self._ended and time.monotonic() - heard > self._timeout:
@@ -183,22 +201,28 @@ class Connected(Peers):
         os._exit(self._end["code"] if self._end else 1)
 
     def _listen_to_aborts(self) -> None:
-        """JAX aborts this process at once when process 0 is gone: that must have a reason too.
+        """JAX aborts this process when it cannot meet the others, or when process 0 is gone.
 
         Nothing in JAX turns that off, and Python's own handlers never run in a process that aborts.
         """
 
         def aborted(_: int) -> None:
-            host, _, port = self._coordinator.rpartition(":")
-            with contextlib.suppress(OSError):
-                socket.create_connection((host.strip("[]"), int(port)), timeout=2 * _BEAT).close()
-                if self._end is None:
-                    return  # process 0 lives: this is another fault
-            self._lose(0)
+            if self._client is None:
+                print(f"error: {_NOT_MET}", file=sys.stderr, flush=True)
+                os._exit(ConfigError.exit_code)
+            if self._left.is_set() or not self._coordinator_lives():
+                self._lose(0)
 
         self._handler = _Handler(aborted)  # kept: C does not know that it is in use
-        if not self.first:
-            ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)
+        ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)
+
+    def _coordinator_lives(self) -> bool:
+        host, _, port = self._coordinator.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=2 * _BEAT).close()
+        except OSError:
+            return False
+        return True
 
 
 @contextlib.contextmanager
@@ -226,18 +250,28 @@ def joined(config: Config, interrupt: Interrupt) -> Iterator[Peers]:
 
 def _connect(settings: PodConfig) -> None:
     """Meets the other processes; raises `ConfigError`."""
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It takes SIGTERM for itself, which must save the study.
     jax.config.update("jax_enable_preemption_service", False)
     named = (settings.coordinator, settings.processes, settings.process)
+    if settings.process == 0:
+        _check_port(int(settings.coordinator.rpartition(":")[2]))
     try:
         jax.distributed.initialize(
             *(named if settings.coordinator else ()),
+            initialization_timeout=_MEETING,
             heartbeat_timeout_seconds=int(2 * settings.timeout) + 60,  # `_watch` is first
-            shutdown_timeout_seconds=int(settings.timeout),
+            shutdown_timeout_seconds=_REPORTING,
         )
     except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"{_NOT_MET}: {one_line(error)}") from error
+
+
+def _check_port(port: int) -> None:
+    """Raises `ConfigError` if a port is in use: JAX would crash."""
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
         raise ConfigError(
-            "`config.executor` = `pod`: the processes do not find each other, name `coordinator`, "
-            f"`processes` and `process` in `config.pod`: {one_line(error)}"
+            f"port {port} of `config.pod.coordinator` cannot be used: {error.strerror}; name "
+            "another one on every host"
         ) from error

@@ -2,64 +2,26 @@
 
 import contextlib
 import dataclasses
+import os
+import socket
+import subprocess
+import sys
 import time
 
-import jax
-import numpy as np
 import pytest
-import tiny
+from executors import POD, content, make
 
-from jointnas_jax.config import RayConfig, check_config
 from jointnas_jax.study.evaluator import Evaluator
-from jointnas_jax.study.executor import make_executor
-from jointnas_jax.study.jobs import Job, Keeping
-from jointnas_jax.study.problem import build_problem
 
-EXECUTORS = ["local", pytest.param("ray", marks=pytest.mark.slow)]
-
-
-@pytest.fixture(scope="module")
-def problem():
-    return build_problem(check_config(tiny.get_config()))
-
-
-def make(problem, name, devices):
-    """An executor of so many devices in all."""
-    study = dataclasses.replace(problem.config.study, devices=devices if name == "local" else 1)
-    ray = RayConfig(workers=devices, cpus=1)
-    config = dataclasses.replace(problem.config, study=study, executor=name, ray=ray)
-    keeping = Keeping(scales=(1.0, 1.0))
-    return make_executor(config, problem.space, problem.divided_images(), (), keeping)
+EXECUTORS = ["pod"] if POD else ["local", pytest.param("ray", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module", params=EXECUTORS)
-def executor(request, problem):
+def executor(request, small_problem):
     if request.param == "ray":
         pytest.importorskip("ray")
-    with contextlib.closing(make(problem, request.param, devices=2)) as made:
+    with contextlib.closing(make(small_problem, request.param, devices=2)) as made:
         yield made
-
-
-def jobs(problem, count, epochs=1, seed=0):
-    vectors = problem.space.sample(np.random.default_rng(seed), count)
-    return [
-        Job(problem.space.decode(v), jax.random.key(1000 * seed + i), epochs)
-        for i, v in enumerate(vectors)
-    ]
-
-
-def content(outcome):
-    leaves = jax.tree_util.tree_leaves_with_path(outcome.variables)
-    weights = [(jax.tree_util.keystr(path), np.asarray(leaf).tobytes()) for path, leaf in leaves]
-    return outcome.accuracies, outcome.reason, outcome.pack, weights
-
-
-@pytest.fixture(scope="module")
-def expected(problem):
-    """What one process on one device gives for the same plan."""
-    some = [*jobs(problem, 5, epochs=2), dataclasses.replace(jobs(problem, 1, seed=9)[0])]
-    with contextlib.closing(make(problem, "local", devices=2)) as local:
-        return some, [content(outcome) for outcome in local.run(some)]
 
 
 def test_every_job_has_one_outcome_and_it_is_that_of_one_process(executor, expected):
@@ -107,5 +69,25 @@ def test_closing_the_generator_stops_the_work(executor, expected):
     assert time.monotonic() - start < 120
 
 
-def test_the_local_executor_is_the_evaluator(problem):
-    assert isinstance(make(problem, "local", devices=1), Evaluator)
+def test_the_local_executor_is_the_evaluator(small_problem):
+    assert isinstance(make(small_problem, "local", devices=1), Evaluator)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(POD != "", reason="it is what runs here")
+def test_a_pod_of_two_processes_promises_the_same():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", __file__]
+    both = [
+        subprocess.Popen(
+            command,
+            env=os.environ | {"JOINTNAS_TEST_POD": f"{address} {number}"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in (0, 1)
+    ]
+    told = [process.communicate(timeout=280)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert all("passed" in text for text in told)

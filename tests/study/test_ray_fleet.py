@@ -6,20 +6,18 @@ import signal
 import threading
 
 import pytest
-from test_executors import content, expected, make, problem  # noqa: F401
+from executors import content, make
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("deaths", [1, 3])
 def test_what_a_killed_actor_trained_is_given_to_another_or_fails_in_the_end(
-    problem,  # noqa: F811
-    expected,  # noqa: F811
-    deaths,
+    small_problem, expected, deaths
 ):
     ray = pytest.importorskip("ray")
     some, outcomes = expected
-    with contextlib.closing(make(problem, "ray", devices=2)) as fleet:
+    with contextlib.closing(make(small_problem, "ray", devices=2)) as fleet:
         given = fleet._hand_out
         killed = []
 
@@ -39,10 +37,10 @@ def test_what_a_killed_actor_trained_is_given_to_another_or_fails_in_the_end(
     assert len(done) == len(some) - (deaths == 3)
 
 
-def test_a_process_killed_while_it_trains_changes_nothing(problem, expected):  # noqa: F811
+def test_a_process_killed_while_it_trains_changes_nothing(small_problem, expected):
     ray = pytest.importorskip("ray")
     some, outcomes = expected
-    with contextlib.closing(make(problem, "ray", devices=2)) as fleet:
+    with contextlib.closing(make(small_problem, "ray", devices=2)) as fleet:
         process = ray.get(fleet.workers[0].process.remote())
         completed = fleet.completed(some)
         timer = threading.Timer(1.0, os.kill, (process, signal.SIGKILL))

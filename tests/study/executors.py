@@ -1,0 +1,60 @@
+"""Executors of a small problem, and what they give."""
+
+import atexit
+import dataclasses
+import functools
+import os
+
+import jax
+import numpy as np
+
+from jointnas_jax.config import PodConfig, RayConfig
+from jointnas_jax.study.executor import make_executor
+from jointnas_jax.study.jobs import Job, Keeping
+from jointnas_jax.study.peers import Connected
+
+# "ADDRESS NUMBER": the tests run in one of two processes of a pod.
+POD = os.environ.get("JOINTNAS_TEST_POD", "")
+
+
+_KEEPING = Keeping(scales=(1.0, 1.0))
+
+
+@functools.cache
+def peers():
+    """The processes of the pod, met before JAX is used; None outside of one."""
+    if not POD:
+        return None
+    address, number = POD.split()
+    met = Connected(PodConfig(address, 2, int(number), timeout=30), _KEEPING.interrupt)
+
+    def leave():
+        _KEEPING.interrupt.worker.join()  # Python may not end while a thread trains
+        met.leave(0)
+
+    atexit.register(leave)
+    return met
+
+
+def make(problem, name, devices):
+    """An executor of so many devices in all."""
+    study = dataclasses.replace(problem.config.study, devices=devices if name == "local" else 1)
+    ray = RayConfig(workers=devices, cpus=1)
+    config = dataclasses.replace(problem.config, study=study, executor=name, ray=ray)
+    given = (_KEEPING, peers() if name == "pod" else None)
+    return make_executor(config, problem.space, problem.divided_images(), (), *given)
+
+
+def jobs(problem, count, epochs=1, seed=0):
+    vectors = problem.space.sample(np.random.default_rng(seed), count)
+    return [
+        Job(problem.space.decode(v), jax.random.key(1000 * seed + i), epochs)
+        for i, v in enumerate(vectors)
+    ]
+
+
+def content(outcome):
+    leaves = jax.tree_util.tree_leaves_with_path(outcome.variables)
+    weights = [(jax.tree_util.keystr(path), np.asarray(leaf).tobytes()) for path, leaf in leaves]
+    all_weights = not POD.endswith(" 1")  # which of a pod only process 0 gets
+    return outcome.accuracies, outcome.reason, outcome.pack, weights if all_weights else []
