@@ -4,6 +4,7 @@ import atexit
 import dataclasses
 import functools
 import os
+import threading
 
 import jax
 import numpy as np
@@ -26,14 +27,17 @@ def peers():
     if not POD:
         return None
     address, number = POD.split()
-    met = Connected(PodConfig(address, 2, int(number), timeout=30), _KEEPING.interrupt)
+    return Connected(PodConfig(address, 2, int(number), timeout=30), _KEEPING.interrupt)
 
-    def leave():
-        _KEEPING.interrupt.worker.join()  # Python may not end while a thread trains
-        met.leave(0)
 
-    atexit.register(leave)
-    return met
+@atexit.register
+def leave():
+    """Python may not end while threads train, which were stopped a moment ago."""
+    for thread in threading.enumerate():
+        if thread.name.endswith("(work)"):
+            thread.join()
+    if peers():
+        peers().leave(0)
 
 
 def make(problem, name, devices):
