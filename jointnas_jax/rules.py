@@ -113,6 +113,10 @@ DATABASE = Rule(
     'not in memory, or "" for a file in the workdir',
     _is_database,
 )
+ADDRESS = Rule(
+    'a host and a port such as "10.0.0.2:1234", or "" for what the environment says',
+    lambda v: not v or re.fullmatch(r"[\w.:\[\]-]{1,255}:[1-9]\d{0,4}", v, re.ASCII) is not None,
+)
 FLAG = Rule("true or false", lambda v: True)
 NAME = Rule(
     "1 to 64 letters, digits, `_`, `-` or `.`, starting with a letter or digit",

@@ -167,6 +167,21 @@ class Evaluator:
 
         Whoever stops asking closes the generator: what trains then ends after its epoch.
         """
+        call = self.begin(packs, jobs, known)
+        try:
+            for _ in set().union(*(pack.members for pack in packs)) - call.known:
+                done = call.done.get()
+                if isinstance(done, BaseException):
+                    raise done
+                yield done
+        finally:
+            call.stop.set()
+            self._keeping.progress.batch_ends()
+
+    def begin(
+        self, packs: Sequence[Placed], jobs: Sequence[Job], known: Collection[int] = ()
+    ) -> Call:
+        """Begins to train as `train` does; what comes out, and how to stop it, is in the call."""
         call = Call(jobs, known)
         self._tell(packs, call)
 
@@ -183,15 +198,7 @@ class Evaluator:
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         self._keeping.interrupt.worker = thread
-        try:
-            for _ in set().union(*(pack.members for pack in packs)) - call.known:
-                done = call.done.get()
-                if isinstance(done, BaseException):
-                    raise done
-                yield done
-        finally:
-            call.stop.set()
-            self._keeping.progress.batch_ends()
+        return call
 
     def _tell(self, packs: Sequence[Placed], call: Call) -> None:
         """Tells of a call that begins, and what those of its jobs that train will take."""

@@ -1,4 +1,4 @@
-"""Who trains the jobs of a study: this process, or the actors of a Ray cluster."""
+"""Who trains a study's jobs: this process, the actors of a Ray cluster, or several processes."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol
@@ -10,6 +10,8 @@ from jointnas_jax.data.source import Images
 from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.jobs import Job, Keeping, Outcome, Packing
+from jointnas_jax.study.peers import Connected, Peers
+from jointnas_jax.study.pod import Pod
 
 
 class Executor(Protocol):
@@ -50,12 +52,19 @@ def make_executor(
     images: tuple[Images, np.ndarray, Images],
     sample: Sequence[ArchSpec],
     keeping: Keeping,
+    peers: Peers | None = None,
 ) -> Executor:
-    """Makes the executor that the config names; arguments as of `Evaluator`.
+    """Makes the executor that the config names.
+
+    Args:
+      config, space, images, sample, keeping: as of `Evaluator`.
+      peers: the processes of the study; None: this one alone.
 
     Raises:
       InputError: it cannot work here.
     """
+    if isinstance(peers, Connected):
+        return Pod(config, space, images, sample, keeping, peers)
     if config.executor == "ray":
         # Only now: it is an extra.
         from jointnas_jax.study.fleet import Fleet

@@ -31,6 +31,14 @@ class Interrupt:
         """Whether a signal came."""
         return self._asked.is_set()
 
+    def ask(self) -> None:
+        """As if a signal came: the run saves what trains, and ends after the grace in any case."""
+        self._asked.set()
+        print("interrupted: saving what trains", file=sys.stderr, flush=True)
+        timer = threading.Timer(GRACE, self._exit)
+        timer.daemon = True
+        timer.start()
+
     def check(self) -> None:
         """Raises `InterruptedStudyError` if a signal came."""
         if self.asked():
@@ -59,18 +67,16 @@ class Interrupt:
                 os.close(write)
 
     def _wait(self, read: int) -> None:
-        """Waits for the first signal, then for the second one or the end of the grace."""
-        timer: threading.Timer | None = None
+        """Waits for the first signal, then for the second one, which ends the run at once."""
+        came = 0
         while received := os.read(read, 1):
             if received[0] not in _SIGNALS:
                 continue
-            if timer:
+            came += 1
+            if came > 1:
                 self._exit()
-            self._asked.set()
-            print("interrupted: saving what trains", file=sys.stderr, flush=True)
-            timer = threading.Timer(GRACE, self._exit)
-            timer.daemon = True
-            timer.start()
+            if not self.asked():
+                self.ask()
 
     def _exit(self) -> None:
         print(self.farewell(), file=sys.stderr, flush=True)

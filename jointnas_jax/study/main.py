@@ -68,6 +68,8 @@ def run(config: Config, options: Options, interrupt: Interrupt) -> int:
         dry_run(config, console)
         return 0
     result = run_study(config, workdir, console, options.overwrite, interrupt, progress)
+    if not result:  # another process tells what came out
+        return 0
     # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.
     from jointnas_jax.report.page import is_current, write_report
 

@@ -15,7 +15,6 @@ from rich.console import Console
 from jointnas_jax.config import Config
 from jointnas_jax.data.source import Images
 from jointnas_jax.errors import StudyError
-from jointnas_jax.files import read_json, saving, write_digest, write_json
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.predictor import Fitted
 from jointnas_jax.search.coarse import Round
@@ -27,17 +26,15 @@ from jointnas_jax.study.display import watched
 from jointnas_jax.study.executor import make_executor
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.jobs import Job, Keeping, Outcome
-from jointnas_jax.study.latency import LatencyTable
-from jointnas_jax.study.lock import locked
+from jointnas_jax.study.ledger import Ledger
 from jointnas_jax.study.meter import Meter
-from jointnas_jax.study.origin import Origin
+from jointnas_jax.study.peers import Peers, joined
 from jointnas_jax.study.plan import SAMPLE, Plan, find_teacher, make_plan, print_plan
 from jointnas_jax.study.problem import PRETRAIN_STREAM, Problem, build_problem
 from jointnas_jax.study.progress import Progress
-from jointnas_jax.study.record import open_store
 from jointnas_jax.study.result import Contender, build_result, describe, print_result
-from jointnas_jax.study.trials import Batch, Trials, new_store
-from jointnas_jax.study.workdir import PREDICTOR, RESULT, WEIGHTS, Found, look, start
+from jointnas_jax.study.trials import Batch, Trials
+from jointnas_jax.study.workdir import Found
 
 # Streams of the study's key. A key depends on the stream and an index, never on what was drawn
 # before.
@@ -70,7 +67,7 @@ def run_study(
       progress: told where the study is; None: it is shown as suits the console.
 
     Returns:
-      The content of `result.json`, which is written too.
+      The content of `result.json`, which is written too; {} in another process than the first.
 
     Raises:
       InputError: before anything trains.
@@ -80,34 +77,37 @@ def run_study(
       StorageError: something cannot be written.
       InterruptedStudyError: the run was interrupted.
     """
-    interrupt, progress = interrupt or Interrupt(), progress or watched(console)
-    with locked(workdir):
-        found = Found.NOTHING if overwrite else look(workdir, config)
-        if found is Found.FINISHED:
-            console.print(f"`{workdir}` holds this study, finished; --overwrite runs it again.")
-            return read_json(workdir / RESULT)
-        interrupt.check()
-        meter = Meter(progress.stage)
-        with meter.listening(), progress.shown():
-            return _run(config, workdir, progress, found, interrupt, meter)
+    interrupt = interrupt or Interrupt()
+    with joined(config, interrupt) as peers:
+        progress = (progress or watched(console)) if peers.first else Progress()
+        ledger = Ledger(workdir, config, peers)
+        with ledger.owned(overwrite):
+            if ledger.found is Found.FINISHED:
+                text = f"`{workdir}` holds this study, finished; --overwrite runs it again."
+                progress.console.print(text)
+                return ledger.finished()
+            interrupt.check()
+            meter = Meter(progress.stage)
+            with meter.listening(), progress.shown():
+                result = _run(config, ledger, peers, progress, interrupt, meter)
+    return result if peers.first else {}
 
 
 def _run(
     config: Config,
-    workdir: Path,
+    ledger: Ledger,
+    peers: Peers,
     progress: Progress,
-    found: Found,
     interrupt: Interrupt,
     meter: Meter,
 ) -> dict[str, Any]:
     with meter.stage("data"):
-        begun = LatencyTable.of_study(config, workdir) if found is Found.UNFINISHED else None
-        problem = build_problem(config, begun)
+        problem = ledger.problem()
         images = problem.divided_images()
     with meter.stage("pool"):
         pool = problem.pool()
         plan = make_plan(problem, pool, len(images[0]), find_teacher(config))
-        study = Study(problem, pool, images, plan, workdir, progress, found, interrupt)
+        study = Study(problem, pool, images, plan, ledger, peers, progress, interrupt)
     with contextlib.closing(study.evaluator):
         print_plan(problem, plan, progress.console)
         study.open()  # the last thing before training: bad input leaves no trace
@@ -141,7 +141,7 @@ def _stages(study: "Study", pool: np.ndarray, meter: Meter, interrupt: Interrupt
         *(study.problem, study.evaluator.pixels, rounds, cards, stop, evolution),
         *(winners, finalists, references, study.trials.count, meter),
     )
-    write_json(study.workdir / RESULT, result, digest=True)
+    study.ledger.result(result)
     print_result(result, study.progress.console)
     return result
 
@@ -155,9 +155,9 @@ class Study:
         pool: np.ndarray,
         images: tuple[Images, np.ndarray, Images],
         plan: Plan,
-        workdir: Path,
+        ledger: Ledger,
+        peers: Peers,
         progress: Progress,
-        found: Found,
         interrupt: Interrupt,
     ):
         """Puts the images on the devices.
@@ -167,9 +167,9 @@ class Study:
           pool: `int32[P, K]`.
           images: training split, `bool[N]` which of it are for validation, test split.
           plan: of the study.
-          workdir: where everything is written.
+          ledger: where everything is written.
+          peers: the processes of the study.
           progress: told where the study is.
-          found: what the workdir holds.
           interrupt: tells when to save and stop.
 
         Raises:
@@ -177,12 +177,12 @@ class Study:
           DamagedError: what is stored of it is not what was written.
         """
         self.problem, self.config = problem, problem.config
-        self.workdir, self.progress, self._plan = workdir, progress, plan
-        self._origin = Origin.read(workdir) if found is Found.UNFINISHED else None
+        self.ledger, self.progress, self._plan = ledger, progress, plan
         sample = [problem.space.decode(vector).arch for vector in pool[:SAMPLE]]
-        scales = self._origin and self._origin.scales
-        keeping = Keeping(workdir, scales, interrupt, progress)
-        self.evaluator = make_executor(self.config, problem.space, images, sample, keeping)
+        scales = ledger.origin and ledger.origin.scales
+        keeping = Keeping(ledger.folder, scales, interrupt, progress)
+        given = (self.config, problem.space, images, sample, keeping, peers)
+        self.evaluator = make_executor(*given)
         self.searcher, self._epochs = problem.searcher(), self.config.train.epochs
 
     def open(self) -> None:
@@ -192,23 +192,14 @@ class Study:
           InputError: the store or the workdir cannot be used.
           DamagedError: a stored trial is not what was written.
         """
-        config, origin = self.config, self._origin
-        if origin:
-            origin.check(config, self.evaluator.machine, self.progress.console)
-            store = open_store(self.workdir, config.study.storage, origin)
-        else:
-            origin = Origin.here(config, self.evaluator.machine, self.evaluator.scales)
-            store = new_store(self.workdir, config, origin)
-            origin.write(self.workdir)
-            if self.problem.latency:
-                self.problem.latency.write(self.workdir)
-            start(self.workdir, config)
+        store = self.ledger.open(self.evaluator, self.problem, self.progress.console)
+        folder = self.ledger.folder
         self.trials = Trials(
-            *(self.evaluator, store, self.problem.space, self.workdir),
+            *(self.evaluator, store, self.problem.space, folder),
             *(self._plan.trainings, self.progress, self.problem.costs_of),
         )
         known, scale = self.trials.stored.values(), self.evaluator.scales[0]
-        self.progress.begin(self.workdir, self._plan.parts, scale, known)
+        self.progress.begin(folder, self._plan.parts, scale, known)
 
     def pretrain(self) -> PredictorState:
         """Pretrains the predictor's encoders on the costs of random architectures."""
@@ -335,19 +326,15 @@ class Study:
     def retrain(self, winners: Sequence[Contender], references: Sequence[Contender]) -> None:
         """Trains on the whole training split with all seeds and measures test accuracy, once."""
         contenders = [*winners, *references]
-        names = [f"winner{rank}" for rank in range(len(winners))]
-        for name, winner in zip(names, winners, strict=True):
-            write_json(self.workdir / f"{name}.json", winner.candidate.to_dict())
-        folders = [self.workdir / WEIGHTS / name for name in names] + [None] * len(references)
+        kept = [self.ledger.weights(f"winner{i}", w.candidate) for i, w in enumerate(winners)]
+        folders = kept + [None] * len(references)
         trained = self._train_seeds(contenders, "retrain", _RETRAIN, folders)
         for contender, outcomes in trained:
             contender.test = [o.accuracy for o in outcomes]
 
     def save_predictor(self, fitted: Fitted) -> None:
         """Writes the predictor, for `search_budgets`."""
-        with saving(self.workdir / PREDICTOR):
-            self.searcher.predictor.save(self.workdir / PREDICTOR, fitted)
-            write_digest(self.workdir / PREDICTOR)
+        self.ledger.predictor(lambda path: self.searcher.predictor.save(path, fitted))
 
     def _contender(self, source: str, candidate: Candidate, fitted: Fitted) -> Contender:
         vector = self.problem.space.encode(candidate)

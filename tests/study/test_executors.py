@@ -2,36 +2,30 @@
 
 import contextlib
 import dataclasses
+import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
-from executors import content, expected_of, make, tiny_problem
+from executors import POD, content, make
 
 from jointnas_jax.study.evaluator import Evaluator
 
-EXECUTORS = ["local", pytest.param("ray", marks=pytest.mark.slow)]
-
-
-@pytest.fixture(scope="module")
-def problem():
-    return tiny_problem()
+EXECUTORS = ["pod"] if POD else ["local", pytest.param("ray", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module", params=EXECUTORS)
-def executor(request, problem):
+def executor(request, small_problem):
     if request.param == "ray":
         pytest.importorskip("ray")
-    with contextlib.closing(make(problem, request.param, devices=2)) as made:
+    with contextlib.closing(make(small_problem, request.param, devices=2)) as made:
         yield made
     for thread in threading.enumerate():  # a process may not end while XLA compiles in a thread
         if thread.name.endswith("(work)"):
             thread.join(timeout=120)
-
-
-@pytest.fixture(scope="module")
-def expected(problem):
-    return expected_of(problem)
 
 
 def test_every_job_has_one_outcome_and_it_is_that_of_one_process(executor, expected):
@@ -79,5 +73,25 @@ def test_closing_the_generator_stops_the_work(executor, expected):
     assert time.monotonic() - start < 120
 
 
-def test_the_local_executor_is_the_evaluator(problem):
-    assert isinstance(make(problem, "local", devices=1), Evaluator)
+def test_the_local_executor_is_the_evaluator(small_problem):
+    assert isinstance(make(small_problem, "local", devices=1), Evaluator)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(POD != "", reason="it is what runs here")
+def test_a_pod_of_two_processes_promises_the_same():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", __file__]
+    both = [
+        subprocess.Popen(
+            command,
+            env=os.environ | {"JOINTNAS_TEST_POD": f"{address} {number}"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in (0, 1)
+    ]
+    told = [process.communicate(timeout=280)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert all("passed" in text for text in told)

@@ -6,28 +6,18 @@ import signal
 import threading
 
 import pytest
-from executors import content, expected_of, make, tiny_problem
+from executors import content, make
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def problem():
-    return tiny_problem()
-
-
-@pytest.fixture(scope="module")
-def expected(problem):
-    return expected_of(problem)
-
-
 @pytest.mark.parametrize("deaths", [1, 3])
 def test_what_a_killed_actor_trained_is_given_to_another_or_fails_in_the_end(
-    problem, expected, deaths
+    small_problem, expected, deaths
 ):
     ray = pytest.importorskip("ray")
     some, outcomes = expected
-    with contextlib.closing(make(problem, "ray", devices=2)) as fleet:
+    with contextlib.closing(make(small_problem, "ray", devices=2)) as fleet:
         given = fleet._hand_out
         killed = []
 
@@ -47,10 +37,10 @@ def test_what_a_killed_actor_trained_is_given_to_another_or_fails_in_the_end(
     assert len(done) == len(some) - (deaths == 3)
 
 
-def test_a_process_killed_while_it_trains_changes_nothing(problem, expected):
+def test_a_process_killed_while_it_trains_changes_nothing(small_problem, expected):
     ray = pytest.importorskip("ray")
     some, outcomes = expected
-    with contextlib.closing(make(problem, "ray", devices=2)) as fleet:
+    with contextlib.closing(make(small_problem, "ray", devices=2)) as fleet:
         process = ray.get(fleet.workers[0].process.remote())
         completed = fleet.completed(some)
         timer = threading.Timer(1.0, os.kill, (process, signal.SIGKILL))
