@@ -12,7 +12,7 @@ such scores. Ours alone uses costs as features; `ours-nocosts` does without.
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -247,8 +247,8 @@ MAKERS: dict[str, Callable[[Task], Search]] = {
 
 def compare(
     table: Table, limit: float | None, seeds: int, noisy: bool, names: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Mean regret of searches.
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Mean regret of searches, each as soon as it is there.
 
     Args:
       table: of measured candidates.
@@ -257,14 +257,13 @@ def compare(
       noisy: an evaluation is one run instead of the mean of all.
       names: of the searches; none: all.
 
-    Returns:
-      For each search by name `regret: [at each of AT]` and its standard `error`.
+    Yields:
+      For each search its name, and `regret: [at each of AT]` with its standard `error`.
     """
     check_names(names, MAKERS)
-    task, results = Task(table, limit, noisy), {}
+    task = Task(table, limit, noisy)
     for name in names or MAKERS:
         search = MAKERS[name](task)
         regrets = np.array([search(task, seed) for seed in range(seeds)])
         error = regrets.std(0) / np.sqrt(max(seeds - 1, 1))
-        results[name] = {"regret": regrets.mean(0).tolist(), "error": error.tolist()}
-    return results
+        yield name, {"regret": regrets.mean(0).tolist(), "error": error.tolist()}
