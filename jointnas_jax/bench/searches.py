@@ -25,8 +25,9 @@ from jointnas_jax.study.searcher import Searcher
 
 AT = (20, 50, 100)
 _POPULATION, _TOURNAMENT = 20, 5
-# Free proposals for each evaluation before a search gives up.
-_PATIENCE = 30
+# Free proposals for each evaluation before a search gives up, and repeated ones in a row: a sampler
+# that has found its optimum may propose it for ever, and slower each time.
+_PATIENCE, _STUCK = 30, 200
 
 
 class Task:
@@ -82,18 +83,19 @@ class Book:
         self.vectors: list[np.ndarray] = []
         self.scores: list[float] = []
         self._known: dict[int, float] = {}
-        self._left = _PATIENCE * max(AT)
+        self._left, self._repeats = _PATIENCE * max(AT), 0
 
     @property
     def full(self) -> bool:
         """Whether the evaluations, the candidates or the patience are used up."""
         wanted = min(max(AT), int(self.task.allowed.sum()))
-        return len(self.vectors) >= wanted or self._left <= 0
+        return len(self.vectors) >= wanted or self._left <= 0 or self._repeats >= _STUCK
 
     def look_up(self, vector: np.ndarray) -> float:
         """The score of a canonical `int32[K]`; an evaluation where it is new and allowed."""
         row = int(self.task.table.rows(vector[None])[0])
         new = row not in self._known
+        self._repeats = 0 if new else self._repeats + 1
         if new:
             self._known[row] = float(self.task.evaluate(vector[None], self._rng)[0])
         if new and self.task.allowed[row]:

@@ -220,6 +220,17 @@ def test_a_repeated_candidate_is_free_and_keeps_its_score(table):
     assert len(scores) == len(book.vectors) == 1
 
 
+def test_a_search_that_only_repeats_itself_ends(table):
+    book = searches.Book(searches.Task(table, None, noisy=False), 0)
+    for vector in (table.vectors[5], table.vectors[6]):
+        for _ in range(150):
+            book.look_up(vector)
+    assert not book.full
+    for _ in range(51):
+        book.look_up(table.vectors[6])
+    assert book.full
+
+
 def test_ours_searches_without_costs_and_with_a_limit(table, searched):
     task = searches.Task(table, 30e6, noisy=False)
     config = EvolutionConfig(population=32, generations=10)
