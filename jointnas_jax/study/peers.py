@@ -6,6 +6,7 @@ heard of for too long is dead, and ends the others: the same command on every ho
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import signal
@@ -13,15 +14,18 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
+import jaxlib
 from jax._src import distributed
 
 from jointnas_jax.config import Config, PodConfig
 from jointnas_jax.errors import ConfigError, InterruptedStudyError, JointNASError, one_line
 from jointnas_jax.study.interrupt import Interrupt
+from jointnas_jax.study.workdir import differences, plain_config
 
 # Seconds between two signs of life, and between two looks at those of the others.
 _BEAT = 0.5
@@ -64,6 +68,14 @@ class Peers:
         """
         return value
 
+    def agree(self, name: str, mine: Mapping[str, Any]) -> None:
+        """Waits until all have said what they go by; raises `ConfigError` where one differs.
+
+        Args:
+          name: of what is compared, never used before.
+          mine: such as JSON can hold.
+        """
+
 
 class Connected(Peers):
     """Several processes, this one among them."""
@@ -87,13 +99,16 @@ class Connected(Peers):
         self.process, self.processes = state.process_id, state.num_processes
         self._client, self._coordinator = state.client, state.coordinator_address
         others = (p for p in range(self.processes) if p != self.process)
-        self._heard = dict.fromkeys(others, time.monotonic())
+        self._silent = dict.fromkeys(others, 0.0)  # seconds since one was heard of
         self._ended: set[int] = set()
         self._left = threading.Event()
         self._talking = threading.Thread(target=self._talk, daemon=True)
         self._talking.start()
         threading.Thread(target=self._watch, daemon=True).start()
-        jax.local_devices()  # made by all at once: they tell each other of them
+
+    def begin(self) -> None:
+        """Makes the devices, which all do at once: they tell each other of them."""
+        jax.local_devices()
         # Every process trains and saves for itself, but Orbax would wait for the others to save the
         # same, and nothing but this makes it stop.
         jax.process_count, jax.process_index = lambda *_: 1, lambda *_: 0
@@ -103,6 +118,20 @@ class Connected(Peers):
         if self.first:
             self.put(name, json.dumps(value).encode())
         return json.loads(self.get(name))
+
+    def agree(self, name: str, mine: Mapping[str, Any]) -> None:
+        """See `Peers`."""
+        if not self.first:
+            self.put(f"{name}/{self.process}", json.dumps(mine).encode())
+        for process in self._silent if self.first else ():
+            other = json.loads(self.get(f"{name}/{process}"))
+            there = ("in process 0", f"in process {process}")
+            if differ := differences(json.loads(json.dumps(mine)), other, name, there):
+                raise ConfigError(
+                    f"all processes must have the same {name}, but {differ}; start the same "
+                    "command on every host"
+                )
+        self.share(name)
 
     def put(self, name: str, data: bytes) -> None:
         """Gives all others something under a name that was never used before."""
@@ -165,8 +194,7 @@ class Connected(Peers):
                 for name, message in self._client.key_value_dir_get("alive/"):
                     process = int(name.removeprefix("alive/"))
                     if process != self.process and said.get(process) != message:
-                        said[process] = message
-                        self._heard[process] = time.monotonic()
+                        said[process], self._silent[process] = message, 0.0
                         self._hear(process, json.loads(message)["end"])
 
     def _hear(self, process: int, end: dict[str, Any] | None) -> None:
@@ -185,9 +213,13 @@ class Connected(Peers):
     def _watch(self) -> None:
         """Ends this process when another one is dead, unless it did all that it had to."""
         while self._end is None or self._end["code"]:
+            start = time.monotonic()
             time.sleep(_BEAT)
-            for process, heard in sorted(self._heard.items()):
-                if process not in self._ended and time.monotonic() - heard > self._timeout:
+            # A process that stood still itself, on a busy machine, has not listened meanwhile.
+            listened = min(time.monotonic() - start, 2 * _BEAT)
+            for process in self._silent:
+                self._silent[process] += listened
+                if process not in self._ended and self._silent[process] > self._timeout:
                     self._lose(process)
 
     def _lose(self, process: int) -> None:
@@ -212,6 +244,12 @@ class Connected(Peers):
                 os._exit(ConfigError.exit_code)
             if self._left.is_set() or not self._coordinator_lives():
                 self._lose(0)
+            print(
+                f"error: process {self.process} of {self.processes} is aborted, see above; each must "
+                "be started once, with a number of its own",
+                file=sys.stderr,
+                flush=True,
+            )
 
         self._handler = _Handler(aborted)  # kept: C does not know that it is in use
         ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)
@@ -230,22 +268,32 @@ def joined(config: Config, interrupt: Interrupt) -> Iterator[Peers]:
     """The processes of a study, which end together.
 
     Args:
-      config: says who they are.
+      config: says who they are; the same in all.
       interrupt: of the run.
 
     Raises:
-      ConfigError: they do not find each other.
+      ConfigError: they do not find each other, or differ in config or versions.
     """
     if config.executor != "pod":
         yield Peers()
         return
     peers = Connected(config.pod, interrupt)
     try:
+        peers.agree("versions", _versions())
+        peers.agree("config", plain_config(config))
+        peers.begin()
         yield peers
     except BaseException as error:
         peers.leave(getattr(error, "exit_code", JointNASError.exit_code), one_line(error))
         raise
     peers.leave(0)
+
+
+def _versions() -> dict[str, str]:
+    """Of what may make two processes search or talk differently."""
+    sources = sorted(Path(__file__).parent.parent.rglob("*.py"))
+    code = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
+    return {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "code": code.hexdigest()[:8]}
 
 
 def _connect(settings: PodConfig) -> None:
