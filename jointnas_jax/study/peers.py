@@ -107,11 +107,15 @@ class Connected(Peers):
         threading.Thread(target=self._watch, daemon=True).start()
 
     def begin(self) -> None:
-        """Makes the devices, which all do at once: they tell each other of them."""
+        """Makes the devices, which all do at once: they tell each other of them.
+
+        From then on every process trains, compiles and saves for itself, and nothing but this keeps
+        Orbax from waiting for the others to save the same. It would find them by JAX's client as
+        well, and take a save of theirs for its own: they count them alike.
+        """
         jax.local_devices()
-        # Every process trains and saves for itself, but Orbax would wait for the others to save the
-        # same, and nothing but this makes it stop.
         jax.process_count, jax.process_index = lambda *_: 1, lambda *_: 0
+        distributed.global_state.client, distributed.global_state.process_id = None, 0
 
     def share(self, name: str, value: Any = None) -> Any:
         """See `Peers`."""
@@ -162,6 +166,7 @@ class Connected(Peers):
         """
         self._end = {"code": code, "text": text}
         self._left.set()
+        distributed.global_state.client = self._client  # again: JAX ends it
         if threading.current_thread() is not self._talking:
             self._talking.join()  # Python may not end while a thread is in JAX
         with contextlib.suppress(jax.errors.JaxRuntimeError):
@@ -206,7 +211,7 @@ class Connected(Peers):
             if not self._interrupt.asked():
                 self._interrupt.ask()
         elif end["code"]:
-            print(f"error: process {process}: {end['text']}", file=sys.stderr, flush=True)
+            _complain(f"process {process}: {end['text']}")
             self.leave(end["code"], end["text"])
             os._exit(end["code"])
 
@@ -224,11 +229,9 @@ class Connected(Peers):
 
     def _lose(self, process: int) -> None:
         if self._end is None:
-            print(
-                f"error: process {process} of {self.processes} is lost, which ends process "
-                f"{self.process}; the same command on every host goes on",
-                file=sys.stderr,
-                flush=True,
+            _complain(
+                f"process {process} of {self.processes} is lost, which ends process "
+                f"{self.process}; the same command on every host goes on"
             )
         os._exit(self._end["code"] if self._end else 1)
 
@@ -240,15 +243,13 @@ class Connected(Peers):
 
         def aborted(_: int) -> None:
             if self._client is None:
-                print(f"error: {_NOT_MET}", file=sys.stderr, flush=True)
+                _complain(_NOT_MET)
                 os._exit(ConfigError.exit_code)
             if self._left.is_set() or not self._coordinator_lives():
                 self._lose(0)
-            print(
-                f"error: process {self.process} of {self.processes} is aborted, see above; each must "
-                "be started once, with a number of its own",
-                file=sys.stderr,
-                flush=True,
+            _complain(
+                f"process {self.process} of {self.processes} is aborted, see above; each must be "
+                "started once, with a number of its own"
             )
 
         self._handler = _Handler(aborted)  # kept: C does not know that it is in use
@@ -287,6 +288,11 @@ def joined(config: Config, interrupt: Interrupt) -> Iterator[Peers]:
         peers.leave(getattr(error, "exit_code", JointNASError.exit_code), one_line(error))
         raise
     peers.leave(0)
+
+
+def _complain(text: str) -> None:
+    """Tells why a process ends that cannot end by an exception."""
+    print(f"error: {text}", file=sys.stderr, flush=True)
 
 
 def _versions() -> dict[str, str]:

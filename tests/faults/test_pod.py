@@ -121,10 +121,12 @@ def test_a_number_twice_ends_the_study_with_a_reason(tmp_path):
     port = free_port()
     both = [process(TABLE, tmp_path, port, i, JOINTNAS_TABLE_SECONDS="1") for i in (0, 1)]
     assert wait_until(lambda: stored(tmp_path) >= 1, both[0])
-    finish(process(TABLE, tmp_path, port, 1), code=-signal.SIGABRT)
+    late = process(TABLE, tmp_path, port, 1)
     for one in both:
         _, err = finish(one, code=-signal.SIGABRT)
         assert "must be started once, with a number of its own" in err
+    late.kill()  # it would wait for others
+    finish(late, code=-signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -189,3 +191,21 @@ def test_a_finished_study_is_told_again(tmp_path):
     assert nothing == ""
     for err in refused(*pod(TABLE, tmp_path, *SMALL, "--config.seed=1")):
         assert "holds a finished study with another config" in err
+
+
+@pytest.mark.slow
+def test_slurm_says_who_the_processes_are(tmp_path):
+    """By its variables, which need no flags."""
+    job = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "127.0.0.1"}
+    flags = (TINY, *SMALL, "--config.executor=pod")
+    both = [
+        start(
+            *(TABLE, tmp_path, *flags),
+            **(job | {"SLURM_NTASKS": "2", "SLURM_PROCID": number, "SLURM_LOCALID": number}),
+            JOINTNAS_TABLE_SECONDS="0",
+        )
+        for number in "01"
+    ]
+    told, nothing = finished(both)
+    assert "winner" in told
+    assert nothing == ""
