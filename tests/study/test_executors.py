@@ -58,7 +58,8 @@ def test_a_process_of_a_pod_reads_images_for_its_own_trainings_only(
     monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)
     assert len(list(executor.completed(some))) == len(some)
     assert 0 < len(trained) < len(some)
-    steps, batch = executor._evaluator._steps[False], executor._evaluator._train.batch_size
+    # A chunk of batches is as long as an epoch of all images, and filled up.
+    steps, batch = executor._evaluator._steps[True], executor._evaluator._train.batch_size
     assert sum(read) == sum(job.epochs for job in trained) * steps * batch
 
 
