@@ -176,10 +176,10 @@ class Connected(Peers):
 
     def _wait(self, name: str) -> bytes:
         while True:
-            self._interrupt.check()
             try:
                 return self._client.blocking_key_value_get_bytes(name, int(1000 * _BEAT))
             except jax.errors.JaxRuntimeError:  # not there yet; `_watch` knows who is dead
+                self._interrupt.check()
                 time.sleep(_BEAT / 10)
 
     # -- who lives -------------------------------------------------------------------------------

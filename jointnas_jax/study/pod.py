@@ -75,12 +75,14 @@ class Pod:
         packs = self._planning.place(jobs, later)
         works = self._planning.works(jobs)
         share = self._planning.placing.share(packs, works, self._peers.process)
+        own = set().union(*(pack.members for pack in share))
         call = self._evaluator.begin(share, jobs, set(range(len(jobs))) - missing)
         progress = self._keeping.progress
         progress.batch_begins(len(missing), 0.0, 0.0, self.packings[-1].efficiency)
         try:
             while missing:
-                self._keeping.interrupt.check()
+                if not missing & own:  # else it is said in `call`, once what trains is saved
+                    self._keeping.interrupt.check()
                 yield from self._own(name, call, missing)
                 yield from self._others(name, missing)
         finally:

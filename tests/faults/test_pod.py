@@ -166,18 +166,27 @@ def test_a_machine_that_stood_still_has_lost_nobody(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flag", ["--config.data.memory_gb=8", "--config.data.memory_gb=0"])
-def test_real_trainings_are_those_of_one_process_also_where_they_go_on(tmp_path, flag):
+@pytest.mark.parametrize("memory", [8, 0])
+def test_real_trainings_are_those_of_one_process_also_where_they_go_on(tmp_path, memory):
     # Many epochs, so that both are in the middle of a training when one is told to end.
-    flags = (*SMALL, flag, "--config.train.epochs=40", "--config.study.checkpoint_minutes=0")
+    flags = (*SMALL, f"--config.data.memory_gb={memory}", "--config.train.epochs=40")
     run(REAL, tmp_path / "alone", TINY, *flags, JAX_NUM_CPU_DEVICES="4")
-    both = pod(REAL, tmp_path / "pod", *flags)
+    port, after_an_epoch = free_port(), tmp_path / "after_an_epoch"
+    tell = (
+        "import pathlib, time, jointnas_jax.train.checkpoints as c\n"
+        "due, save = c.Checkpoints.due, c.Checkpoints.save\n"
+        f"c.Checkpoints.due = lambda s: pathlib.Path({str(after_an_epoch)!r}).touch() or due(s)\n"
+        "c.Checkpoints.save = lambda *given: time.sleep(3) or save(*given)"
+    )
+    real = {"JOINTNAS_TABLE_SECONDS": "real"}
+    first = process(TABLE, tmp_path / "pod", port, 0, *flags, **real)
+    second = process(TABLE, tmp_path / "pod", port, 1, *flags, **real, JOINTNAS_TABLE_FAULT=tell)
+    assert wait_until(after_an_epoch.exists, first)
+    second.terminate()
+    for one in (first, second):
+        finish(one, code=3)
     states = tmp_path / "pod" / "processes" / "1" / "state"
-    assert wait_until(lambda: any(states.glob("*/1.sha256")), both[0])
-    both[1].terminate()
-    for process in both:
-        finish(process, code=3)
-    assert any(states.glob("*/*.sha256"))
+    assert any(states.glob("*/*.sha256"))  # saved for the signal: it was not yet time
     finished(pod(REAL, tmp_path / "pod", *flags))
     assert content(tmp_path / "pod") == content(tmp_path / "alone")
     assert not states.parent.parent.exists()
