@@ -23,7 +23,13 @@ import jaxlib
 from jax._src import distributed
 
 from jointnas_jax.config import Config, PodConfig
-from jointnas_jax.errors import ConfigError, InterruptedStudyError, JointNASError, one_line
+from jointnas_jax.errors import (
+    ConfigError,
+    InterruptedStudyError,
+    JointNASError,
+    StudyError,
+    one_line,
+)
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.workdir import differences, plain_config
 
@@ -139,10 +145,11 @@ class Connected(Peers):
 
     def put(self, name: str, data: bytes) -> None:
         """Gives all others something under a name that was never used before."""
-        for start in range(0, len(data), _PART):
-            part = data[start : start + _PART]
-            self._client.key_value_set_bytes(f"parts/{name}/{start}", part)
-        self._client.key_value_set(name, str(len(data)))
+        with self._served():
+            for start in range(0, len(data), _PART):
+                part = data[start : start + _PART]
+                self._client.key_value_set_bytes(f"parts/{name}/{start}", part)
+            self._client.key_value_set(name, str(len(data)))
 
     def get(self, name: str) -> bytes:
         """Waits for what a process puts; raises `InterruptedStudyError`."""
@@ -152,11 +159,13 @@ class Connected(Peers):
 
     def forget(self, name: str) -> None:
         """Removes what is large and was got by all who want it."""
-        self._client.key_value_delete(f"parts/{name}/")
+        with self._served():
+            self._client.key_value_delete(f"parts/{name}/")
 
     def names(self, folder: str) -> set[str]:
         """What was put under names that begin with `folder/`, without that."""
-        found = self._client.key_value_dir_get(f"{folder}/")
+        with self._served():
+            found = self._client.key_value_dir_get(f"{folder}/")
         return {name.removeprefix(f"{folder}/") for name, _ in found}
 
     def leave(self, code: int, text: str = "") -> None:
@@ -173,6 +182,15 @@ class Connected(Peers):
             self._tell("end")
             if code:
                 jax.distributed.shutdown()
+
+    @contextlib.contextmanager
+    def _served(self) -> Iterator[None]:
+        """Where process 0 does not answer it is dead, of which `_watch` knows more to say."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            self._left.wait(self._timeout)
+            raise StudyError(f"process 0 does not answer: {one_line(error)}") from error
 
     def _wait(self, name: str) -> bytes:
         while True:
