@@ -322,8 +322,8 @@ class Config:
       search: both stages.
       predictor: the predictor.
       study: how the study is run.
-      executor: who trains: this process (`local`), the actors of a cluster (`ray`), or the
-        processes of several hosts, which are one study (`pod`).
+      executor: who trains the candidates of a study: this process (`local`), the actors of a
+        cluster (`ray`), or the processes of several hosts (`pod`). One network alone trains here.
       ray: the actors.
       pod: the processes.
     """

@@ -20,7 +20,6 @@ import numpy as np
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.augment import Augmentation
-from jointnas_jax.data.cache import cache_dir
 from jointnas_jax.data.source import Images, SplitOnDisk
 from jointnas_jax.errors import ConfigError, InterruptedStudyError
 from jointnas_jax.nets.envelope import Envelope
@@ -29,13 +28,12 @@ from jointnas_jax.study.eta import Group
 from jointnas_jax.study.groups import Groups, Place, state_folder
 from jointnas_jax.study.jobs import Call, Job, Keeping, Outcome, pack_name
 from jointnas_jax.study.origin import machine_here as described_here
-from jointnas_jax.study.planning import Planning, Unit
+from jointnas_jax.study.planning import Planning, Unit, scales_here
 from jointnas_jax.study.teacher import load_teacher
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.feed import feeds
 from jointnas_jax.train.forecast import Counter
 from jointnas_jax.train.layout import Hardware, machine_here, training_devices
-from jointnas_jax.train.machine import measured_scales
 from jointnas_jax.train.packing import Shape
 from jointnas_jax.train.parallel import on_device, replicate
 from jointnas_jax.train.placing import Placed, Way
@@ -101,7 +99,7 @@ class Evaluator:
         self.pixels = {"mean": stats.mean.tolist(), "std": stats.std.tolist()}
         images = {False: int((~validation).sum()), True: len(validation)}
         self._steps = {final: n // config.train.batch_size for final, n in images.items()}
-        self.scales = self._keeping.scales or measured_scales(self._devices[0], cache_dir())
+        self.scales = scales_here(config, self._keeping)
         self.hardware = Hardware.here(config, self.scales, self._resident_bytes())
         self._planning = Planning(config, space, self.hardware, self._steps, sample)
         self._placing, self.packings = self._planning.placing, self._planning.packings

@@ -21,7 +21,15 @@ from jointnas_jax.study.problem import Problem, build_problem
 from jointnas_jax.study.record import open_store
 from jointnas_jax.study.store import Trial, TrialStore
 from jointnas_jax.study.trials import new_store
-from jointnas_jax.study.workdir import PREDICTOR, RESULT, WEIGHTS, Found, look, start
+from jointnas_jax.study.workdir import (
+    PREDICTOR,
+    PROCESSES,
+    RESULT,
+    WEIGHTS,
+    Found,
+    look,
+    start,
+)
 
 
 class Ledger:
@@ -37,7 +45,7 @@ class Ledger:
         """Looks at nothing yet."""
         self._workdir, self._config, self._peers = workdir, config, peers
         self._first = peers.first
-        self.folder = workdir if peers.first else workdir / f"process{peers.process}"
+        self.folder = workdir if peers.first else workdir / PROCESSES / str(peers.process)
         self.found, self.origin = Found.NOTHING, None
 
     @contextlib.contextmanager
@@ -52,8 +60,8 @@ class Ledger:
             if not self._first and self.found is Found.NOTHING:  # states of another study
                 shutil.rmtree(self.folder, ignore_errors=True)
             yield
-            if not self._first:  # nothing goes on from there
-                shutil.rmtree(self.folder, ignore_errors=True)
+            # Nothing goes on from there, and no process trains any more.
+            shutil.rmtree(self._workdir / PROCESSES, ignore_errors=True)
 
     def finished(self) -> dict[str, Any]:
         """The result of a finished study; {} where another process reads it."""

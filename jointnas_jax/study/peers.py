@@ -6,6 +6,7 @@ heard of for too long is dead, and ends the others: the same command on every ho
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import signal
@@ -13,15 +14,24 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
+import jaxlib
 from jax._src import distributed
 
 from jointnas_jax.config import Config, PodConfig
-from jointnas_jax.errors import ConfigError, InterruptedStudyError, JointNASError, one_line
+from jointnas_jax.errors import (
+    ConfigError,
+    InterruptedStudyError,
+    JointNASError,
+    StudyError,
+    one_line,
+)
 from jointnas_jax.study.interrupt import Interrupt
+from jointnas_jax.study.workdir import differences, plain_config
 
 # Seconds between two signs of life, and between two looks at those of the others.
 _BEAT = 0.5
@@ -64,6 +74,14 @@ class Peers:
         """
         return value
 
+    def agree(self, name: str, mine: Mapping[str, Any]) -> None:
+        """Waits until all have said what they go by; raises `ConfigError` where one differs.
+
+        Args:
+          name: of what is compared, never used before.
+          mine: such as JSON can hold.
+        """
+
 
 class Connected(Peers):
     """Several processes, this one among them."""
@@ -87,16 +105,23 @@ class Connected(Peers):
         self.process, self.processes = state.process_id, state.num_processes
         self._client, self._coordinator = state.client, state.coordinator_address
         others = (p for p in range(self.processes) if p != self.process)
-        self._heard = dict.fromkeys(others, time.monotonic())
+        self._silent = dict.fromkeys(others, 0.0)  # seconds since one was heard of
         self._ended: set[int] = set()
         self._left = threading.Event()
         self._talking = threading.Thread(target=self._talk, daemon=True)
         self._talking.start()
         threading.Thread(target=self._watch, daemon=True).start()
-        jax.local_devices()  # made by all at once: they tell each other of them
-        # Every process trains and saves for itself, but Orbax would wait for the others to save the
-        # same, and nothing but this makes it stop.
+
+    def begin(self) -> None:
+        """Makes the devices, which all do at once: they tell each other of them.
+
+        From then on every process trains, compiles and saves for itself, and nothing but this keeps
+        Orbax from waiting for the others to save the same. It would find them by JAX's client as
+        well, and take a save of theirs for its own: they count them alike.
+        """
+        jax.local_devices()
         jax.process_count, jax.process_index = lambda *_: 1, lambda *_: 0
+        distributed.global_state.client, distributed.global_state.process_id = None, 0
 
     def share(self, name: str, value: Any = None) -> Any:
         """See `Peers`."""
@@ -104,12 +129,27 @@ class Connected(Peers):
             self.put(name, json.dumps(value).encode())
         return json.loads(self.get(name))
 
+    def agree(self, name: str, mine: Mapping[str, Any]) -> None:
+        """See `Peers`."""
+        if not self.first:
+            self.put(f"{name}/{self.process}", json.dumps(mine).encode())
+        for process in self._silent if self.first else ():
+            other = json.loads(self.get(f"{name}/{process}"))
+            there = ("in process 0", f"in process {process}")
+            if differ := differences(json.loads(json.dumps(mine)), other, name, there):
+                raise ConfigError(
+                    f"all processes must have the same {name}, but {differ}; start the same "
+                    "command on every host"
+                )
+        self.share(name)
+
     def put(self, name: str, data: bytes) -> None:
         """Gives all others something under a name that was never used before."""
-        for start in range(0, len(data), _PART):
-            part = data[start : start + _PART]
-            self._client.key_value_set_bytes(f"parts/{name}/{start}", part)
-        self._client.key_value_set(name, str(len(data)))
+        with self._served():
+            for start in range(0, len(data), _PART):
+                part = data[start : start + _PART]
+                self._client.key_value_set_bytes(f"parts/{name}/{start}", part)
+            self._client.key_value_set(name, str(len(data)))
 
     def get(self, name: str) -> bytes:
         """Waits for what a process puts; raises `InterruptedStudyError`."""
@@ -119,11 +159,13 @@ class Connected(Peers):
 
     def forget(self, name: str) -> None:
         """Removes what is large and was got by all who want it."""
-        self._client.key_value_delete(f"parts/{name}/")
+        with self._served():
+            self._client.key_value_delete(f"parts/{name}/")
 
     def names(self, folder: str) -> set[str]:
         """What was put under names that begin with `folder/`, without that."""
-        found = self._client.key_value_dir_get(f"{folder}/")
+        with self._served():
+            found = self._client.key_value_dir_get(f"{folder}/")
         return {name.removeprefix(f"{folder}/") for name, _ in found}
 
     def leave(self, code: int, text: str = "") -> None:
@@ -133,6 +175,7 @@ class Connected(Peers):
         """
         self._end = {"code": code, "text": text}
         self._left.set()
+        distributed.global_state.client = self._client  # again: JAX ends it
         if threading.current_thread() is not self._talking:
             self._talking.join()  # Python may not end while a thread is in JAX
         with contextlib.suppress(jax.errors.JaxRuntimeError):
@@ -140,12 +183,21 @@ class Connected(Peers):
             if code:
                 jax.distributed.shutdown()
 
+    @contextlib.contextmanager
+    def _served(self) -> Iterator[None]:
+        """Where process 0 does not answer it is dead, of which `_watch` knows more to say."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            self._left.wait(self._timeout)
+            raise StudyError(f"process 0 does not answer: {one_line(error)}") from error
+
     def _wait(self, name: str) -> bytes:
         while True:
-            self._interrupt.check()
             try:
                 return self._client.blocking_key_value_get_bytes(name, int(1000 * _BEAT))
             except jax.errors.JaxRuntimeError:  # not there yet; `_watch` knows who is dead
+                self._interrupt.check()
                 time.sleep(_BEAT / 10)
 
     # -- who lives -------------------------------------------------------------------------------
@@ -165,8 +217,7 @@ class Connected(Peers):
                 for name, message in self._client.key_value_dir_get("alive/"):
                     process = int(name.removeprefix("alive/"))
                     if process != self.process and said.get(process) != message:
-                        said[process] = message
-                        self._heard[process] = time.monotonic()
+                        said[process], self._silent[process] = message, 0.0
                         self._hear(process, json.loads(message)["end"])
 
     def _hear(self, process: int, end: dict[str, Any] | None) -> None:
@@ -178,25 +229,27 @@ class Connected(Peers):
             if not self._interrupt.asked():
                 self._interrupt.ask()
         elif end["code"]:
-            print(f"error: process {process}: {end['text']}", file=sys.stderr, flush=True)
+            _complain(f"process {process}: {end['text']}")
             self.leave(end["code"], end["text"])
             os._exit(end["code"])
 
     def _watch(self) -> None:
         """Ends this process when another one is dead, unless it did all that it had to."""
         while self._end is None or self._end["code"]:
+            start = time.monotonic()
             time.sleep(_BEAT)
-            for process, heard in sorted(self._heard.items()):
-                if process not in self._ended and time.monotonic() - heard > self._timeout:
+            # A process that stood still itself, on a busy machine, has not listened meanwhile.
+            listened = min(time.monotonic() - start, 2 * _BEAT)
+            for process in self._silent:
+                self._silent[process] += listened
+                if process not in self._ended and self._silent[process] > self._timeout:
                     self._lose(process)
 
     def _lose(self, process: int) -> None:
         if self._end is None:
-            print(
-                f"error: process {process} of {self.processes} is lost, which ends process "
-                f"{self.process}; the same command on every host goes on",
-                file=sys.stderr,
-                flush=True,
+            _complain(
+                f"process {process} of {self.processes} is lost, which ends process "
+                f"{self.process}; the same command on every host goes on"
             )
         os._exit(self._end["code"] if self._end else 1)
 
@@ -208,10 +261,14 @@ class Connected(Peers):
 
         def aborted(_: int) -> None:
             if self._client is None:
-                print(f"error: {_NOT_MET}", file=sys.stderr, flush=True)
+                _complain(_NOT_MET)
                 os._exit(ConfigError.exit_code)
             if self._left.is_set() or not self._coordinator_lives():
                 self._lose(0)
+            _complain(
+                f"process {self.process} of {self.processes} is aborted, see above; each must be "
+                "started once, with a number of its own"
+            )
 
         self._handler = _Handler(aborted)  # kept: C does not know that it is in use
         ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)
@@ -230,22 +287,37 @@ def joined(config: Config, interrupt: Interrupt) -> Iterator[Peers]:
     """The processes of a study, which end together.
 
     Args:
-      config: says who they are.
+      config: says who they are; the same in all.
       interrupt: of the run.
 
     Raises:
-      ConfigError: they do not find each other.
+      ConfigError: they do not find each other, or differ in config or versions.
     """
     if config.executor != "pod":
         yield Peers()
         return
     peers = Connected(config.pod, interrupt)
     try:
+        peers.agree("versions", _versions())
+        peers.agree("config", plain_config(config))
+        peers.begin()
         yield peers
     except BaseException as error:
         peers.leave(getattr(error, "exit_code", JointNASError.exit_code), one_line(error))
         raise
     peers.leave(0)
+
+
+def _complain(text: str) -> None:
+    """Tells why a process ends that cannot end by an exception."""
+    print(f"error: {text}", file=sys.stderr, flush=True)
+
+
+def _versions() -> dict[str, str]:
+    """Of what may make two processes search or talk differently."""
+    sources = sorted(Path(__file__).parent.parent.rglob("*.py"))
+    code = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
+    return {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "code": code.hexdigest()[:8]}
 
 
 def _connect(settings: PodConfig) -> None:

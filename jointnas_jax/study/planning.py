@@ -8,9 +8,11 @@ import jax
 import numpy as np
 
 from jointnas_jax.config import Config
+from jointnas_jax.data.cache import cache_dir
 from jointnas_jax.space import ArchSpec, JointSpace
-from jointnas_jax.study.jobs import Job, Packing
-from jointnas_jax.train.layout import Hardware
+from jointnas_jax.study.jobs import Job, Keeping, Packing
+from jointnas_jax.train.layout import Hardware, training_devices
+from jointnas_jax.train.machine import measured_scales
 from jointnas_jax.train.packing import Work
 from jointnas_jax.train.placing import Placed, Placing
 
@@ -89,6 +91,11 @@ class Planning:
         """Plans jobs for workers that take one unit after the other."""
         packs = self.place(jobs, later)
         return [_unit(unit, jobs, known) for unit in self.placing.units(packs, self.works(jobs))]
+
+
+def scales_here(config: Config, keeping: Keeping) -> tuple[float, float]:
+    """What the planner goes by, see `measured_scales`: as where the study began, if it did."""
+    return keeping.scales or measured_scales(training_devices(config)[0], cache_dir())
 
 
 def _unit(packs: Sequence[Placed], jobs: Sequence[Job], known: Collection[int]) -> Unit:

@@ -17,12 +17,12 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.source import Images
-from jointnas_jax.errors import ConfigError, StudyError
+from jointnas_jax.errors import StudyError
 from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.jobs import Call, Job, Keeping, Outcome
 from jointnas_jax.study.peers import Connected
-from jointnas_jax.study.planning import Planning
+from jointnas_jax.study.planning import Planning, scales_here
 from jointnas_jax.study.progress import Progress
 
 # Seconds between two looks at what the others have trained.
@@ -44,30 +44,25 @@ class Pod:
         """Puts the images on the devices of this process; arguments as of `Evaluator`.
 
         Raises:
-          ConfigError: the processes differ in their devices, or cannot train as they are told to.
+          ConfigError: the processes differ in their devices or images, or cannot train as they are
+            told to.
         """
         self._peers, self._keeping, self._calls = peers, keeping, 0
+        self.scales = tuple(peers.share("scales", peers.first and scales_here(config, keeping)))
         # What trains here is a part: this class tells of the whole.
-        own = dataclasses.replace(keeping, progress=Progress())
-        if not peers.first:
-            own = dataclasses.replace(own, scales=tuple(peers.share("scales")))
+        own = dataclasses.replace(keeping, progress=Progress(), scales=self.scales)
         self._evaluator = Evaluator(config, space, *images, (), own)
-        self.pixels, self.scales = self._evaluator.pixels, self._evaluator.scales
-        if peers.first:
-            peers.share("scales", self.scales)
-        hardware = dataclasses.replace(self._evaluator.hardware, workers=peers.processes)
+        described = self._evaluator.describe()
+        self.pixels = described["pixels"]
+        kind = {name: described["machine"][name] for name in ("device", "devices")}
+        peers.agree("machine", kind)
+        peers.agree("data", {"images": [len(images[0]), len(images[2])], "pixels": self.pixels})
+        hardware = dataclasses.replace(described["hardware"], workers=peers.processes)
         # Memory may differ a little.
-        first = peers.share("hardware", dataclasses.asdict(hardware))
-        if (hardware.platform, hardware.devices) != (first["platform"], first["devices"]):
-            raise ConfigError(
-                f"all processes must have the same devices, process {peers.process} has "
-                f"{hardware.devices} of {hardware.platform}, process 0 {first['devices']} of "
-                f"{first['platform']}"
-            )
-        hardware = dataclasses.replace(hardware, **first | {"scales": self.scales})
-        self.machine = self._evaluator.machine | {"devices": hardware.all_devices}
-        steps = self._evaluator.describe()["steps"]
-        self._planning = Planning(config, space, hardware, steps, sample)
+        memory = {name: getattr(hardware, name) for name in ("memory", "taken")}
+        hardware = dataclasses.replace(hardware, **peers.share("memory", memory))
+        self.machine = described["machine"] | {"devices": hardware.all_devices}
+        self._planning = Planning(config, space, hardware, described["steps"], sample)
         self.packings = self._planning.packings
 
     def completed(
@@ -80,12 +75,14 @@ class Pod:
         packs = self._planning.place(jobs, later)
         works = self._planning.works(jobs)
         share = self._planning.placing.share(packs, works, self._peers.process)
+        own = set().union(*(pack.members for pack in share))
         call = self._evaluator.begin(share, jobs, set(range(len(jobs))) - missing)
         progress = self._keeping.progress
         progress.batch_begins(len(missing), 0.0, 0.0, self.packings[-1].efficiency)
         try:
             while missing:
-                self._keeping.interrupt.check()
+                if not missing & own:  # else it is said in `call`, once what trains is saved
+                    self._keeping.interrupt.check()
                 yield from self._own(name, call, missing)
                 yield from self._others(name, missing)
         finally:

@@ -28,6 +28,8 @@ TRAINING, STATE, TRAINED = "training.json", "state", "model"
 MODEL = "model.json"  # of imported weights, see `study/model.py`
 # Of a run: where it is, see `study/progress.py`; what it measured, for TensorBoard.
 PROGRESS, TENSORBOARD = "progress.json", "tensorboard"
+# Of a run of several processes: what is on the disks of the others, see `study/ledger.py`.
+PROCESSES = "processes"
 # Of a later search for other budgets: its report, and a folder of candidates.
 BUDGETS, BUDGETS_FOLDER = "budgets.json", "budgets"
 EXPORTS = "export"  # of its models, see `study/export.py`
@@ -68,10 +70,11 @@ def look(workdir: Path, config: Config) -> Found:
             )
         return Found.NOTHING
     found = Found.FINISHED if (workdir / RESULT).exists() else Found.UNFINISHED
-    stored, given = read_json(workdir / CONFIG), _plain(config)
+    stored, given = read_json(workdir / CONFIG), plain_config(config)
     if stored != given or resume == "never":
         state = "a finished" if found is Found.FINISHED else "an unfinished"
-        what = f" with another config: {_differences(stored, given)}" if stored != given else ""
+        differ = differences(stored, given, "config", ("there", "here"))
+        what = f" with another config: {differ}" if differ else ""
         raise WorkdirError(
             f"workdir `{workdir}` holds {state} study{what}; give another --workdir, or "
             "replace it with --overwrite"
@@ -79,15 +82,22 @@ def look(workdir: Path, config: Config) -> Found:
     return found
 
 
-def _differences(stored: Any, given: Any) -> str:
-    """The first values that differ, by the names of their keys."""
-    stored, given = _flat(stored, "config"), _flat(given, "config")
-    names = [*stored, *(name for name in given if name not in stored)]
+def differences(first: Any, second: Any, name: str, places: tuple[str, str]) -> str:
+    """The first values that differ, by the names of their keys; "" if all are the same.
+
+    Args:
+      first: as JSON holds it.
+      second: likewise.
+      name: of the whole.
+      places: where either is from.
+    """
+    first, second = _flat(first, name), _flat(second, name)
+    keys = [*first, *(key for key in second if key not in first)]
     absent = object()
-    differ = [n for n in names if stored.get(n, absent) != given.get(n, absent)]
+    differ = [key for key in keys if first.get(key, absent) != second.get(key, absent)]
     shown = [
-        f"`{name}` is {_shown(stored.get(name))} there, {_shown(given.get(name))} here"
-        for name in differ[:_SHOWN]
+        f"`{key}` is {_shown(first.get(key))} {places[0]}, {_shown(second.get(key))} {places[1]}"
+        for key in differ[:_SHOWN]
     ]
     return ", ".join(shown) + (f", and {len(differ) - _SHOWN} more" * (len(differ) > _SHOWN))
 
@@ -143,7 +153,7 @@ def start(workdir: Path, config: Config) -> None:
     Raises:
       StorageError: it cannot be written.
     """
-    write_json(workdir / CONFIG, _plain(config), digest=True)
+    write_json(workdir / CONFIG, plain_config(config), digest=True)
 
 
 def finished_training(workdir: Path, config: Config, candidate: dict[str, Any]) -> Any:
@@ -202,7 +212,7 @@ def _check_no_study(workdir: Path) -> None:
 
 
 def _training(config: Config, candidate: dict[str, Any]) -> dict[str, Any]:
-    return {"schema": SCHEMA, "candidate": candidate, "config": _plain(config)}
+    return {"schema": SCHEMA, "candidate": candidate, "config": plain_config(config)}
 
 
 def finish_training(workdir: Path, result: dict[str, Any]) -> None:
@@ -211,7 +221,7 @@ def finish_training(workdir: Path, result: dict[str, Any]) -> None:
     _remove(workdir, (), (STATE,))
 
 
-def _plain(config: Config) -> dict[str, Any]:
+def plain_config(config: Config) -> dict[str, Any]:
     """The config as JSON gives it back, ranges told from choices, with what `arch_file` holds.
 
     What is of a run, not of the study, takes its default.
@@ -250,7 +260,7 @@ def _from_jsonable(value: Any) -> Any:
 def _remove_study(workdir: Path) -> None:
     """Removes what a study writes, and nothing else."""
     winners = [path.name for path in workdir.glob(WINNERS)]
-    folders = (WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE, TENSORBOARD, EXPORTS)
+    folders = (WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE, PROCESSES, TENSORBOARD, EXPORTS)
     # First what says that there is a study.
     files = (CONFIG, RESULT, ORIGIN, LATENCY, f"{PREDICTOR}.sha256", BUDGETS, PROGRESS, *winners)
     _remove(workdir, (*files, *(f"{TRIALS}{end}" for end in ("", "-wal", "-shm"))), folders)

@@ -44,7 +44,7 @@ class Hardware:
 
     @staticmethod
     def here(config: Config, scales: tuple[float, float], taken: int = 0) -> "Hardware":
-        """That of this process, and of the others like it where it is one of several.
+        """That of this process.
 
         Args:
           config: of the study.
@@ -56,7 +56,7 @@ class Hardware:
         return Hardware(
             platform=devices[0].platform,
             devices=len(devices),
-            workers=jax.process_count(),
+            workers=1,
             memory=(devices[0].memory_stats() or {}).get("bytes_limit", 0),
             taken=taken,
             scales=scales,

@@ -26,7 +26,9 @@ def peers():
     if not POD:
         return None
     address, number = POD.split()
-    return Connected(PodConfig(address, 2, int(number), timeout=30), _KEEPING.interrupt)
+    met = Connected(PodConfig(address, 2, int(number), timeout=120), _KEEPING.interrupt)
+    met.begin()
+    return met
 
 
 @atexit.register
@@ -36,10 +38,13 @@ def leave():
 
 
 def make(problem, name, devices):
-    """An executor of so many devices in all."""
+    """An executor of so many devices in all; that of a pod reads its images from disk."""
     study = dataclasses.replace(problem.config.study, devices=devices if name == "local" else 1)
+    memory = 0 if name == "pod" else problem.config.data.memory_gb
+    data = dataclasses.replace(problem.config.data, memory_gb=memory)
     ray = RayConfig(workers=devices, cpus=1)
-    config = dataclasses.replace(problem.config, study=study, executor=name, ray=ray)
+    config = dataclasses.replace(problem.config, study=study, data=data, executor=name, ray=ray)
+    problem = dataclasses.replace(problem, config=config)
     given = (_KEEPING, peers() if name == "pod" else None)
     return make_executor(config, problem.space, problem.divided_images(), (), *given)
 

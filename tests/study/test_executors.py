@@ -12,6 +12,7 @@ import time
 import pytest
 from executors import POD, content, make
 
+from jointnas_jax.data.source import SplitOnDisk
 from jointnas_jax.study.evaluator import Evaluator
 
 EXECUTORS = ["pod"] if POD else ["local", pytest.param("ray", marks=pytest.mark.slow)]
@@ -34,6 +35,32 @@ def test_every_job_has_one_outcome_and_it_is_that_of_one_process(executor, expec
     assert sorted(i for i, _ in done) == list(range(len(some)))
     assert [content(outcome) for _, outcome in sorted(done, key=lambda d: d[0])] == outcomes
     assert executor.packings[-1].candidates == len(some)
+
+
+@pytest.mark.skipif(not POD, reason="others have the images in memory")
+def test_a_process_of_a_pod_reads_images_for_its_own_trainings_only(
+    executor, expected, monkeypatch
+):
+    some, _ = expected
+    read, trained, train = [], [], Evaluator._train_lanes
+
+    def train_lanes(self, shape, jobs, *rest):
+        trained.extend(jobs)
+        return train(self, shape, jobs, *rest)
+
+    def reading(source, indices):
+        if indices.ndim > 1:  # batches to train on
+            read.append(indices.size)
+        return images(source, indices)
+
+    images = SplitOnDisk.read
+    monkeypatch.setattr(SplitOnDisk, "read", reading)
+    monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)
+    assert len(list(executor.completed(some))) == len(some)
+    assert 0 < len(trained) < len(some)
+    # A chunk of batches is as long as an epoch of all images, and filled up.
+    steps, batch = executor._evaluator._steps[True], executor._evaluator._train.batch_size
+    assert sum(read) == sum(job.epochs for job in trained) * steps * batch
 
 
 def test_known_positions_are_skipped_and_change_nothing(executor, expected):
