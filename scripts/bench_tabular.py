@@ -31,29 +31,30 @@ OUT = flags.DEFINE_string("out", "", "JSON file for the results.")
 
 
 def predictor() -> Iterator[dict]:
-    """Compares predictors on all tables; the report grows with each."""
+    """Compares predictors on all tables; the report grows with each of them."""
     from jointnas_jax.bench import predictors
 
     sizes, report = [int(s) for s in SIZES.value], {}
     for name in TABLES.value:
         table = tables.load(name, Path(DATA.value))
-        report[name] = results = predictors.compare(table, sizes, SEEDS.value, NAMES.value)
+        ceiling = predictors.noise_ceiling(table)
+        report[name] = results = {"noise ceiling": ceiling}
         print(f"{name}, mean of {SEEDS.value} seeds at N =" + "".join(f"{n:>8}" for n in sizes))
-        print(f"  noise ceiling of tau {results['noise ceiling']:.3f}")
-        for who, marks in results.items():
-            if isinstance(marks, float):
-                continue
+        print(f"  noise ceiling of tau {ceiling:.3f}", flush=True)
+        for who, marks in predictors.compare(table, sizes, SEEDS.value, NAMES.value):
+            results[who] = marks
             for mark in ("tau", "regret", "inside"):
                 values = [marks[n][mark] for n in sizes]
                 if None not in values:
                     line = "".join(f"{value:8.3f}" for value in values)
-                    print(f"  {who:<24}{mark:<8}{line}", flush=True)
-            print(f"  {who:<24}seconds {marks[sizes[-1]]['seconds']:{8 * len(sizes)}.2f}")
-        yield report
+                    print(f"  {who:<24}{mark:<8}{line}")
+            seconds = marks[sizes[-1]]["seconds"]
+            print(f"  {who:<24}seconds {seconds:{8 * len(sizes)}.2f}", flush=True)
+            yield report
 
 
 def search() -> Iterator[dict]:
-    """Compares searches on all tables, under all limits; the report grows with each."""
+    """Compares searches on all tables, under all limits; the report grows with each of them."""
     from jointnas_jax.bench import searches
 
     report = {}
@@ -61,14 +62,14 @@ def search() -> Iterator[dict]:
         table = tables.load(name, Path(DATA.value))
         for text in LIMITS.value or [""]:
             limit = parse_quantity(text) if text else None
-            results = searches.compare(table, limit, SEEDS.value, NOISY.value, NAMES.value)
             key = f"{name}, {table.cost_names[0]} <= {text}" if text else name
-            report[key] = results
+            report[key] = results = {}
             print(f"{key}: mean regret of {SEEDS.value} seeds after so many evaluations")
-            print(f"  {'':<24}" + "".join(f"{n:>9}" for n in searches.AT))
-            for who, found in results.items():
+            print(f"  {'':<24}" + "".join(f"{n:>9}" for n in searches.AT), flush=True)
+            for who, found in searches.compare(table, limit, SEEDS.value, NOISY.value, NAMES.value):
+                results[who] = found
                 print(f"  {who:<24}" + "".join(f"{r:9.4f}" for r in found["regret"]), flush=True)
-            yield report
+                yield report
 
 
 COMMANDS = {"predictor": predictor, "search": search}
@@ -80,7 +81,7 @@ def main(argv: list[str]) -> int:
     if len(names) != 1 or names[0] not in COMMANDS:
         raise ConfigError(f"name one of {', '.join(COMMANDS)}, got {shown(names)}")
     for report in COMMANDS[names[0]]():
-        if OUT.value:  # after each table: all of them take hours
+        if OUT.value:  # after each contestant: all of them take hours
             Path(OUT.value).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -144,8 +144,8 @@ class Marks:
 
 def compare(
     table: Table, sizes: Sequence[int], seeds: int, names: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Compares predictors on a table.
+) -> Iterator[tuple[str, dict[int, dict[str, float | None]]]]:
+    """Compares predictors on a table, each as soon as it is there.
 
     Args:
       table: of measured candidates.
@@ -153,9 +153,8 @@ def compare(
       seeds: repetitions with other candidates; all predictors get the same ones.
       names: of the predictors; none: all.
 
-    Returns:
-      For each predictor by name and each N the summary of its `Marks`, and under `noise ceiling`
-      what no predictor can be expected to exceed.
+    Yields:
+      For each predictor its name, and for each N the summary of its `Marks`.
     """
     makers: dict[str, Callable[[], Contestant]] = {
         name: functools.partial(ours, table, config, max(sizes), name != "ours-nocosts")
@@ -165,10 +164,8 @@ def compare(
         for name, learn in peers(table, with_costs).items():
             makers[name] = functools.partial(lambda learn: learn, learn)
     check_names(names, makers)
-    results: dict[str, Any] = {}
     for name in names or makers:
-        learn = makers[name]()
-        results[name] = {}
+        learn, results = makers[name](), {}
         for size in sizes:
             marks = Marks()
             for seed in range(seeds):
@@ -177,9 +174,8 @@ def compare(
                 start = time.perf_counter()
                 found = learn(train, test, seed)
                 marks.add(table.scores[test], found, time.perf_counter() - start)
-            results[name][size] = marks.summary()
-    results["noise ceiling"] = noise_ceiling(table)
-    return results
+            results[size] = marks.summary()
+        yield name, results
 
 
 def noise_ceiling(table: Table) -> float:

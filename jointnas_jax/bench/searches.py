@@ -12,7 +12,7 @@ such scores. Ours alone uses costs as features; `ours-nocosts` does without.
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,9 @@ from jointnas_jax.study.searcher import Searcher
 
 AT = (20, 50, 100)
 _POPULATION, _TOURNAMENT = 20, 5
-# Free proposals for each evaluation before a search gives up.
-_PATIENCE = 30
+# Free proposals for each evaluation before a search gives up, and repeated ones in a row: a sampler
+# that has found its optimum may propose it for ever, and slower each time.
+_PATIENCE, _STUCK = 30, 200
 
 
 class Task:
@@ -82,18 +83,19 @@ class Book:
         self.vectors: list[np.ndarray] = []
         self.scores: list[float] = []
         self._known: dict[int, float] = {}
-        self._left = _PATIENCE * max(AT)
+        self._left, self._repeats = _PATIENCE * max(AT), 0
 
     @property
     def full(self) -> bool:
         """Whether the evaluations, the candidates or the patience are used up."""
         wanted = min(max(AT), int(self.task.allowed.sum()))
-        return len(self.vectors) >= wanted or self._left <= 0
+        return len(self.vectors) >= wanted or self._left <= 0 or self._repeats >= _STUCK
 
     def look_up(self, vector: np.ndarray) -> float:
         """The score of a canonical `int32[K]`; an evaluation where it is new and allowed."""
         row = int(self.task.table.rows(vector[None])[0])
         new = row not in self._known
+        self._repeats = 0 if new else self._repeats + 1
         if new:
             self._known[row] = float(self.task.evaluate(vector[None], self._rng)[0])
         if new and self.task.allowed[row]:
@@ -247,8 +249,8 @@ MAKERS: dict[str, Callable[[Task], Search]] = {
 
 def compare(
     table: Table, limit: float | None, seeds: int, noisy: bool, names: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Mean regret of searches.
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Mean regret of searches, each as soon as it is there.
 
     Args:
       table: of measured candidates.
@@ -257,14 +259,13 @@ def compare(
       noisy: an evaluation is one run instead of the mean of all.
       names: of the searches; none: all.
 
-    Returns:
-      For each search by name `regret: [at each of AT]` and its standard `error`.
+    Yields:
+      For each search its name, and `regret: [at each of AT]` with its standard `error`.
     """
     check_names(names, MAKERS)
-    task, results = Task(table, limit, noisy), {}
+    task = Task(table, limit, noisy)
     for name in names or MAKERS:
         search = MAKERS[name](task)
         regrets = np.array([search(task, seed) for seed in range(seeds)])
         error = regrets.std(0) / np.sqrt(max(seeds - 1, 1))
-        results[name] = {"regret": regrets.mean(0).tolist(), "error": error.tolist()}
-    return results
+        yield name, {"regret": regrets.mean(0).tolist(), "error": error.tolist()}

@@ -83,8 +83,7 @@ def sobol_pool(
 
 def _infeasible(costs: np.ndarray, budget: Mapping[int, int], names: Sequence[str]) -> str:
     """Says that candidates of costs `int64[N, costs]` are the cheapest, and still over a budget."""
-    columns, limits = list(budget), list(budget.values())
-    closest = costs[(costs[:, columns] / limits).max(axis=1).argmin()]
+    closest = costs[_excess(costs, budget).argmin()]
     needed = ", ".join(
         f"{names[c] if names else f'cost {c}'} of at least {closest[c]:,} where the limit is "
         f"{limit:,}"
@@ -109,8 +108,7 @@ def descend(
       `int32[N, K]`; those still over the budget are as cheap as no change of a single knob improves
       on.
     """
-    columns, limits = list(budget), np.array(list(budget.values()))
-    excess = lambda vectors: (costs(vectors)[:, columns] / limits).max(axis=1)
+    excess = lambda vectors: _excess(costs(vectors), budget)
     vectors, marks = vectors.copy(), excess(vectors)
     improved = True
     while improved and marks.max() > 1:
@@ -124,6 +122,13 @@ def descend(
             marks = np.where(better, found.min(axis=1), marks)
             improved |= bool(better.any())
     return space.canonical(vectors)
+
+
+def _excess(costs: np.ndarray, budget: Mapping[int, int]) -> np.ndarray:
+    """Largest share of a limit that `int64[N, costs]` take, over 1 where one is broken."""
+    # Costs are integers, so those of at most 0 are those below a half.
+    limits = np.maximum(list(budget.values()), 0.5)
+    return (costs[:, list(budget)] / limits).max(axis=1)
 
 
 def distinct(vectors: np.ndarray) -> np.ndarray:

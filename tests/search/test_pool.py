@@ -129,3 +129,12 @@ def test_a_descent_leaves_alone_what_fits_and_ends_at_the_cheapest(paper_space):
     np.testing.assert_array_equal(descend(paper_space, drawn, costs, {0: 10**10}), drawn)
     cheapest = costs(np.zeros_like(drawn[:1]))[0, 0]
     assert (costs(descend(paper_space, drawn, costs, {0: 1}))[:, 0] == cheapest).all()
+
+
+def test_candidates_descend_to_costs_of_zero(paper_space):
+    """Such as a count of what is not wanted."""
+    costs = lambda vectors: (vectors > 0).sum(axis=1, dtype=np.int64)[:, None]
+    vectors = paper_space.sample(np.random.default_rng(0), 8)
+    with np.errstate(all="raise"):
+        cheap = descend(paper_space, vectors, costs, {0: 0})
+    assert costs(cheap).max() == 0
