@@ -305,6 +305,21 @@ class PodConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SharedConfig:
+    """The drivers of the executor `shared`: the same command, each with a workdir of its own.
+
+    What they share is the database `study.storage`, where each claims what it trains.
+
+    Attributes:
+      drivers: how many are planned for; more or fewer may come and go.
+      timeout: seconds after which a driver that is not heard of is dead, and its claims are free.
+    """
+
+    drivers: int = option(2, between(1, 4096))
+    timeout: float = option(60.0, between(2, 3600))
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A checked config.
 
@@ -326,6 +341,7 @@ class Config:
         cluster (`ray`), or the processes of several hosts (`pod`). One network alone trains here.
       ray: the actors.
       pod: the processes.
+      shared: the drivers.
     """
 
     name: str = option("study", NAME)
@@ -340,9 +356,10 @@ class Config:
     search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
     predictor: PredictorConfig = dataclasses.field(default_factory=PredictorConfig)
     study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
-    executor: str = option("local", one_of("local", "ray", "pod"))
+    executor: str = option("local", one_of("local", "ray", "pod", "shared"))
     ray: RayConfig = dataclasses.field(default_factory=RayConfig)
     pod: PodConfig = dataclasses.field(default_factory=PodConfig)
+    shared: SharedConfig = dataclasses.field(default_factory=SharedConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all sections as nested dicts."""
@@ -364,6 +381,11 @@ def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
     checked = _check_section(Config, config, "config")
     _check_default(checked)
     _check_pod(checked.pod)
+    if checked.executor == "shared" and not checked.study.storage:
+        raise ConfigError(
+            "`config.executor` = `shared` needs the database that the drivers share, got none; "
+            "add --config.study.storage=postgresql://host/name"
+        )
     search = checked.search
     if search.winners > search.finalists:
         raise ConfigError(

@@ -26,6 +26,7 @@ from jointnas_jax.study.display import watched
 from jointnas_jax.study.executor import make_executor
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.jobs import Job, Keeping, Outcome
+from jointnas_jax.study.joining import SharedLedger
 from jointnas_jax.study.ledger import Ledger
 from jointnas_jax.study.meter import Meter
 from jointnas_jax.study.peers import Peers, joined
@@ -80,7 +81,8 @@ def run_study(
     interrupt = interrupt or Interrupt()
     with joined(config, interrupt) as peers:
         progress = (progress or watched(console)) if peers.first else Progress()
-        ledger = Ledger(workdir, config, peers)
+        kind = SharedLedger if config.executor == "shared" else Ledger
+        ledger = kind(workdir, config, peers)
         with ledger.owned(overwrite):
             if ledger.found is Found.FINISHED:
                 text = f"`{workdir}` holds this study, finished; --overwrite runs it again."
@@ -363,7 +365,8 @@ class Study:
             recipe = contender.candidate.recipe.stretched(epochs / self._epochs)
             candidate = dataclasses.replace(contender.candidate, recipe=recipe)
             for seed in seeds:
-                jobs.append(Job(candidate, self._key(stream, seed), epochs, stream == _RETRAIN))
+                job = Job(candidate, self._key(stream, seed), epochs, stream == _RETRAIN)
+                jobs.append(dataclasses.replace(job, kept=folder is not None))
                 vectors.append(contender.vector)
                 weights.append(folder and folder / f"seed{seed}")
         numbers = [*seeds] * len(contenders)

@@ -10,6 +10,7 @@ import datetime
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
@@ -32,8 +33,12 @@ SCHEMA = 1
 COMPLETED, FAILED = "COMPLETED", "FAILED"
 STAGES = ("coarse", "random", "final", "retrain")
 
+# Attribute of a study that several drivers share.
+_FACTS = "facts"
 # Seconds that a writer waits for another one.
 _PATIENCE = 60
+# What a database says of a table, or its row, that somebody else has just made.
+_MADE_ALREADY, _TRIES = ("already exists", "UNIQUE constraint", "duplicate key"), 5
 # What reading raises where the content makes no sense.
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
 # What SQLite says where a sound file cannot be used.
@@ -105,7 +110,7 @@ class TrialStore:
         """
         self._url, self.name = parse_url(url), name
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with self._naming_the_database(opening=True):
+        with self.naming_the_database(opening=True):
             if self._url.drivername == "sqlite":
                 _prepare_sqlite(self._url.database)
                 arguments = {"connect_args": {"timeout": _PATIENCE}}
@@ -116,7 +121,7 @@ class TrialStore:
             url = self._url.render_as_string(hide_password=False)
             # Optuna would fill in what stands in braces.
             url = url.replace("{", "{{").replace("}", "}}")
-            self._storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+            self._storage = _open(url, arguments)
         self._ids: dict[str, int] = {}
 
     @property
@@ -124,19 +129,28 @@ class TrialStore:
         """The database for people: no password."""
         return public_name(self._url)
 
+    @property
+    def engine(self) -> sqlalchemy.Engine:
+        """Of the database; used inside of `naming_the_database`."""
+        return self._storage.engine
+
     def create(self) -> None:
         """Makes the studies of all stages; those of an earlier study of the name are removed."""
-        with self._naming_the_database():
+        with self.naming_the_database():
             self.remove(self.name)
             for stage in STAGES:
-                direction = [optuna.study.StudyDirection.MAXIMIZE]
-                identity = self._storage.create_new_study(direction, _title(self.name, stage))
-                self._storage.set_study_user_attr(identity, "schema", SCHEMA)
-                self._ids[stage] = identity
+                self._make(stage)
+
+    def _make(self, stage: str) -> int:
+        direction = [optuna.study.StudyDirection.MAXIMIZE]
+        identity = self._storage.create_new_study(direction, _title(self.name, stage))
+        self._storage.set_study_user_attr(identity, "schema", SCHEMA)
+        self._ids[stage] = identity
+        return identity
 
     def remove(self, name: str) -> None:
         """Removes the studies of all stages of a study, if they exist."""
-        with self._naming_the_database():
+        with self.naming_the_database():
             titles = {_title(name, stage) for stage in STAGES}
             for study in self._storage.get_all_studies():
                 if study.study_name in titles:
@@ -152,8 +166,47 @@ class TrialStore:
         Raises:
           StorageError: it could not be written; nothing of it is.
         """
-        with self._naming_the_database():
+        with self.naming_the_database():
             self._storage.create_new_trial(self._id(trial.stage), _to_optuna(trial, knobs))
+
+    def join(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Makes the studies of all stages, unless another driver did.
+
+        Args:
+          facts: such as JSON can hold, for those who come later.
+
+        Returns:
+          The facts of whoever made them.
+
+        Raises:
+          InputError: they were made, and no facts are there.
+        """
+        with self.naming_the_database():
+            try:
+                first = self._make(STAGES[0])
+            except optuna.exceptions.DuplicatedStudyError:
+                return self._facts()
+            for stage in STAGES[1:]:
+                self._make(stage)
+            self._storage.set_study_user_attr(first, _FACTS, facts)
+        return facts
+
+    def _facts(self) -> dict[str, Any]:
+        """What the first driver writes when all the rest is there."""
+        for _ in range(_PATIENCE):
+            attributes = self._storage.get_study_user_attrs(self._id(STAGES[0]))
+            if _FACTS in attributes:
+                return attributes[_FACTS]
+            time.sleep(1)
+        raise InputError(
+            f"study `{self.name}` in `{self.place}` was begun and never finished beginning; "
+            "replace it with --overwrite"
+        )
+
+    def trials(self) -> list[Trial]:
+        """Reads all trials that are there; raises as `load` does, but for lost ones."""
+        with self.naming_the_database(), self._calling_it_damaged():
+            return [trial for stage in STAGES for trial in self._read(stage)]
 
     def load(self) -> list[Trial]:
         """Reads all trials, in the order of their numbers.
@@ -162,8 +215,7 @@ class TrialStore:
           InputError: another version of this project wrote them.
           DamagedError: a trial is not what was written, or one is lost.
         """
-        with self._naming_the_database(), self._calling_it_damaged():
-            found = [trial for stage in STAGES for trial in self._read(stage)]
+        found = self.trials()
         trials: dict[int, Trial] = {}
         for trial in found:
             # Optuna writes again where the answer of the server was lost.
@@ -233,7 +285,7 @@ class TrialStore:
         )
 
     @contextmanager
-    def _naming_the_database(self, opening: bool = False) -> Iterator[None]:
+    def naming_the_database(self, opening: bool = False) -> Iterator[None]:
         """Turns the errors of a database into ours; one that cannot be opened is bad input."""
         try:
             yield
@@ -260,6 +312,17 @@ class TrialStore:
             yield
         except _UNREADABLE as error:
             raise self._damaged(one_line(repr(error))) from error
+
+
+def _open(url: str, arguments: dict[str, Any]) -> optuna.storages.RDBStorage:
+    """Opens a database; another driver may make the same tables at the same moment."""
+    for left in reversed(range(_TRIES)):
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+        except sqlalchemy.exc.DBAPIError as error:
+            if not left or not any(sign in str(error) for sign in _MADE_ALREADY):
+                raise
+            time.sleep(1)
 
 
 def _title(name: str, stage: str) -> str:
