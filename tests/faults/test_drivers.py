@@ -79,7 +79,7 @@ def test_a_study_is_not_replaced_while_others_run_it(tmp_path):
     storage = f"sqlite:///{tmp_path}/shared.db"
     first = driver(tmp_path / "a", storage, *SMALL, seconds="0.5")
     assert wait_until(lambda: trained(tmp_path) >= 1, first)
-    _, err = finish(driver(tmp_path / "b", storage, *SMALL, "--overwrite"), code=2)
+    _, err = finish(driver(tmp_path / "b", storage, *SMALL, "--overwrite"), code=5)
     assert err.startswith("error: 1 other drivers run the study")
     assert err.count("\n") == 1
     finish(first)
