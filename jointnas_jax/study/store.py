@@ -11,22 +11,16 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from jointnas_jax.errors import DamagedError, InputError, StorageError, one_line
-from jointnas_jax.space import Knob
 from jointnas_jax.study.database import parse_url, public_name, without_secrets
 
 SCHEMA = 1
@@ -35,6 +29,7 @@ STAGES = ("coarse", "random", "final", "retrain")
 
 # Attribute of a study that several drivers share.
 _FACTS = "facts"
+_ARRIVED = "arrived"
 # Seconds that a writer waits for another one.
 _PATIENCE = 60
 # What a database says of a table, or its row, that somebody else has just made.
@@ -71,6 +66,8 @@ class Trial:
       reason: why it failed.
       pack: that it trained in, by its shape: `exact`, or the name of an envelope.
       seconds: wall time, compiling included.
+      arrived: of a coarse stage without rounds, when the search was told of the trial: how many
+        candidates it had asked for, and how many results it had been told of; else None.
     """
 
     number: int
@@ -87,10 +84,14 @@ class Trial:
     reason: str | None
     pack: str
     seconds: float
+    arrived: tuple[int, int] | None = None
 
     def digest(self) -> str:
         """SHA-256 of the content, in hex."""
-        content = json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
+        known = dataclasses.asdict(self)
+        if self.arrived is None:  # as before there were any
+            del known["arrived"]
+        content = json.dumps(known, sort_keys=True, allow_nan=False)
         return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -345,6 +346,8 @@ def _prepare_sqlite(file: str) -> None:
 def _to_optuna(trial: Trial, knobs: dict[str, BaseDistribution]) -> FrozenTrial:
     end = datetime.datetime.now()
     attributes = {name: getattr(trial, name) for name in _ATTRIBUTES}
+    if trial.arrived is not None:
+        attributes[_ARRIVED] = trial.arrived
     return FrozenTrial(
         number=-1,  # Optuna counts in the order of writing
         trial_id=-1,
@@ -372,33 +375,5 @@ def _from_optuna(frozen: FrozenTrial) -> Trial:
         knobs=dict(frozen.params),
         accuracies=tuple(accuracy for _, accuracy in curve),
         score=frozen.value,
+        arrived=tuple(attributes[_ARRIVED]) if _ARRIVED in attributes else None,
     )
-
-
-def distributions(knobs: Sequence[Knob]) -> dict[str, BaseDistribution]:
-    """The knobs as Optuna's distributions: ranges as numbers with a step, all else as choices."""
-    return {knob.name: _distribution(knob) for knob in knobs}
-
-
-def _distribution(knob: Knob) -> BaseDistribution:
-    choices = CategoricalDistribution(knob.values)
-    if not knob.ordinal or len(knob.values) < 2:
-        return choices
-    low, high = knob.values[0], knob.values[-1]
-    step = (high - low) / (len(knob.values) - 1)
-    if any(abs(v - low - i * step) > 1e-9 * abs(high) for i, v in enumerate(knob.values)):
-        return choices
-    if all(isinstance(v, int) for v in knob.values):
-        return IntDistribution(low, high, step=round(step))
-    number = FloatDistribution(low, high, step=float(f"{step:.12g}"))
-    return number if all(_takes(number, value) for value in knob.values) else choices
-
-
-def _takes(distribution: BaseDistribution, value: float) -> bool:
-    """Whether Optuna takes a value for one of the distribution, which is a matter of rounding."""
-    try:
-        names = {"params": {"x": value}, "distributions": {"x": distribution}}
-        optuna.trial.create_trial(value=0.0, **names)
-    except ValueError:
-        return False
-    return True
