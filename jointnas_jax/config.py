@@ -213,6 +213,8 @@ class SearchConfig:
         search knows what one would have tried by hand; the paper does not.
       rounds: rounds of the coarse stage.
       per_round: candidates trained in a round.
+      asynchronous: after the first round ask for a candidate whenever an actor of the executor
+        `ray` is free, instead of when a round has ended; `rounds` and `per_round` say how many.
       propose: from the second round on candidates come from the `evolution`, or from the `pool` as
         in the paper.
       acquisition: what makes one candidate better than another there: the `improvement` that the
@@ -230,6 +232,7 @@ class SearchConfig:
     start_with_default: bool = option(True, FLAG)
     rounds: int = option(4, between(1, 1000))
     per_round: int = option(8, between(1, 100_000))
+    asynchronous: bool = option(False, FLAG)
     propose: str = option("evolution", one_of("evolution", "pool"))
     acquisition: str = option("improvement", one_of("improvement", "mean"))
     threshold: float = option(0.92, between(-1, 1))
@@ -305,6 +308,21 @@ class PodConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SharedConfig:
+    """The drivers of the executor `shared`: the same command, each with a workdir of its own.
+
+    What they share is the database `study.storage`, where each claims what it trains.
+
+    Attributes:
+      drivers: how many are planned for; more or fewer may come and go.
+      timeout: seconds after which a driver that is not heard of is dead, and its claims are free.
+    """
+
+    drivers: int = option(2, between(1, 4096))
+    timeout: float = option(60.0, between(2, 3600))
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A checked config.
 
@@ -326,6 +344,7 @@ class Config:
         cluster (`ray`), or the processes of several hosts (`pod`). One network alone trains here.
       ray: the actors.
       pod: the processes.
+      shared: the drivers.
     """
 
     name: str = option("study", NAME)
@@ -340,9 +359,10 @@ class Config:
     search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
     predictor: PredictorConfig = dataclasses.field(default_factory=PredictorConfig)
     study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
-    executor: str = option("local", one_of("local", "ray", "pod"))
+    executor: str = option("local", one_of("local", "ray", "pod", "shared"))
     ray: RayConfig = dataclasses.field(default_factory=RayConfig)
     pod: PodConfig = dataclasses.field(default_factory=PodConfig)
+    shared: SharedConfig = dataclasses.field(default_factory=SharedConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all sections as nested dicts."""
@@ -364,6 +384,17 @@ def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
     checked = _check_section(Config, config, "config")
     _check_default(checked)
     _check_pod(checked.pod)
+    if checked.search.asynchronous and checked.executor != "ray":
+        raise ConfigError(
+            "`config.search.asynchronous` is for actors that become free one by one, so "
+            f"`config.executor` must be `ray`, got `{checked.executor}`; leave it out here: "
+            "candidates of a round train side by side"
+        )
+    if checked.executor == "shared" and not checked.study.storage:
+        raise ConfigError(
+            "`config.executor` = `shared` needs the database that the drivers share, got none; "
+            "add --config.study.storage=postgresql://host/name"
+        )
     search = checked.search
     if search.winners > search.finalists:
         raise ConfigError(

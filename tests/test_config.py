@@ -106,6 +106,7 @@ def test_overrides_reach_their_key():
             ["--config.pod.coordinator=a:1", "--config.pod.processes=2", "--config.pod.process=2"],
             "`config.pod` must have .* a `process` below it",
         ),
+        (["--config.executor=shared"], "needs the database .* add --config.study.storage"),
         (["stray"], "unexpected argument 'stray'"),
     ],
 )

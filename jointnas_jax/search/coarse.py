@@ -70,19 +70,20 @@ def coarse_stage(
         if fitted:
             predicted = predict(chosen)
         found = evaluate(number, chosen, predicted)
-        both = np.isfinite(found) & np.isfinite(predicted)
         vectors = np.concatenate([vectors, chosen])
         scores = np.concatenate([scores, found])
         if np.isfinite(scores).any():
             fit(vectors, scores)
-        yield Round(
-            number,
-            chosen,
-            found,
-            predicted,
-            kendall(predicted[both], found[both]),
-            spearman(predicted[both], found[both]),
-        )
+        yield finished_round(number, chosen, found, predicted)
+
+
+def finished_round(
+    number: int, vectors: np.ndarray, scores: np.ndarray, predicted: np.ndarray
+) -> Round:
+    """A round with the rank correlations of its numbers; arguments as of `Round`."""
+    both = np.isfinite(scores) & np.isfinite(predicted)
+    pairs = (predicted[both], scores[both])
+    return Round(number, vectors, scores, predicted, kendall(*pairs), spearman(*pairs))
 
 
 def first_new(order: np.ndarray, seen: set[bytes]) -> np.ndarray:
@@ -92,3 +93,15 @@ def first_new(order: np.ndarray, seen: set[bytes]) -> np.ndarray:
             seen.add(name)
             return order[i : i + 1]
     return order[:0]
+
+
+def finished(vectors: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The trials that did not fail."""
+    ok = np.isfinite(scores)
+    return vectors[ok], scores[ok]
+
+
+def best_first(vectors: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The trials that did not fail, `int32[N, K]`."""
+    vectors, scores = finished(vectors, scores)
+    return vectors[np.argsort(-scores)]

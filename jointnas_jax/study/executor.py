@@ -1,4 +1,4 @@
-"""Who trains a study's jobs: this process, the actors of a Ray cluster, or several processes."""
+"""Who trains a study's jobs: this process, actors of a Ray cluster, or one of several processes."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.jobs import Job, Keeping, Outcome, Packing
 from jointnas_jax.study.peers import Connected, Peers
 from jointnas_jax.study.pod import Pod
+from jointnas_jax.study.shared import Shared
 
 
 class Executor(Protocol):
@@ -70,4 +71,6 @@ def make_executor(
         from jointnas_jax.study.fleet import Fleet
 
         return Fleet(config, space, sample, keeping)
+    if config.executor == "shared":
+        return Shared(config, space, images, sample, keeping)
     return Evaluator(config, space, *images, sample, keeping)

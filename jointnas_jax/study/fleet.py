@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +121,42 @@ class Fleet:
             unit for unit in self._planning.units(jobs, later, known) if unit.wanted
         )
         useful = self.packings[-1].efficiency
+        trainings = sum(len(unit.wanted) for unit in waiting)
+        self._keeping.progress.batch_begins(trainings, 0.0, 0.0, useful)
+        yield from self._serve(waiting, lambda free: None)
+
+    def streamed(
+        self, ask: Callable[[], tuple[int, Job] | None], later: int
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Trains jobs one by one, as actors are free; yields positions and outcomes.
+
+        Args:
+          ask: gives the next job and its position, None where there is none; not called before
+            everything that was yielded is dealt with.
+          later: about how many jobs there will be.
+        """
+        waiting: collections.deque[Unit] = collections.deque()
+
+        def refill(free: int) -> None:
+            while len(waiting) < free and (asked := ask()):
+                position, job = asked
+                (unit,) = self._planning.units([job], later, frozenset())
+                waiting.append(dataclasses.replace(unit, positions=(position,)))
+
+        yield from self._serve(waiting, refill)
+
+    def _serve(
+        self, waiting: collections.deque, refill: Callable[[int], None]
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Has units trained until none waits; `refill` may add some for so many free actors."""
         progress = self._keeping.progress
-        progress.batch_begins(sum(len(unit.wanted) for unit in waiting), 0.0, 0.0, useful)
         tries: collections.Counter[tuple] = collections.Counter()
         running: dict[Any, tuple[Any, Unit]] = {}
         try:
-            while waiting or running:
+            while True:
+                refill(len(self.workers) - len(running))
+                if not waiting and not running:
+                    return
                 self._hand_out(waiting, running)
                 ready, _ = ray.wait([*running], timeout=_LOOK)
                 self._keeping.interrupt.check()

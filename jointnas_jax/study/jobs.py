@@ -31,6 +31,7 @@ class Job:
       final: train on the whole training split and measure test accuracy, once at the end; otherwise
         train without the validation images and measure validation accuracy after each epoch.
       progress: called after each epoch with its number, from 1, and the loss.
+      kept: whether its weights are wanted.
     """
 
     candidate: Candidate
@@ -38,6 +39,7 @@ class Job:
     epochs: int
     final: bool = False
     progress: Callable[[int, float], None] | None = None
+    kept: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

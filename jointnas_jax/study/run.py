@@ -18,21 +18,21 @@ from jointnas_jax.errors import StudyError
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.predictor import Fitted
 from jointnas_jax.search.coarse import Round
-from jointnas_jax.search.early_stop import EarlyStop, early_stop
 from jointnas_jax.search.evolution import Evolution, diverse
-from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.space import Candidate
+from jointnas_jax.study.coarse import CoarseStage, Searched, completed_trials
 from jointnas_jax.study.display import watched
 from jointnas_jax.study.executor import make_executor
 from jointnas_jax.study.interrupt import Interrupt
 from jointnas_jax.study.jobs import Job, Keeping, Outcome
+from jointnas_jax.study.joining import SharedLedger
 from jointnas_jax.study.ledger import Ledger
 from jointnas_jax.study.meter import Meter
 from jointnas_jax.study.peers import Peers, joined
 from jointnas_jax.study.plan import SAMPLE, Plan, find_teacher, make_plan, print_plan
 from jointnas_jax.study.problem import PRETRAIN_STREAM, Problem, build_problem
 from jointnas_jax.study.progress import Progress
-from jointnas_jax.study.result import Contender, build_result, describe, print_result
+from jointnas_jax.study.result import Contender, build_result, print_result
 from jointnas_jax.study.trials import Batch, Trials
 from jointnas_jax.study.workdir import Found
 
@@ -80,7 +80,8 @@ def run_study(
     interrupt = interrupt or Interrupt()
     with joined(config, interrupt) as peers:
         progress = (progress or watched(console)) if peers.first else Progress()
-        ledger = Ledger(workdir, config, peers)
+        kind = SharedLedger if config.executor == "shared" else Ledger
+        ledger = kind(workdir, config, peers)
         with ledger.owned(overwrite):
             if ledger.found is Found.FINISHED:
                 text = f"`{workdir}` holds this study, finished; --overwrite runs it again."
@@ -207,61 +208,17 @@ class Study:
         vectors = self.problem.space.sample(rng, self.config.predictor.pretrain_samples)
         return self.searcher.pretrain(vectors, self._key(_PRETRAIN, 0))
 
-    def coarse(
-        self, pool: np.ndarray, pretrained: PredictorState
-    ) -> tuple[list[Round], list[ReportCard | None], EarlyStop, Fitted]:
-        """Runs the coarse stage.
-
-        Returns:
-          Its rounds, the predictor's report card after each (None while every trial failed), the
-          early-stop decision, and the predictor.
-        """
-        stop: EarlyStop | None = None
-
-        def evaluate(number: int, vectors: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-            nonlocal stop
-            epochs = stop.epochs if stop else self._epochs
-            jobs = [
-                Job(self.problem.space.decode(v), self._key(_COARSE, self.trials.count + i), epochs)
-                for i, v in enumerate(vectors)
-            ]
-            batch = Batch("coarse", vectors, jobs, round=number, predicted=predicted)
-            outcomes = self.trials.run(batch)
-            curves = [o.accuracies for o in outcomes if o.reason is None]
-            if stop is None and curves:
-                stop = early_stop(
-                    np.array(curves), self.config.search.threshold, self.config.search.correlation
-                )
-                text = f"early stop: later candidates train {stop.epochs} of {self._epochs} epochs"
-                self.progress.say(text)
-                self.progress.shortened(stop.epochs, self._epochs)
-            # After the rule all trials count at the same epoch, those of round 1 as well.
-            return np.array(
-                [o.accuracies[stop.epochs - 1] if o.reason is None else np.nan for o in outcomes],
-                np.float32,
-            )
-
-        rounds, cards, key = [], [], self._key(_SEARCH, 0)
-        for done, state in self.searcher.rounds(pool, pretrained, evaluate, key):
-            rounds.append(done)
-            vectors, scores = _completed(rounds)
-            best, card = "no candidate trained", None
-            if state is not None:
-                best = f"best so far {scores.max():.2%}"
-                card = self.searcher.report_card(pretrained, state, vectors, scores, key)
-            cards.append(card)
-            self.progress.say(
-                f"round {done.number}: {len(done.scores)} candidates, {best}"
-                + (f"\n    {describe(card)}" if card else "")
-            )
-            self.progress.round_ends(done.number, max(scores, default=None), card)
-        if stop is None:
-            raise StudyError(f"every candidate failed: {'; '.join(self.trials.reasons())}")
-        return rounds, cards, stop, state
+    def coarse(self, pool: np.ndarray, pretrained: PredictorState) -> Searched:
+        """Runs the coarse stage."""
+        stage = CoarseStage(
+            *(self.problem, self.searcher, self.trials, self.progress, self._key(_SEARCH, 0)),
+            lambda number: self._key(_COARSE, number),
+        )
+        return stage.run(pool, pretrained)
 
     def evolve(self, pool: np.ndarray, rounds: Sequence[Round], fitted: Fitted) -> Evolution:
         """Runs the fine stage from all trials and the pool, whose scores cost nothing."""
-        trained = _completed(rounds)[0]
+        trained = completed_trials(rounds)[0]
         evolution = self.searcher.fine_stage(trained, pool, fitted, self._key(_EVOLVE, 0))
         self.progress.say(
             f"fine stage: {evolution.generations} generations of {evolution.children:,} children "
@@ -363,7 +320,8 @@ class Study:
             recipe = contender.candidate.recipe.stretched(epochs / self._epochs)
             candidate = dataclasses.replace(contender.candidate, recipe=recipe)
             for seed in seeds:
-                jobs.append(Job(candidate, self._key(stream, seed), epochs, stream == _RETRAIN))
+                job = Job(candidate, self._key(stream, seed), epochs, stream == _RETRAIN)
+                jobs.append(dataclasses.replace(job, kept=folder is not None))
                 vectors.append(contender.vector)
                 weights.append(folder and folder / f"seed{seed}")
         numbers = [*seeds] * len(contenders)
@@ -377,10 +335,3 @@ class Study:
     def _key(self, stream: int, index: int) -> jax.Array:
         root = jax.random.key(self.config.seed)
         return jax.random.fold_in(jax.random.fold_in(root, stream), index)
-
-
-def _completed(rounds: Sequence[Round]) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors and scores of all trials that did not fail."""
-    vectors = np.concatenate([r.vectors for r in rounds])
-    scores = np.concatenate([r.scores for r in rounds])
-    return vectors[np.isfinite(scores)], scores[np.isfinite(scores)]

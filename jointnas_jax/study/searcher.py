@@ -15,7 +15,8 @@ from jointnas_jax.config import PredictorConfig, SearchConfig
 from jointnas_jax.errors import InputError
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.predictor import CostFeatures, Fitted, Predictor
-from jointnas_jax.search.coarse import Round, coarse_stage, first_new
+from jointnas_jax.search.asking import Asking
+from jointnas_jax.search.coarse import Round, best_first, coarse_stage, finished, first_new
 from jointnas_jax.search.evolution import Evolution, evolve
 from jointnas_jax.search.report_card import ReportCard, cross_validate
 from jointnas_jax.space.features import FeatureTable
@@ -154,12 +155,12 @@ class Searcher:
             record(done.vectors, done.scores, after)
         if len(vectors) < self._evaluations and state is not None:
             if not self._networks:
-                state = self._fit(pretrained, *_finished(vectors, scores), key)
+                state = self._fit(pretrained, *finished(vectors, scores), key)
             last = self._predicted_best(state, vectors, scores, pool, key)
             if len(last):
                 marks = measure(0, last)
                 every = np.append(vectors, last, 0), np.append(scores, marks)
-                refit = self._noisy and self._fit(pretrained, *_finished(*every), key)
+                refit = self._noisy and self._fit(pretrained, *finished(*every), key)
                 record(last, marks, refit or state)
         return Found(vectors, scores, np.array(best), pretrained)
 
@@ -170,7 +171,7 @@ class Searcher:
           found: not all of it failed.
           seed: of the search.
         """
-        key, trials = _search_key(seed), _finished(found.vectors, found.scores)
+        key, trials = _search_key(seed), finished(found.vectors, found.scores)
         fitted = self._fit(found.pretrained, *trials, key)
         return fitted, self.report_card(found.pretrained, fitted, *trials, key)
 
@@ -200,45 +201,51 @@ class Searcher:
         Yields:
           Each round, and the predictor after it: None where every trial so far failed.
         """
-        state: Fitted | None = None
-        believed: Fitted | None = None
-        known, failed, count = pool[:0], pool[:0], 0
+        proposer = _Proposer(self, pool, pretrained, key, networks)
 
         def measure(number: int, vectors: np.ndarray, predicted: np.ndarray) -> np.ndarray:
             self._limits.check(vectors)
             return evaluate(number, vectors, predicted)
-
-        def fit(vectors: np.ndarray, scores: np.ndarray) -> None:
-            nonlocal state, known, failed, count
-            known, count = _best_first(vectors, scores), len(vectors)
-            state = self._fit(pretrained, *_finished(vectors, scores), key, networks)
-            failed = vectors[~np.isfinite(scores)]
-
-        def propose(chosen: np.ndarray) -> np.ndarray:
-            nonlocal believed
-            if len(chosen):
-                believed = self._believe(believed, chosen[-1])
-            else:
-                believed = self._wary(state, failed)
-            if self._config.propose == "pool":
-                # Stable, so that ties fall to the earlier one in the pool.
-                return pool[np.argsort(-np.asarray(self._promise(believed, pool)), kind="stable")]
-            # The number of trials names what is random here: a resumed search knows it.
-            name = jax.random.fold_in(key, _PROPOSE)
-            name = jax.random.fold_in(name, count + len(chosen))
-            return self._alive(self._evolve(known, pool, name, believed, explore=True), pool)
 
         rounds = coarse_stage(
             pool,
             self._evaluations if evaluations is None else evaluations,
             self._config.per_round,
             measure,
-            fit,
-            lambda vectors: self.predictor.predict(state, vectors)[0],
-            propose,
+            proposer.fit,
+            proposer.predict,
+            proposer.propose,
         )
         for done in rounds:
-            yield done, state
+            yield done, proposer.state
+
+    def asking(
+        self,
+        pool: np.ndarray,
+        pretrained: PredictorState,
+        rounds: Sequence[Round],
+        key: jax.Array,
+    ) -> tuple[Asking, Callable[[], Fitted]]:
+        """Goes on with the coarse stage without rounds.
+
+        Args:
+          pool: `int32[P, K]`.
+          pretrained: what `pretrain` returned.
+          rounds: so far.
+          key: of the rounds.
+
+        Returns:
+          What is to be told and asked, and what gives the predictor fitted to all it was told.
+        """
+        proposer = _Proposer(self, pool, pretrained, key, networks=True)
+        vectors, scores = (np.concatenate([r[i] for r in rounds]) for i in (1, 2))
+        asking = Asking(pool, vectors, scores, proposer.fit, proposer.predict, proposer.propose)
+
+        def fitted() -> Fitted:
+            asking.refit()
+            return proposer.state
+
+        return asking, fitted
 
     def report_card(
         self,
@@ -285,7 +292,7 @@ class Searcher:
     ) -> np.ndarray:
         """What the fine stage finds that is not in `vectors`: `int32[1, K]`, or no row."""
         state = self._wary(state, vectors[~np.isfinite(scores)])
-        known, name = _best_first(vectors, scores), jax.random.fold_in(key, _FINE)
+        known, name = best_first(vectors, scores), jax.random.fold_in(key, _FINE)
         found = self._alive(self.fine_stage(known, pool, state, name), pool)
         new = first_new(found, {v.astype(np.int32).tobytes() for v in vectors})
         self._limits.check(new)
@@ -344,17 +351,57 @@ class Searcher:
         return self.predictor.fit(pretrained, vectors, scores, name, networks)
 
 
+class _Proposer:
+    """What the coarse stage knows of its trials, and what it would try next.
+
+    Attributes:
+      state: the predictor; None before the first fit.
+    """
+
+    def __init__(
+        self,
+        searcher: Searcher,
+        pool: np.ndarray,
+        pretrained: PredictorState,
+        key: jax.Array,
+        networks: bool,
+    ):
+        """See `Searcher.rounds`."""
+        self._searcher, self._pool, self._pretrained = searcher, pool, pretrained
+        self._key, self._networks = key, networks
+        self.state: Fitted | None = None
+        self._believed: tuple[Fitted, int] | None = None  # and how many of those chosen it knows
+
+    def fit(self, vectors: np.ndarray, scores: np.ndarray) -> None:
+        """See `coarse_stage`."""
+        self._known, self._count = best_first(vectors, scores), len(vectors)
+        trials = finished(vectors, scores)
+        self.state = self._searcher._fit(self._pretrained, *trials, self._key, self._networks)
+        self._failed, self._believed = vectors[~np.isfinite(scores)], None
+
+    def predict(self, vectors: np.ndarray) -> np.ndarray:
+        """See `coarse_stage`; what is to be evaluated keeps the rules."""
+        self._searcher._limits.check(vectors)
+        return self._searcher.predictor.predict(self.state, vectors)[0]
+
+    def propose(self, chosen: np.ndarray) -> np.ndarray:
+        """See `coarse_stage`; between two fits those chosen only become more."""
+        searcher, pool = self._searcher, self._pool
+        if self._believed is None:
+            self._believed = searcher._wary(self.state, self._failed), 0
+        believed, count = self._believed
+        for vector in chosen[count:]:
+            believed = searcher._believe(believed, vector)
+        self._believed = believed, len(chosen)
+        if searcher._config.propose == "pool":
+            # Stable, so that ties fall to the earlier one in the pool.
+            return pool[np.argsort(-np.asarray(searcher._promise(believed, pool)), kind="stable")]
+        # The number of trials names what is random here: a resumed search knows it.
+        name = jax.random.fold_in(self._key, _PROPOSE)
+        name = jax.random.fold_in(name, self._count + len(chosen))
+        found = searcher._evolve(self._known, pool, name, believed, explore=True)
+        return searcher._alive(found, pool)
+
+
 def _search_key(seed: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), _SEARCH)
-
-
-def _finished(vectors: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The trials that did not fail."""
-    ok = np.isfinite(scores)
-    return vectors[ok], scores[ok]
-
-
-def _best_first(vectors: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The trials that did not fail, `int32[N, K]`."""
-    vectors, scores = _finished(vectors, scores)
-    return vectors[np.argsort(-scores)]

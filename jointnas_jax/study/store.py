@@ -10,30 +10,30 @@ import datetime
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from jointnas_jax.errors import DamagedError, InputError, StorageError, one_line
-from jointnas_jax.space import Knob
 from jointnas_jax.study.database import parse_url, public_name, without_secrets
 
 SCHEMA = 1
 COMPLETED, FAILED = "COMPLETED", "FAILED"
 STAGES = ("coarse", "random", "final", "retrain")
 
+# Attribute of a study that several drivers share.
+_FACTS = "facts"
+_ARRIVED = "arrived"
 # Seconds that a writer waits for another one.
 _PATIENCE = 60
+# What a database says of a table, or its row, that somebody else has just made.
+_MADE_ALREADY, _TRIES = ("already exists", "UNIQUE constraint", "duplicate key"), 5
 # What reading raises where the content makes no sense.
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
 # What SQLite says where a sound file cannot be used.
@@ -66,6 +66,8 @@ class Trial:
       reason: why it failed.
       pack: that it trained in, by its shape: `exact`, or the name of an envelope.
       seconds: wall time, compiling included.
+      arrived: of a coarse stage without rounds, when the search was told of the trial: how many
+        candidates it had asked for, and how many results it had been told of; else None.
     """
 
     number: int
@@ -82,10 +84,14 @@ class Trial:
     reason: str | None
     pack: str
     seconds: float
+    arrived: tuple[int, int] | None = None
 
     def digest(self) -> str:
         """SHA-256 of the content, in hex."""
-        content = json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
+        known = dataclasses.asdict(self)
+        if self.arrived is None:  # as before there were any
+            del known["arrived"]
+        content = json.dumps(known, sort_keys=True, allow_nan=False)
         return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -105,7 +111,7 @@ class TrialStore:
         """
         self._url, self.name = parse_url(url), name
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with self._naming_the_database(opening=True):
+        with self.naming_the_database(opening=True):
             if self._url.drivername == "sqlite":
                 _prepare_sqlite(self._url.database)
                 arguments = {"connect_args": {"timeout": _PATIENCE}}
@@ -116,7 +122,7 @@ class TrialStore:
             url = self._url.render_as_string(hide_password=False)
             # Optuna would fill in what stands in braces.
             url = url.replace("{", "{{").replace("}", "}}")
-            self._storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+            self._storage = _open(url, arguments)
         self._ids: dict[str, int] = {}
 
     @property
@@ -124,19 +130,28 @@ class TrialStore:
         """The database for people: no password."""
         return public_name(self._url)
 
+    @property
+    def engine(self) -> sqlalchemy.Engine:
+        """Of the database; used inside of `naming_the_database`."""
+        return self._storage.engine
+
     def create(self) -> None:
         """Makes the studies of all stages; those of an earlier study of the name are removed."""
-        with self._naming_the_database():
+        with self.naming_the_database():
             self.remove(self.name)
             for stage in STAGES:
-                direction = [optuna.study.StudyDirection.MAXIMIZE]
-                identity = self._storage.create_new_study(direction, _title(self.name, stage))
-                self._storage.set_study_user_attr(identity, "schema", SCHEMA)
-                self._ids[stage] = identity
+                self._make(stage)
+
+    def _make(self, stage: str) -> int:
+        direction = [optuna.study.StudyDirection.MAXIMIZE]
+        identity = self._storage.create_new_study(direction, _title(self.name, stage))
+        self._storage.set_study_user_attr(identity, "schema", SCHEMA)
+        self._ids[stage] = identity
+        return identity
 
     def remove(self, name: str) -> None:
         """Removes the studies of all stages of a study, if they exist."""
-        with self._naming_the_database():
+        with self.naming_the_database():
             titles = {_title(name, stage) for stage in STAGES}
             for study in self._storage.get_all_studies():
                 if study.study_name in titles:
@@ -152,8 +167,47 @@ class TrialStore:
         Raises:
           StorageError: it could not be written; nothing of it is.
         """
-        with self._naming_the_database():
+        with self.naming_the_database():
             self._storage.create_new_trial(self._id(trial.stage), _to_optuna(trial, knobs))
+
+    def join(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Makes the studies of all stages, unless another driver did.
+
+        Args:
+          facts: such as JSON can hold, for those who come later.
+
+        Returns:
+          The facts of whoever made them.
+
+        Raises:
+          InputError: they were made, and no facts are there.
+        """
+        with self.naming_the_database():
+            try:
+                first = self._make(STAGES[0])
+            except optuna.exceptions.DuplicatedStudyError:
+                return self._facts()
+            for stage in STAGES[1:]:
+                self._make(stage)
+            self._storage.set_study_user_attr(first, _FACTS, facts)
+        return facts
+
+    def _facts(self) -> dict[str, Any]:
+        """What the first driver writes when all the rest is there."""
+        for _ in range(_PATIENCE):
+            attributes = self._storage.get_study_user_attrs(self._id(STAGES[0]))
+            if _FACTS in attributes:
+                return attributes[_FACTS]
+            time.sleep(1)
+        raise InputError(
+            f"study `{self.name}` in `{self.place}` was begun and never finished beginning; "
+            "replace it with --overwrite"
+        )
+
+    def trials(self) -> list[Trial]:
+        """Reads all trials that are there; raises as `load` does, but for lost ones."""
+        with self.naming_the_database(), self._calling_it_damaged():
+            return [trial for stage in STAGES for trial in self._read(stage)]
 
     def load(self) -> list[Trial]:
         """Reads all trials, in the order of their numbers.
@@ -162,8 +216,7 @@ class TrialStore:
           InputError: another version of this project wrote them.
           DamagedError: a trial is not what was written, or one is lost.
         """
-        with self._naming_the_database(), self._calling_it_damaged():
-            found = [trial for stage in STAGES for trial in self._read(stage)]
+        found = self.trials()
         trials: dict[int, Trial] = {}
         for trial in found:
             # Optuna writes again where the answer of the server was lost.
@@ -233,7 +286,7 @@ class TrialStore:
         )
 
     @contextmanager
-    def _naming_the_database(self, opening: bool = False) -> Iterator[None]:
+    def naming_the_database(self, opening: bool = False) -> Iterator[None]:
         """Turns the errors of a database into ours; one that cannot be opened is bad input."""
         try:
             yield
@@ -262,6 +315,17 @@ class TrialStore:
             raise self._damaged(one_line(repr(error))) from error
 
 
+def _open(url: str, arguments: dict[str, Any]) -> optuna.storages.RDBStorage:
+    """Opens a database; another driver may make the same tables at the same moment."""
+    for left in reversed(range(_TRIES)):
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+        except sqlalchemy.exc.DBAPIError as error:
+            if not left or not any(sign in str(error) for sign in _MADE_ALREADY):
+                raise
+            time.sleep(1)
+
+
 def _title(name: str, stage: str) -> str:
     """What Optuna calls a stage of a study."""
     return f"{name}: {stage}"
@@ -282,6 +346,8 @@ def _prepare_sqlite(file: str) -> None:
 def _to_optuna(trial: Trial, knobs: dict[str, BaseDistribution]) -> FrozenTrial:
     end = datetime.datetime.now()
     attributes = {name: getattr(trial, name) for name in _ATTRIBUTES}
+    if trial.arrived is not None:
+        attributes[_ARRIVED] = trial.arrived
     return FrozenTrial(
         number=-1,  # Optuna counts in the order of writing
         trial_id=-1,
@@ -309,33 +375,5 @@ def _from_optuna(frozen: FrozenTrial) -> Trial:
         knobs=dict(frozen.params),
         accuracies=tuple(accuracy for _, accuracy in curve),
         score=frozen.value,
+        arrived=tuple(attributes[_ARRIVED]) if _ARRIVED in attributes else None,
     )
-
-
-def distributions(knobs: Sequence[Knob]) -> dict[str, BaseDistribution]:
-    """The knobs as Optuna's distributions: ranges as numbers with a step, all else as choices."""
-    return {knob.name: _distribution(knob) for knob in knobs}
-
-
-def _distribution(knob: Knob) -> BaseDistribution:
-    choices = CategoricalDistribution(knob.values)
-    if not knob.ordinal or len(knob.values) < 2:
-        return choices
-    low, high = knob.values[0], knob.values[-1]
-    step = (high - low) / (len(knob.values) - 1)
-    if any(abs(v - low - i * step) > 1e-9 * abs(high) for i, v in enumerate(knob.values)):
-        return choices
-    if all(isinstance(v, int) for v in knob.values):
-        return IntDistribution(low, high, step=round(step))
-    number = FloatDistribution(low, high, step=float(f"{step:.12g}"))
-    return number if all(_takes(number, value) for value in knob.values) else choices
-
-
-def _takes(distribution: BaseDistribution, value: float) -> bool:
-    """Whether Optuna takes a value for one of the distribution, which is a matter of rounding."""
-    try:
-        names = {"params": {"x": value}, "distributions": {"x": distribution}}
-        optuna.trial.create_trial(value=0.0, **names)
-    except ValueError:
-        return False
-    return True

@@ -1,7 +1,9 @@
 """Trains jobs, each of them once: what the store has does not train again."""
 
+import collections
 import contextlib
 import dataclasses
+import itertools
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -16,11 +18,12 @@ from jointnas_jax.files import check_digest
 from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.study.checkpoint import save_variables
 from jointnas_jax.study.database import sqlite_url
+from jointnas_jax.study.distributions import distributions
 from jointnas_jax.study.executor import Executor
 from jointnas_jax.study.jobs import Job, Outcome
 from jointnas_jax.study.origin import Origin
 from jointnas_jax.study.progress import Progress
-from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore, distributions
+from jointnas_jax.study.store import COMPLETED, FAILED, Trial, TrialStore
 from jointnas_jax.study.workdir import STATE, clear
 
 
@@ -115,7 +118,7 @@ class Trials:
                 if folder is not None and outcome.reason is None:
                     save_variables(folder, outcome.variables)
                 if first + i not in self.stored:
-                    self._append(batch, i, outcome)
+                    self._append(batch, i, first + i, outcome)
                 # What is kept is on disk; the rest would fill the memory.
                 outcomes[i] = dataclasses.replace(outcome, variables=None)
         self.count += len(jobs)
@@ -142,10 +145,81 @@ class Trials:
                 "version of the program proposes there; start again with --overwrite"
             )
 
-    def _append(self, batch: Batch, i: int, outcome: Outcome) -> None:
+    def stream(
+        self,
+        stage: str,
+        ask: Callable[[], Batch | None],
+        tell: Callable[[int, Outcome], None],
+        sizes: Sequence[int],
+    ) -> None:
+        """Trains candidates as they are asked for, each of them once, and stores them.
+
+        What is stored was told at a certain moment of the search, and is so again: candidates that
+        follow are those that followed then.
+
+        Args:
+          stage: of the trials.
+          ask: gives a batch of one, None where there is no more to train.
+          tell: told of each outcome, with its position in the order of asking.
+          sizes: how many of them are shown as a round, for each.
+
+        Raises:
+          DamagedError: a stored trial is of another candidate than the search proposes.
+        """
+        first, batches, unknown = self.count, [], collections.deque()
+        stored = [t for n, t in sorted(self.stored.items()) if n >= first and t.arrived]
+        there = {trial.number - first for trial in stored}
+        told = collections.deque(sorted(stored, key=lambda trial: trial.arrived[1]))
+
+        def next_job() -> tuple[int, Job] | None:
+            """A job that is not stored, of all those that were asked for, or of another."""
+            if not unknown and (batch := ask()):
+                asked(batch)
+            position = unknown.popleft() if unknown else None
+            return None if position is None else (position, batches[position].jobs[0])
+
+        def asked(batch: Batch) -> None:
+            position = len(batches)
+            batches.append(batch)
+            if position in there:
+                self._check(self.stored[first + position], batch, 0)
+            else:
+                unknown.append(position)
+
+        while told:
+            if told[0].arrived[0] <= len(batches):
+                trial = told.popleft()
+                tell(trial.number - first, Outcome(trial.accuracies, trial.reason, None))
+            elif batch := ask():
+                asked(batch)
+            else:
+                lost = f"trial {told[0].number} in `{self._store.place}`"
+                raise DamagedError(f"{lost} was never asked for; start again with --overwrite")
+        self._progress.batch(stage)
+        for end, size in zip(itertools.accumulate(sizes), sizes, strict=True):
+            new = size - len(there.intersection(range(end - size, end)))
+            self._progress.batch_begins(new, 0.0, 0.0, 1.0)
+        known = len(stored)
+        with contextlib.closing(self._evaluator.streamed(next_job, sum(sizes))) as streamed:
+            for position, outcome in streamed:
+                arrived = (len(batches), known)
+                self._append(batches[position], 0, first + position, outcome, arrived)
+                tell(position, outcome)
+                known += 1
+        self.count += len(batches)
+        shutil.rmtree(self._workdir / STATE, ignore_errors=True)
+
+    def _append(
+        self,
+        batch: Batch,
+        i: int,
+        number: int,
+        outcome: Outcome,
+        arrived: tuple[int, int] | None = None,
+    ) -> None:
         predicted = None if batch.predicted is None else float(batch.predicted[i])
         trial = Trial(
-            number=self.count + i,
+            number=number,
             stage=batch.stage,
             round=batch.round,
             seed=batch.seeds[i] if batch.seeds else None,
@@ -154,6 +228,7 @@ class Trials:
             predicted=predicted if predicted is not None and math.isfinite(predicted) else None,
             epochs=batch.jobs[i].epochs,
             **measured(outcome),
+            arrived=arrived,
         )
         self._store.append(trial, self._knobs)
         self.stored[trial.number] = trial

@@ -39,7 +39,7 @@ _NOT_CONFIG = (_ARCH, "schema")
 # Options that may change when a study goes on.
 _OF_A_RUN = ("storage", "resume", "other_machine", "checkpoint_minutes")
 # Sections that say who trains, which makes no difference to what comes out.
-_EXECUTOR = ("executor", "ray", "pod")
+_EXECUTOR = ("executor", "ray", "pod", "shared")
 # Differences that an error shows.
 _SHOWN = 3
 

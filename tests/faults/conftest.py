@@ -1,10 +1,18 @@
 """Studies whose trainings are looked up."""
 
+import postgres as servers
 import pytest
 from runs import TABLE, TINY, run
 from table_study import train_lanes
 
 from jointnas_jax.study.evaluator import Evaluator
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """URL of an empty database with a password, on the loopback only."""
+    with servers.server() as url:
+        yield url
 
 
 @pytest.fixture

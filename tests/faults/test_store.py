@@ -17,7 +17,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from jointnas_jax.errors import DamagedError, InputError, StorageError
 from jointnas_jax.space.knobs import Knob, parse_knob
 from jointnas_jax.study.database import parse_url, public_name, sqlite_url
-from jointnas_jax.study.store import COMPLETED, FAILED, STAGES, Trial, TrialStore, distributions
+from jointnas_jax.study.distributions import distributions
+from jointnas_jax.study.store import COMPLETED, FAILED, STAGES, Trial, TrialStore
 
 ROOT = Path(__file__).parent.parent.parent
 KNOBS = [

@@ -14,9 +14,10 @@ from jointnas_jax.simulation.forecasted import Images, forecasted
 from jointnas_jax.simulation.player import play
 from jointnas_jax.simulation.recorded import recorded
 from jointnas_jax.study.database import sqlite_url
+from jointnas_jax.study.distributions import distributions
 from jointnas_jax.study.origin import Origin
 from jointnas_jax.study.problem import build_problem
-from jointnas_jax.study.store import Trial, TrialStore, distributions
+from jointnas_jax.study.store import Trial, TrialStore
 from jointnas_jax.study.workdir import start
 
 ROOT = Path(__file__).parent.parent.parent

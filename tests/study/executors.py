@@ -4,14 +4,20 @@ import atexit
 import dataclasses
 import functools
 import os
+import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from jointnas_jax.config import PodConfig, RayConfig
+from jointnas_jax.study.claims import Claims
+from jointnas_jax.study.database import sqlite_url
 from jointnas_jax.study.executor import make_executor
 from jointnas_jax.study.jobs import Job, Keeping
 from jointnas_jax.study.peers import Connected
+from jointnas_jax.study.shared import ClaimedStore
+from jointnas_jax.study.store import TrialStore
 
 # "ADDRESS NUMBER": the tests run in one of two processes of a pod.
 POD = os.environ.get("JOINTNAS_TEST_POD", "")
@@ -37,6 +43,15 @@ def leave():
         peers().leave(0)
 
 
+def claimed(folder):
+    """A new store that this driver alone claims from."""
+    store = TrialStore(sqlite_url(folder), "study")
+    store.join({})
+    claims = Claims(store, timeout=60)
+    claims.join()
+    return ClaimedStore(store, claims)
+
+
 def make(problem, name, devices):
     """An executor of so many devices in all; that of a pod reads its images from disk."""
     study = dataclasses.replace(problem.config.study, devices=devices if name == "local" else 1)
@@ -46,7 +61,10 @@ def make(problem, name, devices):
     config = dataclasses.replace(problem.config, study=study, data=data, executor=name, ray=ray)
     problem = dataclasses.replace(problem, config=config)
     given = (_KEEPING, peers() if name == "pod" else None)
-    return make_executor(config, problem.space, problem.divided_images(), (), *given)
+    made = make_executor(config, problem.space, problem.divided_images(), (), *given)
+    if name == "shared":
+        made.share(claimed(Path(tempfile.mkdtemp())))
+    return made
 
 
 def jobs(problem, count, epochs=1, seed=0):

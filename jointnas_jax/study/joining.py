@@ -1,0 +1,79 @@
+"""How a driver meets the others: by the study's database."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+from rich.console import Console
+
+from jointnas_jax.errors import BusyError
+from jointnas_jax.study.claims import Claims
+from jointnas_jax.study.jobs import Keeping
+from jointnas_jax.study.latency import LatencyTable
+from jointnas_jax.study.ledger import Ledger
+from jointnas_jax.study.origin import Origin, machine_here
+from jointnas_jax.study.planning import scales_here
+from jointnas_jax.study.problem import Problem, build_problem
+from jointnas_jax.study.shared import ClaimedStore, Shared, shared_name
+from jointnas_jax.study.store import TrialStore
+from jointnas_jax.study.workdir import Found, clear, start
+from jointnas_jax.train.layout import training_devices
+
+
+class SharedLedger(Ledger):
+    """The workdir of a driver; what it must have in common with the others is in the database."""
+
+    _overwrite = False
+    _store: ClaimedStore | None = None
+
+    @contextlib.contextmanager
+    def owned(self, overwrite: bool) -> Iterator[None]:
+        """See `Ledger`; what is claimed in the end is given back."""
+        self._overwrite = overwrite
+        with super().owned(overwrite), contextlib.ExitStack() as stack:
+            stack.callback(lambda: self._store and self._store.claims.leave())
+            yield
+
+    def problem(self) -> Problem:
+        """Builds the problem, and begins or joins the study; raises what `TrialStore` does.
+
+        Raises:
+          BusyError: the study is to be replaced while other drivers run it.
+        """
+        problem, config = super().problem(), self._config
+        store = TrialStore(config.study.storage, shared_name(config))
+        claims = Claims(store, config.shared.timeout)
+        if self._overwrite:
+            if others := claims.others():
+                raise BusyError(
+                    f"{len(others)} other drivers run the study `{store.name}` in `{store.place}`; "
+                    "stop them before --overwrite replaces it"
+                )
+            store.remove(store.name)
+            claims.forget()
+        machine, scales = (
+            machine_here(len(training_devices(config))),
+            scales_here(config, Keeping()),
+        )
+        here = dataclasses.replace(Origin.here(config, machine, scales), study=store.name)
+        latency = problem.latency and dataclasses.asdict(problem.latency)
+        facts = store.join({"origin": dataclasses.asdict(here), "latency": latency})
+        claims.join()
+        self._store = ClaimedStore(store, claims)
+        origin = facts["origin"]
+        self.origin = Origin(**origin | {"scales": tuple(origin["scales"])})
+        if facts["latency"] != latency:
+            return build_problem(config, LatencyTable(**facts["latency"]))
+        return problem
+
+    def open(self, executor: Shared, problem: Problem, console: Console) -> ClaimedStore:
+        """See `Ledger`."""
+        self.origin.check(self._config, executor.machine, console)
+        if self.found is Found.NOTHING:
+            clear(self._workdir)
+            self.origin.write(self._workdir)
+            if problem.latency:
+                problem.latency.write(self._workdir)
+            start(self._workdir, self._config)
+        executor.share(self._store)
+        return self._store

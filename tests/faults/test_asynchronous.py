@@ -1,0 +1,136 @@
+"""A coarse stage without rounds: what it asks for follows from the order in which results came."""
+
+import random
+
+import pytest
+from rich.console import Console
+from runs import config
+from table_study import train_lanes
+
+from jointnas_jax.errors import InterruptedStudyError
+from jointnas_jax.study import run as run_module
+from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.study.record import stored_trials
+from jointnas_jax.study.run import run_study
+
+FLAGS = ("--config.executor=ray", "--config.search.asynchronous", "--config.search.rounds=4")
+FIRST, ALL = 3, 12  # candidates of the first round, and of all
+WORKERS = 3
+
+
+class Fastest:
+    """All actors are busy, and a random one is ready first."""
+
+    def __init__(self, seed, stop=None):
+        self.chance, self.stop = random.Random(seed), stop
+
+    def asks(self, number, asked, running):
+        return len(running) < WORKERS
+
+    def ends(self, number, running):
+        if number == self.stop:
+            raise InterruptedStudyError
+        return self.chance.choice(sorted(running))
+
+
+class Recorded:
+    """As those trials arrived."""
+
+    def __init__(self, trials):
+        told = sorted((t.arrived[1], t.arrived[0], t.number - FIRST) for t in trials if t.arrived)
+        self.told = [(asked, position) for _, asked, position in told]
+
+    def asks(self, number, asked, running):
+        return number < len(self.told) and asked < self.told[number][0]
+
+    def ends(self, number, running):
+        return self.told[number][1]
+
+
+class Actors(Evaluator):
+    """Stands in for a fleet whose trainings end in some order."""
+
+    def streamed(self, ask, later):
+        running, asked, number = {}, 0, 0
+        while True:
+            while self.order.asks(number, asked, running) and (job := ask()):
+                running[job[0]], asked = job[1], job[0] + 1
+            if not running:
+                return
+            position = self.order.ends(number, running)
+            yield position, self.run([running.pop(position)])[0]
+            number += 1
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """Runs studies whose trainings are looked up; returns their result and trials."""
+    monkeypatch.setenv("JOINTNAS_TABLE_SECONDS", "0")
+    looked_up = []
+
+    def noting(self, shape, jobs, *rest):
+        looked_up.extend(repr((job.candidate, job.final, job.epochs)) for job in jobs)
+        return train_lanes(self, shape, jobs, *rest)
+
+    monkeypatch.setattr(Evaluator, "_train_lanes", noting)
+
+    def run(workdir, order):
+        def make(settings, space, images, sample, keeping, peers):
+            actors = Actors(settings, space, *images, sample, keeping)
+            actors.order = order
+            return actors
+
+        monkeypatch.setattr(run_module, "make_executor", make)
+        looked_up.clear()
+        try:
+            result = run_study(config(*FLAGS), workdir, Console(quiet=True))
+        except InterruptedStudyError:
+            return None, [], list(looked_up)
+        return result, stored_trials(workdir), list(looked_up)
+
+    return run
+
+
+def coarse(trials):
+    return [(t.number, t.knobs, t.accuracies, t.round, t.predicted, t.arrived) for t in trials]
+
+
+def test_the_order_of_arrivals_is_kept_and_decides(study, tmp_path):
+    result, trials, _ = study(tmp_path / "one", Fastest(0))
+    asked = [t for t in trials if t.stage == "coarse"]
+    assert [t.arrived is None for t in asked] == [True] * FIRST + [False] * (ALL - FIRST)
+    assert [t.round for t in asked] == [1 + i // FIRST for i in range(ALL)]
+    assert len({str(t.knobs) for t in asked}) == ALL
+    assert [entry["trained"] for entry in result["rounds"]] == [FIRST] * 4
+    assert all(entry["report_card"] for entry in result["rounds"])
+    # In another order another search; in the recorded one the same to the bit.
+    _, others, _ = study(tmp_path / "other", Fastest(1))
+    assert coarse(others) != coarse(trials)
+    again, same, _ = study(tmp_path / "same", Recorded(trials))
+    assert coarse(same) == coarse(trials)
+    assert again["winners"] == result["winners"]
+    assert again["rounds"] == result["rounds"]
+
+
+@pytest.mark.parametrize("arrivals", [0, 1, 4, 8])
+def test_a_study_that_goes_on_asks_for_what_it_asked_for(study, tmp_path, arrivals):
+    study(tmp_path, Fastest(0, stop=arrivals))
+    before = {t.number: t for t in stored_trials_so_far(tmp_path)}
+    assert len(before) == FIRST + arrivals
+    result, trials, looked_up = study(tmp_path, Fastest(1))
+    after = {t.number: t for t in trials}
+    assert all(after[number] == trial for number, trial in before.items())
+    assert result["trials"] == len(trials)
+    # What was stored did not train again.
+    assert len(looked_up) == len(trials) - len(before)
+    # The whole is one search: its arrivals, played again, give it once more.
+    again, same, _ = study(tmp_path / "again", Recorded(trials))
+    assert coarse(same) == coarse(trials)
+    assert again["winners"] == result["winners"]
+
+
+def stored_trials_so_far(workdir):
+    from jointnas_jax.study.origin import Origin
+    from jointnas_jax.study.record import open_store
+
+    return open_store(workdir, "", Origin.read(workdir)).load()

@@ -1,0 +1,96 @@
+"""What one driver claims no other has, until it is dead."""
+
+import concurrent.futures
+import types
+
+import pytest
+
+from jointnas_jax.study import claims
+from jointnas_jax.study.database import sqlite_url
+from jointnas_jax.study.store import TrialStore
+
+TIMEOUT = 1000.0  # no thread counts up on its own while a test runs
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass when a test says so."""
+    clock = types.SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(claims, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def driver(tmp_path):
+    """Makes drivers of one study, or of others in the same database."""
+    made = []
+
+    def make(name="study"):
+        driver = claims.Claims(TrialStore(sqlite_url(tmp_path), name), TIMEOUT)
+        driver.join()
+        made.append(driver)
+        return driver
+
+    yield make
+    for each in made:
+        each.leave()
+
+
+def test_of_many_drivers_one_has_each_claim(driver):
+    drivers, names = [driver() for _ in range(6)], [f"unit {i}" for i in range(10)]
+    with concurrent.futures.ThreadPoolExecutor(len(drivers)) as pool:
+        taken = list(pool.map(lambda d: [n for n in names if d.take(n)], drivers))
+    assert sorted(name for some in taken for name in some) == sorted(names)
+
+
+def test_a_claim_stays_with_a_driver_that_counts_up(driver, clock):
+    one, other = driver(), driver()
+    assert one.take("unit 0")
+    for _ in range(5):
+        clock.now += 0.9 * TIMEOUT
+        one.beat()
+        other.beat()
+        assert not other.take("unit 0")
+    assert one.take("unit 0")
+
+
+def test_of_those_that_find_a_driver_dead_one_takes_its_claim_over(driver, clock):
+    dead, others = driver(), [driver() for _ in range(4)]
+    assert dead.take("unit 0")
+    for other in others:
+        other.beat()
+    clock.now += 0.9 * TIMEOUT
+    assert not any(other.take("unit 0") for other in others)
+    for other in others:
+        other.beat()
+    clock.now += 0.2 * TIMEOUT
+    assert dead.driver not in others[0].others()
+    assert len(others[0].others()) == 3
+    assert sum(other.take("unit 0") for other in others) == 1
+
+
+def test_a_driver_that_nobody_knows_is_new(driver, clock):
+    one = driver()
+    clock.now += 2 * TIMEOUT
+    other = driver()
+    assert other.take("unit 0")
+    assert not one.take("unit 0")
+
+
+def test_what_is_given_back_is_free(driver):
+    one, other = driver(), driver()
+    assert one.take("unit 0")
+    one.leave()
+    assert other.take("unit 0")
+    other._listen()
+    assert other.others() == [one.driver]  # as far as it knows
+
+
+def test_studies_in_one_database_do_not_meet(driver):
+    one, other = driver(), driver("another")
+    assert one.take("unit 0")
+    assert other.take("unit 0")
+    assert one.others() == []
+    one.forget()
+    assert not driver("another").take("unit 0")
