@@ -11,9 +11,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jointnas_jax.config_executors import PodConfig, RayConfig, SharedConfig, check_executor
 from jointnas_jax.errors import ConfigError, SpaceError, nearest, one_line, shown
 from jointnas_jax.rules import (
-    ADDRESS,
     ANY,
     DATABASE,
     DURATION,
@@ -271,58 +271,6 @@ class StudyConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class RayConfig:
-    """The actors of the executor `ray`; the cluster is `RAY_ADDRESS`, or one that starts here.
-
-    Attributes:
-      workers: actors, each of which trains one pack at a time.
-      cpus: processors of each.
-      gpus: of each; its programs run on all of them.
-      tpus: chips of each, likewise.
-      retries: how often what an actor trained when it died is given to another.
-    """
-
-    workers: int = option(1, between(1, 4096))
-    cpus: int = option(1, between(0, 4096))
-    gpus: int = option(0, between(0, 64))
-    tpus: int = option(0, between(0, 64))
-    retries: int = option(2, between(0, 100))
-
-
-@dataclasses.dataclass(frozen=True)
-class PodConfig:
-    """The processes of the executor `pod`: the same command, once on every host.
-
-    Attributes:
-      coordinator: `host:port` of process 0, which the others connect to; "": it, the number of
-        processes and that of this one are what the environment says (TPU VMs, Slurm, Open MPI).
-      processes: how many there are.
-      process: number of this one, from 0; process 0 owns the workdir.
-      timeout: seconds after which a process that is not heard of is dead, and ends the others.
-    """
-
-    coordinator: str = option("", ADDRESS)
-    processes: int = option(0, between(0, 4096))
-    process: int = option(-1, between(-1, 4095))
-    timeout: float = option(60.0, between(2, 3600))
-
-
-@dataclasses.dataclass(frozen=True)
-class SharedConfig:
-    """The drivers of the executor `shared`: the same command, each with a workdir of its own.
-
-    What they share is the database `study.storage`, where each claims what it trains.
-
-    Attributes:
-      drivers: how many are planned for; more or fewer may come and go.
-      timeout: seconds after which a driver that is not heard of is dead, and its claims are free.
-    """
-
-    drivers: int = option(2, between(1, 4096))
-    timeout: float = option(60.0, between(2, 3600))
-
-
-@dataclasses.dataclass(frozen=True)
 class Config:
     """A checked config.
 
@@ -383,18 +331,7 @@ def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
     """
     checked = _check_section(Config, config, "config")
     _check_default(checked)
-    _check_pod(checked.pod)
-    if checked.search.asynchronous and checked.executor != "ray":
-        raise ConfigError(
-            "`config.search.asynchronous` is for actors that become free one by one, so "
-            f"`config.executor` must be `ray`, got `{checked.executor}`; leave it out here: "
-            "candidates of a round train side by side"
-        )
-    if checked.executor == "shared" and not checked.study.storage:
-        raise ConfigError(
-            "`config.executor` = `shared` needs the database that the drivers share, got none; "
-            "add --config.study.storage=postgresql://host/name"
-        )
+    check_executor(checked)
     search = checked.search
     if search.winners > search.finalists:
         raise ConfigError(
@@ -421,17 +358,6 @@ def _check_default(config: Config) -> None:
         space.vector_from_values(config.default)
     except SpaceError as error:
         raise ConfigError(f"`config.default`, the default candidate: {error}") from error
-
-
-def _check_pod(pod: PodConfig) -> None:
-    """What is not from the environment must be whole."""
-    given = (bool(pod.coordinator), pod.processes > 0, pod.process >= 0)
-    if any(given) and not (all(given) and pod.process < pod.processes):
-        raise ConfigError(
-            "`config.pod` must have a `coordinator`, a number of `processes` and a `process` below "
-            "it, or none of them where the environment says so, got "
-            f"{shown(pod.coordinator)}, {pod.processes} and {pod.process}"
-        )
 
 
 def _check_section(kind: type, section: Any, path: str) -> Any:

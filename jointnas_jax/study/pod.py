@@ -68,7 +68,10 @@ class Pod:
     def completed(
         self, jobs: Sequence[Job], later: int = 0, known: Collection[int] = ()
     ) -> Iterator[tuple[int, Outcome]]:
-        """See `Executor`; known are those of process 0. It alone gets the weights of others."""
+        """See `Executor`; known are those of process 0.
+
+        It alone gets weights of others, where they are kept.
+        """
         self._calls += 1
         name = f"call{self._calls}"
         missing = set(range(len(jobs))) - self._agreed(name, jobs, known)
@@ -110,7 +113,8 @@ class Pod:
             raise done
         position, outcome = done
         told = {f: getattr(outcome, f) for f in ("accuracies", "reason", "seconds", "pack")}
-        told["weights"] = outcome.variables is not None
+        # Those of most trainings nobody wants.
+        told["weights"] = outcome.variables is not None and call.jobs[position].kept
         if told["weights"] and not self._peers.first:
             self._peers.put(f"{name}/weights/{position}", msgpack_serialize(outcome.variables))
         self._peers.put(f"{name}/done/{position}", json.dumps(told).encode())

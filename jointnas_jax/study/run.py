@@ -285,7 +285,7 @@ class Study:
         contenders = [*winners, *references]
         kept = [self.ledger.weights(f"winner{i}", w.candidate) for i, w in enumerate(winners)]
         folders = kept + [None] * len(references)
-        trained = self._train_seeds(contenders, "retrain", _RETRAIN, folders)
+        trained = self._train_seeds(contenders, "retrain", _RETRAIN, folders, len(winners))
         for contender, outcomes in trained:
             contender.test = [o.accuracy for o in outcomes]
 
@@ -304,6 +304,7 @@ class Study:
         stage: str,
         stream: int,
         folders: Sequence[Path | None] = (),
+        kept: int = 0,
     ) -> list[tuple[Contender, list[Outcome]]]:
         """Trains every contender for the final epochs, once per seed, the same seeds for all.
 
@@ -311,17 +312,18 @@ class Study:
           contenders: C.
           stage: of the trials.
           stream: of keys.
-          folders: C for weights, None for those whose weights are not kept; empty: for none.
+          folders: C for weights, None for those that are not written here; empty: for none.
+          kept: how many contenders, the first ones, have their weights written by somebody.
         """
         seeds = range(self.config.study.seeds)
         epochs = self.config.train.epochs_at_end
         jobs, vectors, weights = [], [], []
-        for contender, folder in itertools.zip_longest(contenders, folders):
+        for rank, (contender, folder) in enumerate(itertools.zip_longest(contenders, folders)):
             recipe = contender.candidate.recipe.stretched(epochs / self._epochs)
             candidate = dataclasses.replace(contender.candidate, recipe=recipe)
             for seed in seeds:
                 job = Job(candidate, self._key(stream, seed), epochs, stream == _RETRAIN)
-                jobs.append(dataclasses.replace(job, kept=folder is not None))
+                jobs.append(dataclasses.replace(job, kept=rank < kept))
                 vectors.append(contender.vector)
                 weights.append(folder and folder / f"seed{seed}")
         numbers = [*seeds] * len(contenders)

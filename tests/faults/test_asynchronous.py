@@ -4,7 +4,7 @@ import random
 
 import pytest
 from rich.console import Console
-from runs import config
+from runs import REAL, TINY, config, finish, run, start, stored, wait_until
 from table_study import train_lanes
 
 from jointnas_jax.errors import InterruptedStudyError
@@ -134,3 +134,21 @@ def stored_trials_so_far(workdir):
     from jointnas_jax.study.record import open_store
 
     return open_store(workdir, "", Origin.read(workdir)).load()
+
+
+@pytest.mark.slow
+def test_real_actors_stopped_in_the_middle_go_on(tmp_path):
+    pytest.importorskip("ray")
+    flags = (TINY, *FLAGS, "--config.ray.workers=2", "--config.search.rounds=5")
+    first = start(REAL, tmp_path, *flags)
+    assert wait_until(lambda: stored(tmp_path) >= FIRST + 3, first)
+    first.terminate()
+    finish(first, code=3)
+    before = {t.number: t for t in stored_trials_so_far(tmp_path)}
+    assert len(before) < 5 * FIRST
+    run(REAL, tmp_path, *flags)
+    trials = stored_trials(tmp_path)
+    assert {t.number: t for t in trials if t.number in before} == before
+    asked = [t for t in trials if t.stage == "coarse"]
+    assert len(asked) == len({str(t.knobs) for t in asked}) == 5 * FIRST
+    assert all(t.status == "COMPLETED" for t in asked)

@@ -60,7 +60,11 @@ def test_two_drivers_are_one_study_and_train_everything_once(tmp_path, undisturb
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_others_take_over_what_a_driver_had_and_it_goes_on(tmp_path, undisturbed, postgres, number):
-    both = [driver(tmp_path / name, postgres, seconds="0.5", timeout=15) for name in "ab"]
+    slow = {"seconds": "0.5", "timeout": 15}
+    # The other tests use this database too.
+    first = driver(tmp_path / "a", postgres, "--overwrite", **slow)
+    assert wait_until(lambda: trained(tmp_path) >= 1, first)
+    both = [first, driver(tmp_path / "b", postgres, **slow)]
     assert wait_until(lambda: trained(tmp_path) >= 8, both[0])
     both[0].send_signal(number)
     finish(both[0], code=-signal.SIGKILL if number == signal.SIGKILL else 3)

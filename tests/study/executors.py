@@ -70,7 +70,7 @@ def make(problem, name, devices):
 def jobs(problem, count, epochs=1, seed=0):
     vectors = problem.space.sample(np.random.default_rng(seed), count)
     return [
-        Job(problem.space.decode(v), jax.random.key(1000 * seed + i), epochs)
+        Job(problem.space.decode(v), jax.random.key(1000 * seed + i), epochs, kept=bool(POD))
         for i, v in enumerate(vectors)
     ]
 
