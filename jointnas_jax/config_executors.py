@@ -62,16 +62,23 @@ class SharedConfig:
 def check_executor(config: Any) -> None:
     """Checks what one section alone cannot know; raises `ConfigError`."""
     _check_pod(config.pod)
+    if config.executor == "shared" and not config.study.storage:
+        raise ConfigError(
+            "`config.executor` = `shared` needs the database that the drivers share, got none; "
+            "add --config.study.storage=postgresql://host/name"
+        )
+
+
+def check_asking(config: Any) -> None:
+    """Checks that this run can ask as the study does; raises `ConfigError`.
+
+    Apart from `check_executor`: a workdir keeps the study's config, not who trains.
+    """
     if config.search.asynchronous and config.executor != "ray":
         raise ConfigError(
             "`config.search.asynchronous` is for actors that become free one by one, so "
             f"`config.executor` must be `ray`, got `{config.executor}`; leave it out here: "
             "candidates of a round train side by side"
-        )
-    if config.executor == "shared" and not config.study.storage:
-        raise ConfigError(
-            "`config.executor` = `shared` needs the database that the drivers share, got none; "
-            "add --config.study.storage=postgresql://host/name"
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from jointnas_jax.config import Config
+from jointnas_jax.config_executors import check_asking
 from jointnas_jax.data.source import Images
 from jointnas_jax.errors import StudyError
 from jointnas_jax.predictor.fit import PredictorState
@@ -43,6 +44,7 @@ _PRETRAIN, _SEARCH, _EVOLVE, _COARSE, _RANDOM, _FINAL, _RETRAIN = range(7)
 
 def dry_run(config: Config, console: Console) -> None:
     """Prints the plan of a study; opens the dataset, trains nothing."""
+    check_asking(config)
     problem = build_problem(config)
     images = problem.dataset.count(config.data.train_split)
     print_plan(problem, make_plan(problem, problem.pool(), images, find_teacher(config)), console)
@@ -77,6 +79,7 @@ def run_study(
       StorageError: something cannot be written.
       InterruptedStudyError: the run was interrupted.
     """
+    check_asking(config)
     interrupt = interrupt or Interrupt()
     with joined(config, interrupt) as peers:
         progress = (progress or watched(console)) if peers.first else Progress()

@@ -7,7 +7,7 @@ from rich.console import Console
 from runs import REAL, TINY, config, finish, run, start, stored, wait_until
 from table_study import train_lanes
 
-from jointnas_jax.errors import InterruptedStudyError
+from jointnas_jax.errors import ConfigError, InterruptedStudyError
 from jointnas_jax.study import run as run_module
 from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.record import stored_trials
@@ -134,6 +134,12 @@ def stored_trials_so_far(workdir):
     from jointnas_jax.study.record import open_store
 
     return open_store(workdir, "", Origin.read(workdir)).load()
+
+
+def test_one_process_trains_in_rounds(tmp_path):
+    with pytest.raises(ConfigError, match="`config.executor` must be `ray`, got `local`"):
+        run_study(config("--config.search.asynchronous"), tmp_path / "w", Console(quiet=True))
+    assert not (tmp_path / "w").exists()
 
 
 @pytest.mark.slow
