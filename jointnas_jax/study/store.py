@@ -219,8 +219,10 @@ class TrialStore:
         found = self.trials()
         trials: dict[int, Trial] = {}
         for trial in found:
-            # Optuna writes again where the answer of the server was lost.
-            if trials.setdefault(trial.number, trial) != trial:
+            # Optuna writes again where the answer of the server was lost; a driver that only seemed
+            # dead may have trained what another one then did, too.
+            first = trials.setdefault(trial.number, trial)
+            if dataclasses.replace(trial, seconds=first.seconds) != first:
                 raise self._damaged(f"trial {trial.number} is there twice, and differs")
         # Stages follow each other: when the last one begins, all trials before it are stored.
         last = max((STAGES.index(t.stage) for t in found), default=0)

@@ -136,11 +136,11 @@ def test_optuna_tells_which_knobs_matter(store, tmp_path):
 
 
 def test_a_trial_written_twice_is_one_unless_the_two_differ(store):
-    """Optuna writes again where the answer of a server was lost."""
-    for each in (trial(0), trial(1), trial(1)):
+    """Optuna writes again where the answer of a server was lost, and so may another driver."""
+    for each in (trial(0), trial(1), trial(1), trial(1, seconds=7.0)):
         store.append(each, TYPES)
     assert store.load() == [trial(0), trial(1)]
-    store.append(trial(1, seconds=7.0), TYPES)
+    store.append(trial(1, pack="envelope-0"), TYPES)
     with pytest.raises(DamagedError, match="trial 1 is there twice, and differs"):
         store.load()
 
