@@ -19,7 +19,8 @@ ALLOWED = {
     "processes": {"errors"},
     "space": {"errors"},
     "rules": {"errors"},
-    "config": {"errors", "rules", "space"},
+    "config_executors": {"errors", "rules"},
+    "config": {"errors", "rules", "space", "config_executors"},
     "command_line": {"errors", "rules", "config", "space"},
     "nets": {"errors", "config", "space"},
     "zoo": {"errors", "space", "nets"},
@@ -31,7 +32,7 @@ ALLOWED = {
     "predictor": {"errors", "compiling", "config", "space"},
     "search": {"errors", "config", "space"},
     "report": {"errors", "files", "rules", "config", "space", "nets", "search"},
-    "study": ENGINE | {"compiling", "files", "report", "rules", "zoo"},
+    "study": ENGINE | {"config_executors", "compiling", "files", "report", "rules", "zoo"},
     "library": (ENGINE - {"train", "data"}) | {"rules", "command_line", "study"},
 }
 # The evaluator alone turns candidates into trained networks; the plan asks what that will take.

@@ -13,7 +13,7 @@ from unittest import mock
 from rich.console import Console
 
 from jointnas_jax.config import Config
-from jointnas_jax.study import run, trials
+from jointnas_jax.study import ledger, run, trials
 from jointnas_jax.study.store import TrialStore
 from jointnas_jax.train.checkpoints import Checkpoints
 
@@ -21,8 +21,8 @@ from jointnas_jax.train.checkpoints import Checkpoints
 _KEEPING = (
     *((TrialStore, name) for name in ("__init__", "create", "append", "load", "close")),
     *((Checkpoints, name) for name in ("restore", "save", "close")),
-    *((trials, name) for name in ("save_variables", "check_digest", "new_store")),
-    *((run, name) for name in ("write_json", "write_digest", "start", "look")),
+    *((trials, name) for name in ("save_variables", "check_digest")),
+    *((ledger, name) for name in ("new_store", "write_json", "write_digest", "start", "look")),
 )
 
 

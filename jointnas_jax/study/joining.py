@@ -12,12 +12,11 @@ from jointnas_jax.study.jobs import Keeping
 from jointnas_jax.study.latency import LatencyTable
 from jointnas_jax.study.ledger import Ledger
 from jointnas_jax.study.origin import Origin, machine_here
-from jointnas_jax.study.planning import scales_here
+from jointnas_jax.study.planning import devices_here, scales_here
 from jointnas_jax.study.problem import Problem, build_problem
 from jointnas_jax.study.shared import ClaimedStore, Shared, shared_name
 from jointnas_jax.study.store import TrialStore
 from jointnas_jax.study.workdir import Found, clear, start
-from jointnas_jax.train.layout import training_devices
 
 
 class SharedLedger(Ledger):
@@ -52,7 +51,7 @@ class SharedLedger(Ledger):
             store.remove(store.name)
             claims.forget()
         machine, scales = (
-            machine_here(len(training_devices(config))),
+            machine_here(devices_here(config)),
             scales_here(config, Keeping()),
         )
         here = dataclasses.replace(Origin.here(config, machine, scales), study=store.name)

@@ -93,6 +93,11 @@ class Planning:
         return [_unit(unit, jobs, known) for unit in self.placing.units(packs, self.works(jobs))]
 
 
+def devices_here(config: Config) -> int:
+    """How many devices of this process train."""
+    return len(training_devices(config))
+
+
 def scales_here(config: Config, keeping: Keeping) -> tuple[float, float]:
     """What the planner goes by, see `measured_scales`: as where the study began, if it did."""
     return keeping.scales or measured_scales(training_devices(config)[0], cache_dir())

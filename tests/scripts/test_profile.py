@@ -80,7 +80,7 @@ def test_help_names_the_flags_and_loads_nothing_slow():
         (["fbnetv3_a", "--batch=0"], "batch"),
         (["fbnetv3_a", "--lowering=x"], "lowering"),
         (["fbnetv3_a", "--config.seed=1"], "config"),
-        (["table", "--config.sed=1"], "did you mean `seed`?"),
+        (["table", "--config.seeed=1"], "did you mean `seed`?"),
         (["table", "--config=missing.py"], "does not exist"),
         (["table", "stray"], "unexpected argument 'stray'"),
         (["table", "--minutes=-1"], "minutes"),
