@@ -21,7 +21,6 @@ class Asking:
 
     def __init__(
         self,
-        pool: np.ndarray,
         vectors: np.ndarray,
         scores: np.ndarray,
         fit: Callable[[np.ndarray, np.ndarray], None],
@@ -31,12 +30,10 @@ class Asking:
         """Begins with what rounds have evaluated.
 
         Args:
-          pool: `int32[P, K]`.
           vectors: `int32[T, K]`.
           scores: `float[T]`, nan where a trial failed; one at least did not.
           fit, predict, propose: see `coarse_stage`; those chosen already are those that train.
         """
-        self._pool = pool
         self._fit, self._predict, self._propose = fit, predict, propose
         self._vectors, self._scores = vectors, np.asarray(scores, np.float64)
         self._known = np.ones(len(vectors), bool)

@@ -5,6 +5,7 @@ of another machine matters: a driver lives as long as the number that it counts 
 """
 
 import contextlib
+import math
 import secrets
 import threading
 import time
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 
 import sqlalchemy
 
-from jointnas_jax.errors import StorageError
+from jointnas_jax.errors import JointNASError
 from jointnas_jax.study.store import TrialStore
 
 _TABLES = sqlalchemy.MetaData()
@@ -48,7 +49,8 @@ class Claims:
         self._store, self._study, self._timeout = store, store.name, timeout
         self.driver = secrets.token_hex(8)
         self._beats: dict[str, tuple[int, float]] = {}  # driver -> its number, when it was new
-        self._left = threading.Event()
+        self._listened = time.monotonic()
+        self._lock, self._left = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
         with store.naming_the_database(opening=True):
             try:
@@ -68,19 +70,26 @@ class Claims:
     def beat(self) -> None:
         """Counts up, and listens to the others."""
         mine = (_DRIVERS.c.study == self._study) & (_DRIVERS.c.driver == self.driver)
+        update = _DRIVERS.update().where(mine).values(beat=_DRIVERS.c.beat + 1)
         with self._changing() as connection:
-            connection.execute(_DRIVERS.update().where(mine).values(beat=_DRIVERS.c.beat + 1))
+            if not connection.execute(update).rowcount:  # another one replaced the study
+                row = {"study": self._study, "driver": self.driver, "beat": 0}
+                connection.execute(_DRIVERS.insert().values(row))
         self._listen()
 
     def others(self) -> list[str]:
-        """Drivers that are not known to be dead."""
-        self._listen()
-        return [driver for driver in self._beats if driver != self.driver and self._lives(driver)]
+        """Drivers that count up while this one looks, which takes a while if there may be any."""
+        before = self._read()
+        if not before.keys() - {self.driver}:
+            return []
+        time.sleep(self._timeout / 2)
+        return [d for d, beat in self._read().items() if d != self.driver and before.get(d) != beat]
 
     def take(self, name: str) -> bool:
         """Claims something; whether this driver has it now, and no other that lives."""
         if self._insert({"study": self._study, "name": name, "driver": self.driver}):
             return True
+        self._listen()
         mine = (_CLAIMS.c.study == self._study) & (_CLAIMS.c.name == name)
         with self._changing() as connection:
             holder = connection.execute(sqlalchemy.select(_CLAIMS.c.driver).where(mine)).scalar()
@@ -97,13 +106,16 @@ class Claims:
             connection.execute(_CLAIMS.delete().where(mine))
 
     def forget(self) -> None:
-        """Removes all claims and drivers of the study."""
+        """Removes all claims of the study, and all drivers but this one."""
+        others = (_DRIVERS.c.study == self._study) & (_DRIVERS.c.driver != self.driver)
         with self._changing() as connection:
-            for table in (_CLAIMS, _DRIVERS):
-                connection.execute(table.delete().where(table.c.study == self._study))
+            connection.execute(_CLAIMS.delete().where(_CLAIMS.c.study == self._study))
+            connection.execute(_DRIVERS.delete().where(others))
 
     def leave(self) -> None:
         """Gives back everything, and lives no more."""
+        if self._left.is_set():
+            return
         self._left.set()
         if self._thread:
             self._thread.join()
@@ -113,24 +125,34 @@ class Claims:
             connection.execute(_DRIVERS.delete().where(mine))
 
     def _lives(self, driver: str) -> bool:
-        """One that is not known is new: nobody vanishes before its claims do."""
-        _, heard = self._beats.get(driver, (0, time.monotonic()))
+        """One that is not known has left."""
+        _, heard = self._beats.get(driver, (0, -math.inf))
         return time.monotonic() - heard < self._timeout
 
-    def _listen(self) -> None:
-        """Reads the numbers of all drivers."""
+    def _read(self) -> dict[str, int]:
+        """The numbers of all drivers."""
         query = sqlalchemy.select(_DRIVERS.c.driver, _DRIVERS.c.beat)
         with self._changing() as connection:
             rows = connection.execute(query.where(_DRIVERS.c.study == self._study)).all()
-        now = time.monotonic()
-        for driver, beat in rows:
-            if self._beats.get(driver, (None, 0))[0] != beat:
-                self._beats[driver] = (beat, now)
+        return {row.driver: row.beat for row in rows}
+
+    def _listen(self) -> None:
+        """Hears who has counted up."""
+        with self._lock:
+            beats, now = self._read(), time.monotonic()
+            # While this driver stood still, or the server was away, nobody could be heard.
+            deaf = now - self._listened > self._timeout / 2
+            self._listened = now
+            known = {d: (b, now) if deaf else (b, heard) for d, (b, heard) in self._beats.items()}
+            self._beats = {
+                d: known[d] if d in known and known[d][0] == beat else (beat, now)
+                for d, beat in beats.items()
+            }
 
     def _live(self) -> None:
         while not self._left.wait(self._timeout / 8):
             # A server that is away is met by whoever reads trials.
-            with contextlib.suppress(StorageError):
+            with contextlib.suppress(JointNASError):
                 self.beat()
 
     def _insert(self, row: dict[str, str]) -> bool:

@@ -131,6 +131,7 @@ class CoarseStage:
         def tell(position: int, outcome: Outcome) -> None:
             scores[position] = self._score(outcome)
             asking.tell(position, scores[position])
+            self._progress.batch("coarse", len(before) + 1 + len(scores) // width)
             if len(scores) % width == 0:
                 self._judge(pretrained, fitted(), [*before, some(0, sorted(scores))], width)
 
@@ -141,7 +142,7 @@ class CoarseStage:
                 number, chosen, found, np.array([predicted[i] for i in positions], np.float32)
             )
 
-        self._trials.stream("coarse", ask, tell, [width] * (left // width) + [left % width])
+        self._trials.stream("coarse", ask, tell, left, -(-left // width))
         if rest := len(scores) % width:
             self._judge(pretrained, fitted(), [*before, some(0, sorted(scores))], rest)
         for i, start in enumerate(range(0, len(vectors), width), len(before) + 1):

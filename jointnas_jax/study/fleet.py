@@ -126,7 +126,7 @@ class Fleet:
         yield from self._serve(waiting, lambda free: None)
 
     def streamed(
-        self, ask: Callable[[], tuple[int, Job] | None], later: int
+        self, ask: Callable[[], tuple[int, Job] | None], later: int, past: Sequence[Job] = ()
     ) -> Iterator[tuple[int, Outcome]]:
         """Trains jobs one by one, as actors are free; yields positions and outcomes.
 
@@ -134,7 +134,10 @@ class Fleet:
           ask: gives the next job and its position, None where there is none; not called before
             everything that was yielded is dealt with.
           later: about how many jobs there will be.
+          past: jobs that are planned as if they had been asked for, so that programs are the same.
         """
+        for job in past:
+            self._planning.place([job], later)
         waiting: collections.deque[Unit] = collections.deque()
 
         def refill(free: int) -> None:

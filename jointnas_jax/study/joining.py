@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from jointnas_jax.errors import BusyError
+from jointnas_jax.errors import BusyError, ConfigError, JointNASError
 from jointnas_jax.study.claims import Claims
 from jointnas_jax.study.jobs import Keeping
 from jointnas_jax.study.latency import LatencyTable
 from jointnas_jax.study.ledger import Ledger
 from jointnas_jax.study.origin import Origin, machine_here
+from jointnas_jax.study.peers import versions
 from jointnas_jax.study.planning import devices_here, scales_here
 from jointnas_jax.study.problem import Problem, build_problem
 from jointnas_jax.study.shared import ClaimedStore, Shared, shared_name
@@ -29,19 +30,26 @@ class SharedLedger(Ledger):
     def owned(self, overwrite: bool) -> Iterator[None]:
         """See `Ledger`; what is claimed in the end is given back."""
         self._overwrite = overwrite
-        with super().owned(overwrite), contextlib.ExitStack() as stack:
-            stack.callback(lambda: self._store and self._store.claims.leave())
-            yield
+        with super().owned(overwrite):
+            try:
+                yield
+            finally:
+                if self._store:
+                    with contextlib.suppress(JointNASError):
+                        self._store.claims.leave()
 
-    def problem(self) -> Problem:
-        """Builds the problem, and begins or joins the study; raises what `TrialStore` does.
+    def met(self, problem: Problem) -> Problem:
+        """Begins or joins the study; raises what `TrialStore` does.
 
         Raises:
           BusyError: the study is to be replaced while other drivers run it.
+          ConfigError: other code began it, or the workdir is of a study that is stored elsewhere.
         """
-        problem, config = super().problem(), self._config
+        config = self._config
         store = TrialStore(config.study.storage, shared_name(config))
         claims = Claims(store, config.shared.timeout)
+        self._store = ClaimedStore(store, claims)
+        claims.join()  # so that two that replace a study see each other
         if self._overwrite:
             if others := claims.others():
                 raise BusyError(
@@ -56,11 +64,23 @@ class SharedLedger(Ledger):
         )
         here = dataclasses.replace(Origin.here(config, machine, scales), study=store.name)
         latency = problem.latency and dataclasses.asdict(problem.latency)
-        facts = store.join({"origin": dataclasses.asdict(here), "latency": latency})
-        claims.join()
-        self._store = ClaimedStore(store, claims)
-        origin = facts["origin"]
+        code = versions()["code"]
+        mine = {"code": code, "origin": dataclasses.asdict(here), "latency": latency}
+        facts = store.join(mine)
+        if facts["code"] != code:
+            raise ConfigError(
+                f"the study `{store.name}` in `{store.place}` was begun by other code, "
+                f"{facts['code']} there, {code} here; all drivers need the same; --overwrite "
+                "replaces it"
+            )
+        begun, origin = self.origin, facts["origin"]
         self.origin = Origin(**origin | {"scales": tuple(origin["scales"])})
+        there = (self.origin.storage, self.origin.study)
+        if begun and (begun.storage, begun.study) != there:
+            raise ConfigError(
+                f"workdir `{self._workdir}` holds a study that is stored elsewhere, in "
+                f"`{begun.storage or self._workdir}`; give another --workdir"
+            )
         if facts["latency"] != latency:
             return build_problem(config, LatencyTable(**facts["latency"]))
         return problem

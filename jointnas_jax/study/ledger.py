@@ -77,6 +77,14 @@ class Ledger:
         told = self._peers.share("latency", known and dataclasses.asdict(known))
         return problem or build_problem(self._config, told and LatencyTable(**told))
 
+    def met(self, problem: Problem) -> Problem:
+        """Meets others that run the study, now that all input is known to be sound.
+
+        Returns:
+          The problem; another one where they began with other latencies.
+        """
+        return problem
+
     def open(self, executor: Executor, problem: Problem, console: Console) -> "TrialStore":
         """Opens the store, and begins the study where it did not begin before.
 
@@ -84,7 +92,7 @@ class Ledger:
           InputError: the store or the workdir cannot be used, or the study not go on here.
         """
         if not self._first:
-            return SharedStore(self._peers, None)
+            return PeersStore(self._peers, None)
         workdir, config = self._workdir, self._config
         if self.origin:
             self.origin.check(config, executor.machine, console)
@@ -96,7 +104,7 @@ class Ledger:
             if problem.latency:
                 problem.latency.write(workdir)
             start(workdir, config)
-        return store if self._peers.processes == 1 else SharedStore(self._peers, store)
+        return store if self._peers.processes == 1 else PeersStore(self._peers, store)
 
     def weights(self, winner: str, candidate: Candidate) -> Path | None:
         """Writes a winner; returns the folder for its weights, None where another one does."""
@@ -118,7 +126,7 @@ class Ledger:
             write_json(self._workdir / RESULT, result, digest=True)
 
 
-class SharedStore:
+class PeersStore:
     """The trials of a study, for one of several processes: a store that process 0 alone has."""
 
     def __init__(self, peers: Peers, store: TrialStore | None):

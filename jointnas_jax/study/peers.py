@@ -298,7 +298,7 @@ def joined(config: Config, interrupt: Interrupt) -> Iterator[Peers]:
         return
     peers = Connected(config.pod, interrupt)
     try:
-        peers.agree("versions", _versions())
+        peers.agree("versions", versions())
         peers.agree("config", plain_config(config))
         peers.begin()
         yield peers
@@ -313,7 +313,7 @@ def _complain(text: str) -> None:
     print(f"error: {text}", file=sys.stderr, flush=True)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Of what may make two processes search or talk differently."""
     sources = sorted(Path(__file__).parent.parent.rglob("*.py"))
     code = hashlib.sha256(b"".join(source.read_bytes() for source in sources))

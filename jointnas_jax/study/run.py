@@ -111,6 +111,9 @@ def _run(
     with meter.stage("pool"):
         pool = problem.pool()
         plan = make_plan(problem, pool, len(images[0]), find_teacher(config))
+        if (met := ledger.met(problem)) is not problem:
+            problem, pool = met, met.pool()
+            plan = make_plan(problem, pool, len(images[0]), find_teacher(config))
         study = Study(problem, pool, images, plan, ledger, peers, progress, interrupt)
     with contextlib.closing(study.evaluator):
         print_plan(problem, plan, progress.console)

@@ -239,7 +239,7 @@ class Searcher:
         """
         proposer = _Proposer(self, pool, pretrained, key, networks=True)
         vectors, scores = (np.concatenate([r[i] for r in rounds]) for i in (1, 2))
-        asking = Asking(pool, vectors, scores, proposer.fit, proposer.predict, proposer.propose)
+        asking = Asking(vectors, scores, proposer.fit, proposer.predict, proposer.propose)
 
         def fitted() -> Fitted:
             asking.refit()

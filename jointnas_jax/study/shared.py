@@ -9,14 +9,14 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.source import Images
-from jointnas_jax.errors import DamagedError
+from jointnas_jax.errors import DamagedError, StorageError, StudyError
 from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.study.claims import Claims
 from jointnas_jax.study.evaluator import Evaluator
@@ -43,10 +43,12 @@ class ClaimedStore:
         """
         self._store, self.claims, self.place = store, claims, store.place
         self.seen: dict[int, Trial] = {}
+        self.check: Callable[[], None] = lambda: None
 
     def look(self) -> None:
-        """Reads what there is now."""
-        self.seen.update((trial.number, trial) for trial in self._store.trials())
+        """Reads what there is now; of a trial that is there twice the first one counts."""
+        for trial in self._store.trials():
+            self.seen.setdefault(trial.number, trial)
 
     def load(self) -> list[Trial]:
         """See `TrialStore`; what is written meanwhile may look like damage for a moment."""
@@ -62,8 +64,13 @@ class ClaimedStore:
         return trials
 
     def append(self, trial: Trial, knobs: dict[str, Any]) -> None:
-        """Writes a trial, unless another driver does or did."""
+        """Writes a trial, unless another driver does or did.
+
+        Raises:
+          StudyError: that of another driver is of another candidate.
+        """
         while trial.number not in self.seen:
+            self.check()
             mine = self.claims.take(f"trial {trial.number}")
             self.look()  # the claim may be that of a dead driver which did write
             if mine and trial.number not in self.seen:
@@ -71,10 +78,15 @@ class ClaimedStore:
                 self.seen[trial.number] = trial
             elif trial.number not in self.seen:
                 time.sleep(_LOOK)
+        if self.seen[trial.number].candidate != trial.candidate:
+            raise StudyError(
+                f"another driver trained another candidate as trial {trial.number}: all of them "
+                "need the same code, devices and versions"
+            )
 
     def close(self) -> None:
         """Gives back what was claimed, and closes the store."""
-        with contextlib.closing(self._store):
+        with contextlib.closing(self._store), contextlib.suppress(StorageError):
             self.claims.leave()
 
 
@@ -104,7 +116,7 @@ class Shared:
 
     def share(self, store: ClaimedStore) -> None:
         """Names the store, before anything trains."""
-        self._store = store
+        self._store, store.check = store, self._keeping.interrupt.check
 
     def completed(
         self, jobs: Sequence[Job], later: int = 0, known: Collection[int] = ()
@@ -130,12 +142,16 @@ class Shared:
             progress.batch_ends()
 
     def _claimed(self, units: Sequence[Unit], first: int, missing: set[int]) -> Unit | None:
-        """The next unit that this driver has to train."""
+        """The next unit of which this driver has to train something."""
         for unit in units:
             wanted = [i for i, p in enumerate(unit.positions) if p in missing]
-            kept = any(unit.jobs[i].kept for i in wanted)
-            if kept or (wanted and self._store.claims.take(f"unit {first + unit.positions[0]}")):
+            # Whoever planned other units claims others: better twice than never.
+            members = hashlib.sha256(repr(unit.positions).encode()).hexdigest()[:8]
+            if wanted and self._store.claims.take(f"unit {first + unit.positions[0]} {members}"):
                 return unit
+            if any(unit.jobs[i].kept for i in wanted):  # the rest is somebody else's
+                known = frozenset(i for i, job in enumerate(unit.jobs) if not job.kept)
+                return dataclasses.replace(unit, known=unit.known | known)
         return None
 
     def _others(
@@ -151,9 +167,8 @@ class Shared:
 
     def _own(self, unit: Unit, missing: set[int]) -> Iterator[tuple[int, Outcome]]:
         """Trains what is missing of a unit."""
-        unit = dataclasses.replace(
-            unit, known=frozenset(i for i, p in enumerate(unit.positions) if p not in missing)
-        )
+        known = frozenset(i for i, p in enumerate(unit.positions) if p not in missing)
+        unit = dataclasses.replace(unit, known=unit.known | known)
         trained = self._evaluator.train(unit.packs, unit.jobs_here(), unit.known)
         with contextlib.closing(trained):
             for place, outcome in trained:

@@ -86,6 +86,11 @@ class Trial:
     seconds: float
     arrived: tuple[int, int] | None = None
 
+    @property
+    def candidate(self) -> tuple[Any, ...]:
+        """What was trained, whatever came out."""
+        return self.stage, self.round, self.seed, self.knobs, self.epochs
+
     def digest(self) -> str:
         """SHA-256 of the content, in hex."""
         known = dataclasses.asdict(self)
@@ -168,7 +173,12 @@ class TrialStore:
           StorageError: it could not be written; nothing of it is.
         """
         with self.naming_the_database():
-            self._storage.create_new_trial(self._id(trial.stage), _to_optuna(trial, knobs))
+            try:
+                self._storage.create_new_trial(self._id(trial.stage), _to_optuna(trial, knobs))
+            except KeyError as error:
+                raise StorageError(
+                    f"study `{self.name}` is no longer in `{self.place}`: another run replaced it"
+                ) from error
 
     def join(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Makes the studies of all stages, unless another driver did.
@@ -220,9 +230,8 @@ class TrialStore:
         trials: dict[int, Trial] = {}
         for trial in found:
             # Optuna writes again where the answer of the server was lost; a driver that only seemed
-            # dead may have trained what another one then did, too.
-            first = trials.setdefault(trial.number, trial)
-            if dataclasses.replace(trial, seconds=first.seconds) != first:
+            # dead may have trained what another one then did, too. The first one counts.
+            if trials.setdefault(trial.number, trial).candidate != trial.candidate:
                 raise self._damaged(f"trial {trial.number} is there twice, and differs")
         # Stages follow each other: when the last one begins, all trials before it are stored.
         last = max((STAGES.index(t.stage) for t in found), default=0)

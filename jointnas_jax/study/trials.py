@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import itertools
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -150,7 +149,8 @@ class Trials:
         stage: str,
         ask: Callable[[], Batch | None],
         tell: Callable[[int, Outcome], None],
-        sizes: Sequence[int],
+        count: int,
+        rounds: int,
     ) -> None:
         """Trains candidates as they are asked for, each of them once, and stores them.
 
@@ -161,7 +161,8 @@ class Trials:
           stage: of the trials.
           ask: gives a batch of one, None where there is no more to train.
           tell: told of each outcome, with its position in the order of asking.
-          sizes: how many of them are shown as a round, for each.
+          count: how many there will be.
+          rounds: that were forecast in their place.
 
         Raises:
           DamagedError: a stored trial is of another candidate than the search proposes.
@@ -196,11 +197,12 @@ class Trials:
                 lost = f"trial {told[0].number} in `{self._store.place}`"
                 raise DamagedError(f"{lost} was never asked for; start again with --overwrite")
         self._progress.batch(stage)
-        for end, size in zip(itertools.accumulate(sizes), sizes, strict=True):
-            new = size - len(there.intersection(range(end - size, end)))
-            self._progress.batch_begins(new, 0.0, 0.0, 1.0)
-        known = len(stored)
-        with contextlib.closing(self._evaluator.streamed(next_job, sum(sizes))) as streamed:
+        # One part in the place of all rounds that were forecast.
+        for _ in range(rounds - 1):
+            self._progress.batch_begins(0, 0.0, 0.0, 1.0)
+        self._progress.batch_begins(count - len(there), 0.0, 0.0, 1.0)
+        known, past = len(stored), [batch.jobs[0] for batch in batches]
+        with contextlib.closing(self._evaluator.streamed(next_job, count, past)) as streamed:
             for position, outcome in streamed:
                 arrived = (len(batches), known)
                 self._append(batches[position], 0, first + position, outcome, arrived)

@@ -50,7 +50,7 @@ class Recorded:
 class Actors(Evaluator):
     """Stands in for a fleet whose trainings end in some order."""
 
-    def streamed(self, ask, later):
+    def streamed(self, ask, later, past):
         running, asked, number = {}, 0, 0
         while True:
             while self.order.asks(number, asked, running) and (job := ask()):

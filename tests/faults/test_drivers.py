@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from runs import TABLE, TINY, content, finish, start, wait_until
+from runs import TABLE, TINY, content, finish, start, stored, wait_until
 
 SMALL = ("--config.search.rounds=2", "--noconfig.study.random_reference")
 # Writes down what trains: `kept` or not, and a name of the training.
@@ -89,3 +89,25 @@ def test_a_study_is_not_replaced_while_others_run_it(tmp_path):
     finish(first)
     finish(driver(tmp_path / "a", storage, *SMALL, "--overwrite"))
     assert os.path.exists(tmp_path / "a" / "result.json")
+
+
+@pytest.mark.slow
+def test_drivers_that_differ_are_told_before_anything_trains(tmp_path):
+    """In their code, or in what a workdir was begun with."""
+    storage = f"sqlite:///{tmp_path}/shared.db"
+    finish(driver(tmp_path / "a", storage, *SMALL))
+    newer = "import jointnas_jax.study.joining as j; j.versions = lambda: {'code': 'newer'}"
+    process = start(
+        *(TABLE, tmp_path / "b", TINY, *SMALL, "--config.executor=shared"),
+        *(f"--config.study.storage={storage}", "--quiet"),
+        JOINTNAS_TABLE_FAULT=newer,
+    )
+    _, err = finish(process, code=2)
+    assert "was begun by other code" in err
+    assert err.count("\n") == 1
+    local = start(TABLE, tmp_path / "c", TINY, *SMALL, JOINTNAS_TABLE_SECONDS="0.5")
+    assert wait_until(lambda: stored(tmp_path / "c") >= 1, local)
+    local.terminate()
+    finish(local, code=3)
+    _, err = finish(driver(tmp_path / "c", storage, *SMALL), code=2)
+    assert "holds a study that is stored elsewhere" in err

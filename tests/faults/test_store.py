@@ -140,7 +140,7 @@ def test_a_trial_written_twice_is_one_unless_the_two_differ(store):
     for each in (trial(0), trial(1), trial(1), trial(1, seconds=7.0)):
         store.append(each, TYPES)
     assert store.load() == [trial(0), trial(1)]
-    store.append(trial(1, pack="envelope-0"), TYPES)
+    store.append(trial(1, epochs=2), TYPES)
     with pytest.raises(DamagedError, match="trial 1 is there twice, and differs"):
         store.load()
 

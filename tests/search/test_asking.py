@@ -17,7 +17,7 @@ class Search:
     def __init__(self):
         self.fits, self.pending = [], []
         self.asking = Asking(
-            *(POOL, POOL[:3], np.array([SCORE(v) for v in POOL[:3]])),
+            *(POOL[:3], np.array([SCORE(v) for v in POOL[:3]])),
             *(self.fit, lambda vectors: np.full(len(vectors), self.mean), self.propose),
         )
 
@@ -83,7 +83,7 @@ def test_what_trains_is_given_in_the_order_of_asking_and_what_is_told_is_fitted_
 def test_where_there_is_nothing_new_there_is_no_candidate():
     pool = POOL[:4]
     asking = Asking(
-        *(pool, pool[:3], np.ones(3)),
+        *(pool[:3], np.ones(3)),
         *(lambda vectors, scores: None, lambda vectors: np.ones(len(vectors))),
         lambda pending: pool,
     )

@@ -44,13 +44,19 @@ def test_of_many_drivers_one_has_each_claim(driver):
     assert sorted(name for some in taken for name in some) == sorted(names)
 
 
+def pass_time(clock, drivers, steps):
+    """Each step is less than half of the timeout: who hears less often is deaf."""
+    for _ in range(steps):
+        clock.now += 0.4 * TIMEOUT
+        for driver in drivers:
+            driver.beat()
+
+
 def test_a_claim_stays_with_a_driver_that_counts_up(driver, clock):
     one, other = driver(), driver()
     assert one.take("unit 0")
-    for _ in range(5):
-        clock.now += 0.9 * TIMEOUT
-        one.beat()
-        other.beat()
+    for _ in range(8):
+        pass_time(clock, [one, other], 1)
         assert not other.take("unit 0")
     assert one.take("unit 0")
 
@@ -58,24 +64,40 @@ def test_a_claim_stays_with_a_driver_that_counts_up(driver, clock):
 def test_of_those_that_find_a_driver_dead_one_takes_its_claim_over(driver, clock):
     dead, others = driver(), [driver() for _ in range(4)]
     assert dead.take("unit 0")
-    for other in others:
-        other.beat()
-    clock.now += 0.9 * TIMEOUT
+    pass_time(clock, others, 2)
     assert not any(other.take("unit 0") for other in others)
-    for other in others:
-        other.beat()
-    clock.now += 0.2 * TIMEOUT
-    assert dead.driver not in others[0].others()
-    assert len(others[0].others()) == 3
+    pass_time(clock, others, 2)
     assert sum(other.take("unit 0") for other in others) == 1
+
+
+def test_who_was_deaf_takes_nobody_for_dead(driver, clock):
+    one, other = driver(), driver()
+    assert one.take("unit 0")
+    clock.now += 9 * TIMEOUT
+    assert not other.take("unit 0")
 
 
 def test_a_driver_that_nobody_knows_is_new(driver, clock):
     one = driver()
-    clock.now += 2 * TIMEOUT
+    pass_time(clock, [one], 5)
     other = driver()
     assert other.take("unit 0")
     assert not one.take("unit 0")
+
+
+def test_others_are_those_that_count_up(driver, clock):
+    one, dead, alive = driver(), driver(), driver()
+    clock.sleep = lambda seconds: alive.beat()
+    assert one.others() == [alive.driver]
+    assert dead.driver not in one.others()
+
+
+def test_one_whose_study_was_replaced_is_there_again(driver, clock):
+    one, other = driver(), driver()
+    other.forget()
+    one.beat()
+    assert one.take("unit 0")
+    assert not other.take("unit 0")
 
 
 def test_what_is_given_back_is_free(driver):
@@ -83,8 +105,7 @@ def test_what_is_given_back_is_free(driver):
     assert one.take("unit 0")
     one.leave()
     assert other.take("unit 0")
-    other._listen()
-    assert other.others() == [one.driver]  # as far as it knows
+    assert other.others() == []
 
 
 def test_studies_in_one_database_do_not_meet(driver):
