@@ -81,9 +81,10 @@ def test_others_take_over_what_a_driver_had_and_it_goes_on(tmp_path, undisturbed
 @pytest.mark.slow
 def test_a_study_is_not_replaced_while_others_run_it(tmp_path):
     storage = f"sqlite:///{tmp_path}/shared.db"
-    first = driver(tmp_path / "a", storage, *SMALL, seconds="0.5")
+    first = driver(tmp_path / "a", storage, *SMALL, seconds="3", timeout=10)
     assert wait_until(lambda: trained(tmp_path) >= 1, first)
-    _, err = finish(driver(tmp_path / "b", storage, *SMALL, "--overwrite"), code=5)
+    second = driver(tmp_path / "b", storage, *SMALL, "--overwrite", timeout=10)
+    _, err = finish(second, code=5)
     assert err.startswith("error: 1 other drivers run the study")
     assert err.count("\n") == 1
     finish(first)
