@@ -39,6 +39,13 @@ def public_name(url: sqlalchemy.URL) -> str:
     return public.render_as_string()
 
 
+def url_of(name: str) -> sqlalchemy.URL:
+    """The URL that has a public name, which says less where there was a password."""
+    if "://" not in name:
+        return sqlalchemy.URL.create("sqlite", database=name)
+    return parse_url(name)
+
+
 def without_secrets(text: str, url: sqlalchemy.URL) -> str:
     """What a driver says about a URL, without the parts of it that may be passwords."""
     secrets = [url.password, *(v for name, v in url.query.items() if name not in _PLACE)]

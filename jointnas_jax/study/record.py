@@ -9,7 +9,7 @@ from typing import Any
 from jointnas_jax.errors import DamagedError, WorkdirError
 from jointnas_jax.files import read_json
 from jointnas_jax.report.record import Record
-from jointnas_jax.study.database import sqlite_url
+from jointnas_jax.study.database import sqlite_url, url_of
 from jointnas_jax.study.origin import Origin
 from jointnas_jax.study.store import Trial, TrialStore
 from jointnas_jax.study.workdir import BUDGETS, RESULT, TRIALS, stored_config
@@ -27,7 +27,8 @@ def open_store(workdir: Path, storage: str, origin: Origin) -> TrialStore:
         is known elsewhere if it needs one.
       origin: of the study.
     """
-    return TrialStore(storage or origin.storage or sqlite_url(workdir), origin.study)
+    begun = url_of(origin.storage) if origin.storage else sqlite_url(workdir)
+    return TrialStore(storage or begun, origin.study)
 
 
 def stored_trials(workdir: Path, storage: str = "") -> list[Trial]:
