@@ -6,6 +6,7 @@ predicted, as those already chosen for a round are.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ class Asking:
         self,
         vectors: np.ndarray,
         scores: np.ndarray,
-        fit: Callable[[np.ndarray, np.ndarray], None],
+        fit: Callable[[np.ndarray, np.ndarray], Any],
         predict: Callable[[np.ndarray], np.ndarray],
         propose: Callable[[np.ndarray], np.ndarray],
     ):
@@ -38,7 +39,7 @@ class Asking:
         self._vectors, self._scores = vectors, np.asarray(scores, np.float64)
         self._known = np.ones(len(vectors), bool)
         self._seen = {v.astype(np.int32).tobytes() for v in vectors}
-        self._first, self._stale = len(vectors), True
+        self._first, self._stale, self._fitted = len(vectors), True, None
 
     def tell(self, number: int, score: float) -> None:
         """The result of the candidate that was asked for as number 0, 1 and so on; nan: failed."""
@@ -57,8 +58,9 @@ class Asking:
         self._scores, self._known = np.append(self._scores, np.nan), np.append(self._known, False)
         return new[0], float(self._predict(new)[0])
 
-    def refit(self) -> None:
-        """Fits to all results that are known, in the order of asking."""
+    def refit(self) -> Any:
+        """Fits to all results that are known, in the order of asking; what `fit` returned."""
         if self._stale:
-            self._fit(self._vectors[self._known], self._scores[self._known])
+            self._fitted = self._fit(self._vectors[self._known], self._scores[self._known])
             self._stale = False
+        return self._fitted

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import sqlalchemy
 
 from jointnas_jax.errors import JointNASError
-from jointnas_jax.study.store import TrialStore
+from jointnas_jax.study.store import TrialStore, made
 
 _TABLES = sqlalchemy.MetaData()
 _CLAIMS = sqlalchemy.Table(
@@ -53,10 +53,7 @@ class Claims:
         self._lock, self._left = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
         with store.naming_the_database(opening=True):
-            try:
-                _TABLES.create_all(store.engine)
-            except sqlalchemy.exc.DBAPIError:  # another driver made them at the same moment
-                _TABLES.create_all(store.engine)
+            made(lambda: _TABLES.create_all(store.engine))
 
     def join(self) -> None:
         """Lives from now on, until `leave`."""

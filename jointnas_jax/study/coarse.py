@@ -111,7 +111,7 @@ class CoarseStage:
 
     def _ask(self, pool: np.ndarray, pretrained: PredictorState) -> Fitted:
         """Trains one candidate after the other; returns the predictor in the end."""
-        asking, fitted = self._searcher.asking(pool, pretrained, self._rounds, self._key)
+        asking = self._searcher.asking(pool, pretrained, self._rounds, self._key)
         before, first, width = list(self._rounds), self._trials.count, self._search.per_round
         left = min(self._search.rounds * width, len(pool)) - first
         vectors: list[np.ndarray] = []
@@ -123,6 +123,7 @@ class CoarseStage:
                 return None
             vector, expected = found
             number = first + len(vectors)
+            self._progress.batch("coarse", 1 + number // width)
             vectors.append(vector)
             predicted.append(expected)
             jobs, own = [self._job(vector, number)], np.array([expected])
@@ -131,9 +132,12 @@ class CoarseStage:
         def tell(position: int, outcome: Outcome) -> None:
             scores[position] = self._score(outcome)
             asking.tell(position, scores[position])
-            self._progress.batch("coarse", len(before) + 1 + len(scores) // width)
             if len(scores) % width == 0:
-                self._judge(pretrained, fitted(), [*before, some(0, sorted(scores))], width)
+                judge(width)
+
+        def judge(count: int) -> None:
+            told = [*before, some(0, sorted(scores))]
+            self._judge(pretrained, asking.refit(), told, count)
 
         def some(number: int, positions: Sequence[int]) -> Round:
             chosen = np.array([vectors[i] for i in positions])
@@ -144,10 +148,10 @@ class CoarseStage:
 
         self._trials.stream("coarse", ask, tell, left, -(-left // width))
         if rest := len(scores) % width:
-            self._judge(pretrained, fitted(), [*before, some(0, sorted(scores))], rest)
+            judge(rest)
         for i, start in enumerate(range(0, len(vectors), width), len(before) + 1):
             self._rounds.append(some(i, range(start, min(start + width, len(vectors)))))
-        return fitted()
+        return asking.refit()
 
     def _judge(
         self,

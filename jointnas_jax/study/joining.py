@@ -45,45 +45,42 @@ class SharedLedger(Ledger):
           BusyError: the study is to be replaced while other drivers run it.
           ConfigError: other code began it, or the workdir is of a study that is stored elsewhere.
         """
-        config = self._config
-        store = TrialStore(config.study.storage, shared_name(config))
-        claims = Claims(store, config.shared.timeout)
-        self._store = ClaimedStore(store, claims)
-        claims.join()  # so that two that replace a study see each other
+        config, name, code = self._config, shared_name(self._config), versions()["code"]
+        machine, scales = machine_here(devices_here(config)), scales_here(config, Keeping())
+        here = dataclasses.replace(Origin.here(config, machine, scales), study=name)
+        begun = self.origin
+        if begun and (begun.storage, begun.study) != (here.storage, here.study):
+            raise ConfigError(
+                f"workdir `{self._workdir}` holds a study that is stored elsewhere, in "
+                f"`{begun.storage or self._workdir}`; give another --workdir"
+            )
+        store = TrialStore(config.study.storage, name)
+        self._store = ClaimedStore(store, Claims(store, config.shared.timeout))
+        self._store.claims.join()  # so that two that replace a study see each other
         if self._overwrite:
-            if others := claims.others():
-                raise BusyError(
-                    f"{len(others)} other drivers run the study `{store.name}` in `{store.place}`; "
-                    "stop them before --overwrite replaces it"
-                )
-            store.remove(store.name)
-            claims.forget()
-        machine, scales = (
-            machine_here(devices_here(config)),
-            scales_here(config, Keeping()),
-        )
-        here = dataclasses.replace(Origin.here(config, machine, scales), study=store.name)
+            self._replace(store)
         latency = problem.latency and dataclasses.asdict(problem.latency)
-        code = versions()["code"]
-        mine = {"code": code, "origin": dataclasses.asdict(here), "latency": latency}
-        facts = store.join(mine)
+        facts = store.join({"code": code, "origin": dataclasses.asdict(here), "latency": latency})
         if facts["code"] != code:
             raise ConfigError(
                 f"the study `{store.name}` in `{store.place}` was begun by other code, "
                 f"{facts['code']} there, {code} here; all drivers need the same; --overwrite "
                 "replaces it"
             )
-        begun, origin = self.origin, facts["origin"]
-        self.origin = Origin(**origin | {"scales": tuple(origin["scales"])})
-        there = (self.origin.storage, self.origin.study)
-        if begun and (begun.storage, begun.study) != there:
-            raise ConfigError(
-                f"workdir `{self._workdir}` holds a study that is stored elsewhere, in "
-                f"`{begun.storage or self._workdir}`; give another --workdir"
-            )
+        self.origin = Origin(**facts["origin"] | {"scales": tuple(facts["origin"]["scales"])})
         if facts["latency"] != latency:
             return build_problem(config, LatencyTable(**facts["latency"]))
         return problem
+
+    def _replace(self, store: TrialStore) -> None:
+        """Removes the study from the database, unless others run it."""
+        if others := self._store.claims.others():
+            raise BusyError(
+                f"{len(others)} other drivers run the study `{store.name}` in `{store.place}`; "
+                "stop them before --overwrite replaces it"
+            )
+        store.remove(store.name)
+        self._store.claims.forget()
 
     def open(self, executor: Shared, problem: Problem, console: Console) -> ClaimedStore:
         """See `Ledger`."""

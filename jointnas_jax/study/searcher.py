@@ -225,27 +225,19 @@ class Searcher:
         pretrained: PredictorState,
         rounds: Sequence[Round],
         key: jax.Array,
-    ) -> tuple[Asking, Callable[[], Fitted]]:
-        """Goes on with the coarse stage without rounds.
+    ) -> Asking:
+        """Goes on with the coarse stage without rounds; `refit` gives a `Fitted`.
 
         Args:
           pool: `int32[P, K]`.
           pretrained: what `pretrain` returned.
           rounds: so far.
           key: of the rounds.
-
-        Returns:
-          What is to be told and asked, and what gives the predictor fitted to all it was told.
         """
         proposer = _Proposer(self, pool, pretrained, key, networks=True)
-        vectors, scores = (np.concatenate([r[i] for r in rounds]) for i in (1, 2))
-        asking = Asking(vectors, scores, proposer.fit, proposer.predict, proposer.propose)
-
-        def fitted() -> Fitted:
-            asking.refit()
-            return proposer.state
-
-        return asking, fitted
+        vectors = np.concatenate([r.vectors for r in rounds])
+        scores = np.concatenate([r.scores for r in rounds])
+        return Asking(vectors, scores, proposer.fit, proposer.predict, proposer.propose)
 
     def report_card(
         self,
@@ -372,12 +364,13 @@ class _Proposer:
         self.state: Fitted | None = None
         self._believed: tuple[Fitted, int] | None = None  # and how many of those chosen it knows
 
-    def fit(self, vectors: np.ndarray, scores: np.ndarray) -> None:
+    def fit(self, vectors: np.ndarray, scores: np.ndarray) -> Fitted:
         """See `coarse_stage`."""
         self._known, self._count = best_first(vectors, scores), len(vectors)
         trials = finished(vectors, scores)
         self.state = self._searcher._fit(self._pretrained, *trials, self._key, self._networks)
         self._failed, self._believed = vectors[~np.isfinite(scores)], None
+        return self.state
 
     def predict(self, vectors: np.ndarray) -> np.ndarray:
         """See `coarse_stage`; what is to be evaluated keeps the rules."""

@@ -11,7 +11,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -127,7 +127,7 @@ class TrialStore:
             url = self._url.render_as_string(hide_password=False)
             # Optuna would fill in what stands in braces.
             url = url.replace("{", "{{").replace("}", "}}")
-            self._storage = _open(url, arguments)
+            self._storage = made(lambda: optuna.storages.RDBStorage(url, engine_kwargs=arguments))
         self._ids: dict[str, int] = {}
 
     @property
@@ -146,13 +146,6 @@ class TrialStore:
             self.remove(self.name)
             for stage in STAGES:
                 self._make(stage)
-
-    def _make(self, stage: str) -> int:
-        direction = [optuna.study.StudyDirection.MAXIMIZE]
-        identity = self._storage.create_new_study(direction, _title(self.name, stage))
-        self._storage.set_study_user_attr(identity, "schema", SCHEMA)
-        self._ids[stage] = identity
-        return identity
 
     def remove(self, name: str) -> None:
         """Removes the studies of all stages of a study, if they exist."""
@@ -202,18 +195,6 @@ class TrialStore:
             self._storage.set_study_user_attr(first, _FACTS, facts)
         return facts
 
-    def _facts(self) -> dict[str, Any]:
-        """What the first driver writes when all the rest is there."""
-        for _ in range(_PATIENCE):
-            attributes = self._storage.get_study_user_attrs(self._id(STAGES[0]))
-            if _FACTS in attributes:
-                return attributes[_FACTS]
-            time.sleep(1)
-        raise InputError(
-            f"study `{self.name}` in `{self.place}` was begun and never finished beginning; "
-            "replace it with --overwrite"
-        )
-
     def trials(self) -> list[Trial]:
         """Reads all trials that are there; raises as `load` does, but for lost ones."""
         with self.naming_the_database(), self._calling_it_damaged():
@@ -245,6 +226,25 @@ class TrialStore:
         """Closes all connections."""
         self._storage.remove_session()
         self._storage.engine.dispose()
+
+    def _make(self, stage: str) -> int:
+        direction = [optuna.study.StudyDirection.MAXIMIZE]
+        identity = self._storage.create_new_study(direction, _title(self.name, stage))
+        self._storage.set_study_user_attr(identity, "schema", SCHEMA)
+        self._ids[stage] = identity
+        return identity
+
+    def _facts(self) -> dict[str, Any]:
+        """What the first driver writes when all the rest is there."""
+        for _ in range(_PATIENCE):
+            attributes = self._storage.get_study_user_attrs(self._id(STAGES[0]))
+            if _FACTS in attributes:
+                return attributes[_FACTS]
+            time.sleep(1)
+        raise InputError(
+            f"study `{self.name}` in `{self.place}` was begun and never finished beginning; "
+            "replace it with --overwrite"
+        )
 
     def _read(self, stage: str) -> Iterator[Trial]:
         identity = self._id(stage)
@@ -326,11 +326,11 @@ class TrialStore:
             raise self._damaged(one_line(repr(error))) from error
 
 
-def _open(url: str, arguments: dict[str, Any]) -> optuna.storages.RDBStorage:
-    """Opens a database; another driver may make the same tables at the same moment."""
+def made(make: Callable[[], Any]) -> Any:
+    """What `make` returns, tried again where another driver makes the same tables meanwhile."""
     for left in reversed(range(_TRIES)):
         try:
-            return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+            return make()
         except sqlalchemy.exc.DBAPIError as error:
             if not left or not any(sign in str(error) for sign in _MADE_ALREADY):
                 raise

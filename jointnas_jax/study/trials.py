@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,33 +167,16 @@ class Trials:
         Raises:
           DamagedError: a stored trial is of another candidate than the search proposes.
         """
-        first, batches, unknown = self.count, [], collections.deque()
+        first = self.count
         stored = [t for n, t in sorted(self.stored.items()) if n >= first and t.arrived]
-        there = {trial.number - first for trial in stored}
+        there = {trial.number - first: trial for trial in stored}
         told = collections.deque(sorted(stored, key=lambda trial: trial.arrived[1]))
-
-        def next_job() -> tuple[int, Job] | None:
-            """A job that is not stored, of all those that were asked for, or of another."""
-            if not unknown and (batch := ask()):
-                asked(batch)
-            position = unknown.popleft() if unknown else None
-            return None if position is None else (position, batches[position].jobs[0])
-
-        def asked(batch: Batch) -> None:
-            position = len(batches)
-            batches.append(batch)
-            if position in there:
-                self._check(self.stored[first + position], batch, 0)
-            else:
-                unknown.append(position)
-
+        line = _Line(ask, there, lambda trial, batch: self._check(trial, batch, 0))
         while told:
-            if told[0].arrived[0] <= len(batches):
+            if told[0].arrived[0] <= len(line.batches):
                 trial = told.popleft()
                 tell(trial.number - first, Outcome(trial.accuracies, trial.reason, None))
-            elif batch := ask():
-                asked(batch)
-            else:
+            elif not line.ask():
                 lost = f"trial {told[0].number} in `{self._store.place}`"
                 raise DamagedError(f"{lost} was never asked for; start again with --overwrite")
         self._progress.batch(stage)
@@ -201,14 +184,14 @@ class Trials:
         for _ in range(rounds - 1):
             self._progress.batch_begins(0, 0.0, 0.0, 1.0)
         self._progress.batch_begins(count - len(there), 0.0, 0.0, 1.0)
-        known, past = len(stored), [batch.jobs[0] for batch in batches]
-        with contextlib.closing(self._evaluator.streamed(next_job, count, past)) as streamed:
+        known, past = len(stored), [batch.jobs[0] for batch in line.batches]
+        with contextlib.closing(self._evaluator.streamed(line.next_job, count, past)) as streamed:
             for position, outcome in streamed:
-                arrived = (len(batches), known)
-                self._append(batches[position], 0, first + position, outcome, arrived)
+                arrived = (len(line.batches), known)
+                self._append(line.batches[position], 0, first + position, outcome, arrived)
                 tell(position, outcome)
                 known += 1
-        self.count += len(batches)
+        self.count += len(line.batches)
         shutil.rmtree(self._workdir / STATE, ignore_errors=True)
 
     def _append(
@@ -235,6 +218,53 @@ class Trials:
         self._store.append(trial, self._knobs)
         self.stored[trial.number] = trial
         self._progress.trial(trial)
+
+
+class _Line:
+    """Candidates in the order of asking: those that are stored, and those that are to train.
+
+    Attributes:
+      batches: of one each.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[], Batch | None],
+        stored: Mapping[int, Trial],
+        check: Callable[[Trial, Batch], None],
+    ):
+        """Nothing is asked for yet.
+
+        Args:
+          ask: see `Trials.stream`.
+          stored: position -> trial.
+          check: raises where a trial is not of the candidate of a batch.
+        """
+        self.batches: list[Batch] = []
+        self._ask, self._stored, self._check = ask, stored, check
+        self._waiting: collections.deque[int] = collections.deque()
+
+    def ask(self) -> bool:
+        """Asks for one more; whether there is one."""
+        batch = self._ask()
+        if batch is None:
+            return False
+        position = len(self.batches)
+        self.batches.append(batch)
+        if position in self._stored:
+            self._check(self._stored[position], batch)
+        else:
+            self._waiting.append(position)
+        return True
+
+    def next_job(self) -> tuple[int, Job] | None:
+        """A job that waits to train, with its position; if there is none, a new one."""
+        if not self._waiting:
+            self.ask()
+        if not self._waiting:
+            return None
+        position = self._waiting.popleft()
+        return position, self.batches[position].jobs[0]
 
 
 def measured(outcome: Outcome) -> dict[str, Any]:
