@@ -72,7 +72,7 @@ def get_config():
     )
 
     config.train.epochs = 10
-    config.train.final_epochs = 20
+    config.train.winner_epochs = 20
     config.train.batch_size = 32
     config.train.fast_compile = True
     config.search.pool_size = 2048

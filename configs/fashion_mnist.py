@@ -86,7 +86,7 @@ def get_config():
     )
 
     config.train.epochs = 6
-    config.train.final_epochs = 15
+    config.train.winner_epochs = 15
     config.train.batch_size = 64
     config.train.fast_compile = True
     config.search.pool_size = 4096

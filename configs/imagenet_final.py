@@ -32,7 +32,7 @@ def get_config():
         config.space.recipe.ema = True
     del config.default.ema
     config.train.epochs = 400
-    config.train.final_epochs = 400
+    config.train.winner_epochs = 400
     config.train.batch_size = 1024  # of all devices; not published
     config.train.data_parallel = "always"
     config.train.dtype = "auto"

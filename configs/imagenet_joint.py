@@ -86,7 +86,7 @@ def get_config():
     )
 
     config.train.epochs = 150
-    config.train.final_epochs = 150
+    config.train.winner_epochs = 150
     config.train.batch_size = 256  # per candidate; not published
     config.train.dtype = "auto"
     config.search.pool_size = 25_000

@@ -25,6 +25,6 @@ def get_config():
     config.space.recipe.lr_decay = 0.82
     config.default.resolution = 32
     config.train.epochs = 16
-    config.train.final_epochs = 24
+    config.train.winner_epochs = 24
     config.train.batch_size = 32
     return config

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from jointnas_jax.library.sampler import JointNASSampler
     from jointnas_jax.library.space import Space
     from jointnas_jax.library.study import run_study
+    from jointnas_jax.models.model import load
     from jointnas_jax.space import Candidate, JointSpace, Knob
-    from jointnas_jax.study.model import load
 else:
     # Callable: `jn.search(space, evaluate, ...)`. Imports nothing.
     from jointnas_jax import search
@@ -46,7 +46,7 @@ _HOMES = {
     "Trial": "library.objective",
     "default_config": "config",
     "evolve": "library.evolution",
-    "load": "study.model",
+    "load": "models.model",
     "run_study": "library.study",
     "search": "library.objective",
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jointnas_jax.config import Config, check_config
+from jointnas_jax.config import Config, check_config, unknown_key
 from jointnas_jax.errors import (
     ConfigError,
     InterruptedStudyError,
@@ -168,7 +168,7 @@ def _check_path(config: ConfigDict, path: str) -> None:
         key, _, index = part.partition("[")
         if not isinstance(node, Mapping | ConfigDict) or key not in node:
             known = list(node) if isinstance(node, Mapping | ConfigDict) else []
-            raise ConfigError(f"`{seen}` has no key `{one_line(key)}`{nearest(key, known)}")
+            raise unknown_key(seen, key, known)
         node, seen = node[key], f"{seen}.{key}"
         if index:
             number = index.rstrip("]")

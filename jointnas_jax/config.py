@@ -6,12 +6,11 @@ returns an `ml_collections.ConfigDict`. Nothing here imports JAX, so a mistake i
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from jointnas_jax.config_executors import PodConfig, RayConfig, SharedConfig, check_executor
 from jointnas_jax.errors import ConfigError, SpaceError, nearest, one_line, shown
 from jointnas_jax.rules import (
     ANY,
@@ -32,6 +31,13 @@ from jointnas_jax.rules import (
 )
 from jointnas_jax.space.joint import JointSpace
 
+# Keys and values of earlier versions -> what takes their place.
+_SHARED = "the executor `shared` is gone: Ray hands out work, --config.executor=ray"
+RETIRED = {
+    "config.train.final_epochs": "it is now `config.train.winner_epochs`",
+    "config.shared": _SHARED,
+    "config.executor=shared": _SHARED,
+}
 COST_NAMES = ("flops", "params", "latency")
 
 
@@ -107,13 +113,14 @@ class TrainConfig:
 
     Attributes:
       epochs: of a candidate in the search; the early-stop rule shortens it after the first round.
-      final_epochs: of finalists, references and winners; the learning rate decays over all of them
+      winner_epochs: of finalists, references and winners; the learning rate decays over all of them
         as much as over `epochs` in the search. 0: as many as `epochs`. (Paper: 150 and 400.)
       batch_size: images per step; the incomplete last batch of an epoch is left out.
       lowering: of convolutions, see `nets/conv.py`.
       dtype: of feature maps, `float32` or `bfloat16`; `auto`: the latter on accelerators.
       program: `envelope`: candidates share programs compiled for their largest shapes; `exact`:
-        each has its own; `auto`: whichever is expected to take less time, see `train/packing.py`.
+        each has its own; `auto`: whichever is expected to take less time, see
+        `execution/packing.py`.
       lanes: candidates that train at once on one device; 0: as many as fit its memory, on CPU one.
       data_parallel: devices share the batches of one candidate instead of training one each:
         `auto`, on accelerators where there is only one to train; `always`; `never`.
@@ -125,7 +132,7 @@ class TrainConfig:
     """
 
     epochs: int = option(10, between(1, 100_000))
-    final_epochs: int = option(0, between(0, 100_000))
+    winner_epochs: int = option(0, between(0, 100_000))
     batch_size: int = option(64, between(2, 65_536))
     lowering: str = option("auto", one_of("auto", "matmul", "conv"))
     dtype: str = option("float32", one_of("auto", "float32", "bfloat16"))
@@ -137,9 +144,9 @@ class TrainConfig:
     fast_compile: bool = option(False, FLAG)
 
     @property
-    def epochs_at_end(self) -> int:
+    def epochs_of_winners(self) -> int:
         """Epochs of finalists, references and winners."""
-        return self.final_epochs or self.epochs
+        return self.winner_epochs or self.epochs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +278,25 @@ class StudyConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RayConfig:
+    """The actors of the executor `ray`; the cluster is `RAY_ADDRESS`, or one that starts here.
+
+    Attributes:
+      workers: actors, each of which trains one pack at a time.
+      cpus: processors of each.
+      gpus: of each; its programs run on all of them.
+      tpus: chips of each, likewise.
+      retries: how often what an actor trained when it died is given to another.
+    """
+
+    workers: int = option(1, between(1, 4096))
+    cpus: int = option(1, between(0, 4096))
+    gpus: int = option(0, between(0, 64))
+    tpus: int = option(0, between(0, 64))
+    retries: int = option(2, between(0, 100))
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A checked config.
 
@@ -288,11 +314,9 @@ class Config:
       search: both stages.
       predictor: the predictor.
       study: how the study is run.
-      executor: who trains the candidates of a study: this process (`local`), the actors of a
-        cluster (`ray`), or the processes of several hosts (`pod`). One network alone trains here.
+      executor: who trains the candidates of a study: this process (`local`), or the actors of a
+        cluster (`ray`). One network alone trains here.
       ray: the actors.
-      pod: the processes.
-      shared: the drivers.
     """
 
     name: str = option("study", NAME)
@@ -307,10 +331,8 @@ class Config:
     search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
     predictor: PredictorConfig = dataclasses.field(default_factory=PredictorConfig)
     study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
-    executor: str = option("local", one_of("local", "ray", "pod", "shared"))
+    executor: str = option("local", one_of("local", "ray"))
     ray: RayConfig = dataclasses.field(default_factory=RayConfig)
-    pod: PodConfig = dataclasses.field(default_factory=PodConfig)
-    shared: SharedConfig = dataclasses.field(default_factory=SharedConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all sections as nested dicts."""
@@ -331,7 +353,6 @@ def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
     """
     checked = _check_section(Config, config, "config")
     _check_default(checked)
-    check_executor(checked)
     search = checked.search
     if search.winners > search.finalists:
         raise ConfigError(
@@ -351,6 +372,19 @@ def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
     return checked
 
 
+def check_asking(config: Config) -> None:
+    """Checks that this run can ask as the study does; raises `ConfigError`.
+
+    Apart from `check_config`: a workdir keeps the study's config, not who trains.
+    """
+    if config.search.asynchronous and config.executor != "ray":
+        raise ConfigError(
+            "`config.search.asynchronous` is for actors that become free one by one, so "
+            f"`config.executor` must be `ray`, got `{config.executor}`; leave it out here: "
+            "candidates of a round train side by side"
+        )
+
+
 def _check_default(config: Config) -> None:
     """The default candidate must be in the space; that needs no dataset, so any will do."""
     space = JointSpace.from_config(config.space, image_channels=3, num_classes=2)
@@ -366,7 +400,7 @@ def _check_section(kind: type, section: Any, path: str) -> Any:
         raise ConfigError(f"`{path}` must be a section with {list(fields)}, got {shown(section)}")
     for key in section:
         if key not in fields:
-            raise ConfigError(f"`{path}` has no key `{one_line(key)}`{nearest(key, fields)}")
+            raise unknown_key(path, key, fields)
     values = {}
     for key, field in fields.items():
         value, here = section.get(key, None), f"{path}.{key}"
@@ -383,6 +417,13 @@ def _check_section(kind: type, section: Any, path: str) -> Any:
     return kind(**values)
 
 
+def unknown_key(path: str, key: str, known: Iterable[str]) -> ConfigError:
+    """The error that a section at `path` has no such key, with the retired or nearest ones."""
+    retired = RETIRED.get(f"{path}.{key}")
+    hint = f": {retired}" if retired else nearest(key, known)
+    return ConfigError(f"`{path}` has no key `{one_line(key)}`{hint}")
+
+
 def _check_value(field: dataclasses.Field, value: Any, path: str) -> Any:
     rule, kind, given = field.metadata["rule"], field.type, value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -393,5 +434,7 @@ def _check_value(field: dataclasses.Field, value: Any, path: str) -> Any:
             f"{type(given).__name__}"
         )
     if not rule.holds(value):
-        raise ConfigError(f"`{path}` must be {rule.text}, got {shown(given)}")
+        retired = RETIRED.get(f"{path}={given}")
+        hint = f"; {retired}" if retired else ""
+        raise ConfigError(f"`{path}` must be {rule.text}, got {shown(given)}{hint}")
     return value

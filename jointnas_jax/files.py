@@ -23,19 +23,20 @@ _UNFINISHED = ".unfinished"
 _ORBAX = threading.Lock()
 
 
-def write_json(path: Path, data: Any, digest: bool = False) -> None:
+def write_json(path: Path, data: Any, *, digest: bool = False, schema: int = SCHEMA) -> None:
     """Writes readable JSON, whole or not at all; nan and inf are refused.
 
     Args:
       path: of the file.
       data: to write.
       digest: write the schema and a digest of `data`, a dict, with it.
+      schema: version of the file's content.
 
     Raises:
       StorageError: it cannot be written.
     """
     if digest:
-        data = {_SCHEMA: SCHEMA} | data
+        data = {_SCHEMA: schema} | data
         data = data | {_DIGEST: _digest_of(data)}
     text = json.dumps(data, indent=2, allow_nan=False) + "\n"
     try:
@@ -66,7 +67,7 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, schema: int = SCHEMA) -> Any:
     """Reads what `write_json` wrote with a digest, without it.
 
     Raises:
@@ -75,20 +76,20 @@ def read_json(path: Path) -> Any:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        schema, digest = data.get(_SCHEMA), data.pop(_DIGEST, None)
+        found, digest = data.get(_SCHEMA), data.pop(_DIGEST, None)
         sound = digest == _digest_of(data)
     except OSError as error:
         raise WorkdirError(f"`{path}` cannot be read: {error}") from error
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise DamagedError(f"`{path}` is damaged: {one_line(error)}") from error
     # Versions before the first schema wrote no digest either.
-    if not sound and (digest is not None or schema == SCHEMA):
+    if not sound and (digest is not None or found == schema):
         raise DamagedError(f"`{path}` is damaged: it is not what was written")
-    if schema != SCHEMA:
-        found = "without a schema" if schema is None else f"of schema {one_line(schema)}"
+    if found != schema:
+        described = "without a schema" if found is None else f"of schema {one_line(found)}"
         raise WorkdirError(
-            f"`{path}` is {found}, this version reads schema {SCHEMA}; give another --workdir, or "
-            "replace what is there with --overwrite"
+            f"`{path}` is {described}, this version reads schema {schema}; give another --workdir, "
+            "or replace what is there with --overwrite"
         )
     return data
 

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     if not MODEL.value or not files:
         raise ModelError("give a model and image files, as in --model=runs/digits a.png b.png")
     # Only now: the import below takes seconds.
-    from jointnas_jax.study.export import load_classifier
+    from jointnas_jax.models.export import load_classifier
 
     model, found = load_classifier(Path(MODEL.value)), []
     for file in files:

@@ -12,15 +12,15 @@ from pathlib import Path
 
 from absl import flags
 
-from jointnas_jax import zoo
 from jointnas_jax.command_line import parse_flags, run_script
 from jointnas_jax.errors import ConfigError, WorkdirError, shown
+from jointnas_jax.nets import zoo
 from jointnas_jax.nets.cost import count
 from jointnas_jax.nets.scaling import scale, scale_to
 from jointnas_jax.report.architecture import print_arch
 from jointnas_jax.rules import parse_quantity
 from jointnas_jax.space import ArchSpec
-from jointnas_jax.study.display import plain_console
+from jointnas_jax.telemetry.console import plain_console
 
 JSON = flags.DEFINE_bool("json", False, "Print JSON instead of tables.")
 PLAIN = flags.DEFINE_bool(

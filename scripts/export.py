@@ -38,8 +38,8 @@ def main(argv: list[str]) -> int:
         raise ModelError("name the folder of a finished study, such as --workdir=runs/digits")
     check_formats(FORMAT.value)
     # Only now: the imports below take seconds.
-    from jointnas_jax.study.export import default_folder, export_model
-    from jointnas_jax.study.model import load
+    from jointnas_jax.models.export import default_folder, export_model
+    from jointnas_jax.models.model import load
 
     workdir = Path(WORKDIR.value)
     model = load(workdir, WINNER.value, SEED.value)

@@ -26,9 +26,9 @@ def main(argv: list[str]) -> int:
         if not flag.value:
             raise ModelError(f"give --{flag.name}=; see --help")
     # Only now: the imports below take seconds.
+    from jointnas_jax.models.model import save_model
+    from jointnas_jax.models.timm_import import import_timm
     from jointnas_jax.nets.cost import count
-    from jointnas_jax.study.model import save_model
-    from jointnas_jax.study.published import import_timm
 
     labels = Path(LABELS.value) if LABELS.value else None
     model = import_timm(MODEL.value, Path(WEIGHTS.value), labels)

@@ -32,9 +32,9 @@ def main(argv: list[str]) -> int:
     """Profiles a network or a space; returns the exit code."""
     from absl import flags
 
-    from jointnas_jax import zoo
     from jointnas_jax.command_line import parse_config, parse_flags
     from jointnas_jax.errors import ConfigError, shown
+    from jointnas_jax.nets import zoo
 
     values = flags.FLAGS
     table = "table" in argv[1:]
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
         if not Path(names[0]).is_dir():
             zoo.find(names[0])
     # Only now: the imports below take seconds, and an error should not.
-    from jointnas_jax.study.main import run_profile, run_table
+    from jointnas_jax.study.entry import run_profile, run_table
 
     if table:
         wanted = dict(checked=values.check, minutes=values.minutes, again=values.again)

@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     if not WORKDIR.value:
         raise ConfigError("name the folder of a study, such as --workdir=runs/digits")
     # Only now: the imports below take seconds, and an error should not.
-    from jointnas_jax.study.record import read_record
+    from jointnas_jax.storage.study_reader import read_record
 
     record = read_record(Path(WORKDIR.value), STORAGE.value)
     from jointnas_jax.report.page import write_report

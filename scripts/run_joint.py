@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from jointnas_jax.command_line import parse_config, run_script
-from jointnas_jax.study.interrupt import Interrupt, run_interruptible
+from jointnas_jax.runtime.interrupt import Interrupt, run_interruptible
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
 def _work(argv: list[str], interrupt: Interrupt) -> int:
     config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
     # Only now: the imports below take seconds, and a config error should not.
-    from jointnas_jax.study.main import Options, run
+    from jointnas_jax.study.entry import Options, run
 
     workdir = Path(WORKDIR.value or Path("runs") / config.name)
     shown = (QUIET.value, TENSORBOARD.value)

@@ -18,7 +18,9 @@ from jointnas_jax.errors import ConfigError
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a finished study.")
 FLOPS = flags.DEFINE_list("flops", [], "Limits of the FLOPs, such as 450M,550M.")
 PARAMS = flags.DEFINE_list(
-    "params", [], "Limits of the params; as many as of the FLOPs go in pairs, one goes with all."
+    "params",
+    [],
+    "Limits of the params; as many as of the FLOPs go in pairs, one goes with all.",
 )
 LATENCY = flags.DEFINE_list("latency", [], "Limits of the latency, such as 2.5ms, likewise.")
 SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0, 2**31 - 1)
@@ -32,7 +34,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError("name the folder of a finished study, such as --workdir=runs/digits")
     budgets = parse_budgets(FLOPS.value, PARAMS.value, LATENCY.value)
     # Only now: the imports below take seconds, and an error should not.
-    from jointnas_jax.study.main import run_budgets
+    from jointnas_jax.study.entry import run_budgets
 
     out = Path(OUT.value or WORKDIR.value)
     return run_budgets(Path(WORKDIR.value), budgets, out, SEED.value)

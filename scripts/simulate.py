@@ -56,7 +56,7 @@ DEVICES = flags.DEFINE_list("devices", _SIZES, f"Sizes of the fleet, from 1 to {
 SPEED = flags.DEFINE_list(
     "speed", ["1"], "Of a device; by number where devices share their cores: 1:1,2:0.8,4:0.4."
 )
-SCALING = flags.DEFINE_string("scaling", "", "Speeds from a result of scripts/bench_scaling.py.")
+SCALING = flags.DEFINE_string("scaling", "", "Speeds measured by benchmarks/device_scaling.py.")
 MEMORY = flags.DEFINE_float("memory_gb", _FLEET.memory_gb, "Of a device; 0: enough.")
 COMPILE = flags.DEFINE_float(
     "compile_seconds", _FLEET.compile_seconds, "To compile a program on a device; -1: the model's."

@@ -78,8 +78,8 @@ def finished_study(tmp_path_factory):
     from jointnas_jax.nets.init import initial_variables
     from jointnas_jax.space import ArchSpec, Head, Stage, Stem
     from jointnas_jax.space.recipe import Recipe
-    from jointnas_jax.study import workdir as workdirs
-    from jointnas_jax.study.checkpoint import save_variables
+    from jointnas_jax.storage import workdir as workdirs
+    from jointnas_jax.storage.weights import save_variables
 
     stages = (
         Stage(8, 2, kernel_first=5, expand_first=1, expand_rest=2, se=True, activation="swish"),

@@ -1,8 +1,9 @@
-"""The imports between packages point downwards only (README, Design)."""
+"""Imports point downwards, file by file (README, Design)."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,73 +11,113 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jointnas_jax"
 
-ENGINE = {"errors", "config", "space", "nets", "data", "train", "predictor", "search"}
-# What each package may import, besides itself.
-ALLOWED = {
-    "errors": set(),
-    "compiling": set(),
-    "files": {"errors"},
-    "processes": {"errors"},
-    "space": {"errors"},
-    "rules": {"errors"},
-    "config_executors": {"errors", "rules"},
-    "config": {"errors", "rules", "space", "config_executors"},
-    "command_line": {"errors", "rules", "config", "space"},
-    "nets": {"errors", "config", "space"},
-    "zoo": {"errors", "space", "nets"},
-    "data": {"errors", "config"},
-    "train": {"errors", "compiling", "files", "config", "space", "nets", "data"},
-    "claims": (ENGINE - {"train"}) | {"files", "command_line", "study", "report"},
-    "bench": ENGINE | {"processes", "study"},
-    "simulation": (ENGINE - {"predictor", "search"}) | {"files", "processes", "rules", "study"},
-    "predictor": {"errors", "compiling", "config", "space"},
-    "search": {"errors", "config", "space"},
-    "report": {"errors", "files", "rules", "config", "space", "nets", "search"},
-    "study": ENGINE | {"config_executors", "compiling", "files", "report", "rules", "zoo"},
-    "library": (ENGINE - {"train", "data"}) | {"rules", "command_line", "study"},
+# Rooms and single files from top to bottom: each imports from those below it only.
+ORDER = (
+    *("library", "simulation", "study", "execution", "models", "problem", "telemetry", "storage"),
+    *("report", "search", "predictor", "train", "data", "nets"),
+    *("command_line", "config", "space", "rules", "runtime", "files", "errors"),
+)
+# What rooms do without although it is below them.
+FORBIDDEN = {
+    "search": {"train", "data", "nets"},
+    "predictor": {"train", "data", "nets"},
+    "problem": {"predictor", "train"},
+    "report": {"predictor", "train", "data"},
+    "storage": {"predictor", "search", "train", "data", "nets"},
+    "telemetry": {"predictor", "search", "train", "data", "nets"},
+    "execution": {"predictor", "search"},
+    "simulation": {"predictor", "search"},
+    "library": {"train", "data"},
+    "space": {"runtime", "files"},
+    "config": {"runtime", "files"},
 }
-# The evaluator alone turns candidates into trained networks; the plan asks what that will take.
-TRAINERS = {"study/evaluator.py", "study/plan.py", "study/planning.py", "study/teacher.py"}
+# Rooms outside of the package: they import from it, and nothing in it imports them.
+OUTSIDE = ("benchmarks", "experiments")
 
 
-def _imports(path: Path) -> set[str]:
-    """Names of our own packages that a file imports, wherever in it and in whatever form."""
-    found = set()
+def _imports(path: Path) -> Iterator[str]:
+    """Dotted names of our own modules that a file imports, wherever in it and in whatever form."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative imports hide what is imported"
-            if node.module == "jointnas_jax":
-                found |= {a.name for a in node.names}
-            elif node.module.startswith("jointnas_jax."):
-                found.add(node.module.split(".")[1])
+            assert node.module
+            for alias in node.names:
+                dotted = f"{node.module}.{alias.name}"
+                yield dotted if _file(dotted) else node.module
         elif isinstance(node, ast.Import):
-            found |= {
-                a.name.split(".")[1] for a in node.names if a.name.startswith("jointnas_jax.")
-            }
-    return found
+            yield from (alias.name for alias in node.names)
 
 
-FILES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem != "__init__")
+def _file(dotted: str) -> Path | None:
+    """The file of a module of ours; None where it is none."""
+    if dotted.split(".")[0] not in ("jointnas_jax", *OUTSIDE):
+        return None
+    path = ROOT.joinpath(*dotted.split("."))
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if file.is_file():
+            return file
+    return None
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _edges(path: Path) -> set[Path]:
+    """Files of ours that a file imports, packages by their `__init__.py`."""
+    files = {_file(dotted) for dotted in _imports(path)}
+    return {file for file in files if file and file != path}
+
+
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_downwards(path):
-    layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    upward = _imports(path) - ALLOWED[layer] - {layer}
-    assert not upward, f"{path.name} in `{layer}` may not import {sorted(upward)}"
+    room = _room(path)
+    for file in _edges(path):
+        assert PACKAGE in file.parents, f"{path.name} imports `{file}`, which is not in the wheel"
+        if file == PACKAGE / "__init__.py":
+            continue
+        other = _room(file)
+        assert ORDER.index(other) >= ORDER.index(room), f"{path.name} imports upwards: {other}"
+        assert other not in FORBIDDEN.get(room, ()), f"`{room}` does without `{other}`"
 
 
-def test_every_package_has_a_layer():
-    packages = {p.name for p in PACKAGE.iterdir() if p.is_dir() and not p.name.startswith("__")}
-    modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"}
-    assert packages | modules == set(ALLOWED)
+def test_every_room_has_its_place():
+    rooms = {p.name for p in PACKAGE.iterdir() if p.is_dir() and not p.name.startswith("__")}
+    files = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"}
+    assert rooms | files == set(ORDER)
 
 
-def test_only_evaluator_and_plan_see_the_training():
-    users = {
-        str(p.relative_to(PACKAGE)) for p in PACKAGE.glob("study/*.py") if "train" in _imports(p)
-    }
-    assert users == TRAINERS
+def test_no_circle_between_files():
+    everywhere = [*FILES, *(p for room in OUTSIDE for p in (ROOT / room).rglob("*.py"))]
+    graph = {path: _edges(path) for path in everywhere}
+    assert not _circle(graph)
+
+
+def _circle(graph: dict[Path, set[Path]]) -> list[Path]:
+    """The files of one circle; [] where there is none."""
+    done: set[Path] = set()
+
+    def visit(path: Path, trail: list[Path]) -> list[Path]:
+        if path in trail:
+            return trail[trail.index(path) :]
+        if path in done:
+            return []
+        for file in graph.get(path, ()):
+            if circle := visit(file, [*trail, path]):
+                return circle
+        done.add(path)
+        return []
+
+    return next((circle for path in graph if (circle := visit(path, []))), [])
+
+
+def test_a_circle_would_be_seen():
+    a, b, c = Path("a"), Path("b"), Path("c")
+    assert _circle({a: {b}, b: {c}, c: {b}}) == [b, c]
+    assert _circle({a: {b, c}, b: {c}, c: set()}) == []
 
 
 def test_an_upward_import_would_be_seen(tmp_path):
@@ -86,42 +127,43 @@ def test_an_upward_import_would_be_seen(tmp_path):
         "    import jointnas_jax.train.step\n"
         "    from jointnas_jax import report\n"
     )
-    assert _imports(file) == {"study", "train", "report"}
+    rooms = ("study/run.py", "train/step.py", "report/__init__.py")
+    assert _edges(file) == {PACKAGE / name for name in rooms}
     file.write_text("from . import run")
     with pytest.raises(AssertionError, match="relative"):
-        _imports(file)
+        _edges(file)
 
 
 @pytest.mark.parametrize(
     "module",
     [
-        "config",
-        "command_line",
-        "errors",
-        "space",
-        "space.joint",
-        "space.features",
-        "report.architecture",
-        "report.card",
-        "report.figures",
-        "report.page",
-        "report.claims",
-        "study.record",
-        "study.display",
-        "study.status",
-        "report.simulation",
-        "simulation.fleet",
-        "simulation.player",
-        "simulation.sweep",
-        "bench.scaling",
-        "claims.entry",
-        "claims.verdict",
-        "zoo",
-        "library.space",
+        "jointnas_jax.config",
+        "jointnas_jax.command_line",
+        "jointnas_jax.errors",
+        "jointnas_jax.space",
+        "jointnas_jax.space.joint",
+        "jointnas_jax.space.features",
+        "jointnas_jax.report.architecture",
+        "jointnas_jax.report.card",
+        "jointnas_jax.report.figures",
+        "jointnas_jax.report.page",
+        "jointnas_jax.report.claims",
+        "jointnas_jax.report.simulation",
+        "jointnas_jax.storage.study_reader",
+        "jointnas_jax.telemetry.console",
+        "jointnas_jax.telemetry.status",
+        "jointnas_jax.simulation.fleet",
+        "jointnas_jax.simulation.player",
+        "jointnas_jax.simulation.sweep",
+        "jointnas_jax.nets.zoo",
+        "jointnas_jax.library.space",
+        "benchmarks.scaling",
+        "experiments.entry",
+        "experiments.verdict",
     ],
 )
 def test_imports_without_jax(module):
-    code = f"import sys, jointnas_jax.{module}; sys.exit('jax' in sys.modules)"
+    code = f"import sys, {module}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

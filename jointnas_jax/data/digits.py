@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jointnas_jax.data.cache import cache_dir
 from jointnas_jax.errors import DataError, one_line
+from jointnas_jax.runtime.cache import cache_dir
 
 NAME, VERSION = "digits", "1.0.0"
 TEST_IMAGES = 360  # of 1,797, drawn once with the seed below

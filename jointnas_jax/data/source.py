@@ -18,10 +18,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jointnas_jax.config import DataConfig
-from jointnas_jax.data.cache import remembered
 from jointnas_jax.data.classes import choose_classes, places_of
 from jointnas_jax.data.prepared import prepared_folder
 from jointnas_jax.errors import DataError, one_line
+from jointnas_jax.runtime.cache import remembered
 
 _READ_AT_ONCE = 256
 # A check of so many images takes a while, which is worth a line.

@@ -12,8 +12,8 @@ from jointnas_jax.library.space import AnySpace, columns
 from jointnas_jax.nets.cost import COSTS, CostTable
 from jointnas_jax.predictor.predictor import CostFeatures
 from jointnas_jax.rules import QUANTITY, parse_quantity
+from jointnas_jax.search.constraints import Constraints
 from jointnas_jax.space import JointSpace
-from jointnas_jax.study.limits import Limits
 
 # Columns of knob values -> name of each cost -> number of each candidate.
 CostFn = Callable[[dict[str, np.ndarray]], Mapping[str, Any]]
@@ -87,9 +87,9 @@ class Costs(NamedTuple):
         except jax.errors.JaxRuntimeError as error:
             raise getattr(self.of, "broken", None) or error from error
 
-    def limits(self, space: AnySpace) -> Limits:
+    def limits(self, space: AnySpace) -> Constraints:
         """The rules of a search without a searcher."""
-        return Limits(space, self.of, self.budget, self.feasible, self.names)
+        return Constraints(space, self.of, self.budget, self.feasible, self.names)
 
 
 class _Checked:

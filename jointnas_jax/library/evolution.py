@@ -12,7 +12,7 @@ from jointnas_jax.library.costs import Budget, CostFn, Costs
 from jointnas_jax.library.predictor import Predictor
 from jointnas_jax.library.space import AnySpace, Decoded, check_space, columns, encode_all
 from jointnas_jax.search import evolution
-from jointnas_jax.study.limits import on_host
+from jointnas_jax.search.constraints import on_host
 
 # Knobs (name -> values of N candidates) -> N scores.
 ScoreFn = Callable[[dict[str, np.ndarray]], Any]

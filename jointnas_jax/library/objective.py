@@ -14,7 +14,7 @@ from jointnas_jax.library.costs import Budget, CostFn, Costs
 from jointnas_jax.library.predictor import Predictor
 from jointnas_jax.library.space import AnySpace, Decoded, Space, check_space
 from jointnas_jax.search.report_card import ReportCard
-from jointnas_jax.study.searcher import Searcher
+from jointnas_jax.search.searcher import Searcher
 
 # Seeds are 32 bits.
 _MOST_SEED = 2**31 - 1

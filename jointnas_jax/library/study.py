@@ -9,9 +9,9 @@ from rich.console import Console
 
 from jointnas_jax.command_line import load_config
 from jointnas_jax.config import check_config
-from jointnas_jax.study.display import plain_console
-from jointnas_jax.study.main import prepare_jax
+from jointnas_jax.runtime.jax_setup import prepare_jax
 from jointnas_jax.study.run import run_study as run
+from jointnas_jax.telemetry.console import plain_console
 
 
 def run_study(

@@ -2,7 +2,7 @@
 
 Each value of a choice, each number and each cost has a length scale of its own, found by maximising
 the posterior; a linear kernel is added to a Matern-5/2 one, since much of what makes a network good
-adds up. Settings were chosen on NAS-Bench-Macro (`scripts/bench_tabular.py predictor`) and kept for
+adds up. Settings were chosen on NAS-Bench-Macro (`benchmarks/tabular.py predictor`) and kept for
 the HPOLib tables. The process alone says how much better than all trials a candidate may be, which
 is what a search goes by.
 

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from jointnas_jax.compiling import compiler_options
 from jointnas_jax.config import PredictorConfig
 from jointnas_jax.errors import InputError
 from jointnas_jax.predictor import gaussian_process
 from jointnas_jax.predictor.fit import PredictorState, fit, pretrain, score
 from jointnas_jax.predictor.gaussian_process import Hyper, Process
 from jointnas_jax.predictor.targets import Transform, standardised
+from jointnas_jax.runtime.compiler import compiler_options
 from jointnas_jax.space.features import FeatureTable
 
 # How much the networks count beside the process. Chosen on NAS-Bench-Macro.

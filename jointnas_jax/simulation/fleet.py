@@ -100,7 +100,7 @@ def parse_speeds(texts: Sequence[str]) -> Speeds:
 
 
 def read_speeds(file: Path) -> Speeds:
-    """Speeds as `scripts/bench_scaling.py` measured them, candidates side by side.
+    """Speeds as `benchmarks/device_scaling.py` measured them, candidates side by side.
 
     Raises:
       InputError: the file is not what the script writes, or does not begin with one device.
@@ -111,7 +111,7 @@ def read_speeds(file: Path) -> Speeds:
         speeds = {devices: rate / devices / total[1] for devices, rate in total.items()}
     except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError) as error:
         raise InputError(
-            f"`{file}` is not a result of scripts/bench_scaling.py with one device and more: "
+            f"`{file}` is not a result of benchmarks/device_scaling.py with one device and more: "
             f"{one_line(repr(error))}"
         ) from error
     return parse_speeds([f"{devices}:{speed!r}" for devices, speed in speeds.items()])

@@ -8,15 +8,15 @@ import numpy as np
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.source import validation_count
+from jointnas_jax.execution.cost_model import ACCELERATOR, CPU
+from jointnas_jax.execution.forecast import Batch
+from jointnas_jax.execution.packing import Planner, Shape, Work
 from jointnas_jax.nets.cost import training_bytes
 from jointnas_jax.nets.envelope import Envelope
+from jointnas_jax.problem.problem import Problem, build_problem, restore_problem
 from jointnas_jax.simulation.workload import Phase, Training, Workload
 from jointnas_jax.space import JointSpace
-from jointnas_jax.study.plan import SAMPLE, study_batches
-from jointnas_jax.study.problem import Problem, build_problem, restore_problem
-from jointnas_jax.train.forecast import Batch
-from jointnas_jax.train.machine import ACCELERATOR, CPU
-from jointnas_jax.train.packing import Planner, Shape, Work
+from jointnas_jax.study.study_forecast import SAMPLE, study_batches
 
 MACHINES = {"accelerator": ACCELERATOR, "cpu": CPU}
 

@@ -9,15 +9,15 @@ from typing import Any
 from jointnas_jax.errors import WorkdirError
 from jointnas_jax.files import read_json
 from jointnas_jax.nets.cost import training_bytes
+from jointnas_jax.problem.problem import Problem, restore_problem
 from jointnas_jax.simulation.fleet import Fleet
 from jointnas_jax.simulation.player import play
 from jointnas_jax.simulation.workload import Phase, Training, Workload
 from jointnas_jax.space import ArchSpec, read_arch
-from jointnas_jax.study.origin import Origin
-from jointnas_jax.study.problem import Problem, restore_problem
-from jointnas_jax.study.record import stored_trials
-from jointnas_jax.study.store import Trial
-from jointnas_jax.study.workdir import RESULT, stored_config
+from jointnas_jax.storage.provenance import Provenance
+from jointnas_jax.storage.study_reader import stored_trials
+from jointnas_jax.storage.trial_store import Trial
+from jointnas_jax.storage.workdir import RESULT, stored_config
 
 # Bytes of a value of a feature map; studies in bfloat16 need half of what is said.
 _VALUE_BYTES = 4
@@ -26,7 +26,7 @@ _VALUE_BYTES = 4
 _STAGES = {
     "coarse": "coarse stage",
     "random": "random search",
-    "final": "finalists",
+    "validate": "finalists",
     "retrain": "retraining",
 }
 _BEFORE, _BETWEEN = ("data", "pool", "pretraining"), "fine stage"
@@ -51,7 +51,7 @@ def recorded(workdir: Path, one_host: bool = False) -> Workload:
     if not (workdir / RESULT).exists():
         raise WorkdirError(f"workdir `{workdir}` holds no finished study: it has no `{RESULT}`")
     seconds = read_json(workdir / RESULT)["seconds"]
-    devices = int(Origin.read(workdir).machine["devices"])
+    devices = int(Provenance.read(workdir).machine["devices"])
     problem = restore_problem(config, read_arch(workdir / "winner0.json"))
     stages: dict[tuple[str, int | None], list[Trial]] = collections.defaultdict(list)
     for trial in stored_trials(workdir):

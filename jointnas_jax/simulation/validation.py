@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jointnas_jax.config import Config, check_config
-from jointnas_jax.processes import in_a_process
+from jointnas_jax.runtime.processes import in_a_process
 from jointnas_jax.simulation.fleet import Fleet, Speeds, speed_at
 from jointnas_jax.simulation.player import play
 from jointnas_jax.simulation.recorded import recorded
@@ -83,14 +83,14 @@ def _run(config: Config, workdir: Path, devices: int, cache: Path) -> dict[str, 
     """Seconds by stage of the study in a process of its own, with an empty cache of programs."""
     cache.mkdir()
     own = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_COMPILATION_CACHE_DIR": str(cache)}
-    return in_a_process("simulation.validation", workdir, config, **own)
+    return in_a_process("jointnas_jax.simulation.validation", workdir, config, **own)
 
 
 def _main(workdir: Path, config: Config) -> None:
     from rich.console import Console
 
-    from jointnas_jax.study.main import prepare_jax
-    from jointnas_jax.study.problem import build_problem
+    from jointnas_jax.problem.problem import build_problem
+    from jointnas_jax.runtime.jax_setup import prepare_jax
     from jointnas_jax.study.run import run_study
 
     prepare_jax(0)

@@ -1,1 +1,1 @@
-"""Runs a study: config -> search -> trained winners, result and figures in a workdir."""
+"""One study from config to result: the loop, its stages, resume, result."""

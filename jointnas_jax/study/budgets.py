@@ -19,22 +19,22 @@ from jointnas_jax.files import check_digest, read_json, write_json
 from jointnas_jax.nets.cost import at_most, limit_limbs
 from jointnas_jax.nets.latency import LATENCY
 from jointnas_jax.predictor.predictor import Fitted
+from jointnas_jax.problem.latency_table import LatencyTable
+from jointnas_jax.problem.problem import restore_problem
 from jointnas_jax.rules import duration, limit_text
 from jointnas_jax.search.evolution import Evolution, evolve
 from jointnas_jax.search.pool import distinct
 from jointnas_jax.space import read_arch
-from jointnas_jax.study.latency import LatencyTable
-from jointnas_jax.study.meter import Meter
-from jointnas_jax.study.problem import restore_problem
-from jointnas_jax.study.record import stored_trials
-from jointnas_jax.study.workdir import (
+from jointnas_jax.storage.study_reader import stored_trials
+from jointnas_jax.storage.workdir import (
     BUDGETS,
     BUDGETS_FOLDER,
-    ORIGIN,
     PREDICTOR,
+    PROVENANCE,
     RESULT,
     stored_config,
 )
+from jointnas_jax.telemetry.stage_timer import StageTimer
 
 SCHEMA = 1
 _WINNER = "winner0.json"
@@ -84,7 +84,7 @@ class BudgetSearch:
           ConfigError: the latencies of the space are not known.
         """
         config = stored_config(workdir)
-        for name in (RESULT, PREDICTOR, ORIGIN, _WINNER):
+        for name in (RESULT, PREDICTOR, PROVENANCE, _WINNER):
             if not (workdir / name).exists():
                 raise WorkdirError(
                     f"workdir `{workdir}` holds no finished study that can be searched: it has no "
@@ -179,7 +179,7 @@ def search_budgets(workdir: Path, budgets: Sequence[Budget], seed: int = 0) -> d
       WorkdirError: the workdir holds no finished study.
       SpaceError: a budget admits no candidate.
     """
-    meter = Meter()
+    meter = StageTimer()
     with meter.listening():
         with meter.stage("study"):
             study = BudgetSearch(workdir, any(LATENCY in budget for budget in budgets))

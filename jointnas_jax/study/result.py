@@ -12,14 +12,14 @@ from rich.table import Table
 
 from jointnas_jax.files import SCHEMA
 from jointnas_jax.nets.latency import LATENCY
+from jointnas_jax.problem.problem import Problem
 from jointnas_jax.rules import duration
 from jointnas_jax.search.coarse import Round
 from jointnas_jax.search.early_stop import EarlyStop
 from jointnas_jax.search.evolution import Evolution
 from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.space import Candidate
-from jointnas_jax.study.meter import Meter
-from jointnas_jax.study.problem import Problem
+from jointnas_jax.telemetry.stage_timer import StageTimer
 
 
 @dataclasses.dataclass
@@ -60,7 +60,7 @@ def build_result(
     finalists: Sequence[Contender],
     references: Sequence[Contender],
     trials: int,
-    meter: Meter,
+    meter: StageTimer,
 ) -> dict[str, Any]:
     """Returns the content of `result.json`; the README documents it."""
     config = problem.config
@@ -81,7 +81,7 @@ def build_result(
         },
         "space": {"architectures": problem.space.arch_size, "recipes": problem.space.recipe_size},
         "budget": config.budget.limits(),
-        "epochs": {"search": config.train.epochs, "final": config.train.epochs_at_end},
+        "epochs": {"search": config.train.epochs, "final": config.train.epochs_of_winners},
         "winners": best,
         "references": described,
         "comparison": {n: _compare(best[0], d, test_images) for n, d in described.items()},

@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from jointnas_jax.study.database import parse_url, public_name
+from jointnas_jax.storage.database import parse_url, public_name
 
 # Flags with which a run would not go on, but begin again, plan only, or refuse.
 _NOT_AGAIN = re.compile(r"--?(overwrite|dry_run)(=.*)?|--?config\.study\.resume=never")

@@ -12,34 +12,31 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from jointnas_jax.config import Config
-from jointnas_jax.config_executors import check_asking
+from jointnas_jax.config import Config, check_asking
 from jointnas_jax.data.source import Images
 from jointnas_jax.errors import StudyError
+from jointnas_jax.execution.factory import make_executor
+from jointnas_jax.execution.job import Job, RunContext, TrainResult
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.predictor import Fitted
+from jointnas_jax.problem.problem import PRETRAIN_STREAM, Problem, build_problem
+from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.search.coarse import Round
 from jointnas_jax.search.evolution import Evolution, diverse
 from jointnas_jax.space import Candidate
-from jointnas_jax.study.coarse import CoarseStage, Searched, completed_trials
-from jointnas_jax.study.display import watched
-from jointnas_jax.study.executor import make_executor
-from jointnas_jax.study.interrupt import Interrupt
-from jointnas_jax.study.jobs import Job, Keeping, Outcome
-from jointnas_jax.study.joining import SharedLedger
-from jointnas_jax.study.ledger import Ledger
-from jointnas_jax.study.meter import Meter
-from jointnas_jax.study.peers import Peers, joined
-from jointnas_jax.study.plan import SAMPLE, Plan, find_teacher, make_plan, print_plan
-from jointnas_jax.study.problem import PRETRAIN_STREAM, Problem, build_problem
-from jointnas_jax.study.progress import Progress
+from jointnas_jax.storage.workdir import Found
+from jointnas_jax.study.coarse_stage import CoarseStage, Searched, completed_trials
 from jointnas_jax.study.result import Contender, build_result, print_result
-from jointnas_jax.study.trials import Batch, Trials
-from jointnas_jax.study.workdir import Found
+from jointnas_jax.study.study_files import StudyFiles
+from jointnas_jax.study.study_forecast import SAMPLE, Plan, find_teacher, make_plan, print_plan
+from jointnas_jax.study.trial_runner import Batch, Trials
+from jointnas_jax.telemetry.console import watched
+from jointnas_jax.telemetry.progress import Progress
+from jointnas_jax.telemetry.stage_timer import StageTimer
 
 # Streams of the study's key. A key depends on the stream and an index, never on what was drawn
 # before.
-_PRETRAIN, _SEARCH, _EVOLVE, _COARSE, _RANDOM, _FINAL, _RETRAIN = range(7)
+_PRETRAIN, _SEARCH, _EVOLVE, _COARSE, _RANDOM, _VALIDATE, _RETRAIN = range(7)
 
 
 def dry_run(config: Config, console: Console) -> None:
@@ -69,7 +66,7 @@ def run_study(
       progress: told where the study is; None: it is shown as suits the console.
 
     Returns:
-      The content of `result.json`, which is written too; {} in another process than the first.
+      The content of `result.json`, which is written too.
 
     Raises:
       InputError: before anything trains.
@@ -81,40 +78,33 @@ def run_study(
     """
     check_asking(config)
     interrupt = interrupt or Interrupt()
-    with joined(config, interrupt) as peers:
-        progress = (progress or watched(console)) if peers.first else Progress()
-        kind = SharedLedger if config.executor == "shared" else Ledger
-        ledger = kind(workdir, config, peers)
-        with ledger.owned(overwrite):
-            if ledger.found is Found.FINISHED:
-                text = f"`{workdir}` holds this study, finished; --overwrite runs it again."
-                progress.console.print(text)
-                return ledger.finished()
-            interrupt.check()
-            meter = Meter(progress.stage)
-            with meter.listening(), progress.shown():
-                result = _run(config, ledger, peers, progress, interrupt, meter)
-    return result if peers.first else {}
+    progress = progress or watched(console)
+    files = StudyFiles(workdir, config)
+    with files.owned(overwrite):
+        if files.found is Found.FINISHED:
+            text = f"`{workdir}` holds this study, finished; --overwrite runs it again."
+            progress.console.print(text)
+            return files.finished()
+        interrupt.check()
+        meter = StageTimer(progress.stage)
+        with meter.listening(), progress.shown():
+            return _run(config, files, progress, interrupt, meter)
 
 
 def _run(
     config: Config,
-    ledger: Ledger,
-    peers: Peers,
+    files: StudyFiles,
     progress: Progress,
     interrupt: Interrupt,
-    meter: Meter,
+    meter: StageTimer,
 ) -> dict[str, Any]:
     with meter.stage("data"):
-        problem = ledger.problem()
+        problem = files.problem()
         images = problem.divided_images()
     with meter.stage("pool"):
         pool = problem.pool()
         plan = make_plan(problem, pool, len(images[0]), find_teacher(config))
-        if (met := ledger.met(problem)) is not problem:
-            problem, pool = met, met.pool()
-            plan = make_plan(problem, pool, len(images[0]), find_teacher(config))
-        study = Study(problem, pool, images, plan, ledger, peers, progress, interrupt)
+        study = Study(problem, pool, images, plan, files, progress, interrupt)
     with contextlib.closing(study.evaluator):
         print_plan(problem, plan, progress.console)
         study.open()  # the last thing before training: bad input leaves no trace
@@ -123,7 +113,9 @@ def _run(
             return _stages(study, pool, meter, interrupt)
 
 
-def _stages(study: "Study", pool: np.ndarray, meter: Meter, interrupt: Interrupt) -> dict[str, Any]:
+def _stages(
+    study: "Study", pool: np.ndarray, meter: StageTimer, interrupt: Interrupt
+) -> dict[str, Any]:
     """Runs the stages of an open study, and writes its result."""
     with meter.stage("pretraining"):
         pretrained = study.pretrain()
@@ -148,7 +140,7 @@ def _stages(study: "Study", pool: np.ndarray, meter: Meter, interrupt: Interrupt
         *(study.problem, study.evaluator.pixels, rounds, cards, stop, evolution),
         *(winners, finalists, references, study.trials.count, meter),
     )
-    study.ledger.result(result)
+    study.files.result(result)
     print_result(result, study.progress.console)
     return result
 
@@ -162,8 +154,7 @@ class Study:
         pool: np.ndarray,
         images: tuple[Images, np.ndarray, Images],
         plan: Plan,
-        ledger: Ledger,
-        peers: Peers,
+        files: StudyFiles,
         progress: Progress,
         interrupt: Interrupt,
     ):
@@ -174,8 +165,7 @@ class Study:
           pool: `int32[P, K]`.
           images: training split, `bool[N]` which of it are for validation, test split.
           plan: of the study.
-          ledger: where everything is written.
-          peers: the processes of the study.
+          files: where everything is written.
           progress: told where the study is.
           interrupt: tells when to save and stop.
 
@@ -184,11 +174,11 @@ class Study:
           DamagedError: what is stored of it is not what was written.
         """
         self.problem, self.config = problem, problem.config
-        self.ledger, self.progress, self._plan = ledger, progress, plan
+        self.files, self.progress, self._plan = files, progress, plan
         sample = [problem.space.decode(vector).arch for vector in pool[:SAMPLE]]
-        scales = ledger.origin and ledger.origin.scales
-        keeping = Keeping(ledger.folder, scales, interrupt, progress)
-        given = (self.config, problem.space, images, sample, keeping, peers)
+        factors = files.provenance and files.provenance.speed_factors
+        keeping = RunContext(files.workdir, factors, interrupt, progress)
+        given = (self.config, problem.space, images, sample, keeping)
         self.evaluator = make_executor(*given)
         self.searcher, self._epochs = problem.searcher(), self.config.train.epochs
 
@@ -199,13 +189,13 @@ class Study:
           InputError: the store or the workdir cannot be used.
           DamagedError: a stored trial is not what was written.
         """
-        store = self.ledger.open(self.evaluator, self.problem, self.progress.console)
-        folder = self.ledger.folder
+        store = self.files.open(self.evaluator, self.problem, self.progress.console)
+        folder = self.files.workdir
         self.trials = Trials(
             *(self.evaluator, store, self.problem.space, folder),
             *(self._plan.trainings, self.progress, self.problem.costs_of),
         )
-        known, scale = self.trials.stored.values(), self.evaluator.scales[0]
+        known, scale = self.trials.stored.values(), self.evaluator.speed_factors[0]
         self.progress.begin(folder, self._plan.parts, scale, known)
 
     def pretrain(self) -> PredictorState:
@@ -276,7 +266,7 @@ class Study:
 
     def validate(self, contenders: Sequence[Contender]) -> None:
         """Trains with all seeds, without the validation images, and measures accuracy on them."""
-        for contender, outcomes in self._train_seeds(contenders, "final", _FINAL):
+        for contender, outcomes in self._train_seeds(contenders, "validate", _VALIDATE):
             contender.validation = [o.accuracy for o in outcomes]
 
     def winners(self, finalists: Sequence[Contender]) -> list[Contender]:
@@ -289,7 +279,7 @@ class Study:
     def retrain(self, winners: Sequence[Contender], references: Sequence[Contender]) -> None:
         """Trains on the whole training split with all seeds and measures test accuracy, once."""
         contenders = [*winners, *references]
-        kept = [self.ledger.weights(f"winner{i}", w.candidate) for i, w in enumerate(winners)]
+        kept = [self.files.weights(f"winner{i}", w.candidate) for i, w in enumerate(winners)]
         folders = kept + [None] * len(references)
         trained = self._train_seeds(contenders, "retrain", _RETRAIN, folders, len(winners))
         for contender, outcomes in trained:
@@ -297,7 +287,7 @@ class Study:
 
     def save_predictor(self, fitted: Fitted) -> None:
         """Writes the predictor, for `search_budgets`."""
-        self.ledger.predictor(lambda path: self.searcher.predictor.save(path, fitted))
+        self.files.predictor(lambda path: self.searcher.predictor.save(path, fitted))
 
     def _contender(self, source: str, candidate: Candidate, fitted: Fitted) -> Contender:
         vector = self.problem.space.encode(candidate)
@@ -311,7 +301,7 @@ class Study:
         stream: int,
         folders: Sequence[Path | None] = (),
         kept: int = 0,
-    ) -> list[tuple[Contender, list[Outcome]]]:
+    ) -> list[tuple[Contender, list[TrainResult]]]:
         """Trains every contender for the final epochs, once per seed, the same seeds for all.
 
         Args:
@@ -322,7 +312,7 @@ class Study:
           kept: how many contenders, the first ones, have their weights written by somebody.
         """
         seeds = range(self.config.study.seeds)
-        epochs = self.config.train.epochs_at_end
+        epochs = self.config.train.epochs_of_winners
         jobs, vectors, weights = [], [], []
         for rank, (contender, folder) in enumerate(itertools.zip_longest(contenders, folders)):
             recipe = contender.candidate.recipe.stretched(epochs / self._epochs)

@@ -20,7 +20,6 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jointnas_jax.compiling import compiler_options
 from jointnas_jax.config import TrainConfig
 from jointnas_jax.data.augment import Augmentation, EpochPlan, plan_epoch
 from jointnas_jax.errors import InterruptedStudyError
@@ -29,6 +28,7 @@ from jointnas_jax.nets.envelope import Envelope, Switches, cut_variables, pad_va
 from jointnas_jax.nets.init import initial_variables, zero_variables
 from jointnas_jax.nets.network import MBConv, Network
 from jointnas_jax.nets.tiled import TiledMBConv
+from jointnas_jax.runtime.compiler import compiler_options
 from jointnas_jax.space import ArchSpec, Candidate
 from jointnas_jax.train import step as steps
 from jointnas_jax.train.checkpoints import Checkpoints

@@ -5,7 +5,7 @@ import pytest
 from runs import TABLE, TINY, run
 from table_study import train_lanes
 
-from jointnas_jax.study.evaluator import Evaluator
+from jointnas_jax.execution.local import Evaluator
 
 
 @pytest.fixture(scope="session")

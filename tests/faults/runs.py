@@ -16,12 +16,12 @@ from absl import flags
 from rich.console import Console
 
 from jointnas_jax.command_line import parse_config
-from jointnas_jax.study.checkpoint import load_variables
-from jointnas_jax.study.record import stored_trials
+from jointnas_jax.storage.study_reader import stored_trials
+from jointnas_jax.storage.weights import load_variables
 from jointnas_jax.study.run import run_study
 
 ROOT = Path(__file__).parent.parent.parent
-TINY = f"--config={ROOT / 'tests' / 'study' / 'tiny.py'}"
+TINY = f"--config={ROOT / 'tests' / 'support' / 'tiny.py'}"
 TABLE, REAL = ROOT / "tests" / "faults" / "table_study.py", ROOT / "scripts" / "run_joint.py"
 
 

@@ -18,21 +18,23 @@ ROOT = Path(__file__).parent.parent.parent
 
 def train_lanes(self, shape, jobs, lanes, device, *_):
     """Accuracies of two digits, so that many are equal."""
-    from jointnas_jax.study.jobs import Outcome
+    from jointnas_jax.execution.job import TrainResult
 
     time.sleep(float(os.environ.get("JOINTNAS_TABLE_SECONDS", "0.05")) * len(jobs))
     outcomes = []
     for job in jobs:
-        digest = hashlib.sha256(repr((job.candidate, job.final)).encode()).digest()
+        digest = hashlib.sha256(repr((job.candidate, job.on_full_split)).encode()).digest()
         end = 0.5 + digest[0] % 32 / 100
         curve = [round(end * (1 - 0.5**epoch), 2) for epoch in range(1, job.epochs + 1)]
         variables = {"params": {"w": np.frombuffer(digest, np.uint8)}}
-        outcomes.append(Outcome(tuple(curve[-1:] if job.final else curve), None, variables))
+        outcomes.append(
+            TrainResult(tuple(curve[-1:] if job.on_full_split else curve), None, variables)
+        )
     return outcomes
 
 
 if __name__ == "__main__":
-    from jointnas_jax.study.evaluator import Evaluator
+    from jointnas_jax.execution.local import Evaluator
 
     if os.environ.get("JOINTNAS_TABLE_SECONDS") != "real":
         Evaluator._train_lanes = train_lanes

@@ -8,9 +8,9 @@ from runs import REAL, TINY, config, finish, run, start, stored, wait_until
 from table_study import train_lanes
 
 from jointnas_jax.errors import ConfigError, InterruptedStudyError
+from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.storage.study_reader import stored_trials
 from jointnas_jax.study import run as run_module
-from jointnas_jax.study.evaluator import Evaluator
-from jointnas_jax.study.record import stored_trials
 from jointnas_jax.study.run import run_study
 
 FLAGS = ("--config.executor=ray", "--config.search.asynchronous", "--config.search.rounds=4")
@@ -69,13 +69,13 @@ def study(monkeypatch):
     looked_up = []
 
     def noting(self, shape, jobs, *rest):
-        looked_up.extend(repr((job.candidate, job.final, job.epochs)) for job in jobs)
+        looked_up.extend(repr((job.candidate, job.on_full_split, job.epochs)) for job in jobs)
         return train_lanes(self, shape, jobs, *rest)
 
     monkeypatch.setattr(Evaluator, "_train_lanes", noting)
 
     def run(workdir, order):
-        def make(settings, space, images, sample, keeping, peers):
+        def make(settings, space, images, sample, keeping):
             actors = Actors(settings, space, *images, sample, keeping)
             actors.order = order
             return actors
@@ -130,10 +130,10 @@ def test_a_study_that_goes_on_asks_for_what_it_asked_for(study, tmp_path, arriva
 
 
 def stored_trials_so_far(workdir):
-    from jointnas_jax.study.origin import Origin
-    from jointnas_jax.study.record import open_store
+    from jointnas_jax.storage.provenance import Provenance
+    from jointnas_jax.storage.study_reader import open_store
 
-    return open_store(workdir, "", Origin.read(workdir)).load()
+    return open_store(workdir, "", Provenance.read(workdir)).load()
 
 
 def test_one_process_trains_in_rounds(tmp_path):

@@ -21,9 +21,9 @@ from runs import REAL, TINY, finish, run, wait_until
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.config import Config, check_config
 from jointnas_jax.errors import InputError, SpaceError
+from jointnas_jax.execution.local import Evaluator
 from jointnas_jax.nets.cost import count
 from jointnas_jax.space import Candidate, read_candidate
-from jointnas_jax.study.evaluator import Evaluator
 from jointnas_jax.study.run import run_study
 
 ROOT = Path(__file__).parent.parent.parent

@@ -16,13 +16,13 @@ from table_study import train_lanes
 
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import DataError, SpaceError, StorageError, StudyError
-from jointnas_jax.study import evaluator
-from jointnas_jax.study.evaluator import Evaluator
-from jointnas_jax.study.jobs import Job, Keeping
-from jointnas_jax.study.problem import build_problem
-from jointnas_jax.study.record import stored_trials
+from jointnas_jax.execution import local as evaluator
+from jointnas_jax.execution.job import Job, RunContext
+from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.problem.problem import build_problem
+from jointnas_jax.storage.study_reader import stored_trials
+from jointnas_jax.storage.trial_store import TrialStore
 from jointnas_jax.study.run import run_study
-from jointnas_jax.study.store import TrialStore
 
 CONSOLE = Console(quiet=True)
 
@@ -169,7 +169,7 @@ def test_a_worker_that_cannot_write_ends_the_run_while_others_train(tmp_path, mo
 BUSY = """
 import time
 from jointnas_jax.errors import StorageError
-from jointnas_jax.study.store import TrialStore
+from jointnas_jax.storage.trial_store import TrialStore
 began = []
 def lanes(self, shape, jobs, *rest):
     began.append(jobs)
@@ -337,7 +337,7 @@ def test_a_group_that_was_stored_in_part_goes_on_from_its_state(problem, monkeyp
     monkeypatch.setattr(evaluator.TrainProgram, "_one_epoch", one_epoch)
     flags = ["--config.train.program=envelope", "--config.study.checkpoint_minutes=0"]
     jobs = [job(problem, epochs=4, key=i) for i in range(4)]
-    keeping = Keeping(tmp_path)
+    keeping = RunContext(tmp_path)
     monkeypatch.setattr(keeping.progress, "say", pytest.fail)
     here = worker(problem, *flags, keeping=keeping)
     whole = here.run(jobs)

@@ -12,11 +12,11 @@ from runs import ROOT, TABLE, TINY, content, run
 
 from jointnas_jax.errors import StorageError, WorkdirError
 from jointnas_jax.files import write_json
+from jointnas_jax.models.model import Model, save_model
 from jointnas_jax.nets.init import initial_variables
 from jointnas_jax.space import ArchSpec, Head, Stage, Stem
-from jointnas_jax.study import lock
-from jointnas_jax.study.lock import locked
-from jointnas_jax.study.model import Model, save_model
+from jointnas_jax.storage import lock
+from jointnas_jax.storage.lock import locked
 
 FULL = """
 mount -t tmpfs -o size={size} none {mount} || exit 99
@@ -86,7 +86,7 @@ def on_a_full_disk(*args, **more):
 
 def test_what_was_stored_before_the_disk_was_full_stays(undisturbed, tmp_path):
     fault = FILLED.format(
-        module="jointnas_jax.study.store", owner="TrialStore", name="append", calls=5
+        module="jointnas_jax.storage.trial_store", owner="TrialStore", name="append", calls=5
     )
     first, second = full_disk(tmp_path, "16m", fault=fault, **QUICK)
     assert "FULL" in first
@@ -99,7 +99,7 @@ def test_what_was_stored_before_the_disk_was_full_stays(undisturbed, tmp_path):
     ("module", "owner", "name"),
     [
         ("jointnas_jax.train.checkpoints", "Checkpoints", "save"),
-        ("jointnas_jax.study", "trials", "save_variables"),
+        ("jointnas_jax.study", "trial_runner", "save_variables"),
     ],
 )
 def test_a_disk_that_is_full_at_a_state_or_at_weights_costs_nothing(tmp_path, module, owner, name):

@@ -50,7 +50,7 @@ def killed(*args, **more):
 {owner}.{name} = killed
 """
 PHASES = {
-    "pool": ("jointnas_jax.study.problem", "Problem", "pool"),
+    "pool": ("jointnas_jax.problem.problem", "Problem", "pool"),
     "pretraining": ("jointnas_jax.study.run", "Study", "pretrain"),
     "predictor": ("jointnas_jax.study.run", "Study", "save_predictor"),
     "retraining": ("jointnas_jax.study.run", "Study", "retrain"),
@@ -82,7 +82,7 @@ def test_sigterm_saves_what_trains_and_the_run_goes_on(tmp_path):
     """In real training: the state of a candidate is saved after the epoch that runs."""
     flags = [TINY, "--noconfig.study.random_reference", "--config.study.seeds=1"]
     # So long that the signal meets the first trainings.
-    flags += ["--config.train.epochs=4000", "--config.train.final_epochs=2"]
+    flags += ["--config.train.epochs=4000", "--config.train.winner_epochs=2"]
     flags += ["--config.search.rounds=1", "--config.search.per_round=2"]
     flags += ["--config.study.checkpoint_minutes=0.1"]
     process = start(REAL, tmp_path, *flags)
@@ -124,7 +124,7 @@ def test_a_training_that_was_disturbed_ends_like_an_undisturbed_one(tmp_path):
     """By a kill, which leaves the last state, and by a signal, which leaves that of the moment."""
     flags = [TINY, "--noconfig.study.random_reference", "--config.study.seeds=1"]
     flags += ["--config.train.epochs=60", "--config.study.checkpoint_minutes=0"]
-    flags += ["--config.search.rounds=1", "--config.train.final_epochs=2"]
+    flags += ["--config.search.rounds=1", "--config.train.winner_epochs=2"]
     run(REAL, tmp_path / "whole", *flags)
     disturbed = tmp_path / "disturbed"
     states = lambda: list(disturbed.glob("state/*/*.sha256"))
@@ -143,7 +143,7 @@ def test_a_training_that_was_disturbed_ends_like_an_undisturbed_one(tmp_path):
 
 WAITING = """
 import sys, time
-from jointnas_jax.study import interrupt
+from jointnas_jax.runtime import interrupt
 
 interrupt.GRACE = float(sys.argv[1])
 def work(asked):

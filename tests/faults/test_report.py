@@ -11,7 +11,7 @@ import pytest
 from runs import ROOT, TABLE, TINY, run
 
 from jointnas_jax.errors import DamagedError
-from jointnas_jax.study.record import read_record
+from jointnas_jax.storage.study_reader import read_record
 
 SCRIPT = ROOT / "scripts" / "report.py"
 
@@ -103,7 +103,7 @@ def damage_result(workdir):
 
 
 def damage_origin(workdir):
-    (workdir / "origin.json").write_text("[]")
+    (workdir / "provenance.json").write_text("[]")
 
 
 def damage_trials(workdir):
@@ -127,7 +127,7 @@ def damage_budgets(workdir):
     [
         (damage_config, "config.json"),
         (damage_result, "result.json"),
-        (damage_origin, "origin.json"),
+        (damage_origin, "provenance.json"),
         (damage_trials, "trials.db"),
         (lose_trials, "trials.db"),
         (damage_budgets, "budgets.json"),

@@ -10,7 +10,7 @@ import pytest
 from runs import content, study
 
 from jointnas_jax.errors import DamagedError, StorageError
-from jointnas_jax.study.checkpoint import load_variables, save_variables
+from jointnas_jax.storage.weights import load_variables, save_variables
 from jointnas_jax.train.checkpoints import Checkpoints
 
 STATE = {"w": np.arange(1000.0, dtype=np.float32), "step": np.array(3)}

@@ -16,9 +16,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from jointnas_jax.errors import DamagedError, InputError, StorageError
 from jointnas_jax.space.knobs import Knob, parse_knob
-from jointnas_jax.study.database import parse_url, public_name, sqlite_url
-from jointnas_jax.study.distributions import distributions
-from jointnas_jax.study.store import COMPLETED, FAILED, STAGES, Trial, TrialStore
+from jointnas_jax.storage.database import parse_url, public_name, sqlite_url
+from jointnas_jax.storage.distributions import distributions
+from jointnas_jax.storage.trial_store import COMPLETED, FAILED, STAGES, Trial, TrialStore
 
 ROOT = Path(__file__).parent.parent.parent
 KNOBS = [
@@ -165,7 +165,7 @@ def kept(tmp_path_factory):
     store = open_store(folder)
     store.create()
     trials = [trial(i) for i in range(17)] + [failed(17)]
-    trials += [trial(18, "random"), trial(19, "final", seed=0)]
+    trials += [trial(18, "random"), trial(19, "validate", seed=0)]
     for each in trials:
         store.append(each, TYPES)
     store.close()
@@ -221,7 +221,10 @@ def test_a_damaged_store_gives_what_was_written_or_says_that_it_is_damaged(
             "AND trial_id = 8",
             "row 8",
         ),
-        ("DELETE FROM studies WHERE study_name = 'digits: final'", "`digits: final` is missing"),
+        (
+            "DELETE FROM studies WHERE study_name = 'digits: validate'",
+            "`digits: validate` is missing",
+        ),
         ("DELETE FROM trial_user_attributes WHERE key = 'digest' AND trial_id = 9", "row 9 "),
         ("DELETE FROM trial_user_attributes WHERE key = 'number' AND trial_id = 10", "row 10 "),
     ],
@@ -275,7 +278,7 @@ def test_several_writers_lose_nothing(store, tmp_path):
 def test_trials_of_another_schema_are_refused(store):
     for stage in STAGES:
         store._storage.set_study_user_attr(store._ids[stage], "schema", 0)
-    with pytest.raises(InputError, match=r"schema 0, this version reads schema 1"):
+    with pytest.raises(InputError, match=r"schema 0, this version reads schema 2"):
         store.load()
 
 

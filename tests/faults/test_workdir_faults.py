@@ -16,11 +16,10 @@ from runs import REAL, ROOT, TABLE, TINY, config, run, start, stored, study, wai
 from table_study import train_lanes
 
 from jointnas_jax.errors import BusyError, ConfigError, DamagedError, WorkdirError
+from jointnas_jax.execution.local import Evaluator
 from jointnas_jax.files import read_json, write_json
-from jointnas_jax.study import evaluator, main
-from jointnas_jax.study.evaluator import Evaluator
-from jointnas_jax.study.interrupt import Interrupt
-from jointnas_jax.study.lock import locked
+from jointnas_jax.runtime.interrupt import Interrupt
+from jointnas_jax.storage.lock import locked
 
 
 class Stopped(BaseException):
@@ -76,8 +75,8 @@ def test_a_study_that_must_go_on_has_to_be_there(tmp_path, table):
 
 
 def test_another_machine_is_told_and_only_goes_on_if_allowed(unfinished, monkeypatch, table):
-    here = evaluator.described_here
-    monkeypatch.setattr(evaluator, "described_here", lambda n: here(n) | {"features": "others"})
+    here = local.described_here
+    monkeypatch.setattr(local, "described_here", lambda n: here(n) | {"features": "others"})
     with pytest.raises(ConfigError, match=r"another machine: features \d+ there, others here"):
         study(unfinished, EXACT)
     console = Console(record=True, width=500, file=io.StringIO())
@@ -89,15 +88,15 @@ def test_another_machine_is_told_and_only_goes_on_if_allowed(unfinished, monkeyp
 
 
 def test_a_workdir_of_another_schema_is_refused(unfinished):
-    data = read_json(unfinished / "origin.json")
-    write_json(unfinished / "origin.json", data | {"schema": 0}, digest=True)
-    with pytest.raises(WorkdirError, match="schema 0, this version reads schema 1"):
+    data = read_json(unfinished / "provenance.json", SCHEMA)
+    write_json(unfinished / "provenance.json", data | {"schema": 0}, digest=True)
+    with pytest.raises(WorkdirError, match="schema 0, this version reads schema 2"):
         study(unfinished, EXACT)
 
 
-@pytest.mark.parametrize("name", ["config.json", "origin.json"])
+@pytest.mark.parametrize("name", ["config.json", "provenance.json"])
 def test_a_file_of_before_schemas_is_refused_as_such(unfinished, name):
-    data = read_json(unfinished / name)
+    data = read_json(unfinished / name, SCHEMA)
     del data["schema"]
     (unfinished / name).write_text(json.dumps(data))
     with pytest.raises(WorkdirError, match=f"{name}` is without a schema, this version reads") as e:
@@ -112,7 +111,7 @@ def test_a_lost_digest_is_damage_all_the_same(unfinished):
         study(unfinished, EXACT)
 
 
-@pytest.mark.parametrize("name", ["config.json", "origin.json"])
+@pytest.mark.parametrize("name", ["config.json", "provenance.json"])
 def test_a_flipped_digit_in_a_file_is_seen(unfinished, name):
     file = unfinished / name
     text = file.read_text()
@@ -124,7 +123,7 @@ def test_a_flipped_digit_in_a_file_is_seen(unfinished, name):
 
 def test_a_stored_trial_of_another_candidate_is_seen(unfinished, monkeypatch, table):
     """As of a version that searches in another way."""
-    from jointnas_jax.study.problem import Problem
+    from jointnas_jax.problem.problem import Problem
 
     pool = Problem.pool
     monkeypatch.setattr(Problem, "pool", lambda self: pool(self)[::-1])
@@ -137,8 +136,8 @@ def test_a_stored_trial_of_another_candidate_is_seen(unfinished, monkeypatch, ta
 OWNER = """
 import sys, time
 from pathlib import Path
-from jointnas_jax.study.lock import locked
-from jointnas_jax.study.model import Model, save_model
+from jointnas_jax.storage.lock import locked
+from jointnas_jax.models.model import Model, save_model
 with locked(Path(sys.argv[1])):
     print("owned", flush=True)
     time.sleep(100)
@@ -182,12 +181,12 @@ def test_a_workdir_that_cannot_be_is_named_in_one_line(tmp_path, name, table):
 
 def test_a_workdir_may_have_any_name(tmp_path, table, monkeypatch, capsys):
     """What is printed, the database and all else take it as it is."""
-    monkeypatch.setattr(main, "prepare_jax", lambda devices: None)
+    monkeypatch.setattr(entry, "prepare_jax", lambda devices: None)
     monkeypatch.setenv("COLUMNS", "500")
     workdir = tmp_path / "a?b#c%41 :smile: {x} [" / "y]"
     few = ["--config.search.rounds=1", "--noconfig.study.random_reference"]
     for said in (f"wrote {workdir}/result.json", f"`{workdir}` holds this study, finished"):
-        assert main.run(config(*few), main.Options(workdir), Interrupt()) == 0
+        assert entry.run(config(*few), entry.Options(workdir), Interrupt()) == 0
         assert said in capsys.readouterr().out
     assert list(tmp_path.rglob("*.db")) == [workdir / "trials.db"]
     assert [p.name for p in tmp_path.iterdir()] == [workdir.parent.name]
@@ -267,19 +266,19 @@ def test_a_compile_cache_of_others_is_not_used(tmp_path, monkeypatch, capsys):
     cache = tmp_path / "compiled"
     cache.mkdir()
     cache.chmod(0o777)
-    assert main._is_private(cache)
+    assert jax_setup._is_private(cache)
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(os, "getuid", lambda: cache.stat().st_uid + 1)
-    assert not main._is_private(cache)
+    assert not jax_setup._is_private(cache)
     (tmp_path / "file").write_text("mine")
-    assert not main._is_private(tmp_path / "file" / "compiled")
+    assert not jax_setup._is_private(tmp_path / "file" / "compiled")
     assert capsys.readouterr().err.count("it is not used") == 2
 
 
 def test_trials_can_be_read_while_a_study_runs(tmp_path):
     """As a dashboard does, again and again."""
-    from jointnas_jax.study.store import TrialStore
+    from jointnas_jax.storage.trial_store import TrialStore
 
     process = start(TABLE, tmp_path, TINY, JOINTNAS_TABLE_SECONDS="0.2")
     assert wait_until(lambda: stored(tmp_path) >= 3, process)

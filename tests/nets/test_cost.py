@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jointnas_jax import zoo
 from jointnas_jax.errors import SpaceError
+from jointnas_jax.nets import zoo
 from jointnas_jax.nets.cost import (
     COSTS,
     CostTable,

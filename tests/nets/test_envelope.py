@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jointnas_jax.execution.packing import frame
 from jointnas_jax.nets.envelope import Envelope, Switches, cut_variables, pad_variables
 from jointnas_jax.nets.init import initial_variables, variable_shapes, zero_variables
 from jointnas_jax.nets.network import Network
-from jointnas_jax.train.packing import frame
 
 
 def _random(space, seed):

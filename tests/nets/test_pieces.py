@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jointnas_jax import zoo
+from jointnas_jax.nets import zoo
 from jointnas_jax.nets.cost import COSTS, CostTable
 from jointnas_jax.nets.latency import (
     BLOCK,

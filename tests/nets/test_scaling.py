@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jointnas_jax import zoo
 from jointnas_jax.errors import SpaceError
+from jointnas_jax.nets import zoo
 from jointnas_jax.nets.cost import count
 from jointnas_jax.nets.scaling import scale, scale_to
 from jointnas_jax.space import ArchSpec

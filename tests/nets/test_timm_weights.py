@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jointnas_jax import zoo
 from jointnas_jax.errors import ModelError
-from jointnas_jax.nets import timm_weights
+from jointnas_jax.nets import timm_weights, zoo
 from jointnas_jax.nets.init import variable_shapes
 from jointnas_jax.nets.timm_weights import class_count, from_timm, read_safetensors, timm_shapes
 from jointnas_jax.space import ArchSpec, Head, Stage, Stem

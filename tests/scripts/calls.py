@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-TINY = f"--config={ROOT / 'tests' / 'study' / 'tiny.py'}"
+TINY = f"--config={ROOT / 'tests' / 'support' / 'tiny.py'}"
 
 
 def script(name, *arguments, cwd=ROOT, without=""):

@@ -8,7 +8,7 @@ from calls import assert_one_line_and_exit_2, script
 from PIL import Image
 from safetensors.numpy import save_file
 
-from jointnas_jax import zoo
+from jointnas_jax.nets import zoo
 from jointnas_jax.nets.timm_weights import timm_shapes
 from jointnas_jax.space import ArchSpec, Head, Stage, Stem
 
@@ -18,8 +18,8 @@ def folder(tmp_path_factory):
     """A small model and two images."""
     import jax
 
+    from jointnas_jax.models.model import Model, save_model
     from jointnas_jax.nets.init import initial_variables
-    from jointnas_jax.study.model import Model, save_model
 
     folder = tmp_path_factory.mktemp("model")
     arch = ArchSpec(8, 1, 3, Stem(8), (Stage(8, 1, expand_first=2),), Head(16, expand=1))

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 SIGNS = ROOT.parent / "shared" / "data" / "tfds" / "sign_digits"
 # One epoch of a few steps; everything else is the config's.
 FEW = [
-    *("--config.train.epochs=1", "--config.train.final_epochs=1", "--config.train.batch_size=8"),
+    *("--config.train.epochs=1", "--config.train.winner_epochs=1", "--config.train.batch_size=8"),
     *("--config.train.fast_compile", "--config.data.memory_gb=0"),
 ]
 SEARCH = [
@@ -112,9 +112,9 @@ def test_the_search_runs(stand_in, tmp_path, name, devices):
 @pytest.mark.parametrize("devices", [2, 4])
 def test_the_final_training_runs_with_a_teacher(stand_in, tmp_path, devices):
     code = (
-        "import jax; from pathlib import Path; from jointnas_jax import zoo;"
+        "import jax; from pathlib import Path; from jointnas_jax.nets import zoo;"
         "from jointnas_jax.nets.init import initial_variables;"
-        "from jointnas_jax.study.model import Model, numbered, save_model;"
+        "from jointnas_jax.models.model import Model, numbered, save_model;"
         "arch = zoo.fbnetv3('a');"
         "variables = initial_variables(arch, jax.random.key(0));"
         "grey = ((120.0,) * 3, (60.0,) * 3, (256, 256), 1.0);"

@@ -13,7 +13,7 @@ from jointnas_jax.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "scripts" / "profile.py"
-TINY = ROOT / "tests" / "study" / "tiny.py"
+TINY = ROOT / "tests" / "support" / "tiny.py"
 
 
 def run(*arguments, **environment):

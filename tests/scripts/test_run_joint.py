@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "scripts" / "run_joint.py"
-TINY = ROOT / "tests" / "study" / "tiny.py"
+TINY = ROOT / "tests" / "support" / "tiny.py"
 
 
 def command(*arguments, cwd=ROOT, cache=None):
@@ -82,7 +82,7 @@ def test_a_study_runs_is_recognised_and_protected(tmp_path):
     first = command(*tiny, cwd=tmp_path, cache=tmp_path / "cache")
     assert first.returncode == 0, first.stderr
     workdir = tmp_path / "runs" / "tiny"
-    files = {"config.json", "lock", "origin.json", "predictor.sha256", "result.json"}
+    files = {"config.json", "lock", "provenance.json", "predictor.sha256", "result.json"}
     files |= {"progress.json", "trials.db", "winner0.json"}
     folders = {"predictor", "report", "weights"}
     assert {p.name for p in workdir.iterdir()} == files | folders

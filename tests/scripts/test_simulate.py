@@ -8,9 +8,9 @@ import calls
 import pytest
 from calls import TINY, assert_one_line_and_exit_2
 
-from jointnas_jax import processes
-from jointnas_jax.bench import scaling
+from benchmarks import scaling
 from jointnas_jax.errors import StudyError
+from jointnas_jax.runtime import processes
 
 # The scripts set it for the processes that they start.
 script = functools.partial(calls.script, without="JAX_NUM_CPU_DEVICES")
@@ -108,5 +108,5 @@ def test_a_real_study_is_run_and_played(tmp_path):
 
 
 def test_a_process_that_fails_says_why():
-    with pytest.raises(StudyError, match=r"`bench.scaling` with no failed: ValueError: .*'no'"):
-        processes.in_a_process("bench.scaling", "no", scaling.Task({}, {}, {}, 3, 2, 1))
+    with pytest.raises(StudyError, match=r"`benchmarks.scaling` with no failed: .*'no'"):
+        processes.in_a_process("benchmarks.scaling", "no", scaling.Task({}, {}, {}, 3, 2, 1))

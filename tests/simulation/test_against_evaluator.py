@@ -13,15 +13,15 @@ import jax
 import numpy as np
 import pytest
 
+from jointnas_jax.execution import local as evaluators
+from jointnas_jax.execution.job import Job, TrainResult
+from jointnas_jax.execution.local import Evaluator
 from jointnas_jax.nets.cost import count
 from jointnas_jax.nets.envelope import Envelope
+from jointnas_jax.problem.problem import build_problem
 from jointnas_jax.simulation.fleet import Fleet
 from jointnas_jax.simulation.player import play
 from jointnas_jax.simulation.workload import Phase, Training, Workload
-from jointnas_jax.study import evaluator as evaluators
-from jointnas_jax.study.evaluator import Evaluator
-from jointnas_jax.study.jobs import Job, Outcome
-from jointnas_jax.study.problem import build_problem
 
 sys.path.append(str(Path(__file__).parent.parent / "study"))
 import tiny
@@ -51,7 +51,7 @@ def test_a_play_takes_as_long_as_the_evaluator(problem, monkeypatch, program):
             shapes[number] = shape
             seconds[number] = LONGEST * self._planner.macs(shape, job.candidate.arch) / largest
         time.sleep(max(seconds[i] for i, job in enumerate(jobs) if any(job is one for one in some)))
-        return [Outcome((0.5,), None, None)] * len(some)
+        return [TrainResult((0.5,), None, None)] * len(some)
 
     monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)
     monkeypatch.setattr(evaluators.TrainProgram, "compile", lambda *_: None)

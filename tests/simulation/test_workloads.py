@@ -9,19 +9,19 @@ from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import WorkdirError
 from jointnas_jax.files import write_json
 from jointnas_jax.nets.cost import count
+from jointnas_jax.problem.problem import build_problem
 from jointnas_jax.simulation.fleet import Fleet
 from jointnas_jax.simulation.forecasted import Images, forecasted
 from jointnas_jax.simulation.player import play
 from jointnas_jax.simulation.recorded import recorded
-from jointnas_jax.study.database import sqlite_url
-from jointnas_jax.study.distributions import distributions
-from jointnas_jax.study.origin import Origin
-from jointnas_jax.study.problem import build_problem
-from jointnas_jax.study.store import Trial, TrialStore
-from jointnas_jax.study.workdir import start
+from jointnas_jax.storage.database import sqlite_url
+from jointnas_jax.storage.distributions import distributions
+from jointnas_jax.storage.provenance import Provenance
+from jointnas_jax.storage.trial_store import Trial, TrialStore
+from jointnas_jax.storage.workdir import start
 
 ROOT = Path(__file__).parent.parent.parent
-TINY = str(ROOT / "tests" / "study" / "tiny.py")
+TINY = str(ROOT / "tests" / "support" / "tiny.py")
 SECONDS = {
     "data": 1.0, "pool": 2.0, "pretraining": 3.0, "coarse stage": 50.0, "fine stage": 4.0,
     "random search": 0.0, "finalists": 25.0, "retraining": 11.0,
@@ -51,7 +51,7 @@ def written(problem, tmp_path):
     def write(trials, devices=1, seconds=SECONDS):
         start(tmp_path, config())
         machine = {"devices": devices}
-        Origin(1, machine, (1.0, 1.0), "", "tiny").write(tmp_path)
+        Provenance(1, machine, (1.0, 1.0), "", "tiny").write(tmp_path)
         store = TrialStore(sqlite_url(tmp_path), "tiny")
         store.create()
         for one in trials:
@@ -70,7 +70,7 @@ def test_a_study_on_one_device_is_played_in_its_own_time(problem, written):
     pool = problem.pool()
     trials = [
         *(trial(problem, i, "coarse", 10.0, pool[i], round=1 + i // 2) for i in range(4)),
-        *(trial(problem, 4 + i, "final", 10.0, pool[i], epochs=6) for i in range(2)),
+        *(trial(problem, 4 + i, "validate", 10.0, pool[i], epochs=6) for i in range(2)),
         trial(problem, 6, "retrain", 10.0, pool[0], epochs=6),
     ]
     workload = recorded(written(trials))
@@ -90,7 +90,7 @@ def test_seconds_of_lanes_side_by_side_are_of_all_devices(problem, written):
     pool = problem.pool()
     trials = [
         *(trial(problem, i, "coarse", 10.0, pool[0], 1, pack="envelope-1") for i in range(4)),
-        *(trial(problem, 4 + i, "final", 10.0, pool[i]) for i in range(2)),
+        *(trial(problem, 4 + i, "validate", 10.0, pool[i]) for i in range(2)),
     ]
     seconds = SECONDS | {"coarse stage": 40.0, "finalists": 10.0, "retraining": 0.0}
     workload = recorded(written(trials, devices=2, seconds=seconds), one_host=True)

@@ -17,21 +17,21 @@ from absl import flags
 from fake_training import fake_evaluator
 from rich.console import Console
 
-from jointnas_jax import zoo
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import DamagedError, SpaceError, WorkdirError
+from jointnas_jax.execution.local import Evaluator
 from jointnas_jax.files import read_json, write_json
+from jointnas_jax.nets import zoo
 from jointnas_jax.nets.cost import COSTS, count
 from jointnas_jax.predictor.predictor import Predictor
+from jointnas_jax.problem import problem as problems
 from jointnas_jax.space import Candidate, read_candidate
-from jointnas_jax.study import problem as problems
 from jointnas_jax.study.budgets import BudgetSearch, print_budgets, search_budgets, write_budgets
-from jointnas_jax.study.evaluator import Evaluator
-from jointnas_jax.study.meter import Meter
 from jointnas_jax.study.run import run_study
+from jointnas_jax.telemetry.stage_timer import StageTimer
 
 ROOT = Path(__file__).parent.parent.parent
-TINY = str(Path(__file__).parent / "tiny.py")
+TINY = str(Path(__file__).parent.parent / "support" / "tiny.py")
 FLOPS, PARAMS = COSTS.index("flops"), COSTS.index("params")
 
 
@@ -176,7 +176,7 @@ def test_predictions_rise_with_the_budget(report):
 
 def test_equally_many_budgets_share_one_program(workdir, everything):
     _, costs, _ = everything
-    study, meter = BudgetSearch(workdir), Meter()
+    study, meter = BudgetSearch(workdir), StageTimer()
     flops, params = levels(costs[:, FLOPS]), levels(costs[:, PARAMS])
     with meter.listening(), meter.stage("all"):
         for budgets in (
@@ -225,7 +225,7 @@ def test_nothing_trains_and_no_dataset_is_opened(report):
 
 
 def test_a_budget_without_a_candidate_is_named_before_anything_compiles(study, budgets):
-    meter = Meter()
+    meter = StageTimer()
     message = r"the closest one needs flops of at least [\d,]+ where the limit is 1,000"
     with meter.listening(), meter.stage("all"), pytest.raises(SpaceError, match=message):
         study.starts([budgets[0], {"flops": 1000}], 0)
@@ -314,7 +314,7 @@ def empty_predictor(workdir):
         (remove("config.json"), "holds no study: it has no `config.json`"),
         (remove("result.json"), "no finished study .* no `result.json`; run it again"),
         (remove("predictor"), "no finished study .* no `predictor`; run it again"),
-        (remove("origin.json"), "no `origin.json`"),
+        (remove("provenance.json"), "no `provenance.json`"),
         (write("winner0.json", "{}"), "cannot be read: .*winner0.json"),
         (write("config.json", '{"sed": 1}'), "config.json` is without a schema"),
         (write("result.json", "{}"), "result.json` is without a schema"),

@@ -3,7 +3,7 @@
 import pytest
 
 from jointnas_jax.errors import InterruptedStudyError
-from jointnas_jax.study.interrupt import Interrupt
+from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.study.resume import resume_command
 
 

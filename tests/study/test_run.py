@@ -16,21 +16,21 @@ from rich.console import Console
 import jointnas_jax
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import ConfigError, DataError, InputError, SpaceError, StudyError
+from jointnas_jax.execution.job import Job, TrainResult
+from jointnas_jax.execution.local import Evaluator
 from jointnas_jax.files import read_json
+from jointnas_jax.models.export import export_model, load_classifier
+from jointnas_jax.models.model import load_model
+from jointnas_jax.problem.problem import build_problem
 from jointnas_jax.space import Candidate
-from jointnas_jax.study import workdir as workdirs
+from jointnas_jax.storage import workdir as workdirs
+from jointnas_jax.storage.study_reader import stored_trials
+from jointnas_jax.storage.weights import load_variables
 from jointnas_jax.study.budgets import search_budgets
-from jointnas_jax.study.checkpoint import load_variables
-from jointnas_jax.study.evaluator import Evaluator
-from jointnas_jax.study.export import export_model, load_classifier
-from jointnas_jax.study.jobs import Job, Outcome
-from jointnas_jax.study.model import load_model
-from jointnas_jax.study.problem import build_problem
-from jointnas_jax.study.progress import Progress
-from jointnas_jax.study.record import stored_trials
 from jointnas_jax.study.run import Study, run_study
+from jointnas_jax.telemetry.progress import Progress
 
-TINY = str(Path(__file__).parent / "tiny.py")
+TINY = str(Path(__file__).parent.parent / "support" / "tiny.py")
 CONSOLE = Console(quiet=True)
 
 
@@ -82,7 +82,7 @@ def test_every_training_is_a_trial(finished):
     # Three rounds of 3; finalists: 1 evolved, 1 measured; references: default, best of 10 random.
     assert {s: stages.count(s) for s in stages} == {
         "coarse": 9,
-        "final": 4 * 2,
+        "validate": 4 * 2,
         "random": 10,
         "retrain": 3 * 2,
     }
@@ -91,7 +91,7 @@ def test_every_training_is_a_trial(finished):
         assert t["score"] == t["accuracies"][-1]
         assert t["pack"] == "exact" or t["pack"].startswith("envelope-")
         assert len(t["accuracies"]) == (1 if t["stage"] == "retrain" else t["epochs"])
-        assert t["costs"]["flops"] <= 60_000 or t["stage"] in ("final", "retrain")
+        assert t["costs"]["flops"] <= 60_000 or t["stage"] in ("validate", "retrain")
     later = {t["epochs"] for t in stored if t["round"] in (2, 3)}
     assert later == {result["early_stop"]["epochs"]}
     assert [t["predicted"] is None for t in stored if t["stage"] == "coarse"] == [True] * 3 + [
@@ -145,10 +145,10 @@ def test_where_all_random_candidates_fail_there_is_nothing_to_beat():
     study = Study.__new__(Study)
     study.problem, study.config, study.progress = build_problem(config()), config(), Progress()
     study._epochs, study._contender = 3, lambda source, *_: source
-    lost = Outcome((), "made to fail", None)
+    lost = TrainResult((), "made to fail", None)
     study.trials = types.SimpleNamespace(run=lambda batch: [lost] * len(batch.jobs))
     assert study.references(4, None) == ["default candidate"]
-    found = Outcome((0.1, 0.2), None, None)
+    found = TrainResult((0.1, 0.2), None, None)
     study.trials.run = lambda batch: [lost, found, lost, lost]
     assert study.references(4, None) == ["default candidate", "best of 4 random"]
 
@@ -242,7 +242,7 @@ def test_winners_are_sound_finalists_even_where_fewer_are_left_than_wanted(tmp_p
     )
     result = run(
         tmp_path,
-        "--config.train.final_epochs=7",
+        "--config.train.winner_epochs=7",
         "--config.search.finalists=8",
         "--config.search.winners=8",
         "--config.search.pool_size=80",
@@ -274,11 +274,11 @@ def test_a_verdict_respects_the_noise(ours, theirs, verdict):
 def test_final_trainings_are_longer_and_decay_as_much(tmp_path, monkeypatch):
     jobs = []
     fake_evaluator(monkeypatch, lambda job: jobs.append(job) or job.candidate.recipe.lr)
-    result = run(tmp_path, "--config.train.final_epochs=6")
+    result = run(tmp_path, "--config.train.winner_epochs=6")
     assert result["epochs"] == {"search": 3, "final": 6}
     ends = {job.epochs: job.candidate.recipe.lr_decay**job.epochs for job in jobs}
     assert ends[6] == pytest.approx(ends[3])
-    assert {t["epochs"] for t in trials(tmp_path) if t["stage"] in ("final", "retrain")} == {6}
+    assert {t["epochs"] for t in trials(tmp_path) if t["stage"] in ("validate", "retrain")} == {6}
 
 
 def test_where_everything_fails_the_study_stops_with_the_reason(tmp_path, monkeypatch):
@@ -301,7 +301,7 @@ def test_the_search_finds_what_is_best(tmp_path, monkeypatch):
 
 
 def test_an_exception_in_training_is_a_failed_trial(monkeypatch):
-    from jointnas_jax.study import evaluator
+    from jointnas_jax.execution import local as evaluator
 
     def broken(*_, **__):
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nmore")
@@ -397,7 +397,7 @@ def test_a_range_is_not_the_list_of_its_numbers(tmp_path):
 def test_overwriting_removes_the_study_and_nothing_else(finished, tmp_path):
     mine = tmp_path / "notes.txt"
     mine.write_text("keep")
-    for name in ("result.json", "trials.db", "origin.json", "winner0.json", "budgets.json"):
+    for name in ("result.json", "trials.db", "provenance.json", "winner0.json", "budgets.json"):
         (tmp_path / name).write_text("{}")
     for name in ("weights/winner0", "predictor", "budgets"):
         (tmp_path / name).mkdir(parents=True)

@@ -1,0 +1,196 @@
+"""How well predictors rank candidates they have not seen, on tables.
+
+Each predictor learns from N random candidates of a table, with the mean of their runs as label, and
+ranks 2,000 others. All but the `-plain` ones also get the costs, which are free, as features.
+"""
+
+import dataclasses
+import functools
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.stats import kendalltau
+
+from benchmarks.tables import Table
+from jointnas_jax.config import PredictorConfig
+from jointnas_jax.errors import InputError, nearest
+from jointnas_jax.predictor.predictor import Predictor
+from jointnas_jax.space.features import FeatureTable
+
+SIZES = (20, 50, 100, 200, 400)
+_TEST = 2000
+_TOP = 10
+
+# A predictor learns rows of a table and a seed, and returns mean and spread (or None) of others.
+Scores = tuple[np.ndarray, np.ndarray | None]
+Contestant = Callable[[np.ndarray, np.ndarray, int], Scores]
+
+OURS: Mapping[str, PredictorConfig] = {
+    "ours": PredictorConfig(),
+    "ours-unpretrained": PredictorConfig(pretrain_epochs=0),
+    "ours-networks": PredictorConfig(process=False),
+    "ours-raw": PredictorConfig(targets="raw"),
+    "ours-one-network": PredictorConfig(members=1),
+    "ours-nocosts": PredictorConfig(),
+    "paper": PredictorConfig(members=1, process=False, targets="raw"),
+}
+
+
+def ours(table: Table, config: PredictorConfig, capacity: int, costs: bool = True) -> Contestant:
+    """The project's predictor in one of its settings; pretrained once, on a random sample.
+
+    Without `costs` the process does not see them; the networks are pretrained on them all the same.
+    """
+    known = table.cost_features() if costs else None
+    predictor = Predictor(FeatureTable.of(table.space), config, capacity, known)
+    sample = table.space.sample(np.random.default_rng(0), config.pretrain_samples)
+    costs = table.costs[table.rows(sample)]
+    pretrained = predictor.pretrain(sample, costs, jax.random.key(0))
+
+    def learn(train: np.ndarray, test: np.ndarray, seed: int) -> Scores:
+        key = jax.random.key(seed)
+        state = predictor.fit(pretrained, table.vectors[train], table.scores[train], key)
+        return predictor.predict(state, table.vectors[test])
+
+    return learn
+
+
+def peers(table: Table, with_costs: bool) -> dict[str, Contestant]:
+    """Usual regressors at their default settings, on one-hot features; labels standardised."""
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+    from sklearn.linear_model import RidgeCV
+    from sklearn.svm import SVR
+
+    # A kernel at the bound of its noise is one that found none.
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    makers: dict[str, Callable[[int], Any]] = {
+        "ridge": lambda seed: RidgeCV(np.logspace(-3, 3, 13)),
+        "SVR": lambda seed: SVR(C=10.0),
+        "forest": lambda seed: RandomForestRegressor(200, random_state=seed),
+        "GP": lambda seed: GaussianProcessRegressor(ConstantKernel() * RBF(3.0) + WhiteKernel(0.1)),
+    }
+    try:
+        from xgboost import XGBRegressor
+
+        makers["XGBoost"] = lambda seed: XGBRegressor(
+            n_estimators=300, learning_rate=0.05, max_depth=4, random_state=seed, n_jobs=1
+        )
+    except ImportError:
+        pass
+    columns = [np.eye(c)[table.vectors[:, j]] for j, c in enumerate(table.space.cardinalities)]
+    if with_costs:
+        columns.append(table.cost_features()(table.vectors))
+    features = np.concatenate(columns, 1)
+
+    def learn(make: Any, train: np.ndarray, test: np.ndarray, seed: int) -> Scores:
+        labels = table.scores[train]
+        mean, std = labels.mean(), labels.std()
+        model = make(seed).fit(features[train], (labels - mean) / std)
+        return model.predict(features[test]) * std + mean, None
+
+    suffix = "" if with_costs else "-plain"
+    return {name + suffix: functools.partial(learn, make) for name, make in makers.items()}
+
+
+def check_names(names: Sequence[str], known: Mapping[str, Any]) -> None:
+    """Raises `InputError` for a contestant that is not known."""
+    for name in names:
+        if name not in known:
+            raise InputError(f"there is no contestant `{name}`{nearest(name, known)}")
+
+
+@dataclasses.dataclass
+class Marks:
+    """What one predictor reached with one N, over seeds.
+
+    Attributes:
+      tau: Kendall's rank correlation with the mean of all runs.
+      regret: best score of the test minus the best among the ten predicted best.
+      inside: share of true scores within 1.64 spreads of the prediction, 0.9 if calibrated.
+      seconds: of learning and predicting.
+    """
+
+    tau: list[float] = dataclasses.field(default_factory=list)
+    regret: list[float] = dataclasses.field(default_factory=list)
+    inside: list[float] = dataclasses.field(default_factory=list)
+    seconds: list[float] = dataclasses.field(default_factory=list)
+
+    def add(self, true: np.ndarray, found: Scores, seconds: float) -> None:
+        """Records one seed."""
+        mean, spread = found
+        self.tau.append(float(kendalltau(mean, true)[0]))
+        self.regret.append(float(true.max() - true[np.argsort(-mean)[:_TOP]].max()))
+        if spread is not None:
+            self.inside.append(float((np.abs(true - mean) <= 1.64 * spread).mean()))
+        self.seconds.append(seconds)
+
+    def summary(self) -> dict[str, float | None]:
+        """Means over seeds, the standard error of tau, and the median of the seconds."""
+        return {
+            "tau": float(np.mean(self.tau)),
+            "tau_error": float(np.std(self.tau) / np.sqrt(max(len(self.tau) - 1, 1))),
+            "regret": float(np.mean(self.regret)),
+            "inside": float(np.mean(self.inside)) if self.inside else None,
+            "seconds": float(np.median(self.seconds)),
+        }
+
+
+def compare(
+    table: Table, sizes: Sequence[int], seeds: int, names: Sequence[str] = ()
+) -> Iterator[tuple[str, dict[int, dict[str, float | None]]]]:
+    """Compares predictors on a table, each as soon as it is there.
+
+    Args:
+      table: of measured candidates.
+      sizes: numbers N of candidates to learn from.
+      seeds: repetitions with other candidates; all predictors get the same ones.
+      names: of the predictors; none: all.
+
+    Yields:
+      For each predictor its name, and for each N the summary of its `Marks`.
+    """
+    makers: dict[str, Callable[[], Contestant]] = {
+        name: functools.partial(ours, table, config, max(sizes), name != "ours-nocosts")
+        for name, config in OURS.items()
+    }
+    for with_costs in (True, False):
+        for name, learn in peers(table, with_costs).items():
+            makers[name] = functools.partial(lambda learn: learn, learn)
+    check_names(names, makers)
+    for name in names or makers:
+        learn, results = makers[name](), {}
+        for size in sizes:
+            marks = Marks()
+            for seed in range(seeds):
+                order = np.random.default_rng(seed).permutation(len(table.vectors))
+                train, test = order[:size], order[size : size + _TEST]
+                start = time.perf_counter()
+                found = learn(train, test, seed)
+                marks.add(table.scores[test], found, time.perf_counter() - start)
+            results[size] = marks.summary()
+        yield name, results
+
+
+def noise_ceiling(table: Table) -> float:
+    """Kendall's tau that a perfect predictor of the noise-free scores can be expected to have.
+
+    It is compared with labels of R runs: the mean of the runs is taken for the truth, and labels
+    are the truth with normal noise as large as each candidate's runs differ, less by the root of R.
+    Nan with a single run. As that truth has noise, too, and spreads more by it, this is a little
+    too high.
+    """
+    runs = table.runs.shape[1]
+    if runs < 2:
+        return float("nan")
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(len(table.scores))[:_TEST]
+    truth, noise = table.scores[rows], table.runs[rows].std(1, ddof=1) / np.sqrt(runs)
+    draws = [kendalltau(truth, truth + noise * rng.normal(size=len(truth)))[0] for _ in range(10)]
+    return float(np.mean(draws))

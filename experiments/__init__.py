@@ -1,0 +1,1 @@
+"""The claims of the paper, tried again; not in the wheel."""

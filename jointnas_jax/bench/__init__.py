@@ -1,1 +1,0 @@
-"""Benchmarks against other frameworks. Nothing else in the package imports this."""

@@ -1,1 +1,0 @@
-"""The paper's claims, tried on the data at hand."""

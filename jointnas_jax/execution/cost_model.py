@@ -1,0 +1,170 @@
+"""What compiling and training cost on a device: constants, scaled by a measurement of a second."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jointnas_jax.nets.conv import resolve_lowering
+from jointnas_jax.nets.init import zero_variables
+from jointnas_jax.nets.network import Network
+from jointnas_jax.runtime.compiler import compiler_options
+from jointnas_jax.space import ArchSpec, Head, Stage, Stem
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """What compiling and training in one kind of program cost.
+
+    Attributes:
+      compile_fixed: seconds to compile a program without blocks.
+      compile_block: seconds for each block.
+      step_block: seconds per step and block that do not depend on its size.
+    """
+
+    compile_fixed: float
+    compile_block: float
+    step_block: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What compiling and training cost on a kind of device.
+
+    Attributes:
+      rate: operations per second and device in training.
+      exact: programs of one architecture.
+      envelope: programs of an envelope.
+    """
+
+    rate: float
+    exact: Speed
+    envelope: Speed
+
+    def compiling_fast(self) -> "Machine":
+        """The machine with `train.fast_compile`, which acts on exact programs.
+
+        Measured on three candidates of the digits space: 3.4 CPU seconds for 6.0 to 6.6, steps of
+        2.7 to 2.9 ms for 2.4.
+        """
+        exact = self.exact
+        return dataclasses.replace(
+            self,
+            exact=Speed(exact.compile_fixed / 2, exact.compile_block / 2, 1.2 * exact.step_block),
+        )
+
+    def scaled(self, compiling: float, training: float) -> "Machine":
+        """A machine on which compiling and training take so many times as long."""
+        scale = lambda s: Speed(
+            s.compile_fixed * compiling, s.compile_block * compiling, s.step_block * training
+        )
+        return Machine(self.rate / training, scale(self.exact), scale(self.envelope))
+
+
+# Fitted by eye to runs on two CPU cores. For accelerators a guess on the safe side.
+CPU = Machine(rate=6e10, exact=Speed(3.0, 1.0, 4e-4), envelope=Speed(2.0, 0.85, 8e-4))
+ACCELERATOR = Machine(rate=2e12, exact=Speed(10.0, 1.5, 1e-4), envelope=Speed(10.0, 1.5, 1e-4))
+
+# A small network, to compile and train for comparison, and what it takes where the constants are
+# from: seconds to compile, seconds of a step. For accelerators a guess that fits the other one.
+_PROBE = ArchSpec(16, 3, 10, Stem(16), (Stage(24, 2, 5, 3, 3, 3),), Head(channels=64, expand=2))
+_PROBE_BATCH = 64
+# Whatever else a machine does makes a measurement longer, never shorter: the shortest of a few is
+# nearest to what it can do, and comes out the same next time.
+_PROBES = 2
+_PROBED_STEPS = 8  # in one call
+_PROBE_CALLS = 8
+_CPU_PROBE = (0.57, 0.0038)
+_ACCELERATOR_PROBE = (13.0, 1.0)
+
+
+def machine_of(device: Any, speed_factors: tuple[float, float]) -> Machine:
+    """What compiling and training cost on a device (of JAX, or `Hardware`), by its factors."""
+    return (CPU if device.platform == "cpu" else ACCELERATOR).scaled(*speed_factors)
+
+
+def measured_speed_factors(device: jax.Device, folder: Path) -> tuple[float, float]:
+    """How many times as long as by the constants compiling and training take on a device.
+
+    Measured once on each machine and kept in a file, in whole powers of two, so that a study plans
+    the same whenever it runs there.
+
+    Args:
+      device: of the candidates.
+      folder: for the file.
+    """
+    on_cpu = device.platform == "cpu"
+    file = folder / "machine.json"
+    name = f"{device.device_kind}, jax {jax.__version__}"
+    known = _read(file)
+    if name not in known:
+        compiling, training = (
+            2.0 ** round(math.log2(seconds / usual))
+            for seconds, usual in zip(
+                _probe(device), _CPU_PROBE if on_cpu else _ACCELERATOR_PROBE, strict=True
+            )
+        )
+        # So small a network says nothing about the speed of an accelerator.
+        known[name] = [compiling, training if on_cpu else 1.0]
+        with contextlib.suppress(OSError):  # then the next study measures again
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file.write_text(json.dumps(known), encoding="utf-8")
+    compiling, training = known[name]
+    return compiling, training
+
+
+def _read(file: Path) -> dict[str, list[float]]:
+    """What was measured before; nothing if there is no such file, or not in this form."""
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        speed_factors = {str(k): [float(c), float(t)] for k, (c, t) in known.items()}
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return {}
+    return {k: v for k, v in speed_factors.items() if all(0 < s < math.inf for s in v)}
+
+
+def _probe(device: jax.Device) -> tuple[float, float]:
+    """Seconds to compile a small network, and seconds of a training step of it."""
+    network = Network(_PROBE, resolve_lowering("auto"))
+
+    def steps(variables: dict, images: jax.Array, number: float) -> dict:
+        def step(_: int, params: dict) -> dict:
+            def loss(params: dict) -> jax.Array:
+                kept = variables | {"params": params}
+                logits, _ = network.apply(
+                    kept,
+                    images,
+                    train=True,
+                    rngs={n: jax.random.key(0) for n in ("dropout", "stochastic_depth")},
+                    mutable=["batch_stats"],
+                )
+                return jnp.square(logits).mean() * number
+
+            return jax.tree.map(jnp.subtract, params, jax.grad(loss)(params))
+
+        return jax.lax.fori_loop(0, _PROBED_STEPS, step, variables["params"])
+
+    options = compiler_options("light", "old_fusion")  # compiles in half the time
+    compiling, training = [], []
+    with jax.default_device(device):
+        args = (zero_variables(_PROBE), np.ones((_PROBE_BATCH, 16, 16, 3), np.float32))
+        # A number of its own in each program, so that no cache of compiled programs knows it.
+        first = time.time_ns() % 10_000_019
+        for number in range(first, first + _PROBES):
+            start = time.perf_counter()
+            lowered = jax.jit(functools.partial(steps, number=float(number))).lower(*args)
+            program = lowered.compile(compiler_options=options)
+            compiling.append(time.perf_counter() - start)
+            for _ in range(_PROBE_CALLS):
+                start = time.perf_counter()
+                jax.block_until_ready(program(*args))
+                training.append((time.perf_counter() - start) / _PROBED_STEPS)
+    return min(compiling), min(training)

@@ -1,0 +1,68 @@
+"""How many candidates train at once on a device.
+
+The number of lanes is part of a program's shape, and the number of candidates of a shape differs
+from round to round. So a shape keeps to few numbers, and lanes that are too many are filled up.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from jointnas_jax.execution.packing import Shape
+from jointnas_jax.nets.cost import training_bytes
+
+# Share of a device's memory that images and lanes may fill.
+_MEMORY_SHARE = 0.8
+# So many times the lanes are worth another compilation.
+_GROWTH = 4
+
+
+class LaneCounts:
+    """The numbers of lanes of all shapes; those of a shape are at least `_GROWTH` times apart."""
+
+    def __init__(self, most: Callable[[Shape], int]):
+        """Knows no shape yet.
+
+        Args:
+          most: lanes of a shape that fit on a device.
+        """
+        self._most = most
+        self._known: dict[Shape, list[int]] = {}
+        self._limits: dict[Shape, int] = {}
+
+    def of(self, shape: Shape, wanted: int) -> int:
+        """Lanes of the program that trains `wanted` candidates of a shape on a device."""
+        known = self._known.setdefault(shape, [])
+        if enough := [lanes for lanes in known if lanes >= wanted]:
+            return min(enough)
+        # Some more than are wanted: the next round may bring a few more.
+        lanes = min(1 << (wanted - 1).bit_length(), self.most(shape))
+        if known and lanes < _GROWTH * max(known):
+            return max(known)
+        known.append(lanes)
+        return lanes
+
+    def most(self, shape: Shape) -> int:
+        """Lanes that fit on a device, by the memory model and by what did not fit so far."""
+        return min(self._most(shape), self._limits.get(shape, self._most(shape)))
+
+    def limit(self, shape: Shape, lanes: int) -> None:
+        """Remembers that more lanes than these did not fit: no later pack tries more."""
+        self._limits[shape] = lanes
+        self._known[shape] = [n for n in self._known.get(shape, []) if n < lanes] + [lanes]
+
+
+def lanes_that_fit(device: Any, shape: Shape, batch: int, value_bytes: int, taken: int = 0) -> int:
+    """Lanes that fit in a device's memory, at least 1; 1 on CPU: more fall out of its caches.
+
+    Args:
+      device: to train on, of JAX or `Hardware`.
+      shape: of the networks.
+      batch: images of a step.
+      value_bytes: of one value of a feature map.
+      taken: bytes that are on the device anyway.
+    """
+    memory = (device.memory_stats() or {}).get("bytes_limit", 0)
+    if device.platform == "cpu" or not memory:
+        return 1
+    lane = training_bytes(shape, batch, value_bytes)
+    return max(1, int((_MEMORY_SHARE * memory - taken) / lane))

@@ -1,0 +1,148 @@
+"""Exports: a trained network in a folder of its own, for other tools, with a model card.
+
+A folder has one or several formats, and what all of them share: `model.json` (the description,
+with digests of all files) and `model_card.md`. It is written whole or not at all.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+from jointnas_jax.errors import ModelError, one_line
+from jointnas_jax.files import replacing, write_json
+from jointnas_jax.models.exported_program import (
+    ONNX,
+    STABLEHLO,
+    load_program,
+    to_onnx,
+    to_stablehlo,
+)
+from jointnas_jax.models.model import (
+    SAFETENSORS,
+    SEPARATOR,
+    Classifier,
+    Model,
+    load,
+    read_description,
+    reading,
+)
+from jointnas_jax.report.card import CARD, FORMATS, model_card
+from jointnas_jax.storage.weights import save_variables
+from jointnas_jax.storage.workdir import EXPORTS, MODEL, WEIGHTS
+
+
+def to_safetensors(model: Model, batch_size: int = 0) -> bytes:
+    """Returns all variables by flat names such as `params/stem_bn/scale`; metadata has the rest.
+
+    Args:
+      model: to export.
+      batch_size: weights know none.
+    """
+    del batch_size
+    flat = traverse_util.flatten_dict(model.variables, sep=SEPARATOR)
+    tensors = {name: np.ascontiguousarray(value) for name, value in flat.items()}
+    description = model.describe() | {"facts": dict(model.facts)}
+    metadata = {name: json.dumps(value) for name, value in description.items()}
+    return safetensors.numpy.save(tensors, {"format": "flax", **metadata})
+
+
+# Of the formats that are one file: its name, and what writes it.
+_FILES: dict[str, tuple[str, Callable[[Model, int], bytes]]] = {
+    "safetensors": (SAFETENSORS, to_safetensors),
+    "stablehlo": (STABLEHLO, to_stablehlo),
+    "onnx": (ONNX, to_onnx),
+}
+# Of everything that an export can have.
+_NAMES = {MODEL, CARD, WEIGHTS, f"{WEIGHTS}.sha256", *(name for name, _ in _FILES.values())}
+
+
+def export_model(
+    model: Model,
+    folder: Path,
+    formats: Sequence[str],
+    batch_size: int = 0,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Writes an export.
+
+    Args:
+      model: to export.
+      folder: new, empty, or with `overwrite` an earlier export.
+      formats: of `FORMATS`.
+      batch_size: images that a `stablehlo` or `onnx` program takes at a time; 0: any number.
+      overwrite: replace an earlier export there.
+
+    Returns:
+      What is in the folder.
+
+    Raises:
+      ModelError: the folder is none of these, or a converter is not installed.
+      StorageError: something cannot be written.
+    """
+    folder = Path(os.path.abspath(folder))
+    _check_free(folder, overwrite)
+    writers = dict(_FILES[name] for name in formats if name in _FILES)
+    contents = {name: write(model, batch_size) for name, write in writers.items()}
+    description = {
+        "formats": [name for name in FORMATS if name in formats],
+        "batch_size": batch_size,
+        **model.describe(),
+        "facts": dict(model.facts),
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
+    }
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelError(f"`{folder}` cannot be written: {one_line(error)}") from error
+    with replacing(folder) as fresh:
+        for name, content in contents.items():
+            (fresh / name).write_bytes(content)
+        if "orbax" in formats:
+            save_variables(fresh / WEIGHTS, model.variables)
+        (fresh / CARD).write_text(model_card(description), encoding="utf-8")
+        write_json(fresh / MODEL, description, digest=True)
+    return sorted(folder.iterdir())
+
+
+def default_folder(workdir: Path, formats: Sequence[str], winner: int, seed: int | None) -> Path:
+    """Where an export goes whose folder is not named: one for each choice, in the workdir."""
+    parts = [name for name in FORMATS if name in formats]
+    parts += [f"winner{winner}"] * bool(winner) + [f"seed{seed}"] * (seed is not None)
+    return workdir / EXPORTS / "-".join(parts)
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    """Raises `ModelError` if the folder may not be written."""
+    try:
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return
+        found = {path.name for path in folder.iterdir()}
+        if not {MODEL, CARD} <= found <= _NAMES:
+            raise ModelError(f"`{folder}` holds other things than an export; give another --out")
+        if not overwrite:
+            raise ModelError(
+                f"`{folder}` holds an export; give another --out, or replace it with --overwrite"
+            )
+    except OSError as error:
+        raise ModelError(f"`{folder}` cannot be used: {one_line(error)}") from error
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """Loads whatever can classify: a model, or an export that is a program.
+
+    Raises:
+      InputError: there is nothing such in the folder.
+      DamagedError: it is not what was written.
+    """
+    file = folder / MODEL
+    with reading(file):
+        data = read_description(file) if file.is_file() else {}
+        if not {"orbax", "safetensors"} & set(data.get("formats", ["orbax"])):
+            return load_program(folder, data)
+    return load(folder)

@@ -1,0 +1,1 @@
+"""A study's task: config -> space, costs, budget, default candidate, images."""

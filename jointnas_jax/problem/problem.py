@@ -1,0 +1,273 @@
+"""What a config amounts to once the dataset is known: space, costs, default candidate."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jointnas_jax.config import Config
+from jointnas_jax.data.source import ImageDataset, Images, carve_validation, open_dataset
+from jointnas_jax.errors import ConfigError, DataError, SpaceError
+from jointnas_jax.nets import zoo
+from jointnas_jax.nets.cost import CostTable, count
+from jointnas_jax.nets.latency import LATENCY, latency_of, with_latency
+from jointnas_jax.problem.latency_table import LatencyTable, known_latencies
+from jointnas_jax.rules import TIMES, cost_in_words
+from jointnas_jax.search.pool import distinct, sobol_pool
+from jointnas_jax.search.searcher import Searcher
+from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob
+
+# Streams of NumPy's random numbers, next to the study's seed: pool, validation split, pretraining
+# samples, random search.
+POOL_STREAM, VALIDATION_STREAM, PRETRAIN_STREAM, RANDOM_STREAM = range(4)
+
+# Candidates that cost features are standardised by.
+_COST_SAMPLE = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A study's task.
+
+    Attributes:
+      config: the checked config.
+      dataset: opened, not yet decoded; None where a finished study is searched again.
+      space: what is searched, restricted by the mode.
+      default: the default candidate.
+      costs: of the space.
+      latency: what the latencies among them are summed up from; None where they are not.
+    """
+
+    config: Config
+    dataset: ImageDataset | None
+    space: JointSpace
+    default: Candidate
+    costs: CostTable
+    latency: LatencyTable | None = None
+
+    def images(self) -> tuple[Images, Images]:
+        """Training and test images."""
+        return self.dataset.open_splits(self.config.data)
+
+    def divided_images(self) -> tuple[Images, np.ndarray, Images]:
+        """Training split, `bool[N]` which of it are for validation, and test split.
+
+        Raises:
+          ConfigError: less than a batch is left to train on.
+        """
+        train, test = self.images()
+        data, seed = self.config.data, (self.config.seed, VALIDATION_STREAM)
+        validation = carve_validation(len(train), data.val_fraction, seed, data.val_images)
+        batch = self.config.train.batch_size
+        if (left := int((~validation).sum())) < batch:
+            raise ConfigError(
+                f"`config.train.batch_size` must be at most the {left} training images "
+                f"left of {len(train)} after validation, got {batch}"
+            )
+        return train, validation, test
+
+    def random_candidates(self, wanted: int) -> np.ndarray:
+        """Distinct uniform candidates within the budget, `int32[N, K]`.
+
+        More of them start with the same ones. Where they are too rare to be met by chance, fewer
+        than wanted, but at least one.
+        """
+        rng = np.random.default_rng((self.config.seed, RANDOM_STREAM))
+        feasible = self.budget_test()
+        found = np.zeros((0, len(self.space.knobs)), np.int32)
+        for _ in range(1000):
+            drawn = self.space.sample(rng, 1024)
+            found = distinct(np.concatenate([found, drawn[feasible(drawn)]]))
+            if len(found) >= wanted:
+                break
+        return found[:wanted] if len(found) else self.pool()[-wanted:]
+
+    def pool(self) -> np.ndarray:
+        """Draws the pool of the coarse stage: `int32[P, K]`; raises `SpaceError` if it is empty.
+
+        Its head, the first to be trained, is the default candidate, unless the config wants it out.
+        """
+        pool = self.pool_within(self.config.budget.limits(), self.config.seed)
+        known = self.space.encode(self.default)[None]
+        if self.config.search.start_with_default and self.budget_test()(known)[0]:
+            pool = distinct(np.concatenate([known, pool]))[: len(pool)]
+        return pool
+
+    def pool_within(self, limits: Mapping[str, int], seed: int) -> np.ndarray:
+        """Draws a pool within limits of costs by name: `int32[P, K]`; see `sobol_pool`."""
+        names = self.costs.names
+        budget = {names.index(name): limit for name, limit in limits.items()}
+        shown = [f"{name} (ns)" if name in TIMES else name for name in names]
+        size = self.config.search.pool_size
+        return sobol_pool(self.space, size, self.costs, budget, (seed, POOL_STREAM), shown)
+
+    def budget_test(self) -> Callable[[Any], Any]:
+        """Returns the test which of `int32[N, K]` satisfy the budget, NumPy or under `jit`."""
+        return self.costs.within(self.config.budget.limits())
+
+    def cost_features(self) -> Callable[[Any], Any]:
+        """Returns FLOPs and params as features: standardised logarithms, also under `jit`."""
+        logs = self.costs.logs(("flops", "params"))
+        sample = logs(self.space.sample(np.random.default_rng(0), _COST_SAMPLE))
+        # In a space of one architecture they are constant, and tell nothing.
+        mean, std = sample.mean(0), np.maximum(sample.std(0), 1e-6)
+        return lambda vectors: (logs(vectors) - mean) / std
+
+    def searcher(self) -> Searcher:
+        """Returns both stages of the search, for this space and budget."""
+        search, limits = self.config.search, self.config.budget.limits()
+        return Searcher(
+            self.space,
+            search.rounds * search.per_round,
+            search,
+            self.config.predictor,
+            costs=lambda vectors: self.costs(vectors)[:, :2],
+            cost_features=self.cost_features(),
+            feasible=self.budget_test(),
+            repair=self.repair(tuple(limits)),
+        )
+
+    def repair(self, names: Sequence[str]) -> Callable[[Any, Any], Any] | None:
+        """Returns what mends children over a budget of some costs; None: as for any cost.
+
+        Measured times rise and fall with a knob as they like, so `shrink` would return nearly all
+        knobs of an architecture to the parent's values.
+        """
+        return self.costs.shrink(names) if names and LATENCY not in names else None
+
+    def costs_of(self, arch: ArchSpec) -> dict[str, int]:
+        """Returns the costs of an architecture of the space by name; a latency in nanoseconds."""
+        costs = dataclasses.asdict(count(arch))
+        return costs | ({LATENCY: latency_of(arch, self.latency.times)} if self.latency else {})
+
+    def within_budget(self, costs: Mapping[str, int]) -> bool:
+        """Whether costs satisfy the budget."""
+        return all(costs[name] <= limit for name, limit in self.config.budget.limits().items())
+
+
+def build_problem(config: Config, latency: LatencyTable | None = None) -> Problem:
+    """Opens the dataset and builds space, costs and default candidate.
+
+    Args:
+      config: of the study.
+      latency: that the study began with; None: what is known of this device now, if the budget
+        limits the latency.
+
+    Raises:
+      InputError: the dataset, space, default candidate or architecture file cannot be used, or the
+        latencies of the space are not known.
+    """
+    dataset, space, default = open_space(config)
+    if config.budget.latency:
+        latency = latency or known_latencies(space)
+    problem = Problem(config, dataset, space, default, _costs(space, latency), latency)
+    costs = problem.costs_of(default.arch)
+    if config.mode == "recipe" and not problem.within_budget(costs):
+        limits = config.budget.limits()
+        name = next(n for n, limit in limits.items() if costs[n] > limit)
+        raise ConfigError(
+            f"the fixed architecture costs {name} of {cost_in_words(name, costs[name])}, over the "
+            f"budget of {cost_in_words(name, limits[name])}; raise or drop it with "
+            f'--config.budget.{name}=""'
+        )
+    return problem
+
+
+def open_space(config: Config) -> tuple[ImageDataset, JointSpace, Candidate]:
+    """Opens the dataset; returns it, the space that is searched and the default candidate.
+
+    Raises:
+      InputError: as `build_problem`.
+    """
+    dataset = open_dataset(dataclasses.asdict(config.data))
+    dataset.check_disjoint(config.data.train_split, config.data.test_split)
+    arch = _fixed_arch(config.arch_file, dataset) if config.arch_file else None
+    space, default = _restrict(config, dataset.image_shape[2], dataset.num_classes, arch)
+    if not space.knobs:
+        raise SpaceError(
+            f"mode `{config.mode}` leaves no knob to search; give a knob of `space` "
+            "more than one value"
+        )
+    _check_sizes(space, dataset)
+    return dataset, space, default
+
+
+def restore_problem(
+    config: Config, arch: ArchSpec, latency: LatencyTable | None = None, measured: bool = False
+) -> Problem:
+    """Builds the problem of a finished study again, without its dataset.
+
+    Args:
+      config: of the study.
+      arch: of one of its candidates: it knows the images' channels and the classes, and in mode
+        `recipe` it is the fixed one.
+      latency: that the study began with; None: its budget did not limit it.
+      measured: whether latencies are wanted all the same.
+
+    Raises:
+      ConfigError: the latencies of the space are not known.
+    """
+    space, default = _restrict(config, arch.image_channels, arch.num_classes, arch)
+    if measured:
+        latency = latency or known_latencies(space)
+    return Problem(config, None, space, default, _costs(space, latency), latency)
+
+
+def _costs(space: JointSpace, latency: LatencyTable | None) -> CostTable:
+    costs = CostTable.of(space)
+    return with_latency(costs, space, latency.times) if latency else costs
+
+
+def _restrict(
+    config: Config, image_channels: int, num_classes: int, arch: ArchSpec | None
+) -> tuple[JointSpace, Candidate]:
+    """The space that the mode leaves, and the default candidate; `arch` None is the default's."""
+    joint = JointSpace.from_config(config.space, image_channels, num_classes)
+    default = joint.decode(joint.vector_from_values(config.default))
+    if config.mode == "recipe":
+        default = dataclasses.replace(default, arch=arch or default.arch)
+        return joint.with_fixed_arch(default.arch), default
+    if config.mode == "arch":
+        return joint.with_fixed_recipe(default.recipe), default
+    return joint, default
+
+
+def _fixed_arch(name: str, dataset: ImageDataset) -> ArchSpec:
+    """The architecture of a file or of the zoo, with as many classes as the dataset has."""
+    try:
+        arch = zoo.find(name)
+    except SpaceError as error:
+        raise SpaceError(f"`config.arch_file`: {error}") from error
+    if name in zoo.NAMES:
+        arch = dataclasses.replace(arch, num_classes=dataset.num_classes)
+    needed = (dataset.image_shape[2], dataset.num_classes)
+    if (arch.image_channels, arch.num_classes) != needed:
+        raise SpaceError(
+            f"`config.arch_file` = `{name}` has (image_channels, num_classes) = "
+            f"{(arch.image_channels, arch.num_classes)}, `{dataset.name}` needs "
+            f"{needed}"
+        )
+    return arch
+
+
+def _check_sizes(space: JointSpace, dataset: ImageDataset) -> None:
+    """The smallest image must survive the largest total stride."""
+
+    def values(slot: str) -> tuple:
+        source = space.arch_slots[slot]
+        return source.values if isinstance(source, Knob) else (source,)
+
+    stride = math.prod(max(values(s)) for s in space.arch_slots if s.endswith("_stride"))
+    if (resolution := min(values("resolution"))) < stride:
+        raise SpaceError(
+            f"`resolution` must be at least the total stride {stride} of the largest "
+            f"strides, got {resolution}; use fewer stages with stride 2"
+        )
+    if (side := min(dataset.image_shape[:2])) < stride:
+        raise DataError(
+            f"images of `{dataset.name}` are {side} pixels wide, less than the total "
+            f"stride {stride} of the space; use fewer stages with stride 2 or load "
+            "them larger with --config.data.image_size="
+        )

@@ -1,0 +1,1 @@
+"""The process that runs: JAX's set-up, the compiler, interrupts, child processes, the cache."""

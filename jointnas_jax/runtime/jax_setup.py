@@ -1,0 +1,53 @@
+"""Sets JAX up before its backend starts: devices, compilation cache; quiets other libraries."""
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import jax
+import tensorflow_datasets as tfds
+from absl import logging
+
+from jointnas_jax.runtime.cache import cache_dir
+
+# Programs that compile faster than this are not worth a file.
+_CACHED_FROM_SECONDS = 0.5
+
+
+def prepare_jax(devices: int) -> None:
+    """Sets up devices and the persistent compilation cache, before JAX's backend starts.
+
+    Quiets other libraries as well. On CPU there is one device per core: candidates train side by
+    side on them.
+    """
+    os.umask(os.umask(0o022) | 0o022)  # nothing that is written may be changed by others
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        jax.config.update("jax_num_cpu_devices", devices or cores)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = cache_dir() / "compiled"
+        if _is_private(cache):
+            jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _CACHED_FROM_SECONDS)
+
+
+def _is_private(cache: Path) -> bool:
+    """Makes a folder only ours: whoever can write compiled programs can run code.
+
+    Returns:
+      Whether it is; if not, everything works without it, and compiles again.
+    """
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if stat.S_IMODE(cache.stat().st_mode) & 0o077:
+            cache.chmod(0o700)
+        if cache.stat().st_uid == os.getuid():
+            return True
+        reason = "belongs to another user"
+    except OSError as error:
+        reason = f"cannot be used: {error}"
+    print(f"warning: the compilation cache `{cache}` {reason}; it is not used", file=sys.stderr)
+    return False

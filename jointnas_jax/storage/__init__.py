@@ -1,0 +1,1 @@
+"""What is written: the workdir, its lock and provenance, trials, weights."""

@@ -1,0 +1,336 @@
+"""The trials of a study, in Optuna's RDB storage.
+
+Every stage is an Optuna study of its own, so that its scores can be compared: `optuna-dashboard`
+and `optuna.load_study` open them as they are. A trial is written once, in one transaction, with a
+digest of its content beside it, and never changes.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from jointnas_jax.errors import DamagedError, InputError, StorageError, one_line
+from jointnas_jax.storage.database import parse_url, public_name, without_secrets
+
+# 2: the stage `validate` was called `final`.
+SCHEMA = 2
+COMPLETED, FAILED = "COMPLETED", "FAILED"
+STAGES = ("coarse", "random", "validate", "retrain")
+
+_ARRIVED = "arrived"
+# Seconds that a writer waits for another one.
+_PATIENCE = 60
+# What reading raises where the content makes no sense.
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
+# What SQLite says where a sound file cannot be used.
+_NOT_DAMAGE = ("locked", "full", "readonly", "unable to open", "disk I/O")
+_STATES = {COMPLETED: TrialState.COMPLETE, FAILED: TrialState.FAIL}
+# Kept as attributes of an Optuna trial; the rest has a place of its own in it.
+_ATTRIBUTES = (
+    *("number", "stage", "round", "seed", "costs", "predicted", "epochs", "status", "reason"),
+    *("pack", "seconds"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One evaluation of a candidate.
+
+    Attributes:
+      number: position in the study, from 0.
+      stage: `coarse`, `random`, `validate` (finalists and references with all seeds), all three
+        with validation accuracy, or `retrain`, on the whole training split with test accuracy.
+      round: of the coarse stage, from 1; None elsewhere.
+      seed: which of the repeated trainings, from 0; None where there is one.
+      knobs: value of every knob.
+      costs: name -> integer cost.
+      predicted: predicted score before the trial; None where nothing was predicted.
+      epochs: epochs trained.
+      accuracies: after each epoch, fractions in [0, 1].
+      score: accuracy after the last epoch; None where the trial failed.
+      status: `COMPLETED` or `FAILED`.
+      reason: why it failed.
+      pack: that it trained in, by its shape: `exact`, or the name of an envelope.
+      seconds: wall time, compiling included.
+      arrived: of a coarse stage without rounds, when the search was told of the trial: how many
+        candidates it had asked for, and how many results it had been told of; else None.
+    """
+
+    number: int
+    stage: str
+    round: int | None
+    seed: int | None
+    knobs: dict[str, Any]
+    costs: dict[str, int]
+    predicted: float | None
+    epochs: int
+    accuracies: tuple[float, ...]
+    score: float | None
+    status: str
+    reason: str | None
+    pack: str
+    seconds: float
+    arrived: tuple[int, int] | None = None
+
+    @property
+    def candidate(self) -> tuple[Any, ...]:
+        """What was trained, whatever came out."""
+        return self.stage, self.round, self.seed, self.knobs, self.epochs
+
+    def digest(self) -> str:
+        """SHA-256 of the content, in hex."""
+        known = dataclasses.asdict(self)
+        if self.arrived is None:  # as before there were any
+            del known["arrived"]
+        content = json.dumps(known, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+class TrialStore:
+    """The trials of one study."""
+
+    def __init__(self, url: str | sqlalchemy.URL, name: str):
+        """Opens a database, which gets Optuna's tables if it has none.
+
+        Args:
+          url: as SQLAlchemy reads it: `sqlite:////folder/trials.db`, `postgresql://host/name`.
+          name: of the study in it.
+
+        Raises:
+          InputError: it cannot be opened.
+          DamagedError: what is there is no database, or not a sound one.
+        """
+        self._url, self.name = parse_url(url), name
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with self.naming_the_database(opening=True):
+            if self._url.drivername == "sqlite":
+                _prepare_sqlite(self._url.database)
+                arguments = {"connect_args": {"timeout": _PATIENCE}}
+            else:
+                arguments = {"pool_pre_ping": True}
+                if self._url.drivername == "postgresql":  # versions of SQLAlchemy differ in what
+                    self._url = self._url.set(drivername="postgresql+psycopg2")  # they take then
+            url = self._url.render_as_string(hide_password=False)
+            # Optuna would fill in what stands in braces.
+            url = url.replace("{", "{{").replace("}", "}}")
+            self._storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+        self._ids: dict[str, int] = {}
+
+    @property
+    def place(self) -> str:
+        """The database for people: no password."""
+        return public_name(self._url)
+
+    @property
+    def engine(self) -> sqlalchemy.Engine:
+        """Of the database; used inside of `naming_the_database`."""
+        return self._storage.engine
+
+    def create(self) -> None:
+        """Makes the studies of all stages; those of an earlier study of the name are removed."""
+        with self.naming_the_database():
+            self.remove(self.name)
+            for stage in STAGES:
+                self._make(stage)
+
+    def remove(self, name: str) -> None:
+        """Removes the studies of all stages of a study, if they exist."""
+        with self.naming_the_database():
+            titles = {_title(name, stage) for stage in STAGES}
+            for study in self._storage.get_all_studies():
+                if study.study_name in titles:
+                    self._storage.delete_study(study._study_id)
+
+    def append(self, trial: Trial, knobs: dict[str, BaseDistribution]) -> None:
+        """Writes one trial, in one transaction.
+
+        Args:
+          trial: a new one.
+          knobs: of the space, see `distributions`.
+
+        Raises:
+          StorageError: it could not be written; nothing of it is.
+        """
+        with self.naming_the_database():
+            try:
+                self._storage.create_new_trial(self._id(trial.stage), _to_optuna(trial, knobs))
+            except KeyError as error:
+                raise StorageError(
+                    f"study `{self.name}` is no longer in `{self.place}`: another run replaced it"
+                ) from error
+
+    def load(self) -> list[Trial]:
+        """Reads all trials, in the order of their numbers.
+
+        Raises:
+          InputError: another version of this project wrote them.
+          DamagedError: a trial is not what was written, or one is lost.
+        """
+        with self.naming_the_database(), self._calling_it_damaged():
+            found = [trial for stage in STAGES for trial in self._read(stage)]
+        trials: dict[int, Trial] = {}
+        for trial in found:
+            # Optuna writes again where the answer of the server was lost; the first row counts.
+            if trials.setdefault(trial.number, trial).candidate != trial.candidate:
+                raise self._damaged(f"trial {trial.number} is there twice, and differs")
+        # Stages follow each other: when the last one begins, all trials before it are stored.
+        last = max((STAGES.index(t.stage) for t in found), default=0)
+        before = max((t.number for t in found if STAGES.index(t.stage) < last), default=-1)
+        missing = [n for n in range(before) if n not in trials]
+        if missing:
+            raise self._damaged(f"trial {missing[0]} is missing")
+        return [trials[number] for number in sorted(trials)]
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+
+    def _make(self, stage: str) -> int:
+        direction = [optuna.study.StudyDirection.MAXIMIZE]
+        identity = self._storage.create_new_study(direction, _title(self.name, stage))
+        self._storage.set_study_user_attr(identity, "schema", SCHEMA)
+        self._ids[stage] = identity
+        return identity
+
+    def _read(self, stage: str) -> Iterator[Trial]:
+        identity = self._id(stage)
+        schema = self._storage.get_study_user_attrs(identity).get("schema")
+        if schema != SCHEMA:
+            raise InputError(
+                f"the trials in `{self.place}` are of schema {schema}, this version reads schema "
+                f"{SCHEMA}; give another --workdir, or replace the study with --overwrite"
+            )
+        for frozen in self._rows(identity):
+            row = f"row {frozen._trial_id} of its trials"
+            try:
+                trial = _from_optuna(frozen)
+                sound = frozen.user_attrs["digest"] == trial.digest() and trial.stage == stage
+            except _UNREADABLE as error:
+                raise self._damaged(f"{row}: {one_line(repr(error))}") from error
+            if not sound:
+                raise self._damaged(f"trial {trial.number} ({row})")
+            yield trial
+
+    def _rows(self, identity: int) -> Iterable[FrozenTrial]:
+        try:
+            return self._storage.get_all_trials(identity, deepcopy=False)
+        except _UNREADABLE:
+            return self._rows_one_by_one(identity)
+
+    def _rows_one_by_one(self, identity: int) -> Iterator[FrozenTrial]:
+        """What `get_all_trials` gives, to find the row that cannot be read."""
+        query = sqlalchemy.text("SELECT trial_id FROM trials WHERE study_id = :study ORDER BY 1")
+        with self._storage.engine.connect() as connection:
+            rows = connection.execute(query, {"study": identity}).scalars().all()
+        for row in rows:
+            try:
+                yield self._storage.get_trial(row)
+            except _UNREADABLE as error:
+                raise self._damaged(f"row {row} of its trials: {one_line(repr(error))}") from error
+
+    def _id(self, stage: str) -> int:
+        if stage not in self._ids:
+            try:
+                self._ids[stage] = self._storage.get_study_id_from_name(_title(self.name, stage))
+            except KeyError:
+                raise self._damaged(f"study `{_title(self.name, stage)}` is missing") from None
+        return self._ids[stage]
+
+    def _damaged(self, what: str) -> DamagedError:
+        return DamagedError(
+            f"`{self.place}` is damaged: {what}; put back a copy of it, or start again with "
+            "--overwrite"
+        )
+
+    @contextmanager
+    def naming_the_database(self, opening: bool = False) -> Iterator[None]:
+        """Turns the errors of a database into ours; one that cannot be opened is bad input."""
+        try:
+            yield
+        except (
+            optuna.exceptions.StorageInternalError,
+            sqlalchemy.exc.SQLAlchemyError,
+            sqlite3.Error,
+        ) as error:
+            cause = getattr(error.__cause__ or error, "orig", None) or error
+            cause = one_line(without_secrets(str(cause), self._url))
+            in_workdir = self._url.drivername == "sqlite"
+            if in_workdir and not any(reason in cause for reason in _NOT_DAMAGE):
+                raise self._damaged(cause) from error
+            kind = InputError if opening and "full" not in cause else StorageError
+            raise kind(f"`{self.place}` cannot be used: {cause}") from error
+        except (ImportError, RuntimeError) as error:  # no driver; tables of another Optuna
+            cause = one_line(without_secrets(str(error), self._url))
+            raise InputError(f"database `{self.place}`: {cause}") from error
+
+    @contextmanager
+    def _calling_it_damaged(self) -> Iterator[None]:
+        """Whatever else reading raises is the fault of what is read."""
+        try:
+            yield
+        except _UNREADABLE as error:
+            raise self._damaged(one_line(repr(error))) from error
+
+
+def _title(name: str, stage: str) -> str:
+    """What Optuna calls a stage of a study."""
+    return f"{name}: {stage}"
+
+
+def _prepare_sqlite(file: str) -> None:
+    """Switches on the write-ahead log, which lets others read meanwhile; checks the pages.
+
+    Raises `sqlite3.Error` where that is not possible.
+    """
+    with closing(sqlite3.connect(file, timeout=_PATIENCE)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        ((verdict,), *_) = connection.execute("PRAGMA integrity_check(1)").fetchall()
+        if verdict != "ok":
+            raise DamagedError(f"`{file}` is damaged: {one_line(verdict)}")
+
+
+def _to_optuna(trial: Trial, knobs: dict[str, BaseDistribution]) -> FrozenTrial:
+    end = datetime.datetime.now()
+    attributes = {name: getattr(trial, name) for name in _ATTRIBUTES}
+    if trial.arrived is not None:
+        attributes[_ARRIVED] = trial.arrived
+    return FrozenTrial(
+        number=-1,  # Optuna counts in the order of writing
+        trial_id=-1,
+        state=_STATES[trial.status],
+        value=trial.score,
+        datetime_start=end - datetime.timedelta(seconds=trial.seconds),
+        datetime_complete=end,
+        params=trial.knobs,
+        distributions=knobs,
+        user_attrs=attributes | {"digest": trial.digest()},
+        system_attrs={},
+        intermediate_values=dict(enumerate(trial.accuracies, 1)),
+    )
+
+
+def _from_optuna(frozen: FrozenTrial) -> Trial:
+    attributes: Mapping[str, Any] = frozen.user_attrs
+    curve = sorted(frozen.intermediate_values.items())
+    if [step for step, _ in curve] != list(range(1, len(curve) + 1)):
+        raise ValueError(f"epochs of trial {attributes['number']}: {[s for s, _ in curve]}")
+    if frozen.state != _STATES[attributes["status"]]:
+        raise ValueError(f"state of trial {attributes['number']}: {frozen.state}")
+    return Trial(
+        **{name: attributes[name] for name in _ATTRIBUTES},
+        knobs=dict(frozen.params),
+        accuracies=tuple(accuracy for _, accuracy in curve),
+        score=frozen.value,
+        arrived=tuple(attributes[_ARRIVED]) if _ARRIVED in attributes else None,
+    )

@@ -1,0 +1,215 @@
+"""Trains one candidate fully: on any dataset and all devices, with a state on disk.
+
+An interrupted training goes on from its last saved epoch, to the same result bit for bit.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from jointnas_jax.config import Config
+from jointnas_jax.data.source import ImageDataset, open_dataset
+from jointnas_jax.errors import ConfigError, SpaceError, StudyError
+from jointnas_jax.execution.job import Job, RunContext, TrainResult
+from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.files import SCHEMA
+from jointnas_jax.models.model import Model, save_model
+from jointnas_jax.nets import zoo
+from jointnas_jax.nets.cost import count
+from jointnas_jax.runtime.interrupt import Interrupt
+from jointnas_jax.space import Candidate, JointSpace, Knob, read_candidate
+from jointnas_jax.storage import workdir as workdirs
+from jointnas_jax.storage.lock import locked
+from jointnas_jax.study.study_forecast import plan_training, print_lines
+from jointnas_jax.telemetry.console import watched
+from jointnas_jax.telemetry.progress import Progress
+from jointnas_jax.telemetry.time_left import Part
+
+_STAGE = "training"
+
+
+def train_candidate(
+    config: Config,
+    name: str,
+    workdir: Path,
+    console: Console,
+    dry: bool,
+    overwrite: bool,
+    interrupt: Interrupt | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Trains a candidate on the whole training split and measures test accuracy, once.
+
+    Args:
+      config: dataset, training, recipe.
+      name: of the candidate, see `find_candidate`.
+      workdir: where everything is written; a training of the same there goes on.
+      console: for what is told.
+      dry: print the plan and train nothing.
+      overwrite: replace an earlier training in the workdir.
+      interrupt: tells when to save and stop.
+      progress: told where the training is; None: it is shown as suits the console.
+
+    Returns:
+      The content of `result.json`, which is written too; empty for a dry run.
+
+    Raises:
+      InputError: before anything trains.
+      BusyError: another run owns the workdir.
+      DamagedError: what is stored there is not what was written.
+      StudyError: the loss was not finite.
+      StorageError: something cannot be written.
+      InterruptedStudyError: the run was interrupted.
+    """
+    dataset = open_dataset(dataclasses.asdict(config.data))
+    dataset.check_disjoint(config.data.train_split, config.data.test_split)
+    candidate = find_candidate(config, name, dataset)
+    _print_plan(config, dataset, candidate, console)
+    if dry:
+        return {}
+    interrupt, progress = interrupt or Interrupt(), progress or watched(console)
+    with locked(workdir), progress.shown():
+        progress.stage(_STAGE)
+        return _train(config, dataset, candidate, workdir, progress, overwrite, interrupt)
+
+
+def _train(
+    config: Config,
+    dataset: ImageDataset,
+    candidate: Candidate,
+    workdir: Path,
+    progress: Progress,
+    overwrite: bool,
+    interrupt: Interrupt,
+) -> dict[str, Any]:
+    described, console = candidate.to_dict(), progress.console
+    # Before any image or teacher is read.
+    stored = None if overwrite else workdirs.finished_training(workdir, config, described)
+    if stored is not None:
+        console.print(f"`{workdir}` holds this training, finished; --overwrite does it again.")
+        return stored
+    train, test = dataset.open_splits(config.data)
+    if len(train) < config.train.batch_size:
+        raise ConfigError(
+            f"`config.train.batch_size` must be at most the {len(train)} training images, got "
+            f"{config.train.batch_size}"
+        )
+    validation = np.zeros(len(train), bool)  # a final training uses all images
+    keeping = RunContext(workdir, None, interrupt, progress)
+    space = JointSpace.fixed(candidate)
+    evaluator = Evaluator(config, space, train, validation, test, keeping=keeping)
+    workdirs.start_training(workdir, config, described, overwrite)
+    interrupt.command = progress.command
+    progress.begin(workdir, [Part(_STAGE, 1, 0.0, 0.0)])
+    progress.batch(_STAGE)
+    start, epochs = time.perf_counter(), config.train.epochs_of_winners
+
+    def tell(epoch: int, loss: float) -> None:
+        progress.scalar("training/loss", loss, epoch)
+        if not console.is_terminal:  # which shows a bar
+            progress.say(f"epoch {epoch} of {epochs}: loss {loss:.4f}")
+
+    recipe = candidate.recipe.stretched(epochs / config.train.epochs)
+    job = Job(
+        dataclasses.replace(candidate, recipe=recipe),
+        jax.random.key(config.seed),
+        epochs,
+        on_full_split=True,
+        progress=tell,
+    )
+    (outcome,) = evaluator.run([job])
+    progress.trained(_STAGE)
+    if outcome.reason is not None:
+        raise StudyError(f"the training failed: {outcome.reason}")
+    seconds = round(time.perf_counter() - start, 2)
+    result = _keep(config, dataset, candidate, workdir, outcome, evaluator.pixels, seconds)
+    progress.scalar("training/test_accuracy", result["accuracy"], epochs)
+    print_accuracy(result, console)
+    return result
+
+
+def _keep(
+    config: Config,
+    dataset: ImageDataset,
+    candidate: Candidate,
+    workdir: Path,
+    outcome: TrainResult,
+    pixels: dict[str, list[float]],
+    seconds: float,
+) -> dict[str, Any]:
+    """Writes the trained model and `result.json`, whose content is returned."""
+    result = {
+        "schema": SCHEMA,
+        "name": config.name,
+        "dataset": {"name": dataset.name, "pixels": pixels},
+        "candidate": candidate.to_dict(),
+        "costs": dataclasses.asdict(count(candidate.arch)),
+        "epochs": config.train.epochs_of_winners,
+        "accuracy": outcome.accuracy,
+        "seconds": seconds,
+    }
+    statistics = (tuple(pixels[name]) for name in ("mean", "std"))
+    shape = dataset.image_shape[:2]
+    model = Model(candidate.arch, outcome.variables, *statistics, shape, 1.0, dataset.labels)
+    save_model(model, workdir / workdirs.TRAINED, overwrite=True)
+    workdirs.finish_training(workdir, result)
+    return result
+
+
+def print_accuracy(result: dict[str, Any], console: Console) -> None:
+    """Prints what came out, given the content of `result.json`."""
+    console.print(f"  test accuracy {result['accuracy']:.2%}", highlight=False)
+
+
+def _print_plan(
+    config: Config, dataset: ImageDataset, candidate: Candidate, console: Console
+) -> None:
+    train, costs = config.train, count(candidate.arch)
+    lines = {
+        "training": f"{config.name}, {train.epochs_of_winners} epochs, batches of "
+        f"{train.batch_size}",
+        "data": str(dataset),
+        "network": f"{costs.flops:,} FLOPs, {costs.params:,} params, images of "
+        f"{candidate.arch.resolution} x {candidate.arch.resolution}",
+        "recipe": ", ".join(f"{k} {v}" for k, v in candidate.recipe.to_dict().items()),
+    }
+    print_lines(lines | plan_training(config, dataset, candidate).lines(), console)
+
+
+def find_candidate(config: Config, name: str, dataset: ImageDataset) -> Candidate:
+    """Finds a candidate, and makes its classifier fit a dataset.
+
+    Args:
+      config: what its `space.recipe` fixes holds for every candidate; its default candidate has
+        the rest, for an architecture that comes without a recipe.
+      name: of a published network, or of a JSON file of a candidate or an architecture; "" is the
+        config's default candidate.
+      dataset: to train on.
+
+    Raises:
+      SpaceError: there is no such candidate, or it is for images with other channels.
+    """
+    channels, classes = dataset.image_shape[2], dataset.num_classes
+    space = JointSpace.from_config(config.space, channels, classes)
+    default = space.decode(space.vector_from_values(config.default))
+    name = name or config.arch_file
+    arch, own = (zoo.find(name) if name else default.arch), None
+    if name not in ("", *zoo.NAMES):
+        own = read_candidate(Path(name))[1]
+    if arch.image_channels != channels:
+        raise SpaceError(
+            f"`{name}` is for images of {arch.image_channels} channels, `{dataset.name}` has "
+            f"{channels}"
+        )
+    fixed = {
+        slot: space.recipe_slots[slot]
+        for slot in config.space.get("recipe", {})
+        if not isinstance(space.recipe_slots[slot], Knob)
+    }
+    recipe = dataclasses.replace(own or default.recipe, **fixed)
+    return Candidate(dataclasses.replace(arch, num_classes=classes), recipe)

@@ -1,0 +1,65 @@
+"""Few numbers of lanes for each shape, whatever rounds bring."""
+
+import pytest
+
+from jointnas_jax.execution.lanes import LaneCounts, lanes_that_fit
+from jointnas_jax.nets.cost import training_bytes
+
+
+class Device:
+    """What the memory model asks of a device."""
+
+    def __init__(self, platform, stats):
+        self.platform, self._stats = platform, stats
+
+    def memory_stats(self):
+        return self._stats
+
+
+def test_a_shape_keeps_to_its_lanes_and_few_more_are_foreseen():
+    counts = LaneCounts(lambda shape: 64)
+    assert counts.of("a", 5) == 8
+    assert [counts.of("a", wanted) for wanted in (1, 3, 8, 9, 16, 5)] == [8] * 6
+    assert counts.of("b", 2) == 2
+
+
+def test_many_more_candidates_are_worth_another_program():
+    counts = LaneCounts(lambda shape: 64)
+    found = [counts.of("a", wanted) for wanted in (1, 2, 3, 12, 1, 5, 64, 1000)]
+    assert found == [1, 1, 4, 16, 1, 16, 64, 64]
+    assert len(set(found)) <= 4  # powers of four up to 64
+
+
+def test_lanes_never_exceed_what_fits():
+    counts = LaneCounts(lambda shape: 5)
+    assert [counts.of("a", wanted) for wanted in (100, 3, 5)] == [5, 5, 5]
+
+
+def test_what_did_not_fit_is_not_tried_again():
+    counts = LaneCounts(lambda shape: 64)
+    assert counts.of("a", 12) == 16
+    counts.limit("a", 8)
+    counts.limit("a", 4)
+    assert [counts.of("a", wanted) for wanted in (12, 64, 1)] == [4, 4, 4]
+    assert counts.most("a") == 4
+    assert counts.of("b", 64) == 64
+
+
+@pytest.mark.parametrize("lanes", [1, 7, 40])
+def test_memory_decides_how_many_lanes_fit(arch, lanes):
+    one, images = training_bytes(arch, 16, 2), 10**6
+    stats = {"bytes_limit": int(((lanes + 0.5) * one + images) / 0.8)}
+    fit = lambda device, **more: lanes_that_fit(device, arch, 16, 2, **more)
+    assert fit(Device("gpu", stats), taken=images) == lanes
+    assert fit(Device("gpu", stats)) > lanes
+    assert lanes_that_fit(Device("gpu", stats), arch, 32, 4, images) < max(2, lanes)
+
+
+def test_one_lane_on_cpu_where_memory_is_unknown_and_where_not_even_one_seems_to_fit(arch):
+    for device in (
+        Device("cpu", {"bytes_limit": 2**40}),
+        Device("gpu", None),
+        Device("gpu", {}),
+        Device("tpu", {"bytes_limit": 1}),
+    ):
+        assert lanes_that_fit(device, arch, 16, 4) == 1

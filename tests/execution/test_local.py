@@ -1,0 +1,146 @@
+"""Jobs become packs, packs become few programs, and nothing is lost on the way."""
+
+import dataclasses
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jointnas_jax.config import check_config
+from jointnas_jax.data.source import Split, SplitOnDisk
+from jointnas_jax.execution import local as evaluators
+from jointnas_jax.execution.job import Job, TrainResult
+from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.problem.problem import build_problem
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return build_problem(check_config(tiny.get_config()))
+
+
+@pytest.fixture(scope="module")
+def split(problem):
+    return problem.dataset.load("train[:96]")
+
+
+def make(problem, split, **train):
+    train = dataclasses.replace(problem.config.train, batch_size=16, **train)
+    config = dataclasses.replace(problem.config, train=train)
+    return Evaluator(config, problem.space, split, np.arange(len(split)) < 32, split)
+
+
+def jobs(problem, count, seed=0, epochs=1):
+    vectors = problem.space.sample(np.random.default_rng(seed), count)
+    return [
+        Job(problem.space.decode(v), jax.random.key(1000 * seed + i), epochs)
+        for i, v in enumerate(vectors)
+    ]
+
+
+def test_rounds_after_the_first_compile_nothing(problem, split):
+    worker = make(problem, split, program="envelope")
+    first = worker.run(jobs(problem, 48))
+    assert all(o.reason is None for o in first)
+    assert len(worker._programs) == worker.packings[0].envelopes <= 4
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+    )
+    assert all(o.reason is None for o in worker.run(jobs(problem, 47, seed=1)))
+    jax.monitoring.clear_event_listeners()
+    assert compiled == []
+
+
+def test_a_dataset_stays_on_disk_above_the_configured_size(problem):
+    for memory_gb, kind in ((8.0, Split), (0.0, SplitOnDisk)):
+        data = dataclasses.replace(problem.config.data, memory_gb=memory_gb)
+        config = dataclasses.replace(problem.config, data=data)
+        images = dataclasses.replace(problem, config=config).images()
+        assert [type(split) for split in images] == [kind, kind]
+
+
+def test_envelopes_and_exact_programs_agree(problem, split):
+    some = jobs(problem, 3, epochs=2)
+    results = [list(make(problem, split, program=p).run(some)) for p in ("envelope", "exact")]
+    for shared, own in zip(*results, strict=True):
+        np.testing.assert_allclose(shared.accuracies, own.accuracies, atol=1 / 32 + 1e-6)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+            shared.variables,
+            own.variables,
+        )
+
+
+@pytest.mark.parametrize("final", [False, True])
+@pytest.mark.parametrize("program", ["envelope", "exact"])
+def test_images_on_disk_give_what_images_in_memory_give(problem, split, program, final):
+    on_disk = SplitOnDisk(problem.dataset, "train[:96]")
+    some = [dataclasses.replace(job, on_full_split=final) for job in jobs(problem, 5)]
+    memory, disk = (make(problem, s, program=program).run(some) for s in (split, on_disk))
+    for a, b in zip(memory, disk, strict=True):
+        assert a.accuracies == b.accuracies
+        jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)
+
+
+def test_every_device_trains_exact_programs(problem, split):
+    """More architectures than devices, so that every device has a worker."""
+    worker = make(problem, split, program="exact")
+    some = {job.candidate.arch: job for job in jobs(problem, 40)}
+    assert len(some) > worker.devices
+    assert [o.reason for o in worker.run([*some.values()][: worker.devices + 1])] == [None] * (
+        worker.devices + 1
+    )
+
+
+def test_a_device_without_work_helps_another_with_its_architecture(problem, split, monkeypatch):
+    trained, both_have_begun = [], threading.Barrier(2)
+
+    def train_lanes(self, shape, some, lanes, device, *_):
+        trained.append((device, shape, some[0].key))
+        if len(trained) <= 2:
+            both_have_begun.wait(60)
+        time.sleep(0.02)
+        return [TrainResult((0.5,), None, None)]
+
+    monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)
+    study = dataclasses.replace(problem.config.study, devices=2)
+    two = dataclasses.replace(problem, config=dataclasses.replace(problem.config, study=study))
+    first, second = [*{job.candidate.arch: job for job in jobs(problem, 40)}.values()][:2]
+    many = [dataclasses.replace(first, key=jax.random.key(100 + i)) for i in range(9)]
+    assert len(make(two, split, program="exact").run([*many, second])) == 10
+    assert {device for device, shape, _ in trained if shape == first.candidate.arch} == {0, 1}
+    assert len({int(jax.random.key_data(key)[-1]) for *_, key in trained}) == len(trained) == 10
+
+
+def test_a_pack_that_does_not_fit_is_split_and_tried_again(problem, split, monkeypatch):
+    tried = []
+
+    def train_lanes(self, shape, some, lanes, *_):
+        tried.append(lanes)
+        if lanes > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return [TrainResult((0.5,), None, None, 0.0)] * len(some)
+
+    monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)
+    worker = make(problem, split, program="envelope", lanes=8)
+    outcomes = worker.run([jobs(problem, 1)[0]] * 40)
+    assert [o.accuracies for o in outcomes] == [(0.5,)] * 40
+    assert tried[:3] == [8, 4, 2]
+    assert set(tried[3:]) == {2}
+
+
+def test_other_errors_are_not_tried_again(problem, split, monkeypatch):
+    calls = []
+
+    def broken(*_, **__):
+        calls.append(1)
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(evaluators.TrainProgram, "train", broken)
+    outcomes = make(problem, split, program="envelope", lanes=8).run(jobs(problem, 1))
+    assert [o.reason for o in outcomes] == ["RuntimeError: broken"]
+    assert len(calls) == 1

@@ -1,0 +1,127 @@
+"""How packs share devices and programs: few programs, compiled side by side, and short queues."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jointnas_jax.config import check_config
+from jointnas_jax.execution import local as evaluators
+from jointnas_jax.execution.job import Job, TrainResult
+from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.problem.problem import build_problem
+from jointnas_jax.train.program import Training
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Two resolutions, so two envelopes."""
+    config = tiny.get_config()
+    config.space = config.space.to_dict() | dict(resolution=[6, 8])
+    config.default = config.default.to_dict() | dict(resolution=8)
+    return build_problem(check_config(config))
+
+
+@pytest.fixture(scope="module")
+def split(problem):
+    return problem.dataset.load("train[:64]")
+
+
+def make(problem, split, devices=4, **train):
+    settings = dict(batch_size=16, program="envelope") | train
+    train = dataclasses.replace(problem.config.train, **settings)
+    study = dataclasses.replace(problem.config.study, devices=devices)
+    config = dataclasses.replace(problem.config, train=train, study=study)
+    return Evaluator(config, problem.space, split, np.arange(len(split)) < 32, split)
+
+
+def jobs(problem, count, seed=0):
+    vectors = problem.space.sample(np.random.default_rng(seed), count)
+    return [
+        Job(problem.space.decode(v), jax.random.key(1000 * seed + i), 1)
+        for i, v in enumerate(vectors)
+    ]
+
+
+def test_rounds_of_any_size_run_in_the_lanes_of_the_first(problem, split):
+    """Several lanes on a device, as on accelerators."""
+    worker = make(problem, split, devices=1, lanes=4)
+    assert all(o.reason is None for o in worker.run(jobs(problem, 10)))
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+    )
+    for seed, count in ((1, 1), (2, 5), (3, 14)):
+        assert all(o.reason is None for o in worker.run(jobs(problem, count, seed)))
+    jax.monitoring.clear_event_listeners()
+    assert compiled == []
+    assert len(worker._programs) == 2
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Evaluators that note what they compile ahead and train, and do neither."""
+    ahead, trained = [], []
+
+    def train_lanes(self, shape, some, lanes, device, *_):
+        trained.append((shape, len(some), device))
+        return [TrainResult((0.5,), None, None, 0.0)] * len(some)
+
+    monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)
+    monkeypatch.setattr(
+        evaluators.TrainProgram, "compile", lambda self, *_: ahead.append(self._shape)
+    )
+    return ahead, trained
+
+
+def test_programs_of_all_packs_are_compiled_before_any_trains(problem, split, calls):
+    ahead, trained = calls
+    worker = make(problem, split)
+    known = []
+    monitored = worker._run_pack
+    worker._run_pack = lambda *a: known.append(len(ahead)) or monitored(*a)
+    worker.run(jobs(problem, 10))
+    shapes = {shape for shape, *_ in trained}
+    assert {*ahead} == shapes
+    assert known == [len(shapes)] * len(shapes)
+    assert len(shapes) > 1
+
+
+def test_what_cannot_be_compiled_ahead_is_a_failure_of_its_pack_alone(problem, split, monkeypatch):
+    def broken(self, *_):
+        if self._shape.resolution == 6:
+            raise RuntimeError("broken")
+
+    monkeypatch.setattr(evaluators.TrainProgram, "_compile_all", broken)
+    monkeypatch.setattr(
+        evaluators.TrainProgram,
+        "train",
+        lambda self, some, *_, **__: (
+            self._compile(None, None, None) or [Training((0.5,), {}, None)] * len(some)
+        ),
+    )
+    found = make(problem, split).run(some := jobs(problem, 10))
+    for job, outcome in zip(some, found, strict=True):
+        assert (outcome.reason == "RuntimeError: broken") == (job.candidate.arch.resolution == 6)
+
+
+def seeds(problem, archs, count):
+    some = {job.candidate.arch: job for job in jobs(problem, 60)}
+    assert len(some) >= archs
+    return [
+        dataclasses.replace(job, key=jax.random.key(k))
+        for job in [*some.values()][:archs]
+        for k in range(count)
+    ]
+
+
+def test_seeds_of_an_architecture_train_to_the_same_bits_on_any_device(problem, split):
+    some = seeds(problem, 3, 3)
+    worker, one = (make(problem, split, devices, program="exact") for devices in (2, 1))
+    found, expected = worker.run(some), one.run(some)
+    assert {name[1] for name in worker._programs} == {0, 1}
+    for a, b in zip(found, expected, strict=True):
+        assert a.accuracies == b.accuracies
+        jax.tree.map(np.testing.assert_array_equal, a.variables, b.variables)

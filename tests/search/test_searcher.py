@@ -1,0 +1,210 @@
+"""The search as a user's tool: any space, any objective."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from jointnas_jax.config import EvolutionConfig, PredictorConfig, SearchConfig
+from jointnas_jax.errors import InputError, SpaceError
+from jointnas_jax.search.pool import sobol_pool
+from jointnas_jax.search.searcher import Searcher
+from jointnas_jax.space import PlainSpace
+
+SPACE = PlainSpace.of(
+    arch={f"width{i}": (1, 6) for i in range(4)},
+    recipe=dict(lr=(0, 9), optimizer=["sgd", "rmsprop"]),
+)
+PREDICTOR = PredictorConfig(members=2, width=16, embedding=8, pretrain_samples=256)
+CONFIG = SearchConfig(pool_size=128, per_round=5, evolution=EvolutionConfig(generations=20))
+
+
+def cost(vectors):
+    return (1 + vectors[:, :4]).sum(-1, keepdims=True).astype(np.int64)
+
+
+def score(vectors):
+    """Wider is better, with a best learning rate that depends on the optimizer."""
+    best = np.where(vectors[:, 5] == 0, 7, 3)
+    return (1 + vectors[:, :4]).sum(-1) - 0.5 * (vectors[:, 4] - best) ** 2
+
+
+@pytest.fixture(scope="module")
+def searcher():
+    """Told of the budget alone: test, repair and features of the costs follow from it."""
+    return Searcher(SPACE, 40, CONFIG, PREDICTOR, costs=cost, budget={0: 15})
+
+
+@pytest.fixture(scope="module")
+def found(searcher):
+    return searcher.run(score, seed=0)
+
+
+def test_it_finds_the_best_candidate_within_the_budget(found):
+    assert found.scores.max() == 15
+
+
+def test_nothing_over_the_budget_and_nothing_twice_is_evaluated(found):
+    assert (cost(found.vectors) <= 15).all()
+    assert len(np.unique(found.vectors, axis=0)) == len(found.vectors) == 40
+
+
+def test_the_seed_decides(searcher, found):
+    again, other = searcher.run(score, seed=0), searcher.run(score, seed=1)
+    np.testing.assert_array_equal(found.vectors, again.vectors)
+    assert not np.array_equal(found.vectors, other.vectors)
+
+
+def test_it_beats_random_search(found):
+    rng = np.random.default_rng(0)
+    best = []
+    for _ in range(20):
+        drawn = SPACE.sample(rng, 400)
+        best.append(score(drawn[cost(drawn)[:, 0] <= 15][:40]).max())
+    assert found.scores.max() >= max(best)
+
+
+def test_best_is_what_scored_best_so_far(found):
+    expected = [np.argmax(found.scores[: n + 1]) for n in range(40)]
+    assert found.best.tolist() == expected
+
+
+def test_under_noise_the_luckiest_is_not_taken_for_the_best():
+    """Five searches: what is predicted best is truly better than what scored best."""
+    feasible = lambda v: v[:, 0] != 4
+    searcher = Searcher(SPACE, 40, CONFIG, PREDICTOR, noisy=True, feasible=feasible)
+    lucky, taken = [], []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        found = searcher.run(lambda v, rng=rng: score(v) + 8 * rng.normal(size=len(v)), seed)
+        # A test of the user's own holds without a budget, too.
+        assert feasible(found.vectors).all()
+        # Not only after a round, also within it.
+        measured = np.array([np.argmax(found.scores[: n + 1]) for n in range(40)])
+        assert (found.best[5:] != measured[5:]).mean() > 0.3
+        lucky.append(score(found.vectors)[np.argmax(found.scores)])
+        taken.append(score(found.vectors)[found.best[-1]])
+    assert np.mean(taken) > np.mean(lucky)
+
+
+def test_a_report_card_of_any_number_of_trials_compiles_nothing(searcher):
+    sample = SPACE.sample(np.random.default_rng(0), 256)
+    key = jax.random.key(0)
+    pretrained = searcher.pretrain(sample, key)
+
+    def card(count):
+        vectors = sample[:count]
+        fitted = searcher.predictor.fit(pretrained, vectors, score(vectors), key)
+        return searcher.report_card(pretrained, fitted, vectors, score(vectors), key)
+
+    card(10)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+    )
+    assert card(30).kendall > 0.5
+    jax.monitoring.clear_event_listeners()
+    assert compiled == []
+
+
+def test_a_failed_evaluation_is_not_the_best(searcher):
+    broken = searcher.run(lambda v: np.where(v[:, 5] == 0, np.nan, score(v)), seed=0)
+    assert np.isnan(broken.scores).any()
+    assert broken.vectors[broken.best[-1], 5] == 1
+
+
+def test_the_search_leaves_the_neighbourhood_of_failures(searcher):
+    """The best half of the space fails."""
+    broken = searcher.run(lambda v: np.where(v[:, 0] > 2, np.nan, score(v)), seed=0)
+    failed = np.isnan(broken.scores)
+    assert failed[20:].mean() < 0.5
+    assert np.nanmax(broken.scores) >= 13
+
+
+def test_evaluations_are_as_many_as_asked_for_and_the_last_is_the_fine_stages(searcher):
+    sizes = []
+    found = searcher.run(lambda v: sizes.append(len(v)) or score(v), seed=2)
+    assert sizes == [5] * 7 + [4, 1]
+    assert len(found.vectors) == 40
+    # Predicted best of all is better than most that explore.
+    assert found.scores[-1] > np.median(found.scores[5:-1])
+
+
+def test_costs_alone_reach_the_process(searcher):
+    features = searcher.predictor._costs(SPACE.sample(np.random.default_rng(3), 500))
+    assert features.shape == (500, 1)
+    assert abs(features.mean()) < 0.2
+    assert features.std() == pytest.approx(1, abs=0.2)
+
+
+def test_a_budget_of_costs_that_are_not_given_is_an_error():
+    with pytest.raises(InputError, match="`costs`, which has 0"):
+        Searcher(SPACE, 10, CONFIG, PREDICTOR, budget={0: 3})
+    with pytest.raises(InputError, match="got 1"):
+        Searcher(SPACE, 10, CONFIG, PREDICTOR, costs=cost, budget={1: 3})
+
+
+def test_what_breaks_a_rule_is_never_evaluated(searcher):
+    pool = SPACE.sample(np.random.default_rng(0), 5)
+    pool[3, :4] = 5
+    evaluate = lambda *_: pytest.fail("evaluated")
+    with pytest.raises(SpaceError, match="over the budget"):
+        next(searcher.rounds(pool, None, evaluate, jax.random.key(0)))
+
+
+def test_a_test_that_refuses_everything_is_an_error():
+    nothing = lambda v: v[:, 0] < 0
+    with pytest.raises(SpaceError, match="`feasible`"):
+        Searcher(SPACE, 10, CONFIG, PREDICTOR, feasible=nothing).run(score, seed=0)
+
+
+def test_a_score_for_every_candidate_is_asked_for(searcher):
+    with pytest.raises(InputError, match="each of 5 candidates"):
+        searcher.run(lambda v: 1.0, seed=0)
+
+
+def test_a_budget_below_everything_is_an_error():
+    with pytest.raises(SpaceError, match="budget"):
+        Searcher(SPACE, 10, CONFIG, PREDICTOR, costs=cost, budget={0: 3}).run(score, seed=0)
+
+
+def test_the_papers_choice_stays_in_the_pool():
+    config = dataclasses.replace(CONFIG, propose="pool")
+    predictor = dataclasses.replace(PREDICTOR, process=False)
+    found = Searcher(SPACE, 20, config, predictor).run(score, seed=0)
+    pool = sobol_pool(SPACE, 128, lambda v: np.ones((len(v), 1), np.int64), {}, 0)
+    # The last one is the fine stage's.
+    assert {tuple(v) for v in found.vectors[:-1]} <= {tuple(v) for v in pool}
+    assert found.scores[5:].mean() > found.scores[:5].mean()
+
+
+def test_the_papers_round_is_the_best_predicted_of_the_pool():
+    """With the Gaussian process, too."""
+    config = dataclasses.replace(CONFIG, propose="pool", acquisition="mean")
+    searcher = Searcher(SPACE, 10, config, PREDICTOR)
+    pool = SPACE.sample(np.random.default_rng(0), 64)
+    pretrained = searcher.pretrain(pool, jax.random.key(0))
+    evaluate = lambda number, vectors, predicted: score(vectors)
+    rounds = searcher.rounds(pool, pretrained, evaluate, jax.random.key(0))
+    (first, state), (second, _) = itertools.islice(rounds, 2)
+    np.testing.assert_array_equal(first.vectors, pool[:5])
+    rest = pool[5:]
+    best = np.argsort(-searcher.predictor.predict(state, rest)[0], kind="stable")[:5]
+    np.testing.assert_array_equal(second.vectors, rest[best])
+
+
+def test_a_small_space_is_evaluated_whole():
+    """With knobs of real numbers."""
+    space = PlainSpace.of({"a": (0.0, 0.3, 0.1), "b": [0.5, 0.25]})
+    values = lambda v: [space.values(row) for row in v]
+    evaluate = lambda v: np.array([x["a"] - x["b"] for x in values(v)])
+    found = Searcher(space, 30, CONFIG, PREDICTOR).run(evaluate, seed=0)
+    assert len(found.vectors) == 8
+    assert values(found.vectors[found.best[-1:]]) == [{"a": 0.3, "b": 0.25}]
+
+
+def test_a_space_without_a_choice_is_an_error():
+    with pytest.raises(SpaceError, match="more than one value"):
+        PlainSpace.of({"a": [3]})
