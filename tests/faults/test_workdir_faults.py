@@ -16,10 +16,14 @@ from runs import REAL, ROOT, TABLE, TINY, config, run, start, stored, study, wai
 from table_study import train_lanes
 
 from jointnas_jax.errors import BusyError, ConfigError, DamagedError, WorkdirError
+from jointnas_jax.execution import local
 from jointnas_jax.execution.local import Evaluator
 from jointnas_jax.files import read_json, write_json
+from jointnas_jax.runtime import jax_setup
 from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.storage.lock import locked
+from jointnas_jax.storage.workdir import SCHEMA
+from jointnas_jax.study import entry
 
 
 class Stopped(BaseException):
