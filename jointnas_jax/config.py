@@ -434,7 +434,7 @@ def _check_value(field: dataclasses.Field, value: Any, path: str) -> Any:
             f"{type(given).__name__}"
         )
     if not rule.holds(value):
-        retired = RETIRED.get(f"{path}={given}")
+        retired = RETIRED.get(f"{path}={given}") if isinstance(given, str) else None
         hint = f"; {retired}" if retired else ""
         raise ConfigError(f"`{path}` must be {rule.text}, got {shown(given)}{hint}")
     return value
