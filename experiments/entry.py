@@ -34,7 +34,7 @@ def run_claim(
       doc: of the script, shown by `--help`.
       default_config: config file where `--config` is not given.
       test: returns the report.
-      draw: name of its figure in `report/claims.py`.
+      draw: name of its figure in `experiments/figures.py`.
 
     Returns:
       The exit code.
@@ -83,12 +83,12 @@ def _quietly(config: Config, test: Callable[[Config, Console], dict[str, Any]]) 
 
 
 def _tell(report: dict[str, Any], out: Path | None, draw: str) -> None:
+    from experiments.figures import draw_claim
     from experiments.verdict import sentence, table
-    from jointnas_jax.report import claims
 
     report["sentence"] = sentence(report["claim"], report["rows"])
     print("\n".join([*table(report["rows"]), report["sentence"]]))
     if out:
         write_json(out, report)
-        figure = claims.draw(draw, report, out.with_suffix(".png"))
+        figure = draw_claim(draw, report, out.with_suffix(".png"))
         print(f"  wrote {out} and {figure}")

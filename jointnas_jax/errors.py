@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any
 
-# Characters of a message; more of them hide what it says.
+# Characters of a message: more would hide its point.
 _LONGEST = 1000
 
 
@@ -56,10 +56,7 @@ class StudyError(JointNASError):
 
 
 class StorageError(JointNASError):
-    """Something cannot be written, for instance because the disk is full, or no longer be read.
-
-    What is stored stays.
-    """
+    """Something cannot be written, as on a full disk, or no longer be read; stored data stays."""
 
 
 class InterruptedStudyError(JointNASError):
@@ -84,10 +81,7 @@ class BusyError(JointNASError):
 
 
 def one_line(foreign: object) -> str:
-    """Returns text from a foreign file or library as one printable line of at most 200.
-
-    An exception without a message gives its name.
-    """
+    """Returns foreign text, or an exception, as one printable line of at most 200 characters."""
     text = _text(foreign) or (type(foreign).__name__ if isinstance(foreign, Exception) else "")
     return _printable(" ".join(text.split())[:200])
 
@@ -97,13 +91,13 @@ def shown(value: Any) -> str:
     return re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", _SHORT.repr(value))
 
 
-def nearest(word: object, known: Iterable[object]) -> str:
-    """Returns a hint such as "; did you mean `pool_size`?", or all known words if none is near."""
-    known = sorted(map(_text, known))
-    near = difflib.get_close_matches(_text(word)[:100], known, n=2, cutoff=0.6)
+def nearest(word: object, names: Iterable[object]) -> str:
+    """Returns a hint such as "; did you mean `pool_size`?", or all names if none is near."""
+    names = sorted(map(_text, names))
+    near = difflib.get_close_matches(_text(word)[:100], names, n=2, cutoff=0.6)
     if near:
         return "; did you mean " + " or ".join(f"`{n}`" for n in near) + "?"
-    return "; known: " + ", ".join(f"`{k}`" for k in known)
+    return "; known: " + ", ".join(f"`{n}`" for n in names)
 
 
 class _Short(reprlib.Repr):

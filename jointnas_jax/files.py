@@ -11,87 +11,107 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jointnas_jax.errors import DamagedError, StorageError, WorkdirError, one_line
+from jointnas_jax.errors import DamagedError, JointNASError, StorageError, WorkdirError, one_line
 
-# Of all files of a workdir that have a digest.
+# Version of every file with a digest, unless it has one of its own.
 SCHEMA = 1
+# What a conversion raises where the content makes no sense.
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _SCHEMA, _DIGEST = "schema", "digest"
-# How a file ends that is being written.
+# Suffix of a file that is being written.
 _UNFINISHED = ".unfinished"
 # Orbax numbers saves by the process, and a save looks its number up late: it finds that of another
 # thread which began meanwhile, writes before its folder is made, and loses what it wrote.
 _ORBAX = threading.Lock()
 
 
-def write_json(path: Path, data: Any, *, digest: bool = False, schema: int = SCHEMA) -> None:
-    """Writes readable JSON, whole or not at all; nan and inf are refused.
-
-    Args:
-      path: of the file.
-      data: to write.
-      digest: write the schema and a digest of `data`, a dict, with it.
-      schema: version of the file's content.
-
-    Raises:
-      StorageError: it cannot be written.
-    """
-    if digest:
-        data = {_SCHEMA: schema} | data
-        data = data | {_DIGEST: _digest_of(data)}
-    text = json.dumps(data, indent=2, allow_nan=False) + "\n"
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w",
-            dir=path.parent,
-            prefix=f".{path.name}.",
-            suffix=_UNFINISHED,
-            encoding="utf-8",
-            delete=False,
-        ) as file:
-            try:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, path)
-            except OSError:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise StorageError(f"`{path}` cannot be written: {error.strerror}") from error
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all; raises `StorageError`."""
+    with (
+        writing(path),
+        tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED, delete=False
+        ) as file,
+    ):
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except OSError:
+            os.unlink(file.name)
+            raise
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what `write_json` left in a folder where it was killed."""
+    """Removes what a killed `write_whole` left in a folder."""
     for path in folder.glob(f".*{_UNFINISHED}"):
         path.unlink(missing_ok=True)
 
 
-def read_json(path: Path, schema: int = SCHEMA) -> Any:
-    """Reads what `write_json` wrote with a digest, without it.
+def write_json(path: Path, data: Any, *, digest: bool = False, schema: int = SCHEMA) -> None:
+    """Writes readable JSON, whole or not at all; refuses nan and inf.
+
+    Args:
+      path: The file.
+      data: Its content.
+      digest: Add the schema and a digest to `data`, a dict.
+      schema: Version of the content.
 
     Raises:
-      DamagedError: it is not what was written.
-      WorkdirError: it cannot be read, or another version wrote it.
+      StorageError: The file cannot be written.
     """
-    try:
+    if digest:
+        data = {_SCHEMA: schema} | data
+        data = data | {_DIGEST: _digest_of(data)}
+    write_whole(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, schema: int = SCHEMA) -> Any:
+    """Reads a file of `write_json` with a digest; returns it without the digest.
+
+    Raises:
+      DamagedError: The content is not what was written.
+      WorkdirError: The file cannot be read, or another version wrote it.
+    """
+    with reading(path):
         data = json.loads(path.read_text(encoding="utf-8"))
-        found, digest = data.get(_SCHEMA), data.pop(_DIGEST, None)
+        stored, digest = data.get(_SCHEMA), data.pop(_DIGEST, None)
         sound = digest == _digest_of(data)
-    except OSError as error:
-        raise WorkdirError(f"`{path}` cannot be read: {error}") from error
-    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        raise DamagedError(f"`{path}` is damaged: {one_line(error)}") from error
     # Versions before the first schema wrote no digest either.
-    if not sound and (digest is not None or found == schema):
+    if not sound and (digest is not None or stored == schema):
         raise DamagedError(f"`{path}` is damaged: it is not what was written")
-    if found != schema:
-        described = "without a schema" if found is None else f"of schema {one_line(found)}"
+    if stored != schema:
+        described = "without a schema" if stored is None else f"of schema {one_line(stored)}"
         raise WorkdirError(
             f"`{path}` is {described}, this version reads schema {schema}; give another --workdir, "
             "or replace what is there with --overwrite"
         )
     return data
+
+
+@contextlib.contextmanager
+def reading(path: Path, kind: type[JointNASError] | None = None, fix: str = "") -> Iterator[None]:
+    """Turns what reading and converting a file raises into one line that names the file.
+
+    Args:
+      path: The file, or a folder.
+      kind: Class of the error, whatever its cause.
+      fix: End of the message where the content makes no sense.
+
+    Raises:
+      WorkdirError: The file cannot be read.
+      DamagedError: Its content makes no sense.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise (kind or WorkdirError)(f"`{path}` cannot be read: {one_line(error)}") from error
+    except UNREADABLE as error:
+        what = "cannot be read" if kind else "is damaged"
+        reason = f"`{path}` {what}: {one_line(repr(error))}{fix}"
+        raise (kind or DamagedError)(reason) from error
 
 
 def write_digest(folder: Path) -> None:
@@ -103,39 +123,31 @@ def check_digest(folder: Path) -> None:
     """Compares a folder with its digest.
 
     Raises:
-      DamagedError: it is not what the digest was written for.
-      StorageError: it cannot be read, and may be sound.
+      DamagedError: The folder is not what the digest was written for.
+      StorageError: It cannot be read, and may be sound.
     """
     file = _digest_file(folder)
     if not folder.is_dir():
         raise DamagedError(f"`{folder}` is missing")
     if not file.is_file():
         raise DamagedError(f"`{folder}` was not written to its end: it has no `{file.name}`")
-    try:
+    with reading(folder, StorageError):
         sound = file.read_bytes() == _digest(folder).encode()
-    except OSError as error:
-        raise StorageError(f"`{folder}` cannot be read: {error}") from error
     if not sound:
         raise DamagedError(f"`{folder}` is damaged: it is not what was written")
 
 
 def read_checked(path: Path, sha256: str) -> bytes:
-    """Reads a file whose digest was written elsewhere.
-
-    Args:
-      path: of the file.
-      sha256: of its content, in hex.
+    """Reads a file whose digest, in hex, was written elsewhere.
 
     Raises:
-      DamagedError: it is missing, or not what the digest was written for.
-      StorageError: it cannot be read, and may be sound.
+      DamagedError: The file is missing, or not what the digest was written for.
+      StorageError: It cannot be read, and may be sound.
     """
-    try:
+    with reading(path, StorageError):
+        if not path.exists():
+            raise DamagedError(f"`{path}` is missing")
         content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DamagedError(f"`{path}` is missing") from error
-    except OSError as error:
-        raise StorageError(f"`{path}` cannot be read: {error}") from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise DamagedError(f"`{path}` is damaged: it is not what was written")
     return content
@@ -143,13 +155,13 @@ def read_checked(path: Path, sha256: str) -> bytes:
 
 @contextlib.contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder to fill, which takes the name and place of `folder` when all is there.
+    """Yields an empty folder to fill, which replaces `folder` when everything inside is written.
 
-    If something fails, `folder` is what it was. What a kill leaves beside it, the next call for the
-    same folder removes.
+    If something fails, `folder` stays as it was. The next call for the same folder removes what a
+    kill left beside it.
 
     Raises:
-      StorageError: something cannot be written.
+      StorageError: Something cannot be written.
     """
     fresh, former = (folder.with_name(f".{folder.name}.{s}{_UNFINISHED}") for s in ("new", "old"))
     try:
@@ -175,7 +187,8 @@ def writing(path: Path) -> Iterator[None]:
     except StorageError:
         raise
     except Exception as error:  # Orbax wraps what the system says
-        raise StorageError(f"`{path}` cannot be written: {one_line(error)}") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise StorageError(f"`{path}` cannot be written: {one_line(reason)}") from error
 
 
 @contextlib.contextmanager

@@ -45,7 +45,9 @@ def main(argv: list[str]) -> int:
     model = load(workdir, WINNER.value, SEED.value)
     out = default_folder(workdir, FORMAT.value, WINNER.value, SEED.value)
     out = Path(OUT.value) if OUT.value else out
-    written = export_model(model, out, FORMAT.value, BATCH_SIZE.value, OVERWRITE.value)
+    written = export_model(
+        model, out, FORMAT.value, batch_size=BATCH_SIZE.value, overwrite=OVERWRITE.value
+    )
     print(f"wrote {out}: {', '.join(path.name for path in written)}")
     print(f"classify with: python scripts/classify.py --model={out} IMAGE")
     return 0

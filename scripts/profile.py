@@ -9,6 +9,7 @@ space, the latency can be a budget: run_joint.py --config.budget.latency=2.5ms.
 """
 
 import importlib.util
+import json
 import sys
 import sysconfig
 from pathlib import Path
@@ -50,13 +51,32 @@ def main(argv: list[str]) -> int:
         if not Path(names[0]).is_dir():
             zoo.find(names[0])
     # Only now: the imports below take seconds, and an error should not.
-    from jointnas_jax.study.entry import run_profile, run_table
+    from jointnas_jax.files import write_json
+    from jointnas_jax.runtime.jax_setup import prepare_jax
+    from jointnas_jax.study.latency_profile import print_profile, profile_network, profile_space
+    from jointnas_jax.telemetry.console import plain_console
 
+    prepare_jax(devices=1)
+    console = plain_console(stderr=table and values.json)
     if table:
-        wanted = dict(checked=values.check, minutes=values.minutes, again=values.again)
-        return run_table(config, values.out, values.json, **wanted)
-    how = values.batch, values.repeats, values.lowering, values.dtype
-    return run_profile(names[0], *how, values.json)
+        report = profile_space(
+            config, console, values.check, minutes=values.minutes, again=values.again
+        )
+        if values.out:
+            write_json(Path(values.out), report)
+    else:
+        report = profile_network(
+            names[0],
+            batch=values.batch,
+            repeats=values.repeats,
+            lowering=values.lowering,
+            dtype=values.dtype,
+        )
+        if not values.json:
+            print_profile(report, console)
+    if values.json:
+        print(json.dumps(report, indent=1))
+    return 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from absl import flags
 
 from jointnas_jax.command_line import parse_budgets, parse_flags, run_script
 from jointnas_jax.errors import ConfigError
+from jointnas_jax.telemetry.console import plain_console
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a finished study.")
 FLOPS = flags.DEFINE_list("flops", [], "Limits of the FLOPs, such as 450M,550M.")
@@ -34,10 +35,16 @@ def main(argv: list[str]) -> int:
         raise ConfigError("name the folder of a finished study, such as --workdir=runs/digits")
     budgets = parse_budgets(FLOPS.value, PARAMS.value, LATENCY.value)
     # Only now: the imports below take seconds, and an error should not.
-    from jointnas_jax.study.entry import run_budgets
+    from jointnas_jax.runtime.jax_setup import prepare_jax
+    from jointnas_jax.study.budgets import print_budgets, search_budgets, write_budgets
 
-    out = Path(OUT.value or WORKDIR.value)
-    return run_budgets(Path(WORKDIR.value), budgets, out, SEED.value)
+    prepare_jax(devices=1)
+    report = search_budgets(Path(WORKDIR.value), budgets, SEED.value)
+    console = plain_console()
+    print_budgets(report, console)
+    for path in write_budgets(report, Path(OUT.value or WORKDIR.value)):
+        console.print(f"  wrote {path}", highlight=False, soft_wrap=True)
+    return 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jointnas_jax.data.randaugment import KINDS
 
@@ -149,7 +150,9 @@ def flip(images: jax.Array, flips: jax.Array) -> jax.Array:
     return jnp.where(flips[:, None, None, None], images[:, :, ::-1], images)
 
 
-def normalise(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+def normalise(
+    images: jax.Array, mean: jax.Array | np.ndarray, std: jax.Array | np.ndarray
+) -> jax.Array:
     """Maps `uint8[B, H, W, C]` to `float32`, each channel to zero mean and unit variance."""
     return (images.astype(jnp.float32) - mean) / std
 

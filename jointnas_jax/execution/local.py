@@ -32,7 +32,7 @@ from jointnas_jax.execution.planning import Planning, Unit, speed_factors_here
 from jointnas_jax.models.teacher import load_teacher
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace
-from jointnas_jax.storage.provenance import machine_here as described_here
+from jointnas_jax.storage.provenance import environment
 from jointnas_jax.telemetry.time_left import Group
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.feed import feeds
@@ -120,7 +120,7 @@ class Evaluator:
     @property
     def machine(self) -> dict[str, Any]:
         """What results may depend on, see `Provenance`."""
-        return described_here(self.hardware.all_devices)
+        return environment(self.hardware.all_devices)
 
     def describe(self) -> dict[str, Any]:
         """What somebody else needs to plan for this evaluator."""

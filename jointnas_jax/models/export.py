@@ -1,7 +1,7 @@
 """Exports: a trained network in a folder of its own, for other tools, with a model card.
 
-A folder has one or several formats, and what all of them share: `model.json` (the description,
-with digests of all files) and `model_card.md`. It is written whole or not at all.
+A folder has one or several formats, `model.json` (the description, with digests of all files) and
+`model_card.md`. It is written whole or not at all.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from jointnas_jax.errors import ModelError, one_line
-from jointnas_jax.files import replacing, write_json
+from jointnas_jax.files import reading, replacing, write_json
 from jointnas_jax.models.exported_program import (
     ONNX,
     STABLEHLO,
@@ -30,35 +30,28 @@ from jointnas_jax.models.model import (
     Model,
     load,
     read_description,
-    reading,
 )
 from jointnas_jax.report.card import CARD, FORMATS, model_card
 from jointnas_jax.storage.weights import save_variables
 from jointnas_jax.storage.workdir import EXPORTS, MODEL, WEIGHTS
 
 
-def to_safetensors(model: Model, batch_size: int = 0) -> bytes:
-    """Returns all variables by flat names such as `params/stem_bn/scale`; metadata has the rest.
-
-    Args:
-      model: to export.
-      batch_size: weights know none.
-    """
-    del batch_size
+def to_safetensors(model: Model) -> bytes:
+    """Returns all variables by flat names such as `params/stem_bn/scale`; metadata has the rest."""
     flat = traverse_util.flatten_dict(model.variables, sep=SEPARATOR)
     tensors = {name: np.ascontiguousarray(value) for name, value in flat.items()}
-    description = model.describe() | {"facts": dict(model.facts)}
+    description = model.describe() | {"facts": dict(model.metadata)}
     metadata = {name: json.dumps(value) for name, value in description.items()}
     return safetensors.numpy.save(tensors, {"format": "flax", **metadata})
 
 
-# Of the formats that are one file: its name, and what writes it.
+# Formats of one file: its name, and the function that returns its content for a batch size.
 _FILES: dict[str, tuple[str, Callable[[Model, int], bytes]]] = {
-    "safetensors": (SAFETENSORS, to_safetensors),
+    "safetensors": (SAFETENSORS, lambda model, _: to_safetensors(model)),
     "stablehlo": (STABLEHLO, to_stablehlo),
     "onnx": (ONNX, to_onnx),
 }
-# Of everything that an export can have.
+# Names of everything that an export can have.
 _NAMES = {MODEL, CARD, WEIGHTS, f"{WEIGHTS}.sha256", *(name for name, _ in _FILES.values())}
 
 
@@ -66,24 +59,22 @@ def export_model(
     model: Model,
     folder: Path,
     formats: Sequence[str],
+    *,
     batch_size: int = 0,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Writes an export.
+    """Writes an export; returns the paths in its folder.
 
     Args:
-      model: to export.
-      folder: new, empty, or with `overwrite` an earlier export.
-      formats: of `FORMATS`.
-      batch_size: images that a `stablehlo` or `onnx` program takes at a time; 0: any number.
-      overwrite: replace an earlier export there.
-
-    Returns:
-      What is in the folder.
+      model: The network.
+      folder: A new or empty folder, or with `overwrite` an earlier export.
+      formats: Names in `FORMATS`.
+      batch_size: Images that a `stablehlo` or `onnx` program takes at a time; 0: any number.
+      overwrite: Replace an earlier export.
 
     Raises:
-      ModelError: the folder is none of these, or a converter is not installed.
-      StorageError: something cannot be written.
+      ModelError: The folder is none of these, or a converter is not installed.
+      StorageError: Something cannot be written.
     """
     folder = Path(os.path.abspath(folder))
     _check_free(folder, overwrite)
@@ -93,7 +84,7 @@ def export_model(
         "formats": [name for name in FORMATS if name in formats],
         "batch_size": batch_size,
         **model.describe(),
-        "facts": dict(model.facts),
+        "facts": dict(model.metadata),
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
     }
     try:
@@ -111,7 +102,7 @@ def export_model(
 
 
 def default_folder(workdir: Path, formats: Sequence[str], winner: int, seed: int | None) -> Path:
-    """Where an export goes whose folder is not named: one for each choice, in the workdir."""
+    """Default folder of an export: one for each choice, in the workdir."""
     parts = [name for name in FORMATS if name in formats]
     parts += [f"winner{winner}"] * bool(winner) + [f"seed{seed}"] * (seed is not None)
     return workdir / EXPORTS / "-".join(parts)
@@ -122,8 +113,8 @@ def _check_free(folder: Path, overwrite: bool) -> None:
     try:
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             return
-        found = {path.name for path in folder.iterdir()}
-        if not {MODEL, CARD} <= found <= _NAMES:
+        names = {path.name for path in folder.iterdir()}
+        if not {MODEL, CARD} <= names <= _NAMES:
             raise ModelError(f"`{folder}` holds other things than an export; give another --out")
         if not overwrite:
             raise ModelError(
@@ -134,14 +125,14 @@ def _check_free(folder: Path, overwrite: bool) -> None:
 
 
 def load_classifier(folder: Path) -> Classifier:
-    """Loads whatever can classify: a model, or an export that is a program.
+    """Loads a model, or an export that is a program.
 
     Raises:
-      InputError: there is nothing such in the folder.
-      DamagedError: it is not what was written.
+      InputError: The folder holds neither.
+      DamagedError: The content is not what was written.
     """
     file = folder / MODEL
-    with reading(file):
+    with reading(file, ModelError):
         data = read_description(file) if file.is_file() else {}
         if not {"orbax", "safetensors"} & set(data.get("formats", ["orbax"])):
             return load_program(folder, data)

@@ -1,7 +1,7 @@
-"""A trained network as a program by itself, which needs neither this package nor its weights.
+"""A trained network as a program that needs neither this package nor its weights.
 
 The program takes `uint8[N, H, W, C]`, images as the dataset stores them, normalises and resizes
-them, and returns logits `float32[N, L]`. N is free, or fixed when the program is made.
+them, and returns logits `float32[N, L]`. N is free, or fixed by the export.
 """
 
 import dataclasses
@@ -23,37 +23,30 @@ from jointnas_jax.report.card import require_onnx
 from jointnas_jax.space import ArchSpec
 
 STABLEHLO, ONNX = "model.stablehlo", "model.onnx"
-# Names of what the ONNX graph takes and returns, and of the number of images.
+# Names of the input, the output and the number of images in the ONNX graph.
 _IMAGES, _LOGITS, _BATCH = "images", "logits", "N"
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def to_stablehlo(model: Model, batch_size: int = 0) -> bytes:
-    """Serializes the program as `jax.export` does, for CPU, CUDA and TPU, without derivatives.
+    """Serializes the program by `jax.export`, for CPU, CUDA and TPU, without derivatives.
 
-    Args:
-      model: to export.
-      batch_size: N, 0: any.
+    The `batch_size` is N; 0: any.
     """
     (count,) = (batch_size,) if batch_size else export.symbolic_shape(_BATCH)
     images = jax.ShapeDtypeStruct((count, *model.image_size, model.arch.image_channels), np.uint8)
-    program = lambda images: model.module.apply(model.variables, model.preprocess(images))
+
+    def program(images: jax.Array) -> Any:
+        return model.module.apply(model.variables, model.preprocess(images))
+
     exported = export.export(jax.jit(program), platforms=_PLATFORMS)(images)
     return bytes(exported.serialize(vjp_order=0))
 
 
 def to_onnx(model: Model, batch_size: int = 0) -> bytes:
-    """Converts the program to an ONNX graph, by jax2onnx.
-
-    Args:
-      model: to export.
-      batch_size: N, 0: any.
-
-    Raises:
-      ModelError: the converter is not installed.
-    """
+    """Converts the program to an ONNX graph by jax2onnx; raises `ModelError` without it."""
     require_onnx()
-    # They warn of plugins for other libraries, and of every dimension that depends on N.
+    # These warn of plugins for other libraries, and of every dimension that depends on N.
     for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import jax2onnx
@@ -61,11 +54,12 @@ def to_onnx(model: Model, batch_size: int = 0) -> bytes:
 
     images = (batch_size or _BATCH, *model.image_size, model.arch.image_channels)
     weights = jax.tree.map(np.asarray, model.variables)
-    mean, std = np.float32(model.mean), np.float32(model.std)
+    mean, std = (np.asarray(values, np.float32) for values in (model.mean, model.std))
     resize = _resizing(model.image_size, model.arch.resolution)
-    program = lambda images: model.module.apply(
-        weights, resize(augment.normalise(images, mean, std))
-    )
+
+    def program(images: jax.Array) -> Any:
+        return model.module.apply(weights, resize(augment.normalise(images, mean, std)))
+
     graph = jax2onnx.to_onnx(
         program,
         [jax.ShapeDtypeStruct(images, np.uint8)],
@@ -79,18 +73,14 @@ def to_onnx(model: Model, batch_size: int = 0) -> bytes:
 
 
 def _resizing(size: tuple[int, int], resolution: int) -> Callable[[jax.Array], jax.Array]:
-    """`augment.resize` as two matmuls: converters' own resizing samples at other places.
-
-    Args:
-      size: H and W.
-      resolution: R.
+    """`augment.resize` of H x W to R x R as two matmuls: converters sample at other places.
 
     Returns:
       `float32[N, H, W, C]` -> `float32[N, R, R, C]`.
     """
     if size == (resolution, resolution):
         return lambda images: images
-    # What becomes of each row, or column, by itself: float32[H, R], float32[W, R].
+    # Weights of each row, or column, in the result: float32[H, R], float32[W, R].
     rows, columns = (
         np.asarray(augment.resize(jnp.eye(n)[:, :, None, None], resolution)[:, :, 0, 0])
         for n in size
@@ -103,28 +93,20 @@ def _resizing(size: tuple[int, int], resolution: int) -> Callable[[jax.Array], j
     return resize
 
 
-@dataclasses.dataclass(frozen=True)
-class Program(Classifier):
-    """An exported program at work.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportedProgram(Classifier):
+    """An exported program.
 
     Attributes:
       run: `uint8[N, H, W, C]` -> logits `float32[N, L]`.
-      batch_size: N, 0: any.
-      arch: the network.
-      image_size: see `Model`.
-      crop: see `Model`.
-      labels: name of each class.
+      batch_size: N; 0: any.
     """
 
     run: Callable[[np.ndarray], np.ndarray]
     batch_size: int
-    arch: ArchSpec
-    image_size: tuple[int, int]
-    crop: float | None
-    labels: tuple[str, ...]
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Returns `float32[N, L]` for `images: uint8[N, H, W, C]` of any number."""
+        """Returns `float32[N, L]` for any number of images `uint8[N, H, W, C]`."""
         count = len(images)
         size = self.batch_size or count
         missing = math.ceil(count / size) * size - count
@@ -133,29 +115,26 @@ class Program(Classifier):
         return np.concatenate([self.run(batch) for batch in batches])[:count]
 
 
-def load_program(folder: Path, data: Mapping[str, Any]) -> Program:
-    """Loads the program of an export.
-
-    Args:
-      folder: of the export.
-      data: its description.
-
-    Raises:
-      ModelError: what runs it is not installed.
-      DamagedError: it is not what was written.
-    """
+def load_program(folder: Path, data: Mapping[str, Any]) -> ExportedProgram:
+    """Loads the program of an export, given its `model.json`; raises as `load_classifier` does."""
     if "stablehlo" in data["formats"]:
         content = read_checked(folder / STABLEHLO, data["files"][STABLEHLO])
         exported = export.deserialize(bytearray(content))
-        run = lambda images: np.asarray(exported.call(images))
+
+        def run(images: np.ndarray) -> np.ndarray:
+            return np.asarray(exported.call(images))
+
     else:
         require_onnx()
         import onnxruntime
 
         content = read_checked(folder / ONNX, data["files"][ONNX])
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        run = lambda images: session.run([_LOGITS], {_IMAGES: images})[0]
-    return Program(
+
+        def run(images: np.ndarray) -> np.ndarray:
+            return session.run([_LOGITS], {_IMAGES: images})[0]
+
+    return ExportedProgram(
         run=run,
         batch_size=data["batch_size"],
         arch=ArchSpec.from_dict(data["arch"]),

@@ -1,14 +1,14 @@
-"""What is known of how a trained network came to be, for its model card and for whoever loads it.
+"""Metadata of a trained network: its study, data, recipe and accuracy.
 
-Plain data, ready for JSON; what is not known is left out, or null:
+JSON, the key `facts` of `model.json`; unknown values are absent or null:
 
-- `study`, `mode`, `study_seed`: of the search, or the name of the training alone
+- `study`, `mode`, `study_seed`: the search, or the name of the training alone
 - `dataset` (`name`, `image_shape`) and `data` (splits, validation, augmentation)
 - `recipe` as searched, `epochs` (`search`, `final`) and `train` (`batch_size`, `teacher`)
-- `winner`, `seed` and `accuracy`: which of the study's trainings this is, its test accuracy
-- `validation`, `test`: of all seeds, as in `result.json`
-- `references`: of each its `source`, `test` and `costs`, and the `verdict` of the comparison
-- `budget`, `within_budget`, `trials`, `seconds`: of the search
+- `winner`, `seed` and `accuracy`: the training among those of the study, its test accuracy
+- `validation`, `test`: statistics over all seeds, as in `result.json`
+- `references`: `source`, `test`, `costs` and `verdict` of each
+- `budget`, `within_budget`, `trials`, `seconds`: the search
 """
 
 from collections.abc import Mapping
@@ -18,27 +18,28 @@ from typing import Any
 from jointnas_jax.files import read_json
 from jointnas_jax.storage.workdir import CONFIG, SCHEMA, TRAINING
 
-_DATA = (
-    *("train_split", "test_split", "val_fraction", "val_images", "classes", "image_size"),
-    *("crop_padding", "flip", "min_area", "transforms", "strength"),
+# Options of `config.data`: splits, then augmentation.
+_DATA: tuple[str, ...] = (
+    "train_split",
+    "test_split",
+    "val_fraction",
+    "val_images",
+    "classes",
+    "image_size",
 )
+_DATA += ("crop_padding", "flip", "min_area", "transforms", "strength")
 
 
-def of_winner(workdir: Path, result: Mapping[str, Any], winner: int, seed: int) -> dict[str, Any]:
-    """Facts of one training of a winner.
-
-    Args:
-      workdir: of the study.
-      result: content of its `result.json`.
-      winner: its rank, from 0.
-      seed: of the training.
-    """
+def winner_metadata(
+    workdir: Path, result: Mapping[str, Any], winner: int, seed: int
+) -> dict[str, Any]:
+    """Metadata of one training of a winner, given the study's workdir and its `result.json`."""
     config = read_json(workdir / CONFIG, SCHEMA) if (workdir / CONFIG).is_file() else {}
     entry = result["winners"][winner]
     test = entry.get("test", {"seeds": []})
     comparison = result.get("comparison", {})
     return {
-        **_run(result, config),
+        **_common(result, config),
         "mode": result.get("mode"),
         "study_seed": result.get("seed"),
         "recipe": entry["candidate"]["recipe"],
@@ -62,13 +63,12 @@ def of_winner(workdir: Path, result: Mapping[str, Any], winner: int, seed: int) 
     }
 
 
-def of_training(workdir: Path, result: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of the training of one candidate, given its workdir and its `result.json`."""
-    config = (
-        read_json(workdir / TRAINING, SCHEMA)["config"] if (workdir / TRAINING).is_file() else {}
-    )
+def training_metadata(workdir: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of the training of one candidate, given its workdir and its `result.json`."""
+    file = workdir / TRAINING
+    config = read_json(file, SCHEMA)["config"] if file.is_file() else {}
     return {
-        **_run(result, config),
+        **_common(result, config),
         "recipe": result["candidate"]["recipe"],
         "epochs": {"search": config.get("train", {}).get("epochs"), "final": result["epochs"]},
         "accuracy": result["accuracy"],
@@ -76,11 +76,11 @@ def of_training(workdir: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _run(result: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """What studies and trainings have in common."""
+def _common(result: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of studies and of trainings of one candidate."""
     data, train = config.get("data", {}), config.get("train", {})
     dataset = result["dataset"]
-    # Its name alone: where it lies is nobody else's business.
+    # Its name alone: its folder is private.
     teacher = Path(train.get("teacher", "")).name
     return {
         "study": result.get("name"),

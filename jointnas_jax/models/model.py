@@ -1,10 +1,9 @@
-"""A trained network with all that its images need: on disk, and at work.
+"""A trained network with the preprocessing of its images, in memory and on disk.
 
-An imported model is a folder with `model.json` and its weights, and so is an export that has
-weights (`models/export.py`); a finished study's workdir is read as the model of one of its winners.
+An imported model is a folder with `model.json` and its weights, and so is an export with weights
+(`models/export.py`); the workdir of a finished study is the model of one of its winners.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -24,21 +23,29 @@ from flax import traverse_util
 from jointnas_jax.data import augment
 from jointnas_jax.data.image_file import read_image
 from jointnas_jax.errors import DamagedError, ModelError, one_line
-from jointnas_jax.files import read_checked, read_json, remove_unfinished, write_json
-from jointnas_jax.models import metadata as facts
+from jointnas_jax.files import read_checked, read_json, reading, remove_unfinished, write_json
+from jointnas_jax.models.metadata import training_metadata, winner_metadata
 from jointnas_jax.nets.init import variable_shapes
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec
 from jointnas_jax.storage.weights import load_variables, save_variables
 from jointnas_jax.storage.workdir import CONFIG, MODEL, RESULT, TRAINED, TRAINING, WEIGHTS
 
-SAFETENSORS = "model.safetensors"  # of an export
+SAFETENSORS = "model.safetensors"  # in an export
 # Between the names of nested variables in a safetensors file.
 SEPARATOR = "/"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """What has the logits of images, knows its classes, and so names those of image files."""
+    """A function from images to logits, with the names of its classes.
+
+    Attributes:
+      arch: Architecture of the network.
+      image_size: Height and width of its images; the network resizes them to its resolution.
+      crop: See `read_image`.
+      labels: Name of each class.
+    """
 
     arch: ArchSpec
     image_size: tuple[int, int]
@@ -56,8 +63,7 @@ class Classifier:
     def classify(self, path: Path, top: int) -> list[dict[str, Any]]:
         """Returns the `top` most probable classes of an image file, best first.
 
-        Each is `{"index": int, "label": str, "probability": float}`. Raises `DataError` as
-        `read_image` does.
+        Each is `{"index": int, "label": str, "probability": float}`. Raises as `read_image` does.
         """
         image = read_image(path, (*self.image_size, self.arch.image_channels), self.crop)
         (probabilities,) = self.probabilities(image[None])
@@ -67,33 +73,23 @@ class Classifier:
         ]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Model(Classifier):
-    """A trained network and how images reach it.
+    """A trained network and its preprocessing.
 
     `module, variables = model` are the Flax module and its variables:
     `module.apply(variables, model.preprocess(images))` are logits.
 
     Attributes:
-      arch: the network.
-      variables: its Flax variables.
-      mean: of each channel, 0 to 255, what images are normalised by.
-      std: likewise, positive.
-      image_size: height and width that an image file is brought to; the network resizes them to its
-        resolution.
-      crop: see `read_image`.
-      labels: name of each class.
-      facts: what is known of how it came to be, see `models/metadata.py`.
+      variables: Flax variables of the network.
+      mean, std: Mean and standard deviation of each channel, in [0, 255], to normalise images.
+      metadata: Origin of the network, see `models/metadata.py`.
     """
 
-    arch: ArchSpec
     variables: Any = dataclasses.field(repr=False)
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    image_size: tuple[int, int]
-    crop: float | None
-    labels: tuple[str, ...]
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Raises `ModelError` if the parts do not fit together."""
@@ -128,7 +124,7 @@ class Model(Classifier):
 
     def preprocess(self, images: jax.Array) -> jax.Array:
         """Normalises and resizes `uint8[N, H, W, C]`, as stored in the dataset, for the module."""
-        mean, std = np.float32(self.mean), np.float32(self.std)
+        mean, std = (np.asarray(values, np.float32) for values in (self.mean, self.std))
         return augment.resize(augment.normalise(images, mean, std), self.arch.resolution)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
@@ -136,7 +132,7 @@ class Model(Classifier):
         return np.asarray(self._program(self.variables, images))
 
     @functools.cached_property
-    def _program(self) -> Callable[[Any, jax.Array], jax.Array]:
+    def _program(self) -> Callable[[Any, np.ndarray], jax.Array]:
         return jax.jit(lambda v, images: self.module.apply(v, self.preprocess(images)))
 
     def describe(self) -> dict[str, Any]:
@@ -156,10 +152,9 @@ def numbered(count: int) -> tuple[str, ...]:
 
 
 def save_model(model: Model, folder: Path, overwrite: bool = False) -> None:
-    """Writes a model into a folder that is new, empty, or with `overwrite` holds an imported one.
+    """Writes a model into a folder that is new, empty, or with `overwrite` an imported model.
 
-    Raises:
-      ModelError: it is none of these, or cannot be written.
+    Raises `ModelError` for other folders, and where it cannot write.
     """
     try:
         if folder.exists():
@@ -182,47 +177,34 @@ def load(path: str | Path, winner: int = 0, seed: int | None = None) -> Model:
     """Loads a trained model; this is `jointnas_jax.load`.
 
     Args:
-      path: the workdir of a finished study or of the training of one candidate, a folder of
-        `scripts/import_weights.py`, or an export with weights (`orbax` or `safetensors`).
-      winner: of a study, 0 is the best.
-      seed: of the winner's trainings; None is the first that did not fail.
+      path: Workdir of a finished study or of the training of one candidate, folder of
+        `scripts/import_weights.py`, or export with weights (`orbax` or `safetensors`).
+      winner: Rank of the winner of a study; 0 is the best.
+      seed: Index among the winner's trainings; None is the first that did not fail.
 
     Raises:
-      InputError: the folder holds none of these, or something in it breaks a rule.
-      DamagedError: the result or the weights are not what was written.
+      InputError: The folder holds none of these, or a part of it breaks a rule.
+      DamagedError: The result or the weights are not what was written.
     """
     folder = Path(path)
-    with reading(folder):
+    with reading(folder, ModelError):
         file = _find(folder)
     if file.name == MODEL and (winner or seed is not None):
         raise ModelError(
             f"a winner and a seed are chosen among those of a study; `{folder}` holds one model"
         )
-    with reading(file):
+    with reading(file, ModelError):
         if file.name == RESULT:
             return _read_winner(folder, read_json(file), winner, seed)
         data = read_description(file)
-        known = data.get("facts", {})
+        metadata = data.get("facts", {})
         if file.parent != folder and (folder / RESULT).is_file():
-            known = facts.of_training(folder, read_json(folder / RESULT))
-        crop = data["crop"]
-        return _assemble(data["arch"], _saved_variables(file.parent, data), data, crop, known)
-
-
-load_model = load  # its name before it was public
-
-
-@contextlib.contextmanager
-def reading(file: Path) -> Iterator[None]:
-    """Raises `ModelError`, naming the file, where what it holds cannot be a model's."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
-        raise ModelError(f"`{file}` cannot be read as a model: {one_line(repr(error))}") from error
+            metadata = training_metadata(folder, read_json(folder / RESULT))
+        return _assemble(data, _saved_variables(file.parent, data), metadata)
 
 
 def read_description(file: Path) -> dict[str, Any]:
-    """Reads a `model.json`: that of an import may be changed by hand, an export's has a digest."""
+    """Reads a `model.json`: users may edit that of an import, that of an export has a digest."""
     data = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(data, dict):
         raise TypeError("it is no object")
@@ -230,7 +212,7 @@ def read_description(file: Path) -> dict[str, Any]:
 
 
 def _find(folder: Path) -> Path:
-    """The file that says what model a folder holds; raises `ModelError` if it holds none."""
+    """The file that describes the model in a folder; raises `ModelError` if there is none."""
     for file in (folder / TRAINED / MODEL, folder / MODEL):
         if file.is_file():
             return file
@@ -249,7 +231,7 @@ def _find(folder: Path) -> Path:
 
 
 def _read_winner(folder: Path, result: Mapping[str, Any], winner: int, seed: int | None) -> Model:
-    """A winner of a study, by default the first, of the first seed that did not fail."""
+    """A winner of a study, by default of the first seed that did not fail."""
     winners = result["winners"]
     if not 0 <= winner < len(winners):
         raise ModelError(
@@ -257,8 +239,8 @@ def _read_winner(folder: Path, result: Mapping[str, Any], winner: int, seed: int
             f"winner {winner}"
         )
     weights = folder / WEIGHTS / f"winner{winner}"
-    found = (re.fullmatch("seed([0-9]{1,9})", p.name) for p in weights.glob("*") if p.is_dir())
-    seeds = sorted(int(match[1]) for match in found if match)
+    names = (re.fullmatch("seed([0-9]{1,9})", p.name) for p in weights.glob("*") if p.is_dir())
+    seeds = sorted(int(match[1]) for match in names if match)
     if not seeds:
         raise ModelError(f"`{folder}` holds no weights of its winner; were they removed?")
     if seed is not None and seed not in seeds:
@@ -266,17 +248,18 @@ def _read_winner(folder: Path, result: Mapping[str, Any], winner: int, seed: int
             f"`{weights}` holds weights of the seeds {one_line(seeds)}; there are none of {seed}"
         )
     seed = seeds[0] if seed is None else seed
-    # From the result, which has a digest: the winner's own file is for people and other scripts.
+    # From the result, which has a digest: `winner0.json` is for people and other scripts.
     arch = winners[winner]["candidate"]["arch"]
-    # Studies of before these two were stored go on with the image as the network takes it.
-    known = {
-        "image_shape": [arch["resolution"]] * 2,
+    # Old studies stored neither shape nor labels: then images are as the network takes them.
+    data = {
+        "arch": arch,
+        "crop": 1.0,
+        "image_size": result["dataset"].get("image_shape", [arch["resolution"]] * 2)[:2],
         "labels": numbered(arch["num_classes"]),
         **result["dataset"],
     }
-    known["image_size"] = known["image_shape"][:2]
     variables = _load_variables(weights / f"seed{seed}")
-    return _assemble(arch, variables, known, 1.0, facts.of_winner(folder, result, winner, seed))
+    return _assemble(data, variables, winner_metadata(folder, result, winner, seed))
 
 
 def _saved_variables(folder: Path, data: Mapping[str, Any]) -> Any:
@@ -298,22 +281,22 @@ def _load_variables(weights: Path) -> Any:
         return load_variables(weights)
     except DamagedError:
         raise
-    except Exception as error:  # Orbax raises what it likes
+    except Exception as error:  # Orbax raises errors of any class
         raise ModelError(f"weights `{weights}` cannot be read: {one_line(error)}") from error
 
 
-def _assemble(
-    arch: Any,
-    variables: Any,
-    data: Mapping[str, Any],
-    crop: float | None,
-    known: Mapping[str, Any],
-) -> Model:
-    mean, std = (tuple(data["pixels"][name]) for name in ("mean", "std"))
+def _assemble(data: Mapping[str, Any], variables: Any, metadata: Mapping[str, Any]) -> Model:
     height, width = data["image_size"]
-    labels = tuple(data["labels"])
-    arch = ArchSpec.from_dict(arch)
-    return Model(arch, variables, mean, std, (height, width), crop, labels, known)
+    return Model(
+        arch=ArchSpec.from_dict(data["arch"]),
+        image_size=(height, width),
+        crop=data["crop"],
+        labels=tuple(data["labels"]),
+        variables=variables,
+        mean=tuple(data["pixels"]["mean"]),
+        std=tuple(data["pixels"]["std"]),
+        metadata=metadata,
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The network that final trainings learn from."""
+"""The network that trainings of winners learn from."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from jointnas_jax.config import Config
 from jointnas_jax.errors import ModelError
-from jointnas_jax.models.model import load_model
+from jointnas_jax.models.model import load
 from jointnas_jax.nets.conv import resolve_dtype, resolve_lowering
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import JointSpace
@@ -14,21 +14,17 @@ from jointnas_jax.train.step import PixelStats, Teacher
 
 
 def load_teacher(config: Config, space: JointSpace) -> Teacher | None:
-    """Reads the network whose answers final trainings learn; None where there is none.
-
-    Raises:
-      ModelError: it cannot be loaded, or does not know these images and classes.
-    """
+    """Loads `config.train.teacher`, if any; raises `ModelError` where it does not fit the space."""
     if not config.train.teacher:
         return None
-    model = load_model(Path(config.train.teacher))
-    known = (model.arch.image_channels, model.arch.num_classes)
-    if known != (needed := (space.image_channels, space.num_classes)):
+    model = load(Path(config.train.teacher))
+    shape = (model.arch.image_channels, model.arch.num_classes)
+    if shape != (needed := (space.image_channels, space.num_classes)):
         raise ModelError(
-            f"the teacher `{config.train.teacher}` has (image_channels, num_classes) = {known}, "
+            f"the teacher `{config.train.teacher}` has (image_channels, num_classes) = {shape}, "
             f"the dataset {needed}"
         )
-    stats = PixelStats(np.float32(model.mean), np.float32(model.std))
+    stats = PixelStats(np.asarray(model.mean, np.float32), np.asarray(model.std, np.float32))
     dtype = resolve_dtype(config.train.dtype)
     module = Network(model.arch, resolve_lowering(config.train.lowering, dtype), dtype=dtype)
     return Teacher(model.variables, stats, module, config.train.teacher_share)

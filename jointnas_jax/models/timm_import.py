@@ -8,9 +8,9 @@ from jointnas_jax.models.model import Model, numbered
 from jointnas_jax.nets import zoo
 from jointnas_jax.nets.timm_weights import class_count, from_timm, read_safetensors
 
-# What timm evaluates these weights with (`default_cfgs` in its `models/mobilenetv3.py`): side of
-# the images, share of the shorter side that is kept, and ImageNet's mean and deviation. The sides
-# are not those of the paper's networks (248, 248, 320).
+# Evaluation of these weights in timm (`default_cfgs` in its `models/mobilenetv3.py`): side of the
+# images, share of the shorter side in the crop, and ImageNet's mean and deviation. The sides are
+# not those of the paper's networks (248, 248, 320).
 SIDES = {"fbnetv3_b": 256, "fbnetv3_d": 256, "fbnetv3_g": 288}
 CROP = 0.95
 MEAN = (123.675, 116.28, 103.53)
@@ -21,12 +21,12 @@ def import_timm(name: str, weights: Path, labels: Path | None = None) -> Model:
     """Reads weights in timm's layout.
 
     Args:
-      name: of the network, one of `SIDES`.
-      weights: safetensors file. How many classes there are, its classifier says.
-      labels: text file with the name of each class, one a line; None numbers the classes.
+      name: Name of the network, one of `SIDES`.
+      weights: safetensors file, whose classifier has the number of classes.
+      labels: Text file with the name of each class, one a line; None numbers the classes.
 
     Raises:
-      ModelError: there is no such network, or a file cannot be used.
+      ModelError: There is no such network, or a file cannot be used.
     """
     if name not in SIDES:
         raise ModelError(f"there are no published weights of `{name}`{nearest(name, SIDES)}")

@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ _NO_HEAD = Head(8)
 
 # Slot -> its value in one network.
 Values = Mapping[str, Any]
+Time = TypeVar("Time", int, float)  # nanoseconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ def pieces_of(arch: ArchSpec) -> Iterator[tuple[Piece, int]]:
         yield part.piece(slots), part.times(slots)
 
 
-def latency_of(arch: ArchSpec, times: Mapping[str, int]) -> int:
+def latency_of(arch: ArchSpec, times: Mapping[str, Time]) -> Time:
     """Nanoseconds of a network, given those of pieces by their keys."""
     return sum(count * times[piece.key] for piece, count in pieces_of(arch) if count)
 

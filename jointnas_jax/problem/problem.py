@@ -13,7 +13,7 @@ from jointnas_jax.errors import ConfigError, DataError, SpaceError
 from jointnas_jax.nets import zoo
 from jointnas_jax.nets.cost import CostTable, count
 from jointnas_jax.nets.latency import LATENCY, latency_of, with_latency
-from jointnas_jax.problem.latency_table import LatencyTable, known_latencies
+from jointnas_jax.problem.latency_table import LatencyTable, measured_latencies
 from jointnas_jax.rules import TIMES, cost_in_words
 from jointnas_jax.search.pool import distinct, sobol_pool
 from jointnas_jax.search.searcher import Searcher
@@ -161,7 +161,7 @@ def build_problem(config: Config, latency: LatencyTable | None = None) -> Proble
     """
     dataset, space, default = open_space(config)
     if config.budget.latency:
-        latency = latency or known_latencies(space)
+        latency = latency or measured_latencies(space)
     problem = Problem(config, dataset, space, default, _costs(space, latency), latency)
     costs = problem.costs_of(default.arch)
     if config.mode == "recipe" and not problem.within_budget(costs):
@@ -211,7 +211,7 @@ def restore_problem(
     """
     space, default = _restrict(config, arch.image_channels, arch.num_classes, arch)
     if measured:
-        latency = latency or known_latencies(space)
+        latency = latency or measured_latencies(space)
     return Problem(config, None, space, default, _costs(space, latency), latency)
 
 

@@ -1,19 +1,17 @@
 """Figures of accuracies: against FLOPs, along the search, against predictions, by epoch.
 
-Each function draws one on an empty figure, and returns what to see in it.
+Each function draws on an empty figure, and returns the caption.
 """
 
-from collections.abc import Sequence
-
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from jointnas_jax.report.record import Record
-from jointnas_jax.report.style import ACCENT, INK, PALE, PAPER, SOFT
+from jointnas_jax.report.record import Row, StudyRecord
+from jointnas_jax.report.style import ACCENT, INK, NOTE, PALE, PAPER, SOFT
 from jointnas_jax.report.words import amount, correlation, count, percent
 
 # Accuracies this far below the best are drawn at the bottom edge: they would flatten the rest.
@@ -22,7 +20,7 @@ _SHOWN = 0.15
 _VECTORS, _CURVES = 500, 200
 
 
-def draw_accuracy_flops(figure: Figure, record: Record) -> str:
+def draw_accuracy_flops(figure: Figure, record: StudyRecord) -> str:
     """Score against FLOPs of all candidates, with front, budgets, winner and references."""
     axes = figure.subplots()
     floor = _floor(record)
@@ -31,23 +29,30 @@ def draw_accuracy_flops(figure: Figure, record: Record) -> str:
         ("coarse", ACCENT, "coarse stage"),
     ):
         rows = record.scored(stage)
-        flops = [trial["costs"]["flops"] for trial, _ in rows]
-        _dots(axes, flops, [score for _, score in rows], floor, colour, label)
-    line = front(record)
+        pairs = np.array([(trial["costs"]["flops"], score) for trial, score in rows], float)
+        _dots(axes, pairs, floor=floor, colour=colour, label=label)
+    line = np.array(front(record))
     if len(line) > 1:
-        axes.step(*zip(*line, strict=True), where="post", color=INK, lw=0.9, label="front")
-    trained = _contenders(axes, record)
+        axes.step(line[:, 0], line[:, 1], where="post", color=INK, lw=0.9, label="front")
+    if record.result:
+        _contenders(axes, record.result)
     if limit := record.config.budget.limits().get("flops"):
         axes.axvline(limit, color=SOFT, linestyle="--", lw=1, label=f"budget {amount(limit)}")
-    found = record.budgets["budgets"] if record.budgets else []
-    if found:
+    if record.budgets and (entries := record.budgets["budgets"]):
         axes.scatter(
-            [entry["costs"]["flops"] for entry in found],
-            [max(floor, entry["predicted"]) for entry in found],
-            **dict(marker="P", s=26, color=PAPER, edgecolor=ACCENT, zorder=4),
+            [entry["costs"]["flops"] for entry in entries],
+            [max(floor, entry["predicted"]) for entry in entries],
+            marker="P",
+            s=26,
+            color=PAPER,
+            edgecolor=ACCENT,
+            zorder=4,
             label="predicted for other budgets",
         )
-    _scale_flops(axes)
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
+    axes.set_xlim(max(0.0, low), high)
     axes.set(xlabel="FLOPs", ylabel="validation accuracy")
     _percent_axis(axes.yaxis)
     figure.legend(loc="outside lower center", ncols=2)
@@ -55,108 +60,108 @@ def draw_accuracy_flops(figure: Figure, record: Record) -> str:
     return (
         f"Dots are candidates after {count(record.epochs, 'epoch')}."
         + (" The line is their front: nothing left of it is as accurate." * (len(line) > 1))
-        + (" Large marks are means over seeds after the final, longer training." if trained else "")
+        + (
+            " Large marks are means over seeds after the final, longer training."
+            if record.result
+            else ""
+        )
         + (f" {count(below, 'candidate')} of lower accuracy at the bottom edge (▾)." * bool(below))
     )
 
 
-def _contenders(axes: Axes, record: Record) -> bool:
-    """Winner and references, with the spread of their seeds; whether there are any."""
-    if not record.result:
-        return False
-    look = dict(linestyle="none", capsize=2, elinewidth=1, zorder=5)
-    marks = [("winner", record.result["winners"][0], dict(marker="*", ms=13, mfc=ACCENT))]
-    for entry, marker in zip(record.result["references"].values(), "sD", strict=False):
-        marks.append((entry["source"], entry, dict(marker=marker, ms=6, mfc=PAPER)))
-    for label, entry, mark in marks:
+def _contenders(axes: Axes, result: Row) -> None:
+    """Winner and references, with the spread of their seeds."""
+    entries = [result["winners"][0], *result["references"].values()]
+    for number, (entry, marker) in enumerate(zip(entries, "*sD", strict=False)):
         stats = entry["validation"]
         if stats["mean"] is not None:
-            place = (entry["costs"]["flops"], stats["mean"], stats["std"] or 0.0)
-            axes.errorbar(*place, **look, **mark, mec=INK, ecolor=INK, color=INK, label=label)
-    return True
+            axes.errorbar(
+                entry["costs"]["flops"],
+                stats["mean"],
+                stats["std"] or 0.0,
+                fmt=marker,
+                capsize=2,
+                elinewidth=1,
+                zorder=5,
+                ms=6 if number else 13,
+                mfc=PAPER if number else ACCENT,
+                mec=INK,
+                color=INK,
+                label=entry["source"] if number else "winner",
+            )
 
 
-def front(record: Record) -> list[tuple[float, float]]:
+def front(record: StudyRecord) -> list[tuple[float, float]]:
     """Candidates than which no cheaper one is as accurate, by FLOPs."""
-    found: list[tuple[float, float]] = []
+    line: list[tuple[float, float]] = []
     pairs = [(t["costs"]["flops"], score) for t, score in record.scored("coarse", "random")]
     for flops, score in sorted(pairs, key=lambda pair: (pair[0], -pair[1])):
-        if not found or score > found[-1][1]:
-            found.append((flops, score))
-    return found
+        if not line or score > line[-1][1]:
+            line.append((flops, score))
+    return line
 
 
-def draw_history(figure: Figure, record: Record) -> str:
+def draw_history(figure: Figure, record: StudyRecord) -> str:
     """Scores in the order of the search, the best so far, and that of random search."""
     axes = figure.subplots()
     floor = _floor(record)
-    rows = record.of_stage("coarse")
-    scores = np.array([record.score(trial) for trial in rows], float)
-    numbers = np.arange(1, len(rows) + 1)
-    known = np.isfinite(scores)
-    _dots(axes, numbers[known], scores[known], floor, ACCENT, "coarse stage")
+    scores = np.array([record.score(trial) for trial in record.of_stage("coarse")], float)
+    pairs = np.column_stack([np.arange(1, len(scores) + 1), scores])[np.isfinite(scores)]
+    _dots(axes, pairs, floor=floor, colour=ACCENT, label="coarse stage")
     for stage, colour, style, label in (
         ("random", SOFT, "--", "random search, best so far"),
         ("coarse", ACCENT, "-", "coarse stage, best so far"),
     ):
-        best = [record.score(trial) for trial in record.of_stage(stage)]
-        if best:
-            best = np.maximum(np.fmax.accumulate(np.array(best, float)), floor)
-            places = range(1, len(best) + 1)
-            axes.step(places, best, where="post", color=colour, linestyle=style, label=label)
+        scores = np.array([record.score(trial) for trial in record.of_stage(stage)], float)
+        if len(scores):
+            best = np.maximum(np.fmax.accumulate(scores), floor)
+            numbers = range(1, len(best) + 1)
+            axes.step(numbers, best, where="post", color=colour, linestyle=style, label=label)
     _round_edges(axes, record)
     axes.set(xlabel="candidates trained", ylabel="validation accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     _percent_axis(axes.yaxis)
     figure.legend(loc="outside lower center", ncols=2)
-    best = f"the best reaches {percent(record.best[1])}" if record.best else "none has a score"
+    reached = f"the best reaches {percent(record.best[1])}" if record.best else "none has a score"
+    dashed = " The dashed line is what random search had found by then."
     return (
-        f"Each dot is one training of the coarse stage, at {count(record.epochs, 'epoch')}; {best}."
-        + (
-            " The dashed line is what random search had found by then."
-            * bool(record.of_stage("random"))
-        )
+        f"Each dot is one training of the coarse stage, at {count(record.epochs, 'epoch')}; "
+        f"{reached}.{dashed * bool(record.of_stage('random'))}"
     )
 
 
-def _round_edges(axes: Axes, record: Record) -> None:
+def _round_edges(axes: Axes, record: StudyRecord) -> None:
     """Thin lines where a round begins, unless there are many."""
     if len(record.rounds) > 30:
         return
-    edges = np.cumsum([facts.trained for facts in record.rounds]) + 0.5
-    for facts, edge in zip(record.rounds[1:], edges, strict=False):
+    edges = np.cumsum([summary.trained for summary in record.rounds]) + 0.5
+    for summary, edge in zip(record.rounds[1:], edges, strict=False):
         axes.axvline(edge, color=PALE, lw=0.8, zorder=0)
         if len(edges) <= 8:
-            axes.annotate(
-                f"round {facts.number}",
-                (edge, 1),
-                (2, 2),
-                **dict(xycoords=("data", "axes fraction"), textcoords="offset points"),
-                **dict(color=SOFT, fontsize=7),
-            )
+            name, frame = f"round {summary.number}", ("data", "axes fraction")
+            axes.annotate(name, (edge, 1), (2, 2), xycoords=frame, color=SOFT, **NOTE)
 
 
-def draw_predictor(figure: Figure, record: Record) -> str:
+def draw_predictor(figure: Figure, record: StudyRecord) -> str:
     """Predicted against measured scores of candidates that the predictor had not seen."""
     axes = figure.subplots()
     rows = [(t, s) for t, s in record.scored("coarse") if t["predicted"] is not None]
-    last = max(trial["round"] for trial, _ in rows)
-    for late, colour, label in ((False, SOFT, "earlier rounds"), (True, ACCENT, f"round {last}")):
-        some = [(t["predicted"], s) for t, s in rows if (t["round"] == last) is late]
-        if some:
-            _dots(axes, *np.array(some).T, -np.inf, colour, label)
-    ends = [value for t, s in rows for value in (t["predicted"], s)]
-    ends = (min(ends), max(ends))
+    pairs = np.array([(trial["predicted"], score) for trial, score in rows], float)
+    rounds = np.array([trial["round"] for trial, _ in rows])
+    late = rounds == rounds.max()
+    _dots(axes, pairs[~late], colour=SOFT, label="earlier rounds")
+    _dots(axes, pairs[late], colour=ACCENT, label=f"round {rounds.max()}")
+    ends = [pairs.min(), pairs.max()]
     axes.plot(ends, ends, color=PALE, lw=1, zorder=0)
     axes.set(xlabel="predicted accuracy", ylabel="measured accuracy")
     _percent_axis(axes.xaxis)
     _percent_axis(axes.yaxis)
     figure.legend(loc="outside lower center", ncols=2)
     marks = ", ".join(
-        f"{correlation(facts.spearman)} in round {facts.number}"
-        for facts in record.rounds[-6:]
-        if facts.ranked
+        f"{correlation(summary.spearman)} in round {summary.number}"
+        for summary in record.rounds[-6:]
+        if summary.ranked
     )
     return (
         "Each dot was predicted before it was trained; on the line the prediction is right. "
@@ -164,7 +169,7 @@ def draw_predictor(figure: Figure, record: Record) -> str:
     )
 
 
-def draw_learning_curves(figure: Figure, record: Record) -> str:
+def draw_learning_curves(figure: Figure, record: StudyRecord) -> str:
     """Learning curves of the first round, and the correlation that the early-stop rule follows."""
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     curves, stop = record.first_curves, record.stop
@@ -181,13 +186,8 @@ def draw_learning_curves(figure: Figure, record: Record) -> str:
     correlations = np.array(stop["by_epoch"], float)
     below.plot(range(1, len(correlations) + 1), correlations, color=INK, marker=".", lw=1)
     below.axhline(stop["threshold"], color=SOFT, linestyle="--", lw=1)
-    below.annotate(
-        f"threshold {stop['threshold']:g}",
-        (0, stop["threshold"]),
-        (4, -9),
-        **dict(xycoords=("axes fraction", "data"), textcoords="offset points"),
-        **dict(color=SOFT, fontsize=7),
-    )
+    name, frame = f"threshold {stop['threshold']:g}", ("axes fraction", "data")
+    below.annotate(name, (0, stop["threshold"]), (4, -9), xycoords=frame, color=SOFT, **NOTE)
     for axes in (above, below):
         axes.axvline(stop["epochs"], color=ACCENT, lw=1)
     kind = stop["correlation"].capitalize()
@@ -203,32 +203,27 @@ def draw_learning_curves(figure: Figure, record: Record) -> str:
     )
 
 
-def _floor(record: Record) -> float:
+def _floor(record: StudyRecord) -> float:
     scores = [score for _, score in record.scored("coarse", "random")]
     return max(max(scores) - _SHOWN, min(scores)) if scores else 0.0
 
 
 def _dots(
-    axes: Axes, x: Sequence[float], y: Sequence[float], floor: float, colour: str, label: str
+    axes: Axes, pairs: np.ndarray, *, colour: str, label: str, floor: float = -np.inf
 ) -> None:
-    """Dots, those below the floor at it; very many of them as a picture."""
-    if not len(y):
+    """Dots at pairs of x and y, `float64[N, 2]`, those below the floor at it; many as a picture."""
+    if not len(pairs):
         return
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    look = dict(color=colour, alpha=0.7, linewidths=0, rasterized=len(y) > _VECTORS, zorder=2)
-    size = 22 if len(y) <= _VECTORS else 5
+    many = len(pairs) > _VECTORS
+    x, y = pairs.T
     high = y >= floor
-    axes.scatter(x[high], y[high], s=size, label=label, **look)
+    dots = [axes.scatter(x[high], y[high], label=label)]
     if not high.all():
-        axes.scatter(x[~high], np.full((~high).sum(), floor), s=size, marker="v", **look)
+        dots.append(axes.scatter(x[~high], np.full((~high).sum(), floor), marker="v"))
+    for group in dots:
+        group.set(color=colour, alpha=0.7, linewidths=0, rasterized=many, zorder=2)
+        group.set_sizes([5 if many else 22])
 
 
-def _scale_flops(axes: Axes) -> None:
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
-    axes.set_xlim(max(0.0, low), high)
-
-
-def _percent_axis(axis: matplotlib.axis.Axis) -> None:
+def _percent_axis(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(100 * value, 3):g}%"))

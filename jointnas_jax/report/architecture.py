@@ -1,5 +1,7 @@
 """A network as tables for people."""
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
@@ -9,8 +11,8 @@ from jointnas_jax.space import ArchSpec, Stage
 COLUMNS = ("", "operator", "kernel", "expand", "channels", "blocks", "stride", "SE", "map")
 
 
-def part_rows(arch: ArchSpec) -> list[tuple]:
-    """Stem, stages and head as the paper's table has them: `COLUMNS`, then FLOPs and params."""
+def part_rows(arch: ArchSpec) -> list[tuple[str, ...]]:
+    """Stem, stages and head as rows of `COLUMNS`, then FLOPs and params, as in the paper."""
     costs = by_part(arch)[:, [COSTS.index("flops"), COSTS.index("params")]]
     return [
         (*map(str, row), *(f"{int(c):,}" for c in cost))
@@ -38,7 +40,7 @@ def print_arch(name: str, arch: ArchSpec, console: Console) -> None:
         console.print(f"  {what:<7} {text}", highlight=False)
 
 
-def arch_rows(arch: ArchSpec) -> list[tuple]:
+def arch_rows(arch: ArchSpec) -> list[tuple[Any, ...]]:
     """Stem, stages and head as rows of `COLUMNS`."""
     stem, head, sides = arch.stem, arch.head, arch.sides()
     rows = [("stem", "conv", stem.kernel, "", stem.channels, 1, stem.stride, "", sides[0])]
@@ -47,8 +49,8 @@ def arch_rows(arch: ArchSpec) -> list[tuple]:
     return [*rows, ("head", "MBPool, dense", "", head.expand, head.channels, 1, "", "", 1)]
 
 
-def _stage(stage: Stage) -> tuple:
-    """Kernel, expansion, channels, blocks, stride and SE of a stage as text."""
+def _stage(stage: Stage) -> tuple[Any, ...]:
+    """Kernel, expansion, channels, blocks, stride and SE of a stage."""
 
     def both(first: float, rest: float) -> str:
         return f"{first}" if first == rest or stage.depth == 1 else f"{first} / {rest}"

@@ -1,4 +1,4 @@
-"""A network as a drawing to scale: what its blocks are, from input to output."""
+"""A network as a drawing to scale: its blocks from input to output."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jointnas_jax.report.style import ACCENT, INK, PALE, SOFT
+from jointnas_jax.report.style import ACCENT, INK, NOTE, PALE, SOFT
 from jointnas_jax.space import ArchSpec, Block
 
 
 def draw_architecture(figure: Figure, arch: ArchSpec, beside: Sequence[ArchSpec]) -> str:
-    """Draws widths, expansions, map sizes and kernels of all blocks.
+    """Draws widths, expansions, map sizes and kernels of all blocks; returns the caption.
 
     Args:
-      figure: an empty one.
-      arch: what is drawn.
-      beside: networks that are drawn at the same scale, this one among them.
-
-    Returns:
-      What to see.
+      figure: An empty figure.
+      arch: The network.
+      beside: Networks drawn at the same scale, this one among them.
     """
     wide, map_axes, kernels = figure.subplots(3, 1, sharex=True, height_ratios=(4, 1.6, 1.2))
     blocks = list(arch.blocks())
@@ -62,8 +59,7 @@ def _widest(arch: ArchSpec) -> int:
 
 def _mirrored(axes: Axes, places: np.ndarray, widths: Sequence[int], colour: str) -> None:
     """Bars on both sides of the middle."""
-    widths = np.asarray(widths)
-    axes.bar(places, widths, bottom=-widths / 2, width=0.8, color=colour)
+    axes.bar(places, widths, bottom=-np.asarray(widths) / 2, width=0.8, color=colour)
 
 
 def _name_widths(
@@ -78,12 +74,12 @@ def _name_widths(
         hidden = max(blocks[i - 1].hidden for i in within)
         groups.append((sum(within) / len(within), hidden, stage.channels))
     for place, hidden, width in groups:
-        look = dict(ha="center", fontsize=7, textcoords="offset points")
         if hidden:
-            axes.annotate(f"{hidden:,}", (place, hidden / 2), (0, 2), color=SOFT, **look)
+            above = (place, hidden / 2)
+            axes.annotate(f"{hidden:,}", above, (0, 2), ha="center", color=SOFT, **NOTE)
         if width:
-            low = -max(hidden, width) / 2
-            axes.annotate(f"{width:,}", (place, low), (0, -9), color=ACCENT, **look)
+            below = (place, -max(hidden, width) / 2)
+            axes.annotate(f"{width:,}", below, (0, -9), ha="center", color=ACCENT, **NOTE)
     dots = [i for i, block in enumerate(blocks, start=1) if block.se_channels]
     axes.plot(dots, [-0.62 * most] * len(dots), "o", ms=3, color=INK)
 
@@ -96,10 +92,7 @@ def _bars(axes: Axes, places: np.ndarray, values: Sequence[int], label: str) -> 
     axes.spines["left"].set_visible(False)
     for place, value, before in zip(places, values, [None, *values], strict=False):
         if value != before:
-            axes.annotate(
-                str(value), (place, value), (0, 1), textcoords="offset points", ha="center",
-                fontsize=7, color=INK,
-            )  # fmt: skip
+            axes.annotate(str(value), (place, value), (0, 1), ha="center", color=INK, **NOTE)
 
 
 def _name_stages(axes: Axes, places: np.ndarray, arch: ArchSpec) -> None:

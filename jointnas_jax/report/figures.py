@@ -1,12 +1,12 @@
-"""The figures of a study: one function each, which draws and says what to see.
+"""The figures of a study: one function each, which draws and returns the caption.
 
-The pictures go into files as PNG and SVG, with a white ground; `style.py` makes the SVG that stands
-in the page, where text and colours follow the reader's.
+Files are PNG and SVG with a white ground; `style.py` makes the SVG of the page, whose text and
+colours follow the reader's.
 """
 
-import contextlib
+import functools
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +15,11 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from jointnas_jax.files import writing
+from jointnas_jax.files import write_whole
 from jointnas_jax.report.accuracy_figures import (
     draw_accuracy_flops,
     draw_history,
@@ -27,78 +28,54 @@ from jointnas_jax.report.accuracy_figures import (
 )
 from jointnas_jax.report.architecture_figure import draw_architecture
 from jointnas_jax.report.importance import Importance
-from jointnas_jax.report.record import Record
+from jointnas_jax.report.record import StudyRecord
 from jointnas_jax.report.style import ACCENT, INK, PALE, STYLE
 from jointnas_jax.report.words import count, percent, seconds
 
-# Bars that a figure of importances has at most.
+# Most bars of a figure of importances.
 _BARS = 12
 
 
 class Drawn(NamedTuple):
-    """A figure.
+    """SVG file of a figure, and the caption."""
 
-    Attributes:
-      name: of its files, without suffix.
-      svg: as a file.
-      caption: what to see in it.
-    """
-
-    name: str
     svg: str
     caption: str
 
 
 def draw_figures(
-    record: Record, important: Importance | None, folder: Path
-) -> tuple[dict[str, Drawn], list[Path]]:
-    """Draws all figures that a study has something for, into files.
+    record: StudyRecord, important: Importance | None, folder: Path
+) -> dict[str, Drawn]:
+    """Draws all figures that a study has data for, into `NAME.png` and `NAME.svg`, by name.
 
-    Args:
-      record: the study.
-      important: what its knobs do, if that is known.
-      folder: exists.
-
-    Returns:
-      The figures by name, and the paths of their files.
-
-    Raises:
-      StorageError: they cannot be written.
+    Raises `StorageError` where a file cannot be written.
     """
     drawings: dict[str, Callable[[Figure], str]] = {}
     if record.scored("coarse", "random"):
-        drawings["accuracy_flops"] = lambda figure: draw_accuracy_flops(figure, record)
-        drawings["history"] = lambda figure: draw_history(figure, record)
-    if any(facts.ranked for facts in record.rounds):
-        drawings["predictor"] = lambda figure: draw_predictor(figure, record)
+        drawings["accuracy_flops"] = functools.partial(draw_accuracy_flops, record=record)
+        drawings["history"] = functools.partial(draw_history, record=record)
+    if any(summary.ranked for summary in record.rounds):
+        drawings["predictor"] = functools.partial(draw_predictor, record=record)
     if len(record.first_curves):
-        drawings["learning_curves"] = lambda figure: draw_learning_curves(figure, record)
+        drawings["learning_curves"] = functools.partial(draw_learning_curves, record=record)
     if important:
-        drawings["importance"] = lambda figure: _importance(figure, important)
+        drawings["importance"] = functools.partial(_importance, important=important)
     if record.trials:
-        drawings["time"] = lambda figure: _time(figure, record)
+        drawings["time"] = functools.partial(_time, record=record)
     archs = [arch for _, arch in record.archs]
     for name, arch in record.archs:
-        drawings[f"network_{name}"] = lambda figure, arch=arch: draw_architecture(
-            figure, arch, archs
-        )
-    figures, paths = {}, []
+        drawing = functools.partial(draw_architecture, arch=arch, beside=archs)
+        drawings[f"network_{name}"] = drawing
+    figures = {}
     for name, draw in drawings.items():
-        with _figure(name) as figure:
-            caption = draw(figure)
-            figures[name] = Drawn(name, _save(figure, folder / name), caption)
-            paths += [folder / f"{name}{end}" for end in (".png", ".svg")]
-    return figures, paths
-
-
-@contextlib.contextmanager
-def _figure(name: str) -> Iterator[Figure]:
-    with plt.rc_context(STYLE | {"svg.hashsalt": name}):
-        figure = plt.figure(figsize=(4.4, 3.2), layout="constrained")
-        try:
-            yield figure
-        finally:
-            plt.close(figure)
+        with plt.rc_context(STYLE | {"svg.hashsalt": name}):
+            figure = plt.figure(figsize=(4.4, 3.2), layout="constrained")
+            try:
+                caption = draw(figure)
+                figures[name] = Drawn(_save(figure, folder / name), caption)
+            finally:
+                plt.close(figure)
+    return figures
 
 
 def _save(figure: Figure, path: Path) -> str:
@@ -112,15 +89,12 @@ def _save(figure: Figure, path: Path) -> str:
         contents[kind] = stream.getvalue()
         figure.set_layout_engine("none")  # it is laid out now
     for kind, content in contents.items():
-        with writing(path):
-            part = path.with_name(f".{path.name}.{kind}")
-            part.write_bytes(content)
-            part.replace(path.with_name(f"{path.name}.{kind}"))
+        write_whole(path.with_name(f"{path.name}.{kind}"), content)
     return contents["svg"].decode()
 
 
 def _importance(figure: Figure, important: Importance) -> str:
-    """Bars of the most important knobs, architecture and recipe told apart."""
+    """Bars of the most important knobs, in two colours for architecture and recipe."""
     axes = figure.subplots()
     shown = slice(0, _BARS)
     names, shares = important.knobs[shown], important.shares[shown]
@@ -136,10 +110,10 @@ def _importance(figure: Figure, important: Importance) -> str:
     axes.set(xlabel="share of the effect on accuracy", xlim=(0, None))
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    kinds = {}
+    kinds: dict[str, Artist] = {}
     for bar, recipe in zip(bars, important.recipe[shown], strict=True):
         kinds.setdefault("recipe" if recipe else "architecture", bar)
-    figure.legend(kinds.values(), kinds, loc="outside lower center", ncols=2)
+    figure.legend([*kinds.values()], [*kinds], loc="outside lower center", ncols=2)
     share = important.recipe_share
     return (
         f"The architecture's knobs have {percent(1 - share, 0)} of the effect, the recipe's "
@@ -147,8 +121,8 @@ def _importance(figure: Figure, important: Importance) -> str:
     )
 
 
-def _time(figure: Figure, record: Record) -> str:
-    """Wall time by stage; of an unfinished study, time of its trainings."""
+def _time(figure: Figure, record: StudyRecord) -> str:
+    """Bars of `time_by_stage`."""
     axes = figure.subplots()
     spent = time_by_stage(record)
     bars = axes.barh(list(spent), list(spent.values()), color=ACCENT)
@@ -163,7 +137,7 @@ def _time(figure: Figure, record: Record) -> str:
             "has passed."
         )
     compiling = record.result["compilations"]
-    largest = max(spent, key=spent.get)
+    largest = max(spent, key=lambda stage: spent[stage])
     return (
         f"The longest stage: {largest}. {count(compiling['programs'], 'program')} were "
         f"compiled or taken from the cache meanwhile, in {seconds(compiling['seconds'])} summed "
@@ -171,8 +145,8 @@ def _time(figure: Figure, record: Record) -> str:
     )
 
 
-def time_by_stage(record: Record) -> dict[str, float]:
-    """Seconds by stage: of the clock in a finished study, of trainings in an unfinished one."""
+def time_by_stage(record: StudyRecord) -> dict[str, float]:
+    """Seconds by stage: wall time in a finished study, sum of trainings in an unfinished one."""
     if record.result:
         return dict(record.result["seconds"])
     spent: dict[str, float] = {}

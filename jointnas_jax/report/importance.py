@@ -1,4 +1,4 @@
-"""Which knobs matter, and which act together, as far as the trials of a study can tell."""
+"""Importance of knobs and interaction of pairs, estimated from the trials of a study."""
 
 import dataclasses
 import itertools
@@ -12,31 +12,31 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import partial_dependence
 
-from jointnas_jax.report.record import Record
+from jointnas_jax.report.record import StudyRecord
 from jointnas_jax.space import Knob
 
-# Trials below which nothing is said, and up to which it is called uncertain.
+# Fewest trials with a verdict, and number of trials up to which it is uncertain.
 FEWEST, FEW = 10, 100
-# Trials that are looked at, drawn at random where there are more, and resamples of them that the
-# spread of an importance is estimated from: Optuna takes a millisecond for each.
+# Most trials in use, drawn at random where there are more, and resamples for the spread of an
+# importance: Optuna takes a millisecond for each.
 _MOST, _RESAMPLES = 400, 6
 # "Good" trials: this share of all, but at least so many.
 _GOOD_SHARE, _GOOD_TRIALS = 0.1, 5
-# Knobs whose pairs are looked at, the most important ones, and pairs that are told.
-_PAIRED, _TOLD = 6, 5
+# Number of the most important knobs whose pairs are tried, and of pairs in the result.
+_PAIRED, _PAIRS = 6, 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Importance:
-    """What knobs do to the score.
+    """Effect of knobs on the score.
 
     Attributes:
-      trials: that were looked at.
-      knobs: most important first.
-      shares: `float64[K]`, of the whole effect; they sum to 1.
-      spreads: `float64[K]`, their standard deviations over resampled trials.
-      recipe: `bool[K]`, which knobs are of the recipe.
-      pairs: names of two knobs and Friedman's squared H, strongest first.
+      trials: Number of trials in use.
+      knobs: Names, most important first.
+      shares: `float64[K]`, shares of the whole effect, with sum 1.
+      spreads: `float64[K]`, standard deviations of the shares over resampled trials.
+      recipe: `bool[K]`, True for knobs of the recipe.
+      pairs: Names of two knobs and Friedman's squared H, strongest first.
     """
 
     trials: int
@@ -48,31 +48,31 @@ class Importance:
 
     @property
     def recipe_share(self) -> float:
-        """What all knobs of the recipe have of the effect."""
+        """Share of all knobs of the recipe."""
         return float(self.shares[self.recipe].sum())
 
 
-def importance(record: Record) -> Importance | None:
+def importance(record: StudyRecord) -> Importance | None:
     """Judges the knobs of a study, from candidates of the coarse stage and of random search.
 
     Returns:
       None where there are too few trials, or all of them have one score.
     """
-    found = record.scored("coarse", "random")
+    rows = record.scored("coarse", "random")
     rng = np.random.default_rng(0)
-    if len(found) > _MOST:
-        found = [found[i] for i in sorted(rng.choice(len(found), _MOST, replace=False))]
-    scores = np.array([score for _, score in found])
-    if len(found) < FEWEST or not record.knobs or np.ptp(scores) == 0:
+    if len(rows) > _MOST:
+        rows = [rows[i] for i in sorted(rng.choice(len(rows), _MOST, replace=False))]
+    scores = np.array([score for _, score in rows])
+    if len(rows) < FEWEST or not record.knobs or np.ptp(scores) == 0:
         return None
-    vectors = record.vectors([trial for trial, _ in found])
+    vectors = record.vectors([trial for trial, _ in rows])
     shares = _shares(record.knobs, vectors, scores)
     again = [rng.integers(0, len(scores), len(scores)) for _ in range(_RESAMPLES)]
     spreads = np.std([_shares(record.knobs, vectors[i], scores[i]) for i in again], axis=0)
     order = np.argsort(-shares, kind="stable")
     names = [knob.name for knob in record.knobs]
     return Importance(
-        trials=len(found),
+        trials=len(rows),
         knobs=tuple(names[j] for j in order),
         shares=shares[order],
         spreads=spreads[order],
@@ -82,7 +82,7 @@ def importance(record: Record) -> Importance | None:
 
 
 def _shares(knobs: Sequence[Knob], vectors: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Importances by PED-ANOVA: `float64[K]`, summing to 1; all equal where nothing is told."""
+    """Importances by PED-ANOVA: `float64[K]`, with sum 1; all equal where it finds no effect."""
     domains = {knob.name: _domain(knob) for knob in knobs}
     good = max(_GOOD_SHARE, min(0.5, _GOOD_TRIALS / len(scores)))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -99,10 +99,10 @@ def _shares(knobs: Sequence[Knob], vectors: np.ndarray, scores: np.ndarray) -> n
                 for vector, score in zip(vectors, scores, strict=True)
             ]
         )
-        found = get_param_importances(
+        effects = get_param_importances(
             study, evaluator=PedAnovaImportanceEvaluator(target_quantile=good)
         )
-    shares = np.array([found[knob.name] for knob in knobs])
+    shares = np.array([effects[knob.name] for knob in knobs])
     return shares / shares.sum() if shares.sum() > 0 else np.full(len(knobs), 1 / len(knobs))
 
 
@@ -127,19 +127,19 @@ def _pairs(
         whole = float((both**2).sum())
         rest = float(((both - alone[j] - alone[k]) ** 2).sum())
         strengths.append((names[j], names[k], min(1.0, rest / whole) if whole else 0.0))
-    return tuple(sorted(strengths, key=lambda pair: -pair[2])[:_TOLD])
+    return tuple(sorted(strengths, key=lambda pair: -pair[2])[:_PAIRS])
 
 
 def _dependence(
     forest: RandomForestRegressor, inputs: np.ndarray, knobs: tuple[int, ...]
 ) -> np.ndarray:
     """Centred partial dependence on knobs at each trial: `float64[N]`."""
-    found = partial_dependence(
+    result = partial_dependence(
         forest, inputs, knobs, method="recursion", percentiles=(0, 1), grid_resolution=10_000
     )
-    places = [
+    indices = [
         np.searchsorted(grid, inputs[:, j])
-        for grid, j in zip(found["grid_values"], knobs, strict=True)
+        for grid, j in zip(result["grid_values"], knobs, strict=True)
     ]
-    values = found["average"][0][tuple(places)]
+    values = result["average"][0][tuple(indices)]
     return values - values.mean()

@@ -1,5 +1,6 @@
-"""A study as its workdir tells it, finished or not: what the report is made of."""
+"""A study as stored in its workdir, finished or not: the input of the report."""
 
+import collections
 import dataclasses
 import functools
 import math
@@ -13,20 +14,20 @@ from jointnas_jax.config import Config
 from jointnas_jax.search.early_stop import early_stop, kendall, spearman
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob
 
-Row = Mapping[str, Any]  # a trial, as a dict of `study.store.Trial`
+Row = Mapping[str, Any]  # a trial, as a dict of `storage.trial_store.Trial`
 
 
-class RoundFacts(NamedTuple):
+class RoundSummary(NamedTuple):
     """A round of the coarse stage.
 
     Attributes:
-      number: from 1.
-      trained: trainings stored.
-      failed: how many of them failed.
-      best: score in it; None where all failed.
-      ranked: candidates with a prediction and a score.
-      kendall, spearman: between the two, nan where they cannot be computed.
-      verdict: on the predictor after it; "" where it is not known.
+      number: Number of the round, from 1.
+      trained: Stored trainings.
+      failed: Failed ones among them.
+      best: Best score of the round; None where all failed.
+      ranked: Candidates with a prediction and a score.
+      kendall, spearman: Rank correlations between the two, nan where undefined.
+      verdict: Verdict on the predictor after the round, "" before there is one.
     """
 
     number: int
@@ -40,16 +41,15 @@ class RoundFacts(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class StudyRecord:
     """A study.
 
     Attributes:
-      workdir: its folder.
-      config: checked.
-      trials: all that are stored, in the order of their numbers.
-      result: content of `result.json`; None while the study is unfinished.
-      budgets: content of `budgets.json`, a later search for other budgets; None where there is
-        none.
+      workdir: Folder of the study.
+      config: Its config, checked.
+      trials: All stored trials, in the order of their numbers.
+      result: Content of `result.json`; None while the study is unfinished.
+      budgets: Content of `budgets.json`, a later search for other budgets, if any.
     """
 
     workdir: Path
@@ -75,25 +75,25 @@ class Record:
 
     @functools.cached_property
     def stop(self) -> Row | None:
-        """What the early-stop rule decided, as in `result.json`; None before it has."""
+        """Decision of the early-stop rule, as in `result.json`; None before there is one."""
         if self.result:
             return self.result["early_stop"]
         search = self.config.search
         begun = sum(t["round"] == 1 for t in self.of_stage("coarse"))
         if begun < search.per_round or not len(self.first_curves):
             return None
-        found = early_stop(self.first_curves, search.threshold, search.correlation)
+        stop = early_stop(self.first_curves, search.threshold, search.correlation)
         return {
-            "epochs": found.epochs,
+            "epochs": stop.epochs,
             "of": self.config.train.epochs,
             "threshold": search.threshold,
             "correlation": search.correlation,
-            "by_epoch": [c if math.isfinite(c) else None for c in found.correlations],
+            "by_epoch": [c if math.isfinite(c) else None for c in stop.correlations],
         }
 
     @functools.cached_property
     def epochs(self) -> int:
-        """Epochs after which candidates are compared: the same for all."""
+        """Epochs after which all candidates are compared."""
         return self.stop["epochs"] if self.stop else self.config.train.epochs
 
     def score(self, trial: Row) -> float | None:
@@ -103,17 +103,10 @@ class Record:
         curve = trial["accuracies"]
         return curve[min(self.epochs, len(curve)) - 1]
 
-    @functools.cached_property
-    def _scored(self) -> dict[str, list[tuple[Row, float]]]:
-        found: dict[str, list[tuple[Row, float]]] = {}
-        for trial in self.trials:
-            if (score := self.score(trial)) is not None:
-                found.setdefault(trial["stage"], []).append((trial, score))
-        return found
-
     def scored(self, *stages: str) -> list[tuple[Row, float]]:
         """The trials of some stages that did not fail, with their scores."""
-        return [pair for stage in stages for pair in self._scored.get(stage, [])]
+        scores = ((t, self.score(t)) for stage in stages for t in self.of_stage(stage))
+        return [(trial, score) for trial, score in scores if score is not None]
 
     @functools.cached_property
     def best(self) -> tuple[Row, float] | None:
@@ -121,22 +114,37 @@ class Record:
         return max(self.scored("coarse"), key=lambda pair: pair[1], default=None)
 
     @functools.cached_property
-    def rounds(self) -> list[RoundFacts]:
+    def rounds(self) -> list[RoundSummary]:
         """All rounds that have begun."""
-        told = {r["round"]: r["report_card"] for r in self.result["rounds"]} if self.result else {}
-        rows: dict[int, list[Row]] = {}
+        cards = {r["round"]: r["report_card"] for r in self.result["rounds"]} if self.result else {}
+        rounds: dict[int, list[Row]] = collections.defaultdict(list)
         for trial in self.of_stage("coarse"):
-            rows.setdefault(trial["round"], []).append(trial)
-        return [
-            _facts(number, rows[number], list(map(self.score, rows[number])), told.get(number))
-            for number in sorted(rows)
-        ]
+            rounds[trial["round"]].append(trial)
+        summaries = []
+        for number, trials in sorted(rounds.items()):
+            scored = [(t, score) for t in trials if (score := self.score(t)) is not None]
+            pairs = [(t["predicted"], score) for t, score in scored if t["predicted"] is not None]
+            predicted, measured = np.array(pairs, float).reshape(-1, 2).T
+            card = cards.get(number)
+            summaries.append(
+                RoundSummary(
+                    number=number,
+                    trained=len(trials),
+                    failed=len(trials) - len(scored),
+                    best=max((score for _, score in scored), default=None),
+                    ranked=len(pairs),
+                    kendall=kendall(predicted, measured),
+                    spearman=spearman(predicted, measured),
+                    verdict=card["verdict"] if card else "",
+                )
+            )
+        return summaries
 
     # -- candidates --------------------------------------------------------------------------------
 
     @functools.cached_property
     def space(self) -> JointSpace:
-        """The whole space of the config; only a finished study knows of channels and classes."""
+        """The whole space of the config, without channels and classes of the dataset."""
         return JointSpace.from_config(self.config.space, 0, 0)
 
     @functools.cached_property
@@ -146,25 +154,24 @@ class Record:
         return tuple(knob for knob in self.space.knobs if knob.name in searched)
 
     def of_recipe(self, knob: str) -> bool:
-        """Whether a knob is of the recipe."""
+        """Whether a knob belongs to the recipe."""
         return any(knob == other.name for other in self.space.recipe_knobs)
 
     def vectors(self, rows: Sequence[Row]) -> np.ndarray:
         """Index vectors of trials over `knobs`: `int64[N, K]`."""
-        found = [[knob.index(row["knobs"][knob.name]) for knob in self.knobs] for row in rows]
-        return np.array(found, int).reshape(len(rows), len(self.knobs))
-
-    def candidate(self, trial: Row) -> Candidate:
-        """That of a trial; what the mode fixes is the default candidate's."""
-        values = {**self.config.default, **trial["knobs"]}
-        return self.space.decode(self.space.vector_from_values(values))
+        indices = [[knob.index(row["knobs"][knob.name]) for knob in self.knobs] for row in rows]
+        return np.array(indices, int).reshape(len(rows), len(self.knobs))
 
     @functools.cached_property
-    def found(self) -> Candidate | None:
-        """The best candidate so far; None before one has a score."""
+    def leader(self) -> Candidate | None:
+        """The winner, or the best candidate so far; None before one has a score."""
         if self.result:
             return Candidate.from_dict(self.result["winners"][0]["candidate"])
-        return self.candidate(self.best[0]) if self.best else None
+        if self.best is None:
+            return None
+        # Knobs that the mode fixes are the default candidate's.
+        values = {**self.config.default, **self.best[0]["knobs"]}
+        return self.space.decode(self.space.vector_from_values(values))
 
     @functools.cached_property
     def default(self) -> Candidate:
@@ -175,28 +182,11 @@ class Record:
 
     @functools.cached_property
     def archs(self) -> list[tuple[str, ArchSpec]]:
-        """The networks to draw by name: the found one, and the default one if that differs.
+        """The networks to draw by name: the leader's, and the default one if that differs.
 
-        An unfinished study does not tell which network a file holds that fixes it.
+        An unfinished study has no copy of a network that `arch_file` fixes.
         """
-        if self.found is None or (self.config.arch_file and not self.result):
+        if self.leader is None or (self.config.arch_file and not self.result):
             return []
-        same = self.found.arch == self.default.arch
-        return [("found", self.found.arch)] + [("default", self.default.arch)] * (not same)
-
-
-def _facts(
-    number: int, rows: Sequence[Row], scores: Sequence[float | None], card: Row | None
-) -> RoundFacts:
-    sound = [score for score in scores if score is not None]
-    pairs = [
-        (row["predicted"], score)
-        for row, score in zip(rows, scores, strict=True)
-        if row["predicted"] is not None and score is not None
-    ]
-    predicted, measured = np.array(pairs, float).reshape(-1, 2).T
-    return RoundFacts(
-        *(number, len(rows), len(rows) - len(sound), max(sound, default=None), len(pairs)),
-        *(kendall(predicted, measured), spearman(predicted, measured)),
-        card["verdict"] if card else "",
-    )
+        same = self.leader.arch == self.default.arch
+        return [("found", self.leader.arch)] + [("default", self.default.arch)] * (not same)

@@ -8,13 +8,14 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from jointnas_jax.files import writing
 from jointnas_jax.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE
 
-# How a line looks and what it is called, by how the driver asks.
+# Style and name of a line, by the way of asking.
 _LINES = {
     "sync": (BLUE, "o-", "in rounds, as in the paper"),
     "wide": (PURPLE, "d-", "in rounds as wide as the fleet"),
@@ -57,12 +58,6 @@ def draw(report: dict[str, Any], path: Path) -> Path:
 
 def _lines(axes: Axes, rows: list[dict[str, Any]], key: str) -> None:
     for name, (colour, style, label) in _LINES.items():
-        own = [row for row in rows if row["rounds"] == name]
-        axes.plot(
-            [r["devices"] for r in own],
-            [r[key] for r in own],
-            style,
-            color=colour,
-            label=label,
-            markersize=4,
-        )
+        line = [(row["devices"], row[key]) for row in rows if row["rounds"] == name]
+        sizes, values = np.array(line, float).reshape(-1, 2).T
+        axes.plot(sizes, values, style, color=colour, label=label, markersize=4)

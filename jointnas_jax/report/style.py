@@ -1,16 +1,20 @@
-"""How figures look: ink, two greys, paper and one accent colour."""
+"""Style of figures: ink, two greys, paper and one accent colour."""
 
 import re
+from typing import Any
 
 from cycler import cycler
 
 INK, SOFT, PALE, PAPER, ACCENT = "#1f2328", "#6e7780", "#c8d0d9", "#fefefe", "#0b66c3"
-# Okabe-Ito colours, for lines that must be told apart: with any colour vision.
+# Okabe-Ito colours, for lines that differ with any colour vision.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
 PURPLE, YELLOW, SKY = "#CC79A7", "#E69F00", "#56B4E9"
 
+# A small note beside a mark, for `annotate`.
+NOTE: dict[str, Any] = dict(textcoords="offset points", fontsize=7)
+
 # For `matplotlib.rc_context`. Text stays text, so that a page can give it a font and a colour.
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 8.5,
@@ -44,12 +48,12 @@ _VARIABLES = {INK: "ink", SOFT: "soft", PALE: "pale", PAPER: "paper", ACCENT: "a
 
 
 def inline_svg(svg: str, name: str, label: str) -> str:
-    """A figure to stand in the page: its colours and its font are the page's.
+    """A figure for the page, with the colours and the font of the page.
 
     Args:
-      svg: as Matplotlib writes it to a file.
-      name: of the figure; makes identifiers differ from those of other figures.
-      label: for those who do not see it, escaped.
+      svg: SVG file by Matplotlib.
+      name: Name of the figure, which makes its identifiers unique.
+      label: Description for screen readers, escaped.
     """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""Numbers as the report writes them, with units."""
+"""Numbers as text, with units."""
 
 import math
 from collections.abc import Mapping
@@ -13,8 +13,15 @@ def percent(share: float | None, digits: int = 2) -> str:
     return "failed" if share is None else f"{100 * share:.{digits}f}{_SPACE}%"
 
 
+def mean_and_std(stats: Mapping[str, Any] | None, missing: str = "not known") -> str:
+    """Mean and standard deviation over seeds in plain text, given those of `result.json`."""
+    if not stats or stats["mean"] is None:
+        return missing
+    return f"{stats['mean']:.2%}" + (f" ± {stats['std']:.2%}" if stats["std"] is not None else "")
+
+
 def spread(stats: Mapping[str, Any]) -> str:
-    """Mean and standard deviation over seeds, as `result.json` has them."""
+    """Mean and standard deviation over seeds, given those of `result.json`."""
     if stats["mean"] is None:
         return "failed" if stats["seeds"] else "not measured"
     return percent(stats["mean"]) + (f" ± {100 * stats['std']:.2f}" if stats["std"] else "")
@@ -35,17 +42,17 @@ def amount(value: float) -> str:
     return f"{value:g}"
 
 
-def seconds(value: float) -> str:
+def seconds(value: float, space: str = _SPACE) -> str:
     """A time: 4.2 s, 5 min 20 s, 3 h 12 min."""
     if value < 10:
-        return f"{value:.1f}{_SPACE}s"
+        return f"{value:.1f}{space}s"
     if value < 60:
-        return f"{value:.0f}{_SPACE}s"
+        return f"{value:.0f}{space}s"
     minutes, rest = divmod(round(value), 60)
     if minutes < 60:
-        return f"{minutes}{_SPACE}min {rest}{_SPACE}s"
+        return f"{minutes}{space}min {rest}{space}s"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:,}{_SPACE}h {minutes}{_SPACE}min"
+    return f"{hours:,}{space}h {minutes}{space}min"
 
 
 def correlation(value: float | None) -> str:

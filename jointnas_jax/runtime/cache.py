@@ -1,4 +1,4 @@
-"""The cache folder: what can be computed again, so nothing depends on it."""
+"""The cache folder: data that can be computed again, so nothing depends on it."""
 
 import contextlib
 import hashlib
@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from jointnas_jax.errors import StorageError
+from jointnas_jax.files import write_whole
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -30,12 +33,12 @@ def cache_folder(name: str) -> Path | None:
 
 
 def remembered(name: str, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """Returns the array that was computed before, or computes and keeps it.
+    """Returns an array from the cache, or computes and stores it.
 
     Args:
-      name: of the folder in the cache.
-      key: everything that the array depends on.
-      compute: called where no sound file is kept.
+      name: Folder in the cache.
+      key: Everything that the array depends on.
+      compute: Function that returns the array, called where the cache has no sound file.
     """
     folder = cache_folder(name)
     if folder is None:
@@ -48,8 +51,7 @@ def remembered(name: str, key: str, compute: Callable[[], np.ndarray]) -> np.nda
             return np.load(io.BytesIO(content))
     array, buffer = compute(), io.BytesIO()
     np.save(buffer, array)
-    partial = file.with_suffix(f".{os.getpid()}")
-    with contextlib.suppress(OSError):  # a full disk costs the time to compute it again
-        partial.write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
-        partial.replace(file)
+    content = buffer.getvalue()
+    with contextlib.suppress(StorageError):  # a full disk costs the time to compute it again
+        write_whole(file, hashlib.sha256(content).digest() + content)
     return array

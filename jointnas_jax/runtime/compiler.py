@@ -1,33 +1,28 @@
-"""How XLA compiles: in a small search that takes longer than what is compiled."""
+"""Options of XLA: in a small search, compiling takes longer than running."""
 
 import functools
 from typing import Any
 
 import jax
 
+_OPTIONS: dict[str, dict[str, Any]] = {
+    # Fewer LLVM passes; the programs are as fast, to measurement noise.
+    "light": {"xla_backend_optimization_level": 1},
+    # Exact programs compile in about half the time, and run slower, above all in nested loops.
+    "old_fusion": {"xla_cpu_use_fusion_emitters": False},
+}
+
 
 @functools.cache
-def compiler_options(*wanted: str) -> dict[str, Any]:
-    """Options for XLA:CPU that shorten compilation; none elsewhere, or where XLA has no such one.
-
-    Args:
-      wanted: `light` runs fewer LLVM passes, at no speed that could be told from noise;
-        `old_fusion` besides compiles exact programs in about half the time, to programs that run
-        slower, above all in nested loops.
-    """
-    names = {
-        "light": {"xla_backend_optimization_level": 1},
-        "old_fusion": {"xla_cpu_use_fusion_emitters": False},
-    }
+def compiler_options(*names: str) -> dict[str, Any]:
+    """Options for XLA:CPU by their `names` in `_OPTIONS`; {} on other backends."""
     if jax.default_backend() != "cpu":
         return {}
-    options = {}
-    for name in wanted:
-        options |= names[name] if _is_known(names[name]) else {}
-    return options
+    options = [_OPTIONS[name] for name in names if _is_supported(_OPTIONS[name])]
+    return {key: value for option in options for key, value in option.items()}
 
 
-def _is_known(option: dict[str, Any]) -> bool:
+def _is_supported(option: dict[str, Any]) -> bool:
     """Whether the installed XLA has an option: they come and go between versions."""
     try:
         jax.jit(lambda x: x, compiler_options=option).lower(0.0).compile()

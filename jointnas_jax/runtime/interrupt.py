@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: what trains is saved, then the run ends; a second signal ends it at once."""
+"""SIGTERM and Ctrl-C: the run saves its trainings and ends; a second signal ends it at once."""
 
 import contextlib
 import os
@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator
 from jointnas_jax.errors import InterruptedStudyError, JointNASError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Seconds after a signal when the run ends, saved or not: what stops it may not wait for longer.
+# Seconds after a signal when the run ends, saved or not: schedulers kill soon after.
 GRACE = 15.0
 
 
 class Interrupt:
-    """Whether the run shall end.
+    """Request to end the run.
 
     Attributes:
-      worker: what trains in the background, None before anything does.
-      command: that goes on with what is saved, "" before anything is.
+      worker: Thread that trains in the background, if any.
+      command: Command that continues the run, "" before anything is saved.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Interrupt:
         return self._asked.is_set()
 
     def ask(self) -> None:
-        """As if a signal came: the run saves what trains, and ends after the grace in any case."""
+        """Acts as a signal: the run saves its trainings, and ends after `GRACE` in any case."""
         self._asked.set()
         print("interrupted: saving what trains", file=sys.stderr, flush=True)
         timer = threading.Timer(GRACE, self._exit)
@@ -48,8 +48,8 @@ class Interrupt:
     def listening(self) -> Iterator[None]:
         """Listens to signals inside; from the main thread of a process only.
 
-        The main thread may be deep in compiled code, where Python's handlers wait. What a signal
-        writes to the pipe is read at once by a thread.
+        The main thread may be deep in compiled code, where Python's handlers wait. A thread reads
+        at once what a signal writes to the pipe.
         """
         read, write = os.pipe()
         os.set_blocking(write, False)
@@ -83,7 +83,7 @@ class Interrupt:
         os._exit(InterruptedStudyError.exit_code)
 
     def farewell(self) -> str:
-        """What the user is told in the end: how to go on."""
+        """Last message to the user: how to continue."""
         if self.command:
             return f"interrupted; to go on from what is saved:\n  {self.command}"
         return str(InterruptedStudyError())
@@ -103,9 +103,9 @@ def run_interruptible(work: Callable[[Interrupt], int]) -> int:
         interrupted = isinstance(error, InterruptedStudyError)
         if not interrupted and not (interrupt.worker and interrupt.worker.is_alive()):
             raise
-        told = interrupt.farewell() if interrupted else f"error: {error}"
-        print(told, file=sys.stderr, flush=True)
+        message = interrupt.farewell() if interrupted else f"error: {error}"
+        print(message, file=sys.stderr, flush=True)
         # Threads may be deep in compiled code, and Python would wait for them. After a signal they
-        # have saved what they had to; after an error nobody wants what they train.
+        # have saved their state; after an error their trainings are of no use.
         sys.stdout.flush()
         os._exit(error.exit_code)

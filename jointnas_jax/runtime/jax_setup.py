@@ -18,10 +18,9 @@ _CACHED_FROM_SECONDS = 0.5
 def prepare_jax(devices: int) -> None:
     """Sets up devices and the persistent compilation cache, before JAX's backend starts.
 
-    Quiets other libraries as well. On CPU there is one device per core: candidates train side by
-    side on them.
+    Quiets other libraries as well. A CPU has one device per core, for candidates side by side.
     """
-    os.umask(os.umask(0o022) | 0o022)  # nothing that is written may be changed by others
+    os.umask(os.umask(0o022) | 0o022)  # others may not change the files
     logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
@@ -35,11 +34,7 @@ def prepare_jax(devices: int) -> None:
 
 
 def _is_private(cache: Path) -> bool:
-    """Makes a folder only ours: whoever can write compiled programs can run code.
-
-    Returns:
-      Whether it is; if not, everything works without it, and compiles again.
-    """
+    """Makes a folder private, for compiled programs are code; False where that is not possible."""
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         if stat.S_IMODE(cache.stat().st_mode) & 0o077:

@@ -10,21 +10,21 @@ from typing import Any
 from jointnas_jax.errors import StudyError, one_line
 
 
-def in_a_process(module: str, argument: object, given: Any, **environment: str) -> Any:
-    """Runs a module of this package, which prints what it found as JSON, on its last line.
+def in_a_process(module: str, argument: object, data: Any, **environment: str) -> Any:
+    """Runs a module, and returns the JSON of its last line.
 
     Args:
-      module: its name in the package, such as `bench.scaling`.
-      argument: its only one.
-      given: a dataclass, which it reads from its input by `ast.literal_eval`.
-      **environment: added to that of this process.
+      module: Dotted name of the module, such as `benchmarks.scaling`.
+      argument: Its only argument.
+      data: A dataclass, which it reads from its input by `ast.literal_eval`.
+      **environment: Additions to the environment of this process.
 
     Raises:
-      StudyError: it failed; with its last words.
+      StudyError: The module failed; with its last line.
     """
     done = subprocess.run(
         [sys.executable, "-m", module, str(argument)],
-        input=repr(dataclasses.asdict(given)),  # JSON would turn ranges, which are tuples, to lists
+        input=repr(dataclasses.asdict(data)),  # JSON would turn ranges, which are tuples, to lists
         env=os.environ | environment,
         capture_output=True,
         text=True,

@@ -46,7 +46,7 @@ class Evolution(NamedTuple):
 
 
 def evolve(
-    start: np.ndarray,
+    start: np.ndarray | jax.Array,
     key: jax.Array,
     score: ScoreFn,
     feasible: FeasibleFn | None,

@@ -20,23 +20,23 @@ def distributions(knobs: Sequence[Knob]) -> dict[str, BaseDistribution]:
 
 def _distribution(knob: Knob) -> BaseDistribution:
     choices = CategoricalDistribution(knob.values)
-    if not knob.ordinal or len(knob.values) < 2:
+    numbers = [v for v in knob.values if isinstance(v, int | float)]
+    if not knob.ordinal or not 2 <= len(numbers) == len(knob.values):
         return choices
-    low, high = knob.values[0], knob.values[-1]
-    step = (high - low) / (len(knob.values) - 1)
-    if any(abs(v - low - i * step) > 1e-9 * abs(high) for i, v in enumerate(knob.values)):
+    low, high = numbers[0], numbers[-1]
+    step = (high - low) / (len(numbers) - 1)
+    if any(abs(v - low - i * step) > 1e-9 * abs(high) for i, v in enumerate(numbers)):
         return choices
-    if all(isinstance(v, int) for v in knob.values):
+    if isinstance(low, int) and isinstance(high, int) and all(isinstance(v, int) for v in numbers):
         return IntDistribution(low, high, step=round(step))
     number = FloatDistribution(low, high, step=float(f"{step:.12g}"))
-    return number if all(_takes(number, value) for value in knob.values) else choices
+    return number if all(_contains(number, value) for value in numbers) else choices
 
 
-def _takes(distribution: BaseDistribution, value: float) -> bool:
+def _contains(distribution: BaseDistribution, value: float) -> bool:
     """Whether Optuna takes a value for one of the distribution, which is a matter of rounding."""
     try:
-        names = {"params": {"x": value}, "distributions": {"x": distribution}}
-        optuna.trial.create_trial(value=0.0, **names)
+        optuna.trial.create_trial(value=0.0, params={"x": value}, distributions={"x": distribution})
     except ValueError:
         return False
     return True

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from jointnas_jax.errors import BusyError, StorageError, WorkdirError, one_line
-from jointnas_jax.files import remove_unfinished
+from jointnas_jax.errors import BusyError, WorkdirError, one_line
+from jointnas_jax.files import reading, remove_unfinished, writing
 
 FILE = "lock"
-# Seconds that looking who the owner is takes at most.
+# Seconds for which `owner` holds the lock at most.
 _LOOK = 0.05
 
 
@@ -23,12 +23,12 @@ _LOOK = 0.05
 def locked(workdir: Path) -> Iterator[None]:
     """Owns a workdir, which is made if need be; the kernel frees it when the process ends.
 
-    A new folder in which nothing was written is removed again.
+    A new folder that stays empty is removed again.
 
     Raises:
-      BusyError: another run owns it.
-      WorkdirError: it cannot be used.
-      StorageError: it cannot be written.
+      BusyError: Another run owns the workdir.
+      WorkdirError: It cannot be used.
+      StorageError: It cannot be written.
     """
     try:
         new = not workdir.exists()
@@ -47,13 +47,11 @@ def locked(workdir: Path) -> Iterator[None]:
             ) from error
         except OSError as error:  # a file system without locks
             raise WorkdirError(f"workdir `{workdir}` cannot be locked: {error}") from error
-        try:
+        with writing(workdir / FILE):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}\n")
             file.flush()
             remove_unfinished(workdir)
-        except OSError as error:
-            raise StorageError(f"`{workdir / FILE}` cannot be written: {error}") from error
         if not new and workdir.stat().st_mode & stat.S_IWOTH:
             print(
                 f"warning: everybody may write to workdir `{_shown(workdir)}`, and change what the "
@@ -69,21 +67,15 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def owner(workdir: Path) -> str | None:
-    """Who owns a workdir, None if nobody does; changes nothing.
-
-    Raises:
-      WorkdirError: it cannot be read.
-    """
-    try:
+    """The process that owns a workdir, None if there is none; raises `WorkdirError`."""
+    with reading(workdir, WorkdirError):
+        if not (workdir / FILE).exists():
+            return None
         with (workdir / FILE).open(encoding="utf-8", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return one_line(file.read(200)) or "another run"
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f"workdir `{_shown(workdir)}` cannot be read: {error}") from error
     return None
 
 

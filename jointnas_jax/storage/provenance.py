@@ -1,4 +1,4 @@
-"""Where and how a study began: what its results depend on besides its config."""
+"""Provenance of a study: what its results depend on besides its config."""
 
 import dataclasses
 import secrets
@@ -8,23 +8,22 @@ from typing import Any
 from rich.console import Console
 
 from jointnas_jax.config import Config
-from jointnas_jax.errors import ConfigError, DamagedError
-from jointnas_jax.files import read_json, write_json
+from jointnas_jax.errors import ConfigError
+from jointnas_jax.files import read_json, reading, write_json
 from jointnas_jax.storage.database import parse_url, public_name
 from jointnas_jax.storage.workdir import PROVENANCE, SCHEMA
 
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """Where and how a study began.
+    """Environment and storage with which a study began.
 
     Attributes:
-      schema: of the files in the workdir.
-      machine: kind, number and features of the devices, versions of JAX: other ones may round
-        differently.
-      speed_factors: that the planner goes by, see `measured_speed_factors`.
-      storage: database of the trials, without its password; "" is the file in the workdir.
-      study: name of the study in it.
+      schema: Version of the files in the workdir.
+      machine: See `environment`: another one may round differently.
+      speed_factors: Input of the schedule, see `measured_speed_factors`.
+      storage: Database of the trials, without its password; "" is the file in the workdir.
+      study: Name of the study in the database.
     """
 
     schema: int
@@ -37,45 +36,38 @@ class Provenance:
     def here(
         config: Config, machine: dict[str, Any], speed_factors: tuple[float, float]
     ) -> "Provenance":
-        """That of a study which begins here and now."""
+        """Provenance of a study that begins now."""
         storage = _public_storage(config)
-        # Others may keep studies of this name in the same database.
+        # The same database may have other studies of this name.
         end = f"-{secrets.token_hex(4)}" if storage else ""
-        return Provenance(SCHEMA, machine, speed_factors, storage, config.name + end)
+        return Provenance(SCHEMA, machine, speed_factors, storage, study=config.name + end)
 
     @staticmethod
     def read(workdir: Path) -> "Provenance":
-        """Reads what `write` wrote.
-
-        Raises:
-          DamagedError: it is not what was written.
-          WorkdirError: another version wrote it.
-        """
+        """Reads the file in a workdir; raises as `read_json` does."""
         data = read_json(workdir / PROVENANCE, SCHEMA)
-        try:
+        with reading(workdir / PROVENANCE):
             return Provenance(**data | {"speed_factors": tuple(data["speed_factors"])})
-        except (TypeError, LookupError) as error:
-            raise DamagedError(f"`{workdir / PROVENANCE}` is damaged: {error}") from error
 
     def write(self, workdir: Path) -> None:
-        """Writes it into the workdir; raises `StorageError`."""
+        """Writes the file in the workdir; raises `StorageError`."""
         write_json(workdir / PROVENANCE, dataclasses.asdict(self), digest=True)
 
     def check(self, config: Config, machine: dict[str, Any], console: Console) -> None:
-        """Checks that the study may go on here.
+        """Checks that the study may continue.
 
         Raises:
-          ConfigError: it is stored elsewhere, or began on another machine and that is not allowed.
+          ConfigError: Its database is another one, or the machine is, without
+            `config.study.other_machine`.
         """
         if (given := _public_storage(config)) != self.storage:
             raise ConfigError(
                 f"`config.study.storage` is {self.storage!r} where the study began, got {given!r}"
             )
-        there = self.machine
         differ = [
-            f"{name} {there.get(name)} there, {value} here"
+            f"{name} {self.machine.get(name)} there, {value} here"
             for name, value in machine.items()
-            if there.get(name) != value
+            if self.machine.get(name) != value
         ]
         if not differ:
             return
@@ -94,17 +86,18 @@ def _public_storage(config: Config) -> str:
     return public_name(parse_url(storage)) if storage else ""
 
 
-def machine_here(devices: int) -> dict[str, Any]:
-    """What results on so many devices like those of this process may depend on."""
-    # Only here: reports read origins without JAX.
+def environment(devices: int) -> dict[str, Any]:
+    """Kind, number and features of devices like those of this process, and versions of JAX."""
+    # Only here: reports read the provenance without JAX.
     import jax
     import jaxlib
-    from jaxlib import xla_client
 
     first = jax.local_devices()[0]
     try:
+        from jaxlib import xla_client  # no public module has the fingerprint
+
         features = str(xla_client.get_topology_for_devices([first]).fingerprint())
-    except (AttributeError, TypeError, jax.errors.JaxRuntimeError):
+    except (ImportError, AttributeError, TypeError, jax.errors.JaxRuntimeError):
         features = "unknown"
     return {
         "device": first.device_kind,

@@ -1,4 +1,4 @@
-"""What a workdir tells of its study, also while that runs. Nothing here imports JAX."""
+"""Reads a study from its workdir, also while it runs. Nothing here imports JAX."""
 
 import dataclasses
 import json
@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jointnas_jax.errors import DamagedError, WorkdirError
-from jointnas_jax.files import read_json
-from jointnas_jax.report.record import Record
+from jointnas_jax.errors import DamagedError
+from jointnas_jax.files import read_json, reading
+from jointnas_jax.report.record import StudyRecord
 from jointnas_jax.storage.database import sqlite_url, url_of
 from jointnas_jax.storage.provenance import Provenance
 from jointnas_jax.storage.trial_store import Trial, TrialStore
@@ -18,61 +18,56 @@ from jointnas_jax.storage.workdir import BUDGETS, RESULT, TRIALS, stored_config
 _AGAIN = 0.5
 
 
-def open_store(workdir: Path, storage: str, origin: Provenance) -> TrialStore:
+def open_store(workdir: Path, storage: str, provenance: Provenance) -> TrialStore:
     """Opens the store of a study that has begun.
 
     Args:
-      workdir: of the study.
-      storage: `config.study.storage`; "": the database where the study began, for which a password
-        is known elsewhere if it needs one.
-      origin: of the study.
+      workdir: Folder of the study.
+      storage: `config.study.storage`; "" is the database where the study began, whose driver finds
+        a password elsewhere if it needs one.
+      provenance: Provenance of the study.
     """
-    begun = url_of(origin.storage) if origin.storage else sqlite_url(workdir)
-    return TrialStore(storage or begun, origin.study)
+    begun = url_of(provenance.storage) if provenance.storage else sqlite_url(workdir)
+    return TrialStore(storage or begun, provenance.study)
 
 
 def stored_trials(workdir: Path, storage: str = "") -> list[Trial]:
-    """Reads the trials of a finished study; `storage` as in `open_store`.
-
-    Raises:
-      WorkdirError: the workdir holds none.
-      DamagedError: what is stored is not what was written.
-    """
+    """Reads the trials of a finished study; `storage` and errors as in `read_record`."""
     return _trials(workdir, storage, read_json(workdir / RESULT))
 
 
-def read_record(workdir: Path, storage: str = "") -> Record:
+def read_record(workdir: Path, storage: str = "") -> StudyRecord:
     """Reads a study, finished or not; changes nothing.
 
     Args:
-      workdir: of the study.
-      storage: as in `open_store`.
+      workdir: Folder of the study.
+      storage: As in `open_store`.
 
     Raises:
-      WorkdirError: the workdir holds no study, or cannot be read.
-      DamagedError: what is stored is not what was written.
+      WorkdirError: The workdir holds no study, or cannot be read.
+      DamagedError: Stored data is not what was written.
     """
     config = stored_config(workdir)
     result = read_json(workdir / RESULT) if (workdir / RESULT).exists() else None
     trials = [dataclasses.asdict(trial) for trial in _trials(workdir, storage, result)]
-    return Record(workdir, config, trials, result, _budgets(workdir))
+    return StudyRecord(workdir, config, trials, result, _budgets(workdir))
 
 
 def _trials(workdir: Path, storage: str, result: dict[str, Any] | None) -> list[Trial]:
     """All trials; those of an unfinished study may be written while they are read."""
-    origin = Provenance.read(workdir)
-    if not (storage or origin.storage or (workdir / TRIALS).exists()):
+    provenance = Provenance.read(workdir)
+    if not (storage or provenance.storage or (workdir / TRIALS).exists()):
         raise DamagedError(
             f"`{workdir / TRIALS}` is missing; put back a copy of it, or start again with "
             "--overwrite"
         )
-    store = open_store(workdir, storage, origin)
+    store = open_store(workdir, storage, provenance)
     try:
         trials = store.load()
     except DamagedError:
         if result is not None:
             raise
-        # A stage is read before the next, so that a trial which is stored between seems lost.
+        # Stages are read one by one: a trial that is stored meanwhile leaves a gap.
         time.sleep(_AGAIN)
         trials = store.load()
     finally:
@@ -88,16 +83,10 @@ def _trials(workdir: Path, storage: str, result: dict[str, Any] | None) -> list[
 def _budgets(workdir: Path) -> dict[str, Any] | None:
     """The report of a later search for other budgets, which has no digest."""
     file = workdir / BUDGETS
-    try:
+    with reading(file, fix="; search for the budgets again, or remove it"):
         if not file.exists():
             return None
         data = json.loads(file.read_text(encoding="utf-8"))
         for entry in data["budgets"]:
             float(entry["predicted"]), int(entry["costs"]["flops"])
         return data
-    except OSError as error:
-        raise WorkdirError(f"`{file}` cannot be read: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise DamagedError(
-            f"`{file}` is damaged; search for the budgets again, or remove it"
-        ) from error

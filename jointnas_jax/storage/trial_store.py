@@ -20,6 +20,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from jointnas_jax.errors import DamagedError, InputError, StorageError, one_line
+from jointnas_jax.files import UNREADABLE
 from jointnas_jax.storage.database import parse_url, public_name, without_secrets
 
 # 2: the stage `validate` was called `final`.
@@ -28,18 +29,13 @@ COMPLETED, FAILED = "COMPLETED", "FAILED"
 STAGES = ("coarse", "random", "validate", "retrain")
 
 _ARRIVED = "arrived"
-# Seconds that a writer waits for another one.
+# Seconds for which a writer waits for another one.
 _PATIENCE = 60
 # What reading raises where the content makes no sense.
-_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
-# What SQLite says where a sound file cannot be used.
+_UNREADABLE = (*UNREADABLE, AssertionError)
+# Words of SQLite where a sound file cannot be used.
 _NOT_DAMAGE = ("locked", "full", "readonly", "unable to open", "disk I/O")
 _STATES = {COMPLETED: TrialState.COMPLETE, FAILED: TrialState.FAIL}
-# Kept as attributes of an Optuna trial; the rest has a place of its own in it.
-_ATTRIBUTES = (
-    *("number", "stage", "round", "seed", "costs", "predicted", "epochs", "status", "reason"),
-    *("pack", "seconds"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,23 +43,23 @@ class Trial:
     """One evaluation of a candidate.
 
     Attributes:
-      number: position in the study, from 0.
+      number: Position in the study, from 0.
       stage: `coarse`, `random`, `validate` (finalists and references with all seeds), all three
         with validation accuracy, or `retrain`, on the whole training split with test accuracy.
-      round: of the coarse stage, from 1; None elsewhere.
-      seed: which of the repeated trainings, from 0; None where there is one.
-      knobs: value of every knob.
-      costs: name -> integer cost.
-      predicted: predicted score before the trial; None where nothing was predicted.
-      epochs: epochs trained.
-      accuracies: after each epoch, fractions in [0, 1].
-      score: accuracy after the last epoch; None where the trial failed.
+      round: Round of the coarse stage, from 1; None elsewhere.
+      seed: Index among repeated trainings, from 0; None where there is one.
+      knobs: Value of every knob.
+      costs: Name -> integer cost.
+      predicted: Predicted score before the trial, if any.
+      epochs: Epochs trained.
+      accuracies: Accuracy after each epoch, fractions in [0, 1].
+      score: Accuracy after the last epoch; None where the trial failed.
       status: `COMPLETED` or `FAILED`.
-      reason: why it failed.
-      pack: that it trained in, by its shape: `exact`, or the name of an envelope.
-      seconds: wall time, compiling included.
-      arrived: of a coarse stage without rounds, when the search was told of the trial: how many
-        candidates it had asked for, and how many results it had been told of; else None.
+      reason: Reason of a failure.
+      pack: Pack of the training: `exact`, or the name of an envelope.
+      seconds: Wall time, compiling included.
+      arrived: In an asynchronous coarse stage, numbers of candidates asked for and of results
+        processed when this result was processed; else None.
     """
 
     number: int
@@ -84,16 +80,24 @@ class Trial:
 
     @property
     def candidate(self) -> tuple[Any, ...]:
-        """What was trained, whatever came out."""
+        """Input of the training."""
         return self.stage, self.round, self.seed, self.knobs, self.epochs
 
     def digest(self) -> str:
         """SHA-256 of the content, in hex."""
-        known = dataclasses.asdict(self)
-        if self.arrived is None:  # as before there were any
-            del known["arrived"]
-        content = json.dumps(known, sort_keys=True, allow_nan=False)
+        fields = dataclasses.asdict(self)
+        if self.arrived is None:  # the digest of trials from before this field
+            del fields["arrived"]
+        content = json.dumps(fields, sort_keys=True, allow_nan=False)
         return hashlib.sha256(content.encode()).hexdigest()
+
+
+# Fields that are user attributes of an Optuna trial, which has fields for the others.
+_ATTRIBUTES = tuple(
+    field.name
+    for field in dataclasses.fields(Trial)
+    if field.name not in ("knobs", "accuracies", "score", _ARRIVED)
+)
 
 
 class TrialStore:
@@ -103,65 +107,58 @@ class TrialStore:
         """Opens a database, which gets Optuna's tables if it has none.
 
         Args:
-          url: as SQLAlchemy reads it: `sqlite:////folder/trials.db`, `postgresql://host/name`.
-          name: of the study in it.
+          url: URL of SQLAlchemy, `sqlite:////folder/trials.db` or `postgresql://host/name`.
+          name: Name of the study in the database.
 
         Raises:
-          InputError: it cannot be opened.
-          DamagedError: what is there is no database, or not a sound one.
+          InputError: The database cannot be opened.
+          DamagedError: It is not a sound one.
         """
-        self._url, self.name = parse_url(url), name
+        self._url = parse_url(url)
+        self.name = name
+        self._ids: dict[str, int] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with self.naming_the_database(opening=True):
+        with self._translating(opening=True):
+            arguments: dict[str, Any] = {"pool_pre_ping": True}
             if self._url.drivername == "sqlite":
-                _prepare_sqlite(self._url.database)
+                _prepare_sqlite(self._url.database or "")
                 arguments = {"connect_args": {"timeout": _PATIENCE}}
-            else:
-                arguments = {"pool_pre_ping": True}
-                if self._url.drivername == "postgresql":  # versions of SQLAlchemy differ in what
-                    self._url = self._url.set(drivername="postgresql+psycopg2")  # they take then
+            elif self._url.drivername == "postgresql":  # versions of SQLAlchemy differ in what
+                self._url = self._url.set(drivername="postgresql+psycopg2")  # they take then
             url = self._url.render_as_string(hide_password=False)
             # Optuna would fill in what stands in braces.
             url = url.replace("{", "{{").replace("}", "}}")
             self._storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments)
-        self._ids: dict[str, int] = {}
 
     @property
     def place(self) -> str:
         """The database for people: no password."""
         return public_name(self._url)
 
-    @property
-    def engine(self) -> sqlalchemy.Engine:
-        """Of the database; used inside of `naming_the_database`."""
-        return self._storage.engine
-
     def create(self) -> None:
-        """Makes the studies of all stages; those of an earlier study of the name are removed."""
-        with self.naming_the_database():
+        """Makes the Optuna studies of all stages, and removes earlier ones of the same name."""
+        with self._translating():
             self.remove(self.name)
             for stage in STAGES:
-                self._make(stage)
+                direction = [optuna.study.StudyDirection.MAXIMIZE]
+                identity = self._storage.create_new_study(direction, _title(self.name, stage))
+                self._storage.set_study_user_attr(identity, "schema", SCHEMA)
+                self._ids[stage] = identity
 
     def remove(self, name: str) -> None:
-        """Removes the studies of all stages of a study, if they exist."""
-        with self.naming_the_database():
+        """Removes the Optuna studies of all stages of a study, if they exist."""
+        with self._translating():
             titles = {_title(name, stage) for stage in STAGES}
             for study in self._storage.get_all_studies():
                 if study.study_name in titles:
                     self._storage.delete_study(study._study_id)
 
     def append(self, trial: Trial, knobs: dict[str, BaseDistribution]) -> None:
-        """Writes one trial, in one transaction.
+        """Writes a new trial in one transaction, or nothing of it and raises `StorageError`.
 
-        Args:
-          trial: a new one.
-          knobs: of the space, see `distributions`.
-
-        Raises:
-          StorageError: it could not be written; nothing of it is.
+        The `knobs` are the `distributions` of the space.
         """
-        with self.naming_the_database():
+        with self._translating():
             try:
                 self._storage.create_new_trial(self._id(trial.stage), _to_optuna(trial, knobs))
             except KeyError as error:
@@ -173,19 +170,19 @@ class TrialStore:
         """Reads all trials, in the order of their numbers.
 
         Raises:
-          InputError: another version of this project wrote them.
-          DamagedError: a trial is not what was written, or one is lost.
+          InputError: Another version of this project wrote them.
+          DamagedError: A trial is not what was written, or one is lost.
         """
-        with self.naming_the_database(), self._calling_it_damaged():
-            found = [trial for stage in STAGES for trial in self._read(stage)]
+        with self._translating(), self._converting("trials"):
+            rows = [trial for stage in STAGES for trial in self._read(stage)]
         trials: dict[int, Trial] = {}
-        for trial in found:
+        for trial in rows:
             # Optuna writes again where the answer of the server was lost; the first row counts.
             if trials.setdefault(trial.number, trial).candidate != trial.candidate:
                 raise self._damaged(f"trial {trial.number} is there twice, and differs")
         # Stages follow each other: when the last one begins, all trials before it are stored.
-        last = max((STAGES.index(t.stage) for t in found), default=0)
-        before = max((t.number for t in found if STAGES.index(t.stage) < last), default=-1)
+        last = max((STAGES.index(t.stage) for t in rows), default=0)
+        before = max((t.number for t in rows if STAGES.index(t.stage) < last), default=-1)
         missing = [n for n in range(before) if n not in trials]
         if missing:
             raise self._damaged(f"trial {missing[0]} is missing")
@@ -196,28 +193,19 @@ class TrialStore:
         self._storage.remove_session()
         self._storage.engine.dispose()
 
-    def _make(self, stage: str) -> int:
-        direction = [optuna.study.StudyDirection.MAXIMIZE]
-        identity = self._storage.create_new_study(direction, _title(self.name, stage))
-        self._storage.set_study_user_attr(identity, "schema", SCHEMA)
-        self._ids[stage] = identity
-        return identity
-
     def _read(self, stage: str) -> Iterator[Trial]:
         identity = self._id(stage)
         schema = self._storage.get_study_user_attrs(identity).get("schema")
         if schema != SCHEMA:
             raise InputError(
-                f"the trials in `{self.place}` are of schema {schema}, this version reads schema "
-                f"{SCHEMA}; give another --workdir, or replace the study with --overwrite"
+                f"the trials in `{self.place}` are of schema {schema}, this version reads "
+                f"schema {SCHEMA}; give another --workdir, or replace the study with --overwrite"
             )
         for frozen in self._rows(identity):
             row = f"row {frozen._trial_id} of its trials"
-            try:
+            with self._converting(row):
                 trial = _from_optuna(frozen)
                 sound = frozen.user_attrs["digest"] == trial.digest() and trial.stage == stage
-            except _UNREADABLE as error:
-                raise self._damaged(f"{row}: {one_line(repr(error))}") from error
             if not sound:
                 raise self._damaged(f"trial {trial.number} ({row})")
             yield trial
@@ -229,15 +217,13 @@ class TrialStore:
             return self._rows_one_by_one(identity)
 
     def _rows_one_by_one(self, identity: int) -> Iterator[FrozenTrial]:
-        """What `get_all_trials` gives, to find the row that cannot be read."""
+        """The rows of `get_all_trials`, to find the one that cannot be read."""
         query = sqlalchemy.text("SELECT trial_id FROM trials WHERE study_id = :study ORDER BY 1")
         with self._storage.engine.connect() as connection:
             rows = connection.execute(query, {"study": identity}).scalars().all()
         for row in rows:
-            try:
+            with self._converting(f"row {row} of its trials"):
                 yield self._storage.get_trial(row)
-            except _UNREADABLE as error:
-                raise self._damaged(f"row {row} of its trials: {one_line(repr(error))}") from error
 
     def _id(self, stage: str) -> int:
         if stage not in self._ids:
@@ -254,8 +240,16 @@ class TrialStore:
         )
 
     @contextmanager
-    def naming_the_database(self, opening: bool = False) -> Iterator[None]:
-        """Turns the errors of a database into ours; one that cannot be opened is bad input."""
+    def _converting(self, what: str) -> Iterator[None]:
+        """Whatever converting a row raises is damage."""
+        try:
+            yield
+        except _UNREADABLE as error:
+            raise self._damaged(f"{what}: {one_line(repr(error))}") from error
+
+    @contextmanager
+    def _translating(self, opening: bool = False) -> Iterator[None]:
+        """Translates the errors of a database; one that cannot be opened is bad input."""
         try:
             yield
         except (
@@ -274,25 +268,14 @@ class TrialStore:
             cause = one_line(without_secrets(str(error), self._url))
             raise InputError(f"database `{self.place}`: {cause}") from error
 
-    @contextmanager
-    def _calling_it_damaged(self) -> Iterator[None]:
-        """Whatever else reading raises is the fault of what is read."""
-        try:
-            yield
-        except _UNREADABLE as error:
-            raise self._damaged(one_line(repr(error))) from error
-
 
 def _title(name: str, stage: str) -> str:
-    """What Optuna calls a stage of a study."""
+    """Name of the Optuna study of a stage."""
     return f"{name}: {stage}"
 
 
 def _prepare_sqlite(file: str) -> None:
-    """Switches on the write-ahead log, which lets others read meanwhile; checks the pages.
-
-    Raises `sqlite3.Error` where that is not possible.
-    """
+    """Switches on the write-ahead log, for concurrent readers, and checks the pages."""
     with closing(sqlite3.connect(file, timeout=_PATIENCE)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         ((verdict,), *_) = connection.execute("PRAGMA integrity_check(1)").fetchall()

@@ -10,11 +10,7 @@ from jointnas_jax.files import check_digest, saving, write_digest
 
 
 def save_variables(path: Path, variables: Any) -> None:
-    """Writes Flax variables, or any tree of arrays, into a folder `path`, replacing an earlier one.
-
-    Raises:
-      StorageError: it cannot be written.
-    """
+    """Replaces a folder with Flax variables, or any tree of arrays; raises `StorageError`."""
     with saving(path):
         if path.exists():
             shutil.rmtree(path)
@@ -23,10 +19,6 @@ def save_variables(path: Path, variables: Any) -> None:
 
 
 def load_variables(path: Path) -> Any:
-    """Reads what `save_variables` wrote.
-
-    Raises:
-      DamagedError: it is not what was written.
-    """
+    """Reads the folder of `save_variables`; raises as `check_digest` does."""
     check_digest(path)
     return ocp.load(path.resolve())

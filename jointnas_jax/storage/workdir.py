@@ -9,13 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jointnas_jax.config import Config, StudyConfig, check_config
-from jointnas_jax.errors import (
-    ConfigError,
-    SpaceError,
-    WorkdirError,
-    one_line,
-)
-from jointnas_jax.files import read_json, write_json
+from jointnas_jax.errors import ConfigError, SpaceError, WorkdirError, one_line
+from jointnas_jax.files import read_json, reading, write_json
 
 # Version of the config, the training and the provenance in a workdir. 2: the stage `validate` was
 # called `final`, `train.winner_epochs` `train.final_epochs`, `provenance.json` `origin.json`.
@@ -23,82 +18,68 @@ SCHEMA = 2
 
 CONFIG, RESULT, WEIGHTS, REPORT = "config.json", "result.json", "weights", "report"
 PREDICTOR, WINNERS, TRIALS = "predictor", "winner*.json", "trials.db"
-# Where the study began, see `storage/provenance.py`.
-PROVENANCE = "provenance.json"
-# What its latencies are summed up from, see `problem/latency_table.py`.
-LATENCY = "latency.json"
-# Of the training of one candidate: what it is, its latest state, the trained model.
+PROVENANCE = "provenance.json"  # see `storage/provenance.py`
+LATENCY = "latency.json"  # see `problem/latency_table.py`
+# Training of one candidate: its identity, its latest state, the trained model.
 TRAINING, STATE, TRAINED = "training.json", "state", "model"
-MODEL = "model.json"  # of imported weights, see `models/model.py`
-# Of a run: where it is, see `telemetry/progress.py`; what it measured, for TensorBoard.
+MODEL = "model.json"  # imported weights, see `models/model.py`
+# Telemetry of a run, see `telemetry/progress.py` and `telemetry/tensorboard.py`.
 PROGRESS, TENSORBOARD = "progress.json", "tensorboard"
-# Of a later search for other budgets: its report, and a folder of candidates.
+# A later search for other budgets: its report, and a folder of candidates.
 BUDGETS, BUDGETS_FOLDER = "budgets.json", "budgets"
-EXPORTS = "export"  # of its models, see `models/export.py`
-# In the stored config, what the file `arch_file` held.
+EXPORTS = "export"  # exported models, see `models/export.py`
+# Content of the file `arch_file`, in the stored config.
 _ARCH = "arch"
-_NOT_CONFIG = (_ARCH, "schema")
-# Options that may change when a study goes on.
+# Options that may change when a study continues.
 _OF_A_RUN = ("storage", "resume", "other_machine", "checkpoint_minutes")
-# Sections that say who trains, which makes no difference to what comes out.
+# Sections of the executor, which does not change the result.
 _EXECUTOR = ("executor", "ray")
 # Differences that an error shows.
 _SHOWN = 3
 
 
-class Found(enum.Enum):
-    """What a workdir holds of a study."""
+class WorkdirState(enum.Enum):
+    """State of the study in a workdir."""
 
     NOTHING, UNFINISHED, FINISHED = range(3)
 
 
-def look(workdir: Path, config: Config) -> Found:
-    """Tells whether this very study is in the workdir, and may go on there.
+def look(workdir: Path, config: Config) -> WorkdirState:
+    """Returns the state of the study of a config in a workdir.
 
     Raises:
-      WorkdirError: the folder holds another study, or none where `study.resume` wants one, or one
-        where it wants none; or it cannot be read.
-      DamagedError: the stored config is damaged.
+      WorkdirError: The folder holds another study, or contradicts `study.resume`, or cannot be
+        read.
+      DamagedError: The stored config is damaged.
     """
     resume = config.study.resume
-    try:
+    with reading(workdir, WorkdirError):
         exists = (workdir / CONFIG).exists()
-    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
-        raise WorkdirError(f"workdir {one_line(repr(str(workdir)))}: {error}") from error
     if not exists:
         if resume == "must":
             raise WorkdirError(
                 f"`config.study.resume` is `must`, but workdir `{workdir}` holds no study"
             )
-        return Found.NOTHING
-    found = Found.FINISHED if (workdir / RESULT).exists() else Found.UNFINISHED
+        return WorkdirState.NOTHING
+    finished = (workdir / RESULT).exists()
     stored, given = read_json(workdir / CONFIG, SCHEMA), plain_config(config)
     if stored != given or resume == "never":
-        state = "a finished" if found is Found.FINISHED else "an unfinished"
-        differ = differences(stored, given, "config", ("there", "here"))
+        differ = _differences(stored, given)
         what = f" with another config: {differ}" if differ else ""
         raise WorkdirError(
-            f"workdir `{workdir}` holds {state} study{what}; give another --workdir, or "
-            "replace it with --overwrite"
+            f"workdir `{workdir}` holds {'a finished' if finished else 'an unfinished'} study"
+            f"{what}; give another --workdir, or replace it with --overwrite"
         )
-    return found
+    return WorkdirState.FINISHED if finished else WorkdirState.UNFINISHED
 
 
-def differences(first: Any, second: Any, name: str, places: tuple[str, str]) -> str:
-    """The first values that differ, by the names of their keys; "" if all are the same.
-
-    Args:
-      first: as JSON holds it.
-      second: likewise.
-      name: of the whole.
-      places: where either is from.
-    """
-    first, second = _flat(first, name), _flat(second, name)
-    keys = [*first, *(key for key in second if key not in first)]
+def _differences(stored: Any, given: Any) -> str:
+    """The first values that differ between two configs, by the names of their keys."""
+    there, here = _flat(stored, "config"), _flat(given, "config")
     absent = object()
-    differ = [key for key in keys if first.get(key, absent) != second.get(key, absent)]
+    differ = [key for key in there | here if there.get(key, absent) != here.get(key, absent)]
     shown = [
-        f"`{key}` is {_shown(first.get(key))} {places[0]}, {_shown(second.get(key))} {places[1]}"
+        f"`{key}` is {_shown(there.get(key))} there, {_shown(here.get(key))} here"
         for key in differ[:_SHOWN]
     ]
     return ", ".join(shown) + (f", and {len(differ) - _SHOWN} more" * (len(differ) > _SHOWN))
@@ -117,29 +98,23 @@ def _shown(value: Any) -> str:
 
 
 def stored_config(workdir: Path) -> Config:
-    """Reads the config of the study in a workdir, checked: the one that `start` was given.
+    """Reads the config of the study in a workdir, checked: the argument of `start`.
 
     Raises:
-      WorkdirError: the folder holds no study, or its config cannot be used.
+      WorkdirError: The folder holds no study, or its config cannot be used.
     """
     file = workdir / CONFIG
     try:
         if not file.exists():
             raise WorkdirError(f"workdir `{workdir}` holds no study: it has no `{CONFIG}`")
         stored = _from_jsonable(read_json(file, SCHEMA))
-        for name in _NOT_CONFIG:
-            stored.pop(name, None)
-        return check_config(stored)
+        return check_config({k: v for k, v in stored.items() if k not in (_ARCH, "schema")})
     except (OSError, ValueError, ConfigError, SpaceError) as error:
         raise WorkdirError(f"`{file}` is not the config of a study: {error}") from error
 
 
 def clear(workdir: Path) -> None:
-    """Makes the workdir ready for a new study: removes an earlier one's files.
-
-    Raises:
-      WorkdirError: the folder cannot be written, or holds an imported model.
-    """
+    """Removes the files of an earlier study; raises `WorkdirError`, also for an imported model."""
     if (workdir / MODEL).exists():
         raise WorkdirError(f"workdir `{workdir}` holds an imported model; give another --workdir")
     try:
@@ -150,30 +125,23 @@ def clear(workdir: Path) -> None:
 
 
 def start(workdir: Path, config: Config) -> None:
-    """Writes the config: from now on the workdir holds a study.
-
-    Raises:
-      StorageError: it cannot be written.
-    """
+    """Writes the config: from now on the workdir holds a study; raises `StorageError`."""
     write_json(workdir / CONFIG, plain_config(config), digest=True, schema=SCHEMA)
 
 
 def finished_training(workdir: Path, config: Config, candidate: dict[str, Any]) -> Any:
-    """Looks whether the training of one candidate is finished in a workdir; changes nothing.
+    """Returns the result of the training of one candidate in a workdir; None: unfinished.
 
     Args:
-      workdir: the folder.
-      config: of the training.
-      candidate: as JSON.
-
-    Returns:
-      Its result if it is, None if it starts there, or goes on.
+      workdir: The folder.
+      config: Config of the training.
+      candidate: The candidate as JSON.
 
     Raises:
-      WorkdirError: the folder holds something else, or cannot be read.
+      WorkdirError: The folder holds something else, or cannot be read.
     """
     _check_no_study(workdir)
-    try:
+    with reading(workdir, WorkdirError):
         if not (workdir / TRAINING).exists():
             return None
         if read_json(workdir / TRAINING, SCHEMA) != _training(config, candidate):
@@ -182,21 +150,19 @@ def finished_training(workdir: Path, config: Config, candidate: dict[str, Any]) 
                 "replace it with --overwrite"
             )
         return read_json(workdir / RESULT) if (workdir / RESULT).exists() else None
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f"workdir `{workdir}` cannot be read: {error}") from error
 
 
 def start_training(workdir: Path, config: Config, candidate: dict[str, Any], again: bool) -> None:
-    """Makes the workdir ready for the training of one candidate, which is not finished there.
+    """Prepares the workdir for the training of one candidate, whatever training it holds.
 
     Args:
-      workdir: the folder.
-      config: of the training.
-      candidate: as JSON.
-      again: remove an earlier training there, whatever it was.
+      workdir: The folder.
+      config: Config of the training.
+      candidate: The candidate as JSON.
+      again: Remove an earlier training.
 
     Raises:
-      WorkdirError: the folder holds a study, or cannot be used.
+      WorkdirError: The folder holds a study, or cannot be used.
     """
     _check_no_study(workdir)
     try:
@@ -218,18 +184,19 @@ def _training(config: Config, candidate: dict[str, Any]) -> dict[str, Any]:
 
 
 def finish_training(workdir: Path, result: dict[str, Any]) -> None:
-    """Writes the result of a training, which needs its state no longer."""
+    """Writes the result of a training, and removes its state."""
     write_json(workdir / RESULT, result, digest=True)
     _remove(workdir, (), (STATE,))
 
 
 def plain_config(config: Config) -> dict[str, Any]:
-    """The config as JSON gives it back, ranges told from choices, with what `arch_file` holds.
+    """The config as read from JSON, with the content of `arch_file`.
 
-    What is of a run, not of the study, takes its default.
+    Options of a run, not of the study, have their defaults.
     """
-    default, study = StudyConfig(), config.study
-    study = dataclasses.replace(study, **{name: getattr(default, name) for name in _OF_A_RUN})
+    default = StudyConfig()
+    options = {name: getattr(default, name) for name in _OF_A_RUN}
+    study = dataclasses.replace(config.study, **options)
     plain = {"schema": SCHEMA, **jsonable(dataclasses.replace(config, study=study).to_dict())}
     for section in _EXECUTOR:
         del plain[section]
@@ -239,7 +206,7 @@ def plain_config(config: Config) -> dict[str, Any]:
 
 
 def jsonable(value: Any) -> Any:
-    """Writes a tuple of numbers, which JSON would turn into a list, as `{"range": [...]}`."""
+    """Turns tuples of numbers, which JSON would turn into lists, into `{"range": [...]}`."""
     if isinstance(value, dict):
         return {key: jsonable(v) for key, v in value.items()}
     if isinstance(value, tuple) and all(isinstance(v, int | float) for v in value):
@@ -248,7 +215,7 @@ def jsonable(value: Any) -> Any:
 
 
 def _from_jsonable(value: Any) -> Any:
-    """The inverse of `_jsonable`; a list of dicts, which only `stages` is, becomes a tuple."""
+    """The inverse of `jsonable`; a list of dicts, which only `stages` is, becomes a tuple."""
     if isinstance(value, dict):
         if set(value) == {"range"}:
             return tuple(value["range"])
@@ -260,21 +227,12 @@ def _from_jsonable(value: Any) -> Any:
 
 
 def _remove_study(workdir: Path) -> None:
-    """Removes what a study writes, and nothing else."""
-    winners = [path.name for path in workdir.glob(WINNERS)]
+    """Removes the files of a study, and nothing else; the config, which marks it, first."""
+    files = [CONFIG, RESULT, PROVENANCE, LATENCY, f"{PREDICTOR}.sha256", BUDGETS, PROGRESS]
+    files += [path.name for path in workdir.glob(WINNERS)]
+    files += [f"{TRIALS}{end}" for end in ("", "-wal", "-shm")]
     folders = (WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE, TENSORBOARD, EXPORTS)
-    # First what says that there is a study.
-    files = (
-        CONFIG,
-        RESULT,
-        PROVENANCE,
-        LATENCY,
-        f"{PREDICTOR}.sha256",
-        BUDGETS,
-        PROGRESS,
-        *winners,
-    )
-    _remove(workdir, (*files, *(f"{TRIALS}{end}" for end in ("", "-wal", "-shm"))), folders)
+    _remove(workdir, files, folders)
 
 
 def _remove(workdir: Path, files: Sequence[str], folders: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The best candidates for any budgets, by the predictor of a finished study; nothing trains.
+"""The best candidates for any budgets, by the predictor of a finished study, without training.
 
 Shapes: B budgets, N candidates that an evolution starts from, P costs, Q population, K knobs.
 """
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from jointnas_jax.config import COST_NAMES
 from jointnas_jax.errors import SpaceError, WorkdirError
-from jointnas_jax.files import check_digest, read_json, write_json
+from jointnas_jax.files import check_digest, read_json, reading, write_json
 from jointnas_jax.nets.cost import at_most, limit_limbs
 from jointnas_jax.nets.latency import LATENCY
 from jointnas_jax.predictor.predictor import Fitted
@@ -43,12 +43,12 @@ Budget = Mapping[str, int]
 
 
 class Best(NamedTuple):
-    """What a search found.
+    """Result of a search, under `jit`.
 
     Attributes:
       vectors: `int32[B, K]`, the best candidate for each budget.
-      predicted, spread: `float32[B]`, of them.
-      generations, children, duplicates: `int32[B]`, of each evolution.
+      predicted, spread: `float32[B]`, prediction for it and standard deviation.
+      generations, children, duplicates: `int32[B]`, counts of each evolution.
     """
 
     vectors: jax.Array
@@ -60,28 +60,27 @@ class Best(NamedTuple):
 
 
 class BudgetSearch:
-    """A finished study, ready to be searched for other budgets.
+    """Search of a finished study for other budgets.
 
     One program serves all searches for equally many budgets, whatever costs they limit.
 
     Attributes:
-      problem: the study's, without its dataset.
-      predictor: of its space.
-      fitted: what the predictor learnt from all trials of the coarse stage.
-      verdict: on the predictor, in words; None where no trial could tell.
+      problem: Problem of the study, without its dataset.
+      predictor: Predictor of its space.
+      fitted: State of the predictor after all trials of the coarse stage.
+      verdict: Verdict on the predictor, if there is one.
     """
 
     def __init__(self, workdir: Path, measured: bool = False):
         """Reads the study.
 
         Args:
-          workdir: of the study.
-          measured: whether a budget limits the latency: that by which the study went, or else what
-            is known of this device.
+          workdir: Folder of the study.
+          measured: Whether a budget limits the latency: that of the study, or else of this device.
 
         Raises:
-          WorkdirError: the workdir holds no finished study, or its files cannot be read.
-          ConfigError: the latencies of the space are not known.
+          WorkdirError: The workdir holds no finished study, or its files cannot be read.
+          ConfigError: The latencies of the space are missing.
         """
         config = stored_config(workdir)
         for name in (RESULT, PREDICTOR, PROVENANCE, _WINNER):
@@ -91,20 +90,19 @@ class BudgetSearch:
                     f"`{name}`; run it again with --overwrite"
                 )
         try:
-            result = read_json(workdir / RESULT)
-            card = result["rounds"][-1]["report_card"]
-            self.verdict = card and card["verdict"]
-            begun = LatencyTable.of_study(config, workdir)
-            winner = read_arch(workdir / _WINNER)
-            self.problem = problem = restore_problem(config, winner, begun, measured)
-            knobs = [trial.knobs for trial in stored_trials(workdir)]
-            self._trials = distinct(np.array([problem.space.vector_from_values(k) for k in knobs]))
-            self.predictor = problem.searcher().predictor
-            check_digest(workdir / PREDICTOR)
-            self.fitted = self.predictor.load(workdir / PREDICTOR)
-        except (OSError, ValueError, TypeError, LookupError, SpaceError) as error:
-            line = " ".join(str(error).split())[:300]
-            raise WorkdirError(f"workdir `{workdir}` cannot be read: {line}") from error
+            with reading(workdir, WorkdirError):
+                card = read_json(workdir / RESULT)["rounds"][-1]["report_card"]
+                self.verdict = card and card["verdict"]
+                table = LatencyTable.of_study(config, workdir)
+                winner = read_arch(workdir / _WINNER)
+                self.problem = problem = restore_problem(config, winner, table, measured)
+                trials = [problem.space.vector_from_values(t.knobs) for t in stored_trials(workdir)]
+                self._trials = distinct(np.array(trials))
+                self.predictor = problem.searcher().predictor
+                check_digest(workdir / PREDICTOR)
+                self.fitted = self.predictor.load(workdir / PREDICTOR)
+        except SpaceError as error:
+            raise WorkdirError(f"workdir `{workdir}` cannot be read: {error}") from error
         self._names = COST_NAMES if measured else tuple(n for n in COST_NAMES if n != LATENCY)
         self._exact = problem.costs.limbs(self._names)
         self._repair = problem.repair(self._names)
@@ -113,8 +111,7 @@ class BudgetSearch:
     def starts(self, budgets: Sequence[Budget], seed: int) -> np.ndarray:
         """Draws candidates within each budget and adds the trials: `int32[B, N, K]`.
 
-        Raises:
-          SpaceError: a budget admits no candidate.
+        Raises `SpaceError` where a budget admits no candidate.
         """
         size = self.problem.config.search.pool_size + len(self._trials)
         pools = [self.problem.pool_within(budget, seed) for budget in budgets]
@@ -123,14 +120,10 @@ class BudgetSearch:
         return np.stack([np.concatenate([s, s[:1].repeat(size - len(s), 0)]) for s in starts])
 
     def search(self, starts: np.ndarray, budgets: Sequence[Budget], seed: int) -> Best:
-        """Runs an evolution for each budget.
+        """Runs an evolution for each budget, from `starts: int32[B, N, K]`.
 
-        What is best for a budget is never predicted worse than what is best for a smaller one.
-
-        Args:
-          starts: `int32[B, N, K]`, at least one of each N within its budget.
-          budgets: names of costs -> limits.
-          seed: of the evolutions.
+        At least one of each N must be within its budget. The prediction for the best candidate
+        never falls with a larger budget.
         """
         limits = limit_limbs(budgets, self._names)
         return jax.device_get(self._program(self.fitted, starts, limits, np.uint32(seed)))
@@ -141,51 +134,57 @@ class BudgetSearch:
         def one(inputs: tuple[jax.Array, jax.Array]) -> Evolution:
             start, limit = inputs
             return evolve(
-                start,
-                jax.random.key(seed),
-                self.predictor.score_fn(state),
-                lambda vectors: at_most(self._exact(vectors), limit),
-                space.canonical,
-                space.cardinalities,
-                config,
-                self._repair,
+                start=start,
+                key=jax.random.key(seed),
+                score=self.predictor.score_fn(state),
+                feasible=lambda vectors: at_most(self._exact(vectors), limit),
+                canonical=space.canonical,
+                cardinalities=space.cardinalities,
+                config=config,
+                repair=self._repair,
             )
 
         # One after the other, see `Searcher`.
-        found = jax.lax.map(one, (starts, limits))
-        # The best of all that satisfy a budget, whichever evolution found it. All of them are
-        # scored at once, so that equal candidates have equal scores to the last bit.
-        vectors = found.population.reshape(-1, len(space.knobs))
+        evolutions = jax.lax.map(one, (starts, limits))
+        # The best of all that satisfy a budget, from any evolution. All of them are scored at
+        # once, so that equal candidates have equal scores to the last bit.
+        vectors = evolutions.population.reshape(-1, len(space.knobs))
         mean, spread = self.predictor.mean_and_spread(state, vectors)
         within = jax.vmap(lambda limit: at_most(self._exact(vectors), limit))(limits)
-        within &= jnp.isfinite(found.scores).reshape(-1)
+        within &= jnp.isfinite(evolutions.scores).reshape(-1)
         best = jnp.where(within, mean, -jnp.inf).argmax(axis=1)
-        sizes = (found.generations, found.children, found.duplicates)
-        return Best(vectors[best], mean[best], spread[best], *sizes)
+        return Best(
+            vectors=vectors[best],
+            predicted=mean[best],
+            spread=spread[best],
+            generations=evolutions.generations,
+            children=evolutions.children,
+            duplicates=evolutions.duplicates,
+        )
 
 
 def search_budgets(workdir: Path, budgets: Sequence[Budget], seed: int = 0) -> dict[str, Any]:
     """Finds the best candidate for each budget.
 
     Args:
-      workdir: of a finished study.
-      budgets: name of each limited cost -> limit; they replace the study's own budget.
-      seed: of everything random.
+      workdir: Folder of a finished study.
+      budgets: Name of each limited cost -> limit; they replace the budget of the study.
+      seed: Seed of everything random.
 
     Returns:
       The content of `budgets.json`; the README documents it.
 
     Raises:
-      WorkdirError: the workdir holds no finished study.
-      SpaceError: a budget admits no candidate.
+      WorkdirError: The workdir holds no finished study.
+      SpaceError: A budget admits no candidate.
     """
-    meter = StageTimer()
-    with meter.listening():
-        with meter.stage("study"):
+    timer = StageTimer()
+    with timer.listening():
+        with timer.stage("study"):
             study = BudgetSearch(workdir, any(LATENCY in budget for budget in budgets))
-        with meter.stage("pool"):
+        with timer.stage("pool"):
             starts = study.starts(budgets, seed)
-        with meter.stage("search"):
+        with timer.stage("search"):
             best = study.search(starts, budgets, seed)
     return {
         "schema": SCHEMA,
@@ -195,21 +194,12 @@ def search_budgets(workdir: Path, budgets: Sequence[Budget], seed: int = 0) -> d
         "study_budget": study.problem.config.budget.limits(),
         "predictor": study.verdict,
         "budgets": [_entry(study, b, best, i) for i, b in enumerate(budgets)],
-        "seconds": {name: round(s, 2) for name, s in meter.seconds.items()},
-        "compilations": {
-            "programs": sum(meter.compilations.values()),
-            "by_stage": meter.compilations,
-            "seconds": round(meter.compile_seconds, 2),
-        },
+        **timer.report(),
     }
 
 
 def write_budgets(report: dict[str, Any], out: Path) -> list[Path]:
-    """Writes `budgets.json` and a file for each candidate; returns their paths.
-
-    Raises:
-      WorkdirError: the folder cannot be written.
-    """
+    """Writes `budgets.json` and a file for each candidate; raises `WorkdirError`."""
     paths = [out / BUDGETS]
     try:
         (out / BUDGETS_FOLDER).mkdir(parents=True, exist_ok=True)
@@ -223,7 +213,7 @@ def write_budgets(report: dict[str, Any], out: Path) -> list[Path]:
 
 
 def print_budgets(report: dict[str, Any], console: Console) -> None:
-    """Prints what was found for each budget, and how far it can be trusted."""
+    """Prints the candidate for each budget, and the verdict on the predictor."""
     table = Table(title=f"{report['name']}, by its predictor", title_justify="left")
     timed = any(LATENCY in entry["costs"] for entry in report["budgets"])
     for column in ("budget", "predicted", "FLOPs", "params", *([LATENCY] if timed else [])):
@@ -239,7 +229,7 @@ def print_budgets(report: dict[str, Any], console: Console) -> None:
     console.print(table)
     if not all(entry["within_study_budget"] for entry in report["budgets"]):
         console.print(
-            f"  * over the study's own budget, {in_words(report['study_budget'])}: the predictor "
+            f"  * over the budget of the study, {in_words(report['study_budget'])}: the predictor "
             "has seen no trial there",
             highlight=False,
         )
@@ -258,12 +248,13 @@ def in_words(budget: Budget) -> str:
 
 
 def _entry(study: BudgetSearch, budget: Budget, best: Best, i: int) -> dict[str, Any]:
-    candidate = study.problem.space.decode(best.vectors[i])
+    vector = np.asarray(best.vectors[i])
+    candidate = study.problem.space.decode(vector)
     costs = study.problem.costs_of(candidate.arch)
     return {
         "name": "_".join(f"{name}_{limit_text(name, limit)}" for name, limit in budget.items()),
         "budget": dict(budget),
-        "knobs": study.problem.space.values(best.vectors[i]),
+        "knobs": study.problem.space.values(vector),
         "candidate": candidate.to_dict(),
         "costs": costs,
         "within_study_budget": study.problem.within_budget(costs),

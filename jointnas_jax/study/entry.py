@@ -1,18 +1,14 @@
-"""From a checked config to a finished study: prepares JAX and the workdir, runs, reports."""
+"""Scripts that train, after parsing: prepares JAX, runs, reports."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jointnas_jax.config import Config
-from jointnas_jax.files import write_json
 from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.runtime.jax_setup import prepare_jax
 from jointnas_jax.storage import workdir as workdirs
 from jointnas_jax.storage.study_reader import read_record
-from jointnas_jax.study.budgets import print_budgets, search_budgets, write_budgets
-from jointnas_jax.study.latency_profile import print_profile, profile_network, profile_space
 from jointnas_jax.study.result import print_result
 from jointnas_jax.study.resume import resume_command
 from jointnas_jax.study.run import dry_run, run_study
@@ -23,15 +19,15 @@ from jointnas_jax.telemetry.tensorboard import Scalars
 
 
 class Options(NamedTuple):
-    """How a script runs, whatever it runs.
+    """Options of all scripts that train.
 
     Attributes:
-      workdir: where everything is written.
-      dry: print the plan and train nothing.
-      overwrite: replace what the workdir holds.
-      quiet: tell errors and the final result only.
-      tensorboard: write scalars for TensorBoard.
-      argv: of the script, as `sys.argv`.
+      workdir: Folder for all files.
+      dry: Print the schedule and train nothing.
+      overwrite: Replace the content of the workdir.
+      quiet: Print errors and the result only.
+      tensorboard: Write scalars for TensorBoard.
+      argv: Command line, as `sys.argv`.
     """
 
     workdir: Path
@@ -42,14 +38,14 @@ class Options(NamedTuple):
     argv: Sequence[str] = ()
 
     def progress(self) -> Progress:
-        """A run that is shown as these options say; raises `ConfigError` if it cannot be."""
+        """A run with the display of these options; raises `ConfigError` without tensorboardX."""
         scalars = [Scalars()] if self.tensorboard else []
         command = resume_command(self.argv) if self.argv else ""
         return watched(plain_console(self.quiet and not self.dry), *scalars, command=command)
 
 
 def run(config: Config, options: Options, interrupt: Interrupt) -> int:
-    """Runs a study in a workdir, or prints its plan; returns the exit code."""
+    """Runs a study in a workdir, or prints its schedule; returns the exit code."""
     workdir, progress = options.workdir, options.progress()
     prepare_jax(config.study.devices)
     interrupt.check()
@@ -57,8 +53,15 @@ def run(config: Config, options: Options, interrupt: Interrupt) -> int:
     if options.dry:
         dry_run(config, console)
         return 0
-    result = run_study(config, workdir, console, options.overwrite, interrupt, progress)
-    if not result:  # another process tells what came out
+    result = run_study(
+        config,
+        workdir,
+        console,
+        overwrite=options.overwrite,
+        interrupt=interrupt,
+        progress=progress,
+    )
+    if not result:  # another process reports
         return 0
     # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.
     from jointnas_jax.report.page import is_current, write_report
@@ -75,48 +78,22 @@ def run(config: Config, options: Options, interrupt: Interrupt) -> int:
 
 
 def train(config: Config, name: str, options: Options, interrupt: Interrupt) -> int:
-    """Trains one candidate in a workdir, or prints the plan of it; returns the exit code."""
+    """Trains one candidate in a workdir, or prints its schedule; returns the exit code."""
     workdir, progress = options.workdir, options.progress()
     prepare_jax(config.study.devices)
     interrupt.check()
-    given = (workdir, progress.console, options.dry, options.overwrite, interrupt, progress)
-    if result := train_candidate(config, name, *given):
+    result = train_candidate(
+        config,
+        name,
+        workdir,
+        console=progress.console,
+        dry=options.dry,
+        overwrite=options.overwrite,
+        interrupt=interrupt,
+        progress=progress,
+    )
+    if result:
         progress.say(f"wrote {workdir / workdirs.RESULT}")
         if options.quiet:
             print_accuracy(result, plain_console())
-    return 0
-
-
-def run_budgets(workdir: Path, budgets: Sequence[Mapping[str, int]], out: Path, seed: int) -> int:
-    """Searches the study in a workdir for other budgets; returns the exit code."""
-    prepare_jax(devices=1)
-    console = plain_console()
-    report = search_budgets(workdir, budgets, seed)
-    print_budgets(report, console)
-    for path in write_budgets(report, out):
-        console.print(f"  wrote {path}", highlight=False, soft_wrap=True)
-    return 0
-
-
-def run_profile(
-    name: str, batch: int, repeats: int, lowering: str, dtype: str, as_json: bool
-) -> int:
-    """Measures how fast a network is on this device; returns the exit code."""
-    prepare_jax(devices=1)
-    report = profile_network(name, batch, repeats, lowering, dtype)
-    if as_json:
-        print(json.dumps(report, indent=1))
-    else:
-        print_profile(report, plain_console())
-    return 0
-
-
-def run_table(config: Config, out: str, as_json: bool, **wanted: Any) -> int:
-    """Times the blocks of a space on this device, see `profile_space`; returns the exit code."""
-    prepare_jax(devices=1)
-    report = profile_space(config, plain_console(stderr=as_json), **wanted)
-    if out:
-        write_json(Path(out), report)
-    if as_json:
-        print(json.dumps(report, indent=1))
     return 0

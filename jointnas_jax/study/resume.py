@@ -1,4 +1,4 @@
-"""The command that goes on with an interrupted run."""
+"""The command that continues an interrupted run."""
 
 import re
 import shlex
@@ -6,21 +6,18 @@ from collections.abc import Sequence
 
 from jointnas_jax.storage.database import parse_url, public_name
 
-# Flags with which a run would not go on, but begin again, plan only, or refuse.
+# Flags with which a run would not continue, but start again, only print its schedule, or refuse.
 _NOT_AGAIN = re.compile(r"--?(overwrite|dry_run)(=.*)?|--?config\.study\.resume=never")
 _DATABASE = re.compile(r"(--?config\.study\.storage=|)(\w[\w+]*://.*)", re.DOTALL)
 
 
 def resume_command(argv: Sequence[str]) -> str:
-    """Returns the command line that goes on where a run was interrupted, for a shell.
+    """Returns the command line that continues the run of `argv`, for a shell.
 
-    A password in the name of a database is left out: it would be shown and stored.
-
-    Args:
-      argv: of that run, as `sys.argv`.
+    It is stored and printed, so it has no password of a database.
     """
-    kept = [argument for argument in argv[1:] if not _NOT_AGAIN.fullmatch(argument)]
-    return shlex.join(["python", argv[0], *map(_without_password, kept)])
+    arguments = [argument for argument in argv[1:] if not _NOT_AGAIN.fullmatch(argument)]
+    return shlex.join(["python", argv[0], *map(_without_password, arguments)])
 
 
 def _without_password(argument: str) -> str:

@@ -24,7 +24,7 @@ from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.search.coarse import Round
 from jointnas_jax.search.evolution import Evolution, diverse
 from jointnas_jax.space import Candidate
-from jointnas_jax.storage.workdir import Found
+from jointnas_jax.storage.workdir import WorkdirState
 from jointnas_jax.study.coarse_stage import CoarseStage, Searched, completed_trials
 from jointnas_jax.study.result import Contender, build_result, print_result
 from jointnas_jax.study.study_files import StudyFiles
@@ -81,7 +81,7 @@ def run_study(
     progress = progress or watched(console)
     files = StudyFiles(workdir, config)
     with files.owned(overwrite):
-        if files.found is Found.FINISHED:
+        if files.found is WorkdirState.FINISHED:
             text = f"`{workdir}` holds this study, finished; --overwrite runs it again."
             progress.console.print(text)
             return files.finished()

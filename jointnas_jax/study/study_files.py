@@ -21,7 +21,7 @@ from jointnas_jax.storage.workdir import (
     PREDICTOR,
     RESULT,
     WEIGHTS,
-    Found,
+    WorkdirState,
     look,
     start,
 )
@@ -40,7 +40,7 @@ class StudyFiles:
     def __init__(self, workdir: Path, config: Config):
         """Looks at nothing yet."""
         self.workdir = workdir
-        self.found = Found.NOTHING
+        self.found = WorkdirState.NOTHING
         self.provenance: Provenance | None = None
         self._config = config
 
@@ -50,7 +50,7 @@ class StudyFiles:
         with locked(self.workdir):
             if not overwrite:
                 self.found = look(self.workdir, self._config)
-            if self.found is Found.UNFINISHED:
+            if self.found is WorkdirState.UNFINISHED:
                 self.provenance = Provenance.read(self.workdir)
             yield
 
@@ -60,7 +60,7 @@ class StudyFiles:
 
     def problem(self) -> Problem:
         """Builds the problem, with the latencies that the study began with, if it did."""
-        unfinished = self.found is Found.UNFINISHED
+        unfinished = self.found is WorkdirState.UNFINISHED
         table = LatencyTable.of_study(self._config, self.workdir) if unfinished else None
         return build_problem(self._config, table)
 

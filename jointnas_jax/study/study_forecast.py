@@ -13,7 +13,7 @@ from jointnas_jax.data.source import ImageDataset, validation_count
 from jointnas_jax.execution.cost_model import measured_speed_factors
 from jointnas_jax.execution.forecast import Batch, Forecast, forecast
 from jointnas_jax.execution.hardware import machine_here, make_planner, training_devices
-from jointnas_jax.models.model import load_model
+from jointnas_jax.models.model import load
 from jointnas_jax.problem.problem import Problem
 from jointnas_jax.rules import cost_in_words
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace
@@ -33,7 +33,7 @@ def plan_training(config: Config, dataset: ImageDataset, candidate: Candidate) -
 
 def find_teacher(config: Config) -> ArchSpec | None:
     """The network that final trainings learn from; raises `ModelError` if it cannot be loaded."""
-    return load_model(Path(config.train.teacher)).arch if config.train.teacher else None
+    return load(Path(config.train.teacher)).arch if config.train.teacher else None
 
 
 def predict(

@@ -153,9 +153,16 @@ def _keep(
         "accuracy": outcome.accuracy,
         "seconds": seconds,
     }
-    statistics = (tuple(pixels[name]) for name in ("mean", "std"))
-    shape = dataset.image_shape[:2]
-    model = Model(candidate.arch, outcome.variables, *statistics, shape, 1.0, dataset.labels)
+    height, width, _ = dataset.image_shape
+    model = Model(
+        arch=candidate.arch,
+        image_size=(height, width),
+        crop=1.0,
+        labels=dataset.labels,
+        variables=outcome.variables,
+        mean=tuple(pixels["mean"]),
+        std=tuple(pixels["std"]),
+    )
     save_model(model, workdir / workdirs.TRAINED, overwrite=True)
     workdirs.finish_training(workdir, result)
     return result

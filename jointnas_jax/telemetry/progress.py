@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 
@@ -89,8 +89,8 @@ class Snapshot:
             raise DamagedError(f"`{file}` is damaged: {error}") from error
 
 
-class Listener(Protocol):
-    """Who is told; every method may do nothing."""
+class Listener:
+    """Receiver of reports; every method may do nothing."""
 
     def start(self, look: Callable[[], Snapshot]) -> None:
         """The run begins; `look` tells where it is at any time, from any thread."""

@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from jointnas_jax.errors import ConfigError
 from jointnas_jax.storage.workdir import TENSORBOARD
@@ -9,24 +10,24 @@ from jointnas_jax.telemetry.progress import Listener
 
 
 class Scalars(Listener):
-    """Writes what is measured into the folder `tensorboard` of the workdir.
+    """Writes measurements into the folder `tensorboard` of the workdir.
 
     Names are `STAGE/trial_NUMBER` (accuracy by epoch), `study/best` and `study/images_per_second`
     (by trainings done), `study/kendall` and `study/spearman` (by round).
     """
 
     def __init__(self) -> None:
-        """Raises `ConfigError` where the package that writes is not installed."""
+        """Raises `ConfigError` where the package tensorboardX is not installed."""
         if importlib.util.find_spec("tensorboardX") is None:
             raise ConfigError(
                 "`--tensorboard` needs the package tensorboardX; install it with "
                 'pip install -e ".[tensorboard]"'
             )
-        self._writer = None
+        self._writer: Any = None
 
     def begin(self, workdir: Path) -> None:
         """Opens a file, beside those of earlier runs."""
-        # Only now: it is not needed where it is not asked for.
+        # Only now: it is an extra.
         from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(str(workdir / TENSORBOARD), flush_secs=10)
@@ -37,6 +38,6 @@ class Scalars(Listener):
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes the rest."""
         if self._writer:
             self._writer.close()

@@ -35,8 +35,8 @@ _DROPOUT, _STOCHASTIC_DEPTH = range(2)
 class PixelStats:
     """Mean and standard deviation of the training pixels per channel, `float32[C]` in [0, 255]."""
 
-    mean: jax.Array
-    std: jax.Array
+    mean: jax.Array | np.ndarray
+    std: jax.Array | np.ndarray
 
 
 @flax.struct.dataclass

@@ -10,6 +10,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments import modes, pretraining, stopping, swap
+from experiments.figures import draw_claim
 from experiments.random_trials import RandomTrials, random_trials
 from experiments.verdict import HOLDS, NOISE
 from jointnas_jax.command_line import parse_config
@@ -18,7 +19,6 @@ from jointnas_jax.execution.job import TrainResult
 from jointnas_jax.execution.local import Evaluator
 from jointnas_jax.files import read_json, write_json
 from jointnas_jax.problem.problem import build_problem
-from jointnas_jax.report import claims
 from jointnas_jax.storage import workdir as workdirs
 
 TINY = str(Path(__file__).parent.parent / "support" / "tiny.py")
@@ -178,7 +178,7 @@ def test_a_predictor_is_tested_on_candidates_that_it_did_not_learn_from(monkeypa
     assert first["difference"]["verdict"] == HOLDS
     assert (last["difference"]["units"], last["difference"]["verdict"]) == (1, NOISE)
     json.dumps(found, allow_nan=False)
-    assert claims.draw("pretraining", found, tmp_path / "a.png").stat().st_size > 1000
+    assert draw_claim("pretraining", found, tmp_path / "a.png").stat().st_size > 1000
 
 
 def test_the_predictors_differ_in_their_pretraining_only(monkeypatch):
@@ -231,7 +231,7 @@ def test_where_the_ranking_stands_early_the_rule_saves_epochs_and_keeps_it(tmp_p
     assert [r["difference"]["verdict"] for r in found["rows"]] == [HOLDS, HOLDS, NOISE]
     assert found["by_epoch"]["spearman"][4] == 1.0
     json.dumps(found, allow_nan=False)
-    assert claims.draw("stopping", found, tmp_path / "a.png").stat().st_size > 1000
+    assert draw_claim("stopping", found, tmp_path / "a.png").stat().st_size > 1000
 
 
 def test_rounds_that_save_nothing_do_not_count_as_keeping_the_ranking():
@@ -292,7 +292,7 @@ def ran(monkeypatch):
     configs = []
 
     def run_study(config, workdir, console, overwrite=False):
-        if not overwrite and workdirs.look(workdir, config) is workdirs.Found.FINISHED:
+        if not overwrite and workdirs.look(workdir, config) is workdirs.WorkdirState.FINISHED:
             return read_json(workdir / "result.json")
         configs.append(config)
         measured = {"mean": config.seed / 10, "seeds": [config.seed / 10]}
@@ -328,7 +328,7 @@ def test_studies_differ_in_mode_and_seed_only_and_run_once(ran, tmp_path):
     assert modes.compare(first, tmp_path, 2, False, CONSOLE) == found
     assert len(ran) == 6
     json.dumps(found, allow_nan=False)
-    assert claims.draw("modes", found, tmp_path / "a.png").stat().st_size > 1000
+    assert draw_claim("modes", found, tmp_path / "a.png").stat().st_size > 1000
 
 
 def test_an_unfinished_study_goes_on_and_another_one_is_overwritten_if_told_to(ran, tmp_path):
@@ -374,7 +374,7 @@ def test_every_network_is_trained_with_every_recipe(trained, files, tmp_path):
     # As the recipe, in the columns, says.
     assert (accuracies[:, 1] > accuracies[:, 0]).all()
     assert [n["flops"] > 0 for n in found["networks"]] == [True, True]
-    assert claims.draw("swap", found, tmp_path / "a.png").stat().st_size > 1000
+    assert draw_claim("swap", found, tmp_path / "a.png").stat().st_size > 1000
 
 
 def test_the_own_recipe_is_on_the_diagonal():

@@ -159,7 +159,15 @@ def write_and_die(path):
 def a_model():
     arch = ArchSpec(8, 1, 2, Stem(8), (Stage(8, 1, expand_first=2),), Head(8, expand=1))
     variables = initial_variables(arch, jax.random.key(0))
-    return Model(arch, variables, (1.0,), (1.0,), (8, 8), 1.0, ("a", "b"))
+    return Model(
+        arch=arch,
+        image_size=(8, 8),
+        crop=1.0,
+        labels=("a", "b"),
+        variables=variables,
+        mean=(1.0,),
+        std=(1.0,),
+    )
 
 
 def test_a_lock_that_cannot_be_written_or_had_is_named(tmp_path, monkeypatch):

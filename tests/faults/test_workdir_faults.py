@@ -79,8 +79,8 @@ def test_a_study_that_must_go_on_has_to_be_there(tmp_path, table):
 
 
 def test_another_machine_is_told_and_only_goes_on_if_allowed(unfinished, monkeypatch, table):
-    here = local.described_here
-    monkeypatch.setattr(local, "described_here", lambda n: here(n) | {"features": "others"})
+    here = local.environment
+    monkeypatch.setattr(local, "environment", lambda n: here(n) | {"features": "others"})
     with pytest.raises(ConfigError, match=r"another machine: features \d+ there, others here"):
         study(unfinished, EXACT)
     console = Console(record=True, width=500, file=io.StringIO())

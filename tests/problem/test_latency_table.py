@@ -17,7 +17,12 @@ from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import ConfigError, DamagedError, SpaceError, StorageError, StudyError
 from jointnas_jax.nets.latency import latency_of, pieces_of
 from jointnas_jax.problem import latency_table as latency
-from jointnas_jax.problem.latency_table import Correction, Kept, LatencyTable, known_latencies
+from jointnas_jax.problem.latency_table import (
+    Correction,
+    DeviceLatencies,
+    LatencyTable,
+    measured_latencies,
+)
 from jointnas_jax.problem.problem import build_problem, open_space
 from jointnas_jax.space import Candidate
 from jointnas_jax.storage.study_reader import stored_trials
@@ -82,7 +87,7 @@ def finished(cache, tmp_path_factory):
 
 def test_the_table_of_a_space_is_corrected_and_in_whole_nanoseconds(cache):
     _, space, _ = open_space(config())
-    table = known_latencies(space)
+    table = measured_latencies(space)
     assert all(isinstance(t, int) for t in table.times.values())
     for arch in random_archs(space, 8):
         assert latency_of(arch, table.times) == pytest.approx(expected(arch), abs=5)
@@ -121,7 +126,7 @@ def test_how_many_pieces_there_are_is_told_before_any_is_timed(tmp_path, monkeyp
         profile_space(config(), Console(width=200), 5)
     told = capsys.readouterr().out
     assert "distinct blocks" in told
-    assert re.search(r"9 of them, about \d+\.\d minutes", told)
+    assert re.search(r"9 of them, about \d+\.\d s", told)
 
 
 def test_the_check_is_of_other_networks_than_the_correction(tmp_path, monkeypatch):
@@ -151,7 +156,7 @@ def test_a_broken_table_is_measured_again(tmp_path, monkeypatch, damage):
 
 
 def test_a_table_of_another_setting_does_not_count(cache):
-    setting = Kept.read("another device")
+    setting = DeviceLatencies.read("another device")
     assert (setting.times, setting.corrections) == ({}, {})
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jointnas_jax.command_line import load_config
 from jointnas_jax.config import check_config
 from jointnas_jax.nets.cost import CostTable, count
-from jointnas_jax.report.record import Record
+from jointnas_jax.report.record import StudyRecord
 from jointnas_jax.space import JointSpace
 
 DIGITS = Path(__file__).parent.parent.parent / "configs" / "digits.py"
@@ -122,4 +122,4 @@ def record_of(mode="joint", finished=True, random=True, fails=lambda number: Fal
     if random:
         trials += trials_of(config, "random", 24, seed=1, first=24)
     result = result_of(config, trials, random) if finished else None
-    return dataclasses.replace(Record(Path("runs/a b"), config, trials, result), **changes)
+    return dataclasses.replace(StudyRecord(Path("runs/a b"), config, trials, result), **changes)

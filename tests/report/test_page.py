@@ -16,7 +16,7 @@ from records import config_of, record_of, result_of, trials_of
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import StorageError
 from jointnas_jax.report.page import config_file, is_current, page_of, render, write_report
-from jointnas_jax.report.record import Record
+from jointnas_jax.report.record import StudyRecord
 
 
 class Reader(HTMLParser):
@@ -233,7 +233,7 @@ def test_very_many_trials_fit_into_a_page(tmp_path, total):
     trials = trials_of(config, "coarse", total, total // 100, fails=lambda number: number % 10 == 3)
     for trial in trials[3::10]:
         trial["reason"] = f"reason {trial['number']}"
-    record = Record(Path("w"), config, trials, result_of(config, trials, random=False))
+    record = StudyRecord(Path("w"), config, trials, result_of(config, trials, random=False))
     reader = written(record, tmp_path)
     assert reader.count < 4000
     assert len(reader.text) < 2e6

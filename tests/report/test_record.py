@@ -29,8 +29,8 @@ def test_an_unfinished_study_applies_the_rule_itself_once_round_1_is_stored():
 def test_rounds_are_counted_from_trials():
     record = record_of(fails=lambda number: number == 9)
     first, second, third = record.rounds
-    assert [facts.trained for facts in record.rounds] == [8, 8, 8]
-    assert [facts.failed for facts in record.rounds] == [0, 1, 0]
+    assert [summary.trained for summary in record.rounds] == [8, 8, 8]
+    assert [summary.failed for summary in record.rounds] == [0, 1, 0]
     assert (first.ranked, second.ranked, third.ranked) == (0, 7, 8)
     assert np.isnan(first.spearman)
     assert second.spearman > 0.5
@@ -49,8 +49,8 @@ def test_the_front_has_no_candidate_with_a_better_and_cheaper_one():
 
 def test_the_found_candidate_takes_what_is_fixed_from_the_default_one():
     record = record_of("arch", finished=False)
-    assert record.found.recipe == record.default.recipe
-    assert record.found.arch != record.default.arch
+    assert record.leader.recipe == record.default.recipe
+    assert record.leader.arch != record.default.arch
 
 
 def test_a_network_in_a_file_is_not_drawn_before_the_end():

@@ -25,7 +25,16 @@ def folder(tmp_path_factory):
     arch = ArchSpec(8, 1, 3, Stem(8), (Stage(8, 1, expand_first=2),), Head(16, expand=1))
     variables = initial_variables(arch, jax.random.key(0))
     labels = ("owl", "bad\x1b[2Jname", "yak")
-    save_model(Model(arch, variables, (100.0,), (50.0,), (8, 8), None, labels), folder / "model")
+    model = Model(
+        arch=arch,
+        image_size=(8, 8),
+        crop=None,
+        labels=labels,
+        variables=variables,
+        mean=(100.0,),
+        std=(50.0,),
+    )
+    save_model(model, folder / "model")
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.jpg"):
         Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(folder / name)

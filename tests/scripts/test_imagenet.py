@@ -117,8 +117,8 @@ def test_the_final_training_runs_with_a_teacher(stand_in, tmp_path, devices):
         "from jointnas_jax.models.model import Model, numbered, save_model;"
         "arch = zoo.fbnetv3('a');"
         "variables = initial_variables(arch, jax.random.key(0));"
-        "grey = ((120.0,) * 3, (60.0,) * 3, (256, 256), 1.0);"
-        "model = Model(arch, variables, *grey, numbered(1000));"
+        "model = Model(arch=arch, variables=variables, mean=(120.0,) * 3, std=(60.0,) * 3,"
+        "    image_size=(256, 256), crop=1.0, labels=numbered(1000));"
         f"save_model(model, Path('{tmp_path / 'teacher'}'))"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

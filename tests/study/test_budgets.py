@@ -26,6 +26,7 @@ from jointnas_jax.nets.cost import COSTS, count
 from jointnas_jax.predictor.predictor import Predictor
 from jointnas_jax.problem import problem as problems
 from jointnas_jax.space import Candidate, read_candidate
+from jointnas_jax.storage.workdir import SCHEMA
 from jointnas_jax.study.budgets import BudgetSearch, print_budgets, search_budgets, write_budgets
 from jointnas_jax.study.run import run_study
 from jointnas_jax.telemetry.stage_timer import StageTimer
@@ -149,10 +150,10 @@ def test_what_is_found_is_within_its_budget_and_the_best_of_all_that_are(
 def test_a_larger_budget_is_never_predicted_worse(workdir, tmp_path, budgets, everything):
     """Even where its own evolution finds less, as it does here from the two worst candidates."""
     hasty = shutil.copytree(workdir, tmp_path / "study")
-    config = read_json(hasty / "config.json")
+    config = read_json(hasty / "config.json", SCHEMA)
     short = {"population": 2, "children_per_parent": 1, "generations": 1}
     config["search"]["evolution"] |= short
-    write_json(hasty / "config.json", config, digest=True)
+    write_json(hasty / "config.json", config, digest=True, schema=SCHEMA)
     study = BudgetSearch(hasty)
     vectors, costs, predicted = everything
     small, large = budgets[1], budgets[3]
@@ -176,9 +177,9 @@ def test_predictions_rise_with_the_budget(report):
 
 def test_equally_many_budgets_share_one_program(workdir, everything):
     _, costs, _ = everything
-    study, meter = BudgetSearch(workdir), StageTimer()
+    study, timer = BudgetSearch(workdir), StageTimer()
     flops, params = levels(costs[:, FLOPS]), levels(costs[:, PARAMS])
-    with meter.listening(), meter.stage("all"):
+    with timer.listening(), timer.stage("all"):
         for budgets in (
             [{"flops": limit} for limit in flops[:3]],
             [{"flops": limit} for limit in flops[1:]],
@@ -186,7 +187,7 @@ def test_equally_many_budgets_share_one_program(workdir, everything):
             [{"flops": flops[3], "params": limit} for limit in params[:3]],
         ):
             study.search(study.starts(budgets, 1), budgets, 1)
-    assert meter.compilations == {"all": 1}
+    assert timer.compilations == {"all": 1}
 
 
 def test_a_report_counts_one_program(report):
@@ -225,11 +226,11 @@ def test_nothing_trains_and_no_dataset_is_opened(report):
 
 
 def test_a_budget_without_a_candidate_is_named_before_anything_compiles(study, budgets):
-    meter = StageTimer()
+    timer = StageTimer()
     message = r"the closest one needs flops of at least [\d,]+ where the limit is 1,000"
-    with meter.listening(), meter.stage("all"), pytest.raises(SpaceError, match=message):
+    with timer.listening(), timer.stage("all"), pytest.raises(SpaceError, match=message):
         study.starts([budgets[0], {"flops": 1000}], 0)
-    assert meter.compilations == {"all": 0}
+    assert timer.compilations == {"all": 0}
 
 
 # -- what is written -----------------------------------------------------------------------------
@@ -260,7 +261,7 @@ def test_the_table_says_where_the_predictor_has_seen_nothing(report):
     print_budgets(report, console)
     text = console.export_text()
     assert text.count(" * ") == sum(over) + 1
-    assert "over the study's own budget, flops <= 9200" in text
+    assert "over the budget of the study, flops <= 9200" in text
     for entry in report["budgets"]:
         assert f"{entry['costs']['flops']:,}" in text
         assert f"{entry['predicted']:.2%} ± {entry['spread']:.2%}" in text

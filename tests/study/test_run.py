@@ -20,7 +20,7 @@ from jointnas_jax.execution.job import Job, TrainResult
 from jointnas_jax.execution.local import Evaluator
 from jointnas_jax.files import read_json
 from jointnas_jax.models.export import export_model, load_classifier
-from jointnas_jax.models.model import load_model
+from jointnas_jax.models.model import load
 from jointnas_jax.problem.problem import build_problem
 from jointnas_jax.space import Candidate
 from jointnas_jax.storage import workdir as workdirs
@@ -109,7 +109,7 @@ def test_the_winner_was_the_best_finalist_by_validation(finished):
 
 def test_the_winners_weights_reach_the_reported_accuracy(finished):
     workdir, result = finished
-    model, dataset = load_model(workdir), build_problem(config()).dataset
+    model, dataset = load(workdir), build_problem(config()).dataset
     train, test = dataset.load("train[:400]"), dataset.load("test")
     assert model.mean == pytest.approx([train.images.mean()])
     assert model.std == pytest.approx([train.images.std()])
@@ -126,7 +126,7 @@ def test_the_model_does_not_depend_on_the_winners_own_file(finished, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "study")
     file = workdir / "winner0.json"
     file.write_text(file.read_text().replace('"hswish"', '"relu"'))
-    assert load_model(workdir).arch == load_model(finished[0]).arch
+    assert load(workdir).arch == load(finished[0]).arch
 
 
 def test_the_winner_can_be_exported_with_what_was_measured(finished, tmp_path):
@@ -374,7 +374,7 @@ def test_an_architecture_of_another_dataset_is_refused(finished, tmp_path):
 
 def test_a_finished_study_is_recognised_and_another_one_refused(finished):
     workdir, result = finished
-    assert workdirs.look(workdir, config()) is workdirs.Found.FINISHED
+    assert workdirs.look(workdir, config()) is workdirs.WorkdirState.FINISHED
     assert run(workdir) == result
     with pytest.raises(
         workdirs.WorkdirError,
@@ -389,7 +389,7 @@ def test_a_range_is_not_the_list_of_its_numbers(tmp_path):
         for r in ((8, 16, 4), [8, 16, 4])
     )
     workdirs.start(tmp_path, range_)
-    assert workdirs.look(tmp_path, range_) is workdirs.Found.UNFINISHED
+    assert workdirs.look(tmp_path, range_) is workdirs.WorkdirState.UNFINISHED
     with pytest.raises(workdirs.WorkdirError, match="another config"):
         workdirs.look(tmp_path, choices)
 

@@ -15,7 +15,7 @@ from jointnas_jax.command_line import parse_config
 from jointnas_jax.data.source import ImageDataset, open_dataset
 from jointnas_jax.errors import ConfigError, ModelError, SpaceError, StudyError, WorkdirError
 from jointnas_jax.files import read_json
-from jointnas_jax.models.model import load_model
+from jointnas_jax.models.model import load
 from jointnas_jax.nets import zoo
 from jointnas_jax.study import train_one as final
 from jointnas_jax.study.train_one import find_candidate, train_candidate
@@ -45,12 +45,12 @@ def test_the_saved_model_has_the_accuracy_of_the_result(trained):
     assert read_json(workdir / "result.json") == result
     assert result["epochs"] == 3
     assert result["accuracy"] > 0.15
-    facts = load_model(workdir).facts
-    assert (facts["accuracy"], facts["epochs"]["final"]) == (result["accuracy"], 3)
-    assert facts["recipe"] == result["candidate"]["recipe"]
+    metadata = load(workdir).metadata
+    assert (metadata["accuracy"], metadata["epochs"]["final"]) == (result["accuracy"], 3)
+    assert metadata["recipe"] == result["candidate"]["recipe"]
     dataset = open_dataset(dataclasses.asdict(config().data))
     test = dataset.load("test")
-    answers = load_model(workdir).probabilities(test.images).argmax(-1)
+    answers = load(workdir).probabilities(test.images).argmax(-1)
     assert (answers == test.labels).mean() == pytest.approx(result["accuracy"], abs=0.006)
     assert not (workdir / "state").exists()
 
@@ -150,7 +150,7 @@ def test_a_network_for_other_images_is_refused(dataset):
 def test_a_trained_network_teaches_another_one(trained, tmp_path):
     teacher = f"--config.train.teacher={trained[0] / 'model'}"
     train(tmp_path, teacher)
-    taught, alone = (load_model(folder / "model") for folder in (tmp_path, trained[0]))
+    taught, alone = (load(folder / "model") for folder in (tmp_path, trained[0]))
     leaves = zip(*(jax.tree.leaves(m.variables) for m in (taught, alone)), strict=True)
     assert any(not np.allclose(a, b) for a, b in leaves)
 

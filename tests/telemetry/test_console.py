@@ -4,10 +4,9 @@ import dataclasses
 import io
 import time
 
-import pytest
 from rich.console import Console
 
-from jointnas_jax.telemetry.console import Bars, Lines, duration, facts, render
+from jointnas_jax.telemetry.console import Bars, Lines, describe_progress, render
 from jointnas_jax.telemetry.progress import Progress, Snapshot
 
 NOW = Snapshot(
@@ -29,20 +28,12 @@ NOW = Snapshot(
 )
 
 
-def test_the_facts_hold_all_that_is_known():
-    assert "; ".join(facts(NOW)) == (
+def test_the_progress_has_every_number_that_is_there():
+    assert "; ".join(describe_progress(NOW)) == (
         "12 of 56 trainings, 1 failed; best so far 98.60%; rank correlation 0.52; 12,346 images/s; "
-        "51% of the executed FLOPs useful; about 80 seconds left"
+        "51% of the executed FLOPs useful; about 1 min 20 s left"
     )
-    assert facts(Snapshot(0.0, 0.0)) == []
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(3, "3 seconds"), (89, "89 seconds"), (120, "2.0 minutes"), (9000, "2.5 hours")],
-)
-def test_a_duration_has_a_unit_that_fits(seconds, text):
-    assert duration(seconds) == text
+    assert describe_progress(Snapshot(0.0, 0.0)) == []
 
 
 def test_bars_show_stage_round_packs_and_epochs():
