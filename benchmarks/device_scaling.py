@@ -29,7 +29,7 @@ OUT = flags.DEFINE_string("out", "", "JSON file for the results.")
 def main(argv: list[str]) -> int:
     """Measures; returns the exit code."""
     config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
-    counts = sorted(set(integers("devices", DEVICES.value, 1, 4096)))
+    counts = sorted(set(integers("devices", DEVICES.value, low=1, high=4096)))
     if odd := [n for n in counts if config.train.batch_size % n]:
         raise ConfigError(
             f"`config.train.batch_size` must be a multiple of the devices that share a batch, "

@@ -271,7 +271,8 @@ def fine_stage(task: Task, population: int, repeats: int) -> dict[str, Any]:
     space, costs = task.space, task.costs
     config = PredictorConfig()
     logs = costs.logs(("flops", "params"))
-    predictor = Predictor(task.features, config, _TRIALS, lambda v: logs(v) - 18.0)
+    costs_of = lambda v: logs(v) - 18.0
+    predictor = Predictor(task.features, config, capacity=_TRIALS, costs=costs_of)
     rng = np.random.default_rng(0)
     sample = space.sample(rng, 20_000)
     pretrain = lambda: predictor.pretrain(sample, costs(sample)[:, :2], jax.random.key(0))
@@ -281,7 +282,7 @@ def fine_stage(task: Task, population: int, repeats: int) -> dict[str, Any]:
     scores = (
         np.log(costs(trials)[:, 0]) + 0.02 * trials[:, -7:].sum(1) + 0.1 * rng.normal(size=_TRIALS)
     )
-    fit = lambda: predictor.fit(pretrained, trials, scores, jax.random.key(1))
+    fit = lambda: predictor.fit(pretrained, trials, scores, key=jax.random.key(1))
     fitted, fit_seconds = _median_time(fit, repeats)
     search = jax.jit(
         lambda start, key, state: evolve(

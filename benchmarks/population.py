@@ -174,7 +174,7 @@ def run_jit(task: Task) -> dict[str, Any]:
 
     from jointnas_jax.data.augment import Augmentation
     from jointnas_jax.telemetry.stage_timer import StageTimer
-    from jointnas_jax.train.feed import EvalData, TrainData, pixel_stats
+    from jointnas_jax.train.feed import EvalData, Feed, TrainData, pixel_stats
     from jointnas_jax.train.parallel import replicate
     from jointnas_jax.train.program import TrainProgram
 
@@ -187,14 +187,18 @@ def run_jit(task: Task) -> dict[str, Any]:
     with meter.listening(), meter.stage("training"):
         data = replicate(TrainData(images, labels, np.arange(len(labels)) < train, stats), used)
         held_out = replicate(EvalData.of(images[train:], labels[train:], stats), used)
+        feed = Feed(data, held_out)
         for i, candidate in enumerate(candidates):
-            program = TrainProgram(candidate.arch, config.train, Augmentation(4, True), used)
-            arguments = ([candidate], [jax.random.key(i)], data, held_out)
-            trained = program.train(*arguments, task.steps // _EPOCH)[0]
+            augmentation = Augmentation(4, True)
+            program = TrainProgram(
+                candidate.arch, config.train, augmentation=augmentation, devices=used
+            )
+            key = jax.random.key(i)
+            trained = program.train([candidate], [key], feed, epochs=task.steps // _EPOCH)[0]
             if i < _COMPARED:
                 weights.append(_flat(trained.variables))
             start = time.perf_counter()
-            program.train(*arguments, 1)
+            program.train([candidate], [key], feed, epochs=1)
             steady.append(time.perf_counter() - start)
     return dict(
         seconds=meter.seconds["training"] - sum(steady),
@@ -239,14 +243,22 @@ def run_jit_lax(task: Task) -> dict[str, Any]:
                 row = jax.tree.map(lambda a: a[number], plan.replace(steps=None, images=None))
                 batch = steps.Batch(images[chosen], labels[chosen], row)
                 return steps.train_step(
-                    module, augmentation, state, recipe, batch, stats, plan.steps, key
+                    state,
+                    batch,
+                    module=module,
+                    augmentation=augmentation,
+                    recipe=recipe,
+                    stats=stats,
+                    steps_per_epoch=plan.steps,
+                    key=key,
                 )
 
             state = steps.init_state(initial_variables(candidate.arch, key))
             for number in range(task.steps):
                 if number % _EPOCH == 0:
                     keys = jax.random.fold_in(key, number)
-                    plan = plan_epoch(members, recipe.mixup, keys, augmentation, task.batch)
+                    kind = dict(augmentation=augmentation, batch_size=task.batch)
+                    plan = plan_epoch(members, recipe.mixup, keys, **kind)
                 pause = time.perf_counter()
                 state, loss = step(state, recipe, plan, number % _EPOCH)
                 loss.block_until_ready()

@@ -46,14 +46,15 @@ def ours(table: Table, config: PredictorConfig, capacity: int, costs: bool = Tru
     Without `costs` the process does not see them; the networks are pretrained on them all the same.
     """
     known = table.cost_features() if costs else None
-    predictor = Predictor(FeatureTable.of(table.space), config, capacity, known)
+    features = FeatureTable.of(table.space)
+    predictor = Predictor(features, config, capacity=capacity, costs=known)
     sample = table.space.sample(np.random.default_rng(0), config.pretrain_samples)
     costs = table.costs[table.rows(sample)]
     pretrained = predictor.pretrain(sample, costs, jax.random.key(0))
 
     def learn(train: np.ndarray, test: np.ndarray, seed: int) -> Scores:
         key = jax.random.key(seed)
-        state = predictor.fit(pretrained, table.vectors[train], table.scores[train], key)
+        state = predictor.fit(pretrained, table.vectors[train], table.scores[train], key=key)
         return predictor.predict(state, table.vectors[test])
 
     return learn

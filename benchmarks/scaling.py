@@ -76,7 +76,7 @@ def steps_per_second(task: Task, devices: int) -> dict[str, float]:
     import jax
 
     from jointnas_jax.data.augment import Augmentation
-    from jointnas_jax.train.feed import EvalData, TrainData, pixel_stats
+    from jointnas_jax.train.feed import EvalData, Feed, TrainData, pixel_stats
     from jointnas_jax.train.parallel import replicate
     from jointnas_jax.train.program import TrainProgram
 
@@ -97,13 +97,14 @@ def steps_per_second(task: Task, devices: int) -> dict[str, float]:
     found = {}
     for way in WAYS:
         together, ends = way == "together", []
-        program = TrainProgram(candidate.arch, config, Augmentation(), used, together=together)
+        program = TrainProgram(
+            candidate.arch, config, augmentation=Augmentation(), devices=used, together=together
+        )
         program.train(
             [candidate] * program.lanes,
             [jax.random.key(lane) for lane in range(program.lanes)],
-            data,
-            evaluation,
-            task.epochs + 1,
+            Feed(data, evaluation),
+            epochs=task.epochs + 1,
             every_epoch=False,
             progress=lambda *_, ends=ends: ends.append(time.perf_counter()),
         )

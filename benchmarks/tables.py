@@ -146,7 +146,8 @@ def macro_costs(vectors: np.ndarray) -> np.ndarray:
         if layer in firsts:
             size, width = size // 2, 2 * width
             skip = conv_cost(c_in * width, size**2, width)
-        blocks = [block_cost(c_in, width, k, e, before, size, False) for k, e in ((3, 3), (5, 6))]
+        sizes = dict(size_in=before, size_out=size, se=False)
+        blocks = [block_cost(c_in, width, kernel=k, expand=e, **sizes) for k, e in ((3, 3), (5, 6))]
         total = total + np.array([skip, *blocks])[index]
     total = total + conv_cost(width * head, size**2, head) + dense_cost(head, classes)
     return total[:, [COSTS.index("macs"), COSTS.index("params_total")]]

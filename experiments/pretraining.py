@@ -76,7 +76,8 @@ def measure(
     """Kendall's tau on the candidates that a set leaves, `float64[shuffles, sets]` for each N."""
     problem, scores = trials.problem, trials.curves[:, -1]
     features = FeatureTable.of(problem.space)
-    predictor = Predictor(features, settings, max(sizes), problem.cost_features())
+    costs_of = problem.cost_features()
+    predictor = Predictor(features, settings, capacity=max(sizes), costs=costs_of)
     rng = np.random.default_rng((problem.config.seed, PRETRAIN_STREAM))
     sample = problem.space.sample(rng, settings.pretrain_samples)
     costs = problem.costs(sample)[:, :2]
@@ -88,7 +89,7 @@ def measure(
         for size, sets in divided.items():
             for position, chosen in enumerate(sets[shuffle]):
                 key = jax.random.fold_in(jax.random.fold_in(second, size), position)
-                state = predictor.fit(pretrained, trials.vectors[chosen], scores[chosen], key)
+                state = predictor.fit(pretrained, trials.vectors[chosen], scores[chosen], key=key)
                 rest = others(len(scores), chosen)
                 # Of all, so that it compiles once.
                 predicted = predictor.predict(state, trials.vectors)[0][rest]

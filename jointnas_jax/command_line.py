@@ -1,4 +1,4 @@
-"""The command line of the scripts: flags, a config file and overrides, all checked at once."""
+"""The command line of the scripts: checks flags, a config file and overrides at once."""
 
 import os
 import re
@@ -28,12 +28,12 @@ _TIME = 'a time above 0 such as "2.5ms" (units us, ms, s), up to 1000s'
 
 
 def run_script(argv: list[str], doc: str, work: Callable[[list[str]], int]) -> int:
-    """Runs a script: shows its help or does its work, and tells what is wrong in one line.
+    """Runs a script: shows its help or does its work, and prints an error as one line.
 
     Args:
-      argv: as `sys.argv`.
-      doc: of the script, shown by `--help`.
-      work: takes `argv` and returns the exit code.
+      argv: arguments as in `sys.argv`.
+      doc: docstring of the script, shown by `--help`.
+      work: function from `argv` to the exit code.
 
     Returns:
       The exit code.
@@ -55,12 +55,12 @@ def parse_config(argv: list[str], default_file: str, flag_values: flags.FlagValu
     """Parses a command line: `--config=FILE`, `--config.KEY=VALUE` and the flags already defined.
 
     Args:
-      argv: as `sys.argv`.
-      default_file: config file where `--config` is not given.
+      argv: arguments as in `sys.argv`.
+      default_file: config file in place of `--config`.
       flag_values: defined flags, parsed here.
 
     Raises:
-      ConfigError: with one line, whatever is wrong.
+      ConfigError: a flag, key or value is wrong; one line.
       SpaceError: the `space` section breaks a rule.
     """
     argv = _join_config_flag(argv)
@@ -85,15 +85,15 @@ def parse_flags(argv: list[str], flag_values: flags.FlagValues, wanted: str = ""
     """Parses a command line into the flags defined.
 
     Args:
-      argv: as `sys.argv`.
+      argv: arguments as in `sys.argv`.
       flag_values: defined flags, parsed here.
-      wanted: what arguments besides flags are; "" where there may be none.
+      wanted: name of the arguments besides flags, for errors; "" allows none.
 
     Returns:
       The arguments besides flags.
 
     Raises:
-      ConfigError: with one line, whatever is wrong.
+      ConfigError: a flag or an argument is wrong; one line.
     """
     try:
         _, *rest = flag_values(argv)
@@ -101,10 +101,10 @@ def parse_flags(argv: list[str], flag_values: flags.FlagValues, wanted: str = ""
         raise ConfigError(_one_line(error)) from error
     if rest and not wanted:
         raise ConfigError(f"unexpected argument {shown(rest[0])}; flags look like --workdir=DIR")
-    # Nearly all that is text is a path, and nothing else is so long.
+    # Nearly every text is a path, and none is longer.
     named = [(f"--{name}", value) for name, value in flag_values.flag_values_dict().items()]
     for name, text in [*named, *((wanted, argument) for argument in rest)]:
-        of_config = name.startswith("--config")  # whose rules are its own
+        of_config = name.startswith("--config")  # which has other rules
         if isinstance(text, str) and not of_config and not PATH.holds(text):
             raise ConfigError(f"`{name}` must be short text or {PATH.text}, got {shown(text)}")
     return rest
@@ -113,52 +113,52 @@ def parse_flags(argv: list[str], flag_values: flags.FlagValues, wanted: str = ""
 def parse_budgets(
     flops: Sequence[str], params: Sequence[str], latency: Sequence[str] = ()
 ) -> list[dict[str, int]]:
-    """Reads budgets, each a limit of FLOPs, of params, of the latency, or of several.
+    """Reads budgets, each with limits on FLOPs, params and latency, or some of them.
+
+    Lists of one length are paired; a single limit goes with every budget.
 
     Args:
-      flops: limits such as "450M"; empty: FLOPs are free.
-      params: likewise. Lists of one length are paired; a single limit goes with every other.
-      latency: limits such as "2.5ms", likewise.
+      flops: limits such as "450M"; empty: no limits.
+      params: limits such as "8M"; empty: no limits.
+      latency: limits such as "2.5ms"; empty: no limits.
 
     Returns:
       Name of each limited cost -> limit, for each budget.
 
     Raises:
-      ConfigError: no limit, lists of other lengths, or something that is no number above 0.
+      ConfigError: there is no limit, lists have other lengths, or a limit is no number above 0.
     """
     lists = {"flops": flops, "params": params, "latency": latency}
-    given = {name: limits for name, limits in lists.items() if limits}
-    if not given:
+    limited = {name: limits for name, limits in lists.items() if limits}
+    if not limited:
         raise ConfigError(
             "a budget is missing; give --flops=450M,550M, --params=8M, --latency=2.5ms, or several"
         )
-    count = max(map(len, given.values()))
-    if any(len(limits) not in (1, count) for limits in given.values()):
-        names, counts = ([*map(f, given)] for f in ("`--{}`".format, lambda n: str(len(given[n]))))
-        raise ConfigError(
-            f"{' and '.join(names)} must have as many limits as each other, or one, got "
-            f"{' and '.join(counts)}"
-        )
-    for name, limits in given.items():
+    count = max(map(len, limited.values()))
+    if any(len(limits) not in (1, count) for limits in limited.values()):
+        names = " and ".join(f"`--{name}`" for name in limited)
+        counts = " and ".join(str(len(limits)) for limits in limited.values())
+        raise ConfigError(f"{names} must have as many limits as each other, or one, got {counts}")
+    for name, limits in limited.items():
         for text in limits:
             rule, words = (DURATION, _TIME) if name in TIMES else (QUANTITY, _LIMIT)
             if not text or not rule.holds(text):
                 raise ConfigError(f"a limit of `--{name}` must be {words}, got {shown(text)}")
     return [
-        {name: parse_limit(name, limits[i % len(limits)]) for name, limits in given.items()}
+        {name: parse_limit(name, limits[i % len(limits)]) for name, limits in limited.items()}
         for i in range(count)
     ]
 
 
-def integers(flag: str, texts: Sequence[str], low: int, high: int) -> list[int]:
+def integers(flag: str, texts: Sequence[str], *, low: int, high: int) -> list[int]:
     """The values of a flag as integers in [low, high]; raises `ConfigError` if one is not."""
-    found = [int(text) for text in texts if re.fullmatch(r"[0-9]{1,9}", text)]
-    if len(found) < len(texts) or not texts or not all(low <= n <= high for n in found):
+    numbers = [int(text) for text in texts if re.fullmatch(r"[0-9]{1,9}", text)]
+    if len(numbers) < len(texts) or not texts or not all(low <= n <= high for n in numbers):
         raise ConfigError(
             f"`--{flag}` must be integers from {low} to {high}, such as 1,2,4, got "
             f"{shown(','.join(texts))}"
         )
-    return found
+    return numbers
 
 
 def _check_path(config: ConfigDict, path: str) -> None:
@@ -166,9 +166,9 @@ def _check_path(config: ConfigDict, path: str) -> None:
     node, seen = config, "config"
     for part in path.split("."):
         key, _, index = part.partition("[")
-        if not isinstance(node, Mapping | ConfigDict) or key not in node:
-            known = list(node) if isinstance(node, Mapping | ConfigDict) else []
-            raise unknown_key(seen, key, known)
+        keys = list(node) if isinstance(node, Mapping | ConfigDict) else []
+        if key not in keys:
+            raise unknown_key(seen, key, keys)
         node, seen = node[key], f"{seen}.{key}"
         if index:
             number = index.rstrip("]")
@@ -209,9 +209,9 @@ def load_config(file: str, argv: list[str]) -> ConfigDict:
 
 
 def _check_arch_file(name: str) -> None:
-    """Reads the fixed architecture, where it is a file: its mistakes come before JAX does.
+    """Reads the fixed architecture if it is a file, so that its errors come before JAX's import.
 
-    A name without suffix may be one of `zoo.py`, which is looked up with the dataset.
+    A name without suffix may be one of `nets/zoo.py`, which is checked with the dataset.
     """
     if os.path.isfile(name):
         try:
@@ -243,7 +243,7 @@ def _join_config_flag(argv: list[str]) -> list[str]:
     return joined
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     """The error's message on one line; of a traceback inside it, the error at its end."""
     lines = (str(error.args[0]) if error.args else "").splitlines()
     if any(line.startswith("Traceback") for line in lines):

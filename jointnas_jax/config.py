@@ -1,4 +1,4 @@
-"""What can be configured: one dataclass per section, with default, rule and meaning of every field.
+"""The options of a study: one dataclass per section, with default, rule and meaning of every field.
 
 A config file is Python: `get_config()` starts from `default_config()`, fills in what differs and
 returns an `ml_collections.ConfigDict`. Nothing here imports JAX, so a mistake is reported at once.
@@ -31,7 +31,7 @@ from jointnas_jax.rules import (
 )
 from jointnas_jax.space.joint import JointSpace
 
-# Keys and values of earlier versions -> what takes their place.
+# Keys and values of earlier versions -> their replacement.
 _SHARED = "the executor `shared` is gone: Ray hands out work, --config.executor=ray"
 RETIRED = {
     "config.train.final_epochs": "it is now `config.train.winner_epochs`",
@@ -47,9 +47,9 @@ class BudgetConfig:
 
     Attributes:
       flops: multiply-adds by the rule of `nets/cost.py`, such as "1.5M".
-      params: weights of convolutions and classifier, likewise.
-      latency: of one image on the present device, such as "2.5ms"; `scripts/profile.py table`
-        measures what it is summed up from.
+      params: weights of convolutions and classifier, such as "400K".
+      latency: latency of one image on the present device, such as "2.5ms", the sum of its pieces';
+        `scripts/profile.py table` measures these.
     """
 
     flops: str = option("", QUANTITY)
@@ -57,7 +57,7 @@ class BudgetConfig:
     latency: str = option("", DURATION)
 
     def limits(self) -> dict[str, int]:
-        """Name of each limited cost -> limit; that of the latency in nanoseconds."""
+        """Name of each limited cost -> limit; latency in nanoseconds."""
         return {
             name: parse_limit(name, getattr(self, name))
             for name in COST_NAMES
@@ -71,23 +71,22 @@ class DataConfig:
 
     Attributes:
       name: TFDS name; `digits` is made from scikit-learn's when `dir` is empty.
-      dir: a prepared TFDS folder, or the folder that holds `name`; empty: TFDS's own data folder.
+      dir: a prepared TFDS folder, or the folder that holds `name`; empty: TFDS's data folder.
       train_split: split expression; validation images are taken out of it.
-      test_split: split expression; used for the final report only.
-      classes: random classes of the dataset to use, 0 for all (paper: 200 of ImageNet's in the
-        search).
-      class_seed: they are drawn with.
-      val_fraction: share of the training split kept for validation.
-      val_images: images of it kept for validation instead; 0: as `val_fraction` says.
-      memory_gb: decoded images of both splits up to this size are kept in memory and on every
-        device; larger datasets stay on disk and are read while candidates train.
-      image_size: load images at this size, the largest square in their middle; 0: as they are,
-        which needs one size.
+      test_split: split expression; for the report of winners only.
+      classes: number of random classes to use, 0 for all (paper: 200 of ImageNet in the search).
+      class_seed: seed of the choice of classes.
+      val_fraction: share of the training split to validate on.
+      val_images: number of images to validate on; 0: `val_fraction` decides.
+      memory_gb: decoded images of both splits up to this size stay in memory and on every device;
+        larger datasets stay on disk and are read while candidates train.
+      image_size: load images at this size, the largest square in their middle; 0: all images have
+        one size and keep it.
       crop_padding: pixels by which a training image may shift.
       flip: mirror training images left-right at random.
       min_area: smallest share of a training image that a random crop keeps; 1: no such crops.
-      transforms: of RandAugment, for each training image; 0 is off.
-      strength: of them, from 0 to 1.
+      transforms: RandAugment's transformations of each training image; 0 is off.
+      strength: strength of the transformations, in [0, 1].
     """
 
     name: str = option("digits", PATH)
@@ -112,23 +111,24 @@ class TrainConfig:
     """Training of candidates, whatever the recipe.
 
     Attributes:
-      epochs: of a candidate in the search; the early-stop rule shortens it after the first round.
-      winner_epochs: of finalists, references and winners; the learning rate decays over all of them
-        as much as over `epochs` in the search. 0: as many as `epochs`. (Paper: 150 and 400.)
+      epochs: epochs of a candidate in the search; the early-stop rule shortens it after the first
+        round.
+      winner_epochs: epochs of finalists, references and winners; the learning rate decays over all
+        of them as much as over `epochs` in the search. 0: `epochs`. (Paper: 150 and 400.)
       batch_size: images per step; the incomplete last batch of an epoch is left out.
-      lowering: of convolutions, see `nets/conv.py`.
-      dtype: of feature maps, `float32` or `bfloat16`; `auto`: the latter on accelerators.
+      lowering: lowering of convolutions, see `nets/conv.py`.
+      dtype: dtype of feature maps, `float32` or `bfloat16`; `auto`: the latter on accelerators.
       program: `envelope`: candidates share programs compiled for their largest shapes; `exact`:
-        each has its own; `auto`: whichever is expected to take less time, see
+        one program for each architecture; `auto`: the faster one by forecast, see
         `execution/packing.py`.
       lanes: candidates that train at once on one device; 0: as many as fit its memory, on CPU one.
       data_parallel: devices share the batches of one candidate instead of training one each:
         `auto`, on accelerators where there is only one to train; `always`; `never`.
-      teacher: folder of a trained model whose answers final trainings learn besides the labels
+      teacher: folder of a trained model whose answers winners learn besides the labels
         (distillation); "" for none.
-      teacher_share: of its answers in the loss. (Paper: 0.8.)
+      teacher_share: share of its answers in the targets. (Paper: 0.8.)
       fast_compile: compile exact programs in less time, to programs that run slower (CPU only);
-        pays while a candidate trains for less than some ten seconds.
+        faster while a candidate trains for less than some ten seconds.
     """
 
     epochs: int = option(10, between(1, 100_000))
@@ -158,8 +158,8 @@ class EvolutionConfig:
       children_per_parent: children of a generation per survivor.
       mutation: probabilities that a knob of a child mutates, for the best and the worst parent; one
         knob of every child always does.
-      crossover: probabilities that a knob comes from the partner, likewise.
-      generations: at most.
+      crossover: probabilities that a knob comes from the partner, for the best and worst parent.
+      generations: most generations.
       min_gain: gain of the best score, in standard deviations of the trials' scores, below which a
         generation counts as saturated.
       patience: saturated generations in a row that end the evolution.
@@ -179,13 +179,13 @@ class PredictorConfig:
     """The predictor. Epochs and Huber loss are the paper's (section 3.2); the rest is unpublished.
 
     Attributes:
-      members: networks in the ensemble; 1 is the paper's.
+      members: networks in the ensemble (paper: 1).
       process: put a Gaussian process beside the networks, and choose candidates by the improvement
-        that it expects of them; off is the paper's: the best predicted ones are chosen.
+        that it expects; without it by the predicted score, as in the paper.
       targets: `straightened` scores, close to a normal distribution, or `raw` ones as in the paper.
-      width: of hidden layers.
+      width: width of hidden layers.
       embedding: width of the encoder's output.
-      huber_delta: where the loss turns from square to linear, in standard deviations.
+      huber_delta: error at which the loss turns from square to linear, in standard deviations.
       pretrain_samples: random architectures whose costs pretrain the encoder.
       pretrain_epochs: epochs over them.
       pretrain_lr: Adam's learning rate there.
@@ -216,18 +216,17 @@ class SearchConfig:
 
     Attributes:
       pool_size: candidates of the quasi-Monte-Carlo pool.
-      start_with_default: train the default candidate first, if it is within the budget, so that the
-        search knows what one would have tried by hand; the paper does not.
+      start_with_default: train the default candidate first, if it is within the budget; the paper
+        does not.
       rounds: rounds of the coarse stage.
       per_round: candidates trained in a round.
       asynchronous: after the first round ask for a candidate whenever an actor of the executor
-        `ray` is free, instead of when a round has ended; `rounds` and `per_round` say how many.
-      propose: from the second round on candidates come from the `evolution`, or from the `pool` as
-        in the paper.
-      acquisition: what makes one candidate better than another there: the `improvement` that the
-        Gaussian process expects, or the predicted score, the `mean`, as in the paper and always
-        without the process.
-      threshold: rank correlation that the early-stop rule wants (paper: 0.92).
+        `ray` is free, not when a round ends; `rounds` x `per_round` candidates in all.
+      propose: source of candidates from the second round on: `evolution`, or the `pool` as in the
+        paper.
+      acquisition: value of a candidate there: the `improvement` that the Gaussian process expects,
+        or the predicted score, the `mean`, as in the paper and always without the process.
+      threshold: rank correlation at which the early-stop rule holds (paper: 0.92).
       correlation: the kind of rank correlation.
       finalists: best candidates of the fine stage that are trained with all seeds, next to the best
         one of the coarse stage.
@@ -251,19 +250,18 @@ class SearchConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig:
-    """How the study is run and what it is compared with.
+    """How a study runs, and its references.
 
     Attributes:
       seeds: trainings of every finalist and reference.
       random_reference: also train as many random candidates as the search trained, for comparison.
       devices: devices to use; 0: all of them, and on CPU one per core.
       storage: database of the trials as SQLAlchemy names it, such as `postgresql://host/name`;
-        "": the file `trials.db` in the workdir. Keep a password out of it, in `~/.pgpass`.
-      resume: of an unfinished study in the workdir: `auto`, go on with it if there is one; `must`,
-        there has to be one; `never`.
+        "": the file `trials.db` in the workdir. Put a password into `~/.pgpass` instead.
+      resume: `auto`: go on with an unfinished study in the workdir; `must`: there has to be one;
+        `never`.
       other_machine: go on where another machine began, though results may differ in the last bits.
-      checkpoint_minutes: the state of a training is saved after the first epoch that ends so long
-        after the last time, and no more is lost.
+      checkpoint_minutes: least time between two saved states of a training, at the end of an epoch.
       trial_minutes: a training that takes longer after its first epoch fails; 0: no limit.
     """
 
@@ -282,11 +280,11 @@ class RayConfig:
     """The actors of the executor `ray`; the cluster is `RAY_ADDRESS`, or one that starts here.
 
     Attributes:
-      workers: actors, each of which trains one pack at a time.
-      cpus: processors of each.
-      gpus: of each; its programs run on all of them.
-      tpus: chips of each, likewise.
-      retries: how often what an actor trained when it died is given to another.
+      workers: number of actors; each trains one pack at a time.
+      cpus: processors of an actor.
+      gpus: GPUs of an actor; its programs run on all of them.
+      tpus: TPU chips of an actor; its programs run on all of them.
+      retries: how often another actor repeats the pack of one that died.
     """
 
     workers: int = option(1, between(1, 4096))
@@ -301,11 +299,11 @@ class Config:
     """A checked config.
 
     Attributes:
-      name: of the study, also of its default workdir.
+      name: name of the study and of its default workdir.
       seed: root of all random decisions.
       mode: `joint`; `recipe` (one architecture, AutoTrain); `arch` (one recipe).
-      arch_file: the fixed architecture of mode `recipe`: a JSON file, or the name of a published
-        network such as `fbnetv3_b`; empty: the default candidate's.
+      arch_file: the fixed architecture of mode `recipe`: a JSON file, or a published network such
+        as `fbnetv3_b`; empty: the default candidate's.
       budget: limits on the costs.
       data: the dataset.
       space: the search space, see `space/joint.py`.
@@ -313,9 +311,9 @@ class Config:
       train: training of candidates.
       search: both stages.
       predictor: the predictor.
-      study: how the study is run.
-      executor: who trains the candidates of a study: this process (`local`), or the actors of a
-        cluster (`ray`). One network alone trains here.
+      study: how the study runs.
+      executor: where the candidates of a study train: in this process (`local`), or by the actors
+        of a cluster (`ray`). One network alone trains here.
       ray: the actors.
     """
 
@@ -373,9 +371,9 @@ def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
 
 
 def check_asking(config: Config) -> None:
-    """Checks that this run can ask as the study does; raises `ConfigError`.
+    """Raises `ConfigError` if the executor of this run cannot ask asynchronously as the study does.
 
-    Apart from `check_config`: a workdir keeps the study's config, not who trains.
+    Not in `check_config`: a workdir has the study's config, without the executor.
     """
     if config.search.asynchronous and config.executor != "ray":
         raise ConfigError(
@@ -386,7 +384,7 @@ def check_asking(config: Config) -> None:
 
 
 def _check_default(config: Config) -> None:
-    """The default candidate must be in the space; that needs no dataset, so any will do."""
+    """Raises `ConfigError` if the default candidate is not in the space, for any dataset."""
     space = JointSpace.from_config(config.space, image_channels=3, num_classes=2)
     try:
         space.vector_from_values(config.default)
@@ -406,7 +404,7 @@ def _check_section(kind: type, section: Any, path: str) -> Any:
         value, here = section.get(key, None), f"{path}.{key}"
         if key not in section:
             continue
-        if dataclasses.is_dataclass(field.type):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
             values[key] = _check_section(field.type, value, here)
         elif "rule" in field.metadata:
             values[key] = _check_value(field, value, here)
@@ -417,15 +415,16 @@ def _check_section(kind: type, section: Any, path: str) -> Any:
     return kind(**values)
 
 
-def unknown_key(path: str, key: str, known: Iterable[str]) -> ConfigError:
-    """The error that a section at `path` has no such key, with the retired or nearest ones."""
+def unknown_key(path: str, key: str, keys: Iterable[str]) -> ConfigError:
+    """The error of an unknown key in a section at `path`, with its replacement or the nearest."""
     retired = RETIRED.get(f"{path}.{key}")
-    hint = f": {retired}" if retired else nearest(key, known)
+    hint = f": {retired}" if retired else nearest(key, keys)
     return ConfigError(f"`{path}` has no key `{one_line(key)}`{hint}")
 
 
 def _check_value(field: dataclasses.Field, value: Any, path: str) -> Any:
     rule, kind, given = field.metadata["rule"], field.type, value
+    assert isinstance(kind, type)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**1000 else math.nan  # which no rule allows
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

@@ -1,10 +1,14 @@
-"""Rules that the values of options satisfy, in words and as a test."""
+"""Rules for the values of options, in words and as tests; numbers with units.
+
+At the top level because `config.py` has the options, while rooms that read no config show and read
+the same numbers.
+"""
 
 import dataclasses
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -12,16 +16,47 @@ from jointnas_jax.errors import ConfigError, shown
 
 # Costs that are times; the others are counted.
 TIMES = ("latency",)
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
-# Far above the cost of any network, far below what 64 bits hold.
-_LARGEST_QUANTITY = 10**15
-# Nanoseconds of the units of a time; the longest is a quarter of an hour.
-TIME_UNITS = {"us": 10**3, "ms": 10**6, "s": 10**9}
-_LONGEST_TIME = 1000 * 10**9
+_NUMBER = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*([a-z]*)", re.IGNORECASE)
+
+
+class _Units(NamedTuple):
+    """Units of a number.
+
+    Attributes:
+      sizes: size of each unit; the first of equally short texts wins.
+      largest: the largest number, far below what 64 bits hold.
+    """
+
+    sizes: Mapping[str, int]
+    largest: int
+
+    def read(self, text: str) -> int | None:
+        """Reads a number such as "1.5M"; None if that is not possible."""
+        sizes = {unit.lower(): size for unit, size in self.sizes.items()}
+        match = _NUMBER.fullmatch(text.strip())
+        if match is None or match[2].lower() not in sizes:
+            return None
+        number = round(Decimal(match[1]) * sizes[match[2].lower()])
+        return number if number <= self.largest else None
+
+    def holds(self, text: str) -> bool:
+        """Whether a text is empty or a number above 0."""
+        return not text or (self.read(text) or 0) > 0
+
+    def text(self, number: int, gap: str = "") -> str:
+        """The shortest text that `read` reads as a number."""
+        texts = (f"{(Decimal(number) / n).normalize():f}{gap}{u}" for u, n in self.sizes.items())
+        return min(texts, key=len)
+
+
+# Far above the cost of any network.
+_COUNT = _Units({"": 1, "K": 10**3, "M": 10**6, "G": 10**9}, largest=10**15)
+# In nanoseconds, up to a quarter of an hour.
+_TIME = _Units({"s": 10**9, "ms": 10**6, "us": 10**3}, largest=1000 * 10**9)
 
 
 class Rule(NamedTuple):
-    """What a value must satisfy, in words and as a test."""
+    """A condition on a value, in words and as a test."""
 
     text: str
     holds: Callable[[Any], bool]
@@ -38,34 +73,12 @@ def between(low: float, high: float) -> Rule:
 
 
 def one_of(*values: str) -> Rule:
-    """One of some words."""
+    """One of several words."""
     return Rule(f"one of {list(values)}", lambda v: v in values)
 
 
 def _rates(v: tuple) -> bool:
     return len(v) == 2 and all(isinstance(r, int | float) and 0 <= r <= 1 for r in v)
-
-
-def _quantity_holds(v: str) -> bool:
-    return not v or 0 < (_read_quantity(v) or 0) <= _LARGEST_QUANTITY
-
-
-def _read_quantity(text: str) -> int | None:
-    if (match := _QUANTITY.fullmatch(text.strip())) is None:
-        return None
-    number, unit = match.groups()
-    return round(Decimal(number) * UNITS[unit.upper()])
-
-
-def _duration_holds(v: str) -> bool:
-    return not v or 0 < (_read_duration(v) or 0) <= _LONGEST_TIME
-
-
-def _read_duration(text: str) -> int | None:
-    if (match := _DURATION.fullmatch(text.strip())) is None:
-        return None
-    number, unit = match.groups()
-    return round(Decimal(number) * TIME_UNITS[unit.lower()])
 
 
 def _is_path(v: str) -> bool:
@@ -94,18 +107,16 @@ def _is_database(v: str) -> bool:
     return server and (url.port is None or 0 < url.port < 2**16)
 
 
-_QUANTITY = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*([KMG]?)", re.IGNORECASE)
-_DURATION = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*(us|ms|s)", re.IGNORECASE)
 ANY = Rule("any text", lambda v: True)
 POSITIVE = Rule("above 0", lambda v: 0 < v < math.inf)
 RATES = Rule("two probabilities (best parent, worst parent)", _rates)
 QUANTITY = Rule(
     'a number such as "1.5M" (units K, M, G) from 1 to 1000000G, or "" for no limit',
-    _quantity_holds,
+    _COUNT.holds,
 )
 DURATION = Rule(
     'a time such as "2.5ms" (units us, ms, s) above 0, at most 1000s, or "" for no limit',
-    _duration_holds,
+    _TIME.holds,
 )
 PATH = Rule("a path: no NUL, at most 255 bytes between slashes and 3,000 in all", _is_path)
 DATABASE = Rule(
@@ -114,7 +125,7 @@ DATABASE = Rule(
     _is_database,
 )
 ADDRESS = Rule(
-    'a host and a port such as "10.0.0.2:1234", or "" for what the environment says',
+    'a host and a port such as "10.0.0.2:1234", or "" for the one in the environment',
     lambda v: not v or re.fullmatch(r"[\w.:\[\]-]{1,255}:[1-9]\d{0,4}", v, re.ASCII) is not None,
 )
 FLAG = Rule("true or false", lambda v: True)
@@ -131,8 +142,7 @@ def option(default: Any, rule: Rule) -> Any:
 
 def parse_quantity(text: str) -> int:
     """Reads "1.5M" as 1,500,000; units K, M and G; raises `ConfigError` if that is not possible."""
-    number = _read_quantity(text)
-    if number is None or number > _LARGEST_QUANTITY:
+    if (number := _COUNT.read(text)) is None:
         raise ConfigError(
             f'{shown(text)} must be a number such as "1.5M" (units K, M, G) up to 1000000G'
         )
@@ -141,8 +151,7 @@ def parse_quantity(text: str) -> int:
 
 def quantity(number: int) -> str:
     """The shortest text that `parse_quantity` reads as a number, such as "1.5M"."""
-    texts = (f"{(Decimal(number) / size).normalize():f}{unit}" for unit, size in UNITS.items())
-    return min(texts, key=len)
+    return _COUNT.text(number)
 
 
 def parse_duration(text: str) -> int:
@@ -151,25 +160,18 @@ def parse_duration(text: str) -> int:
     Raises:
       ConfigError: that is not possible.
     """
-    if not text or not DURATION.holds(text):
+    if not (number := _TIME.read(text)):
         raise ConfigError(f"{shown(text)} must be {DURATION.text}")
-    return _read_duration(text)
+    return number
 
 
 def duration(nanoseconds: int, gap: str = "") -> str:
-    """The shortest text that `parse_duration` reads as a time, such as "2.5ms".
-
-    Args:
-      nanoseconds: the time.
-      gap: between number and unit.
-    """
-    numbers = {u: f"{(Decimal(nanoseconds) / n).normalize():f}" for u, n in TIME_UNITS.items()}
-    unit = min(reversed(TIME_UNITS), key=lambda unit: len(numbers[unit] + unit))
-    return f"{numbers[unit]}{gap}{unit}"
+    """The shortest text that `parse_duration` reads as a time, with a gap before the unit."""
+    return _TIME.text(nanoseconds, gap)
 
 
 def parse_limit(cost: str, text: str) -> int:
-    """Reads the limit of a cost, `flops` and so on; raises `ConfigError` if it is none."""
+    """Reads a limit of a cost, such as `flops`; raises `ConfigError` if that is not possible."""
     return (parse_duration if cost in TIMES else parse_quantity)(text)
 
 
@@ -179,5 +181,5 @@ def limit_text(cost: str, limit: int) -> str:
 
 
 def cost_in_words(cost: str, amount: int) -> str:
-    """How much of a cost, for people, such as "400,000" or "2.5 ms"."""
+    """An amount of a cost for people, such as "400,000" or "2.5 ms"."""
     return duration(amount, " ") if cost in TIMES else f"{amount:,}"

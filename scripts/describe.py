@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"name one network or candidate file, got {shown(names)}")
     (name,) = names
     arch = zoo.find(name, PLAIN.value)
-    arch = scale(arch, WIDTH.value, DEPTH.value, RESOLUTION.value)
+    arch = scale(arch, width=WIDTH.value, depth=DEPTH.value, resolution=RESOLUTION.value)
     if SCALE_TO.value:
         arch = scale_to(arch, parse_quantity(SCALE_TO.value))
     if OUT.value:

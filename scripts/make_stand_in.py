@@ -35,7 +35,8 @@ def main(argv: list[str]) -> int:
     dataset = open_dataset(dict(name="digits", dir=SOURCE.value, image_size=0))
     first = lambda split, count: dataset.load(f"{split}[:{min(count, dataset.count(split))}]")
     train, validation = first("train", TRAIN.value), first("test", VALIDATION.value)
-    folder = make_stand_in(Path(OUT.value), train, validation, dataset.num_classes)
+    out, classes = Path(OUT.value), dataset.num_classes
+    folder = make_stand_in(out, train, validation, num_classes=classes)
     print(f"wrote {folder}: {len(train)} and {len(validation)} images of {dataset.name}")
     return 0
 

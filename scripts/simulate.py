@@ -91,8 +91,9 @@ def main(argv: list[str]) -> int:
     names += ("checkpoint_minutes", "spread", "devices_per_trial", "sharing")
     fleet = Fleet(**{name: flags.FLAGS[name].value for name in names})
     speeds = read_speeds(Path(SCALING.value)) if SCALING.value else parse_speeds(SPEED.value)
-    sizes = integers("devices", DEVICES.value, 1, LARGEST)
-    counts = integers("validate", VALIDATE.value, 1, LARGEST) if VALIDATE.value else []
+    limits = dict(low=1, high=LARGEST)
+    sizes = integers("devices", DEVICES.value, **limits)
+    counts = integers("validate", VALIDATE.value, **limits) if VALIDATE.value else []
     if counts and (counts[0] != 1 or len(set(counts)) < 2):
         raise ConfigError(f"`--validate` must begin with 1 and go on, such as 1,2,4, got {counts}")
     out = Path(OUT.value) if OUT.value else None

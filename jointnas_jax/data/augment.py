@@ -1,7 +1,7 @@
-"""What happens to a batch on the device, between the stored image and the network.
+"""Augmentation of a batch on the device, between the stored image and the network.
 
-All random numbers of an epoch are drawn at once, in `plan_epoch`: they depend on trial and epoch,
-not on the architecture, so one compiled program draws them for every candidate.
+`plan_epoch` draws all random numbers of an epoch at once: they depend on trial and epoch, not on
+the architecture, so one compiled program draws them for every candidate.
 
 Shapes: N images, B of them in a batch, S = N // B steps, H x W x C as stored, R = the
 architecture's resolution, L classes.
@@ -14,13 +14,13 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.typing import ArrayLike
 
 from jointnas_jax.data.randaugment import KINDS
 
 
 class Augmentation(NamedTuple):
-    """What the dataset asks for, whatever the recipe.
+    """Augmentation of a dataset, whatever the recipe; see `config.DataConfig`.
 
     Attributes:
       crop_padding: pixels by which a stored image may shift, edges repeated; 0 is off.
@@ -28,8 +28,8 @@ class Augmentation(NamedTuple):
       min_area: smallest share of the image's area that a random crop keeps, at an aspect ratio
         from 3/4 to 4/3, less where a side would be longer than the image's, resized to the
         network's resolution (Inception's crop); 1 is off.
-      transforms: of RandAugment, for each image.
-      strength: of them, from 0 to 1.
+      transforms: RandAugment's transformations of each image; 0 is off.
+      strength: strength of the transformations, in [0, 1].
     """
 
     crop_padding: int = 0
@@ -39,20 +39,19 @@ class Augmentation(NamedTuple):
     strength: float = 0.9
 
 
-@flax.struct.dataclass
-class EpochPlan:
+class EpochPlan(flax.struct.PyTreeNode):
     """The batches of one epoch.
 
     Attributes:
       steps: `int32[]`, steps of the epoch: members // B.
-      images: `int32[S, B]`, which images; rows from `steps` on are not used.
+      images: `int32[S, B]`, numbers of the images; rows from `steps` on are not used.
       corners: `int32[S, B, 2]`, where each crop starts in the padded image.
       flips: `bool[S, B]`.
       mixup: `float32[S]`, mixing weight of each step.
       boxes: `float32[S, B, 4]`, top, left, height and width of each crop as shares of the image;
         None if `min_area` is 1.
       kinds: `int32[S, B, T]`, RandAugment's transformations; None without it.
-      signs: `float32[S, B, T]`, likewise.
+      signs: `float32[S, B, T]`, 1 or -1, the directions of `kinds`; None without it.
     """
 
     steps: jax.Array
@@ -70,39 +69,40 @@ def plan_epoch(
     members: jax.Array,
     alpha: jax.Array,
     key: jax.Array,
+    *,
     augmentation: Augmentation,
     batch_size: int,
 ) -> EpochPlan:
     """Draws the batches of one epoch.
 
     Args:
-      members: `bool[N]`, the images to train on, each used once at most.
-      alpha: `float32[]`, of mixup.
-      key: of trial and epoch, consumed.
+      members: `bool[N]`, the images to train on; each is used once at most.
+      alpha: `float32[]`, mixup's alpha.
+      key: key of trial and epoch, consumed.
       augmentation: see `Augmentation`.
       batch_size: B; an incomplete last batch is left out.
     """
     order_key, corner_key, flip_key, mixup_key = jax.random.split(key, 4)
     steps = len(members) // batch_size
-    # Members first, in random order: sorting draws of which non-members get the largest.
+    # Members first, in random order: non-members get the largest draws.
     draws = jnp.where(members, jax.random.uniform(order_key, members.shape), 2.0)
     order = jnp.argsort(draws)[: steps * batch_size]
     shape = (steps, batch_size)
     flips = jax.random.bernoulli(flip_key, 0.5, shape) & augmentation.flip
     limit = 2 * augmentation.crop_padding + 1
-    # Streams from 4 on: those before are what `split` gave.
+    # Streams 0 to 3 are the keys of `split`.
     kind_key, sign_key, box_key = (jax.random.fold_in(key, stream) for stream in (4, 5, 6))
     boxes = kinds = signs = None
     if augmentation.min_area < 1:
         boxes = _boxes(box_key, shape, augmentation.min_area)
     if augmentation.transforms:
         drawn = (*shape, augmentation.transforms)
-        kinds = jax.random.randint(kind_key, drawn, -1, len(KINDS))
+        kinds = jax.random.randint(kind_key, drawn, minval=-1, maxval=len(KINDS))
         signs = jax.random.rademacher(sign_key, drawn, jnp.float32)
     return EpochPlan(
         steps=(members.sum() // batch_size).astype(jnp.int32),
         images=order.reshape(shape),
-        corners=jax.random.randint(corner_key, (*shape, 2), 0, limit),
+        corners=jax.random.randint(corner_key, (*shape, 2), minval=0, maxval=limit),
         flips=flips,
         mixup=mixup_weights(alpha, mixup_key, steps),
         boxes=boxes,
@@ -115,7 +115,7 @@ def _boxes(key: jax.Array, shape: tuple[int, ...], min_area: float) -> jax.Array
     """Draws `float32[*shape, 4]`, see `EpochPlan`. The key is consumed."""
     area_key, ratio_key, corner_key = jax.random.split(key, 3)
     area = jax.random.uniform(area_key, shape, minval=min_area, maxval=1.0)
-    # As far from a square as both sides fit: cut off sides would leave less area than was drawn.
+    # At most as far from a square as both sides fit: a cut side would make the area too small.
     widest = jnp.minimum(math.log(4 / 3), -jnp.log(area))
     log_ratio = jax.random.uniform(ratio_key, shape, minval=-1.0, maxval=1.0) * widest
     half = jnp.exp(log_ratio / 2)
@@ -126,7 +126,7 @@ def _boxes(key: jax.Array, shape: tuple[int, ...], min_area: float) -> jax.Array
 
 def mixup_weights(alpha: jax.Array, key: jax.Array, count: int) -> jax.Array:
     """Draws `float32[count]` ~ Beta(alpha, alpha), 1 where alpha is 0. The key is consumed."""
-    # log-gamma draws: at the small alphas in use, plain gamma draws underflow to 0 / 0.
+    # At the small alphas in use, gamma draws underflow to 0 / 0; their logarithms do not.
     log_a, log_b = jax.random.loggamma(key, jnp.maximum(alpha, 1e-3), (2, count))
     return jnp.where(alpha > 0, jax.nn.sigmoid(log_a - log_b), 1.0)
 
@@ -146,13 +146,11 @@ def crop(images: jax.Array, corners: jax.Array, padding: int) -> jax.Array:
 
 
 def flip(images: jax.Array, flips: jax.Array) -> jax.Array:
-    """Mirrors those of `[B, H, W, C]` left-right where `flips: bool[B]` says so."""
+    """Mirrors images `[B, H, W, C]` left-right where `flips: bool[B]`."""
     return jnp.where(flips[:, None, None, None], images[:, :, ::-1], images)
 
 
-def normalise(
-    images: jax.Array, mean: jax.Array | np.ndarray, std: jax.Array | np.ndarray
-) -> jax.Array:
+def normalise(images: jax.Array, mean: ArrayLike, std: ArrayLike) -> jax.Array:
     """Maps `uint8[B, H, W, C]` to `float32`, each channel to zero mean and unit variance."""
     return (images.astype(jnp.float32) - mean) / std
 
@@ -172,7 +170,9 @@ def crop_resize(images: jax.Array, boxes: jax.Array, resolution: int) -> jax.Arr
         scale = resolution / size
         start = -box[:2] * jnp.array([height, width]) * scale
         shape = (resolution, resolution, channels)
-        return jax.image.scale_and_translate(image, shape, (0, 1), scale, start, "bilinear")
+        return jax.image.scale_and_translate(
+            image, shape, spatial_dims=(0, 1), scale=scale, translation=start, method="bilinear"
+        )
 
     return jax.vmap(one)(images, boxes)
 
@@ -180,15 +180,12 @@ def crop_resize(images: jax.Array, boxes: jax.Array, resolution: int) -> jax.Arr
 def mix(images: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mixup: `weight * x + (1 - weight) * partner` (Zhang et al., arXiv 1710.09412).
 
-    Image i meets image B - 1 - i, which in a shuffled batch is as good as a random partner.
+    The partner of image i is image B - 1 - i, as good as a random one in a shuffled batch.
 
     Args:
       images: `float32[B, H, W, C]`.
       targets: `float32[B, L]`, class probabilities.
       weight: `float32[]`, see `mixup_weights`.
-
-    Returns:
-      Mixed images and targets, shapes as given.
     """
     return (
         weight * images + (1 - weight) * images[::-1],

@@ -1,4 +1,4 @@
-"""A random choice of a dataset's classes, as the paper searches on 200 of ImageNet's."""
+"""A random choice of a dataset's classes: the paper searches on 200 of ImageNet."""
 
 import numpy as np
 
@@ -16,15 +16,15 @@ def choose_classes(num_classes: int, count: int, seed: int) -> tuple[int, ...]:
     return tuple(sorted(drawn.tolist()))
 
 
-def places_of(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the classes each label is, and which labels are none of them.
+def renumbered(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers labels by their positions in the chosen classes.
 
     Args:
       labels: `int64[N]`, as stored.
       classes: `int64[L]`, ascending.
 
     Returns:
-      `int32[N]` in `range(L)`, and `int64[...]`, the places in `labels` where they mean nothing.
+      `int32[N]` in `range(L)`, and `int64[...]`, the positions in `labels` of other classes.
     """
-    places = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
-    return places.astype(np.int32), np.flatnonzero(classes[places] != labels)
+    numbers = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
+    return numbers.astype(np.int32), np.flatnonzero(classes[numbers] != labels)

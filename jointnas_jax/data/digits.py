@@ -17,7 +17,8 @@ TEST_IMAGES = 360  # of 1,797, drawn once with the seed below
 _SPLIT_SEED = 0
 
 
-class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+# In a dict, for mypy knows no such keyword of an untyped class.
+class Digits(tfds.core.GeneratorBasedBuilder, **{"skip_registration": True}):
     """Writes 1,437 training and 360 test images, 8x8 grey, ten classes."""
 
     VERSION = tfds.core.Version(VERSION)
@@ -50,7 +51,7 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator:
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-            # Encoded bytes: TFDS wants TensorFlow to encode an array.
+            # Encoded bytes: TFDS needs TensorFlow to encode an array.
             png = io.BytesIO()
             Image.fromarray(image).save(png, format="PNG")
             yield i, {"image": png.getvalue(), "label": int(label)}
@@ -65,7 +66,7 @@ def prepare_digits() -> Path:
     root = cache_dir() / "tfds"
     try:
         builder = Digits(data_dir=root, file_format="array_record")
-        with contextlib.redirect_stdout(io.StringIO()):  # it speaks of a download; there is none
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS reports a download; there is none
             builder.download_and_prepare()
     except OSError as error:
         raise DataError(

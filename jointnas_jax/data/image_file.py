@@ -1,4 +1,4 @@
-"""Image files from outside, decoded by Pillow, as the images that a network knows."""
+"""Image files from outside, decoded by Pillow, as inputs of a network."""
 
 import warnings
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from jointnas_jax.errors import DataError, one_line
 
-# Named, because for some others Pillow starts a program (for EPS, Ghostscript).
+# Listed, because for some other formats Pillow starts a program (for EPS, Ghostscript).
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MODES = {1: "L", 3: "RGB"}
 
@@ -17,7 +17,7 @@ def read_image(path: Path, shape: tuple[int, int, int], crop: float | None = Non
     """Reads an image file, upright, grey or in colour, bilinear with anti-aliasing.
 
     Args:
-      path: of the file; of several frames the first counts.
+      path: the file; only the first of several frames is read.
       shape: H, W, C; C is 1 or 3.
       crop: share of the shorter side that a crop from the centre keeps, in the proportions of
         `shape`; None takes the whole image, and distorts it where its proportions differ.
@@ -52,7 +52,7 @@ def _decode(path: Path, mode: str) -> Image.Image:
                 if not file.mode.startswith(("I", "F")):
                     return upright.convert(mode)
                 wide = file.mode
-    except Exception as error:  # decoders raise what they like
+    except Exception as error:  # decoders raise many kinds
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(f"image `{path}` cannot be read: {one_line(reason)}") from error
     raise DataError(f"image `{path}` must have 8 bits per channel, got Pillow's mode {wide}")

@@ -1,4 +1,4 @@
-"""Where a prepared TFDS dataset is."""
+"""Folders of prepared TFDS datasets."""
 
 import os
 from pathlib import Path
@@ -15,12 +15,12 @@ def prepared_folder(name: str, directory: str) -> Path:
     """Returns the folder with a dataset's `dataset_info.json`.
 
     Args:
-      name: of the dataset.
-      directory: that folder, or the one that holds `name`; "" is TFDS's own, or for `digits` the
-        cache, which they are written into.
+      name: name of the dataset.
+      directory: the folder, or the one that holds `name`; "" is TFDS's data folder, or for `digits`
+        the cache, where they are written first.
 
     Raises:
-      DataError: there is none.
+      DataError: there is no such dataset.
     """
     if not directory and name == digits.NAME:
         return digits.prepare_digits()
@@ -28,8 +28,8 @@ def prepared_folder(name: str, directory: str) -> Path:
     if not os.path.isdir(root):
         raise DataError(f"`data.dir` must be an existing folder, got `{root}`")
     for folder in (root, root / name):
-        if (found := _newest_version(folder)) is not None:
-            return found
+        if (prepared := _newest_version(folder)) is not None:
+            return prepared
     datasets = sorted({p.parent.parent.name for p in root.glob("*/*/" + _INFO_FILE)})
     hint = nearest(name, datasets) if datasets else f"; a prepared folder holds a `{_INFO_FILE}`"
     raise DataError(f"no prepared TFDS dataset `{name}` in `{root}`{hint}")

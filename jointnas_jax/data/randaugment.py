@@ -1,11 +1,12 @@
 """RandAugment on the device (Cubuk et al., arXiv 1909.13719, section 3).
 
-A few transformations in a row, each drawn from fourteen alike, all of one strength. They are
-Pillow's, as in the paper's code; colours that a warp brings in from outside are mid-grey.
+A few transformations in a row, each one of fourteen with equal probability, all of one strength.
+They are Pillow's, as in the paper's code; a warp fills in mid-grey from outside of the image.
 
 H x W x C = image, values in [0, 255], as `float32`.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -19,20 +20,17 @@ _ROTATE, _SHEAR, _SHIFT, _BITS = 30.0, 0.3, 0.45, 4
 _ENHANCE = 0.9
 
 
-def transform(image: jax.Array, kind: jax.Array, sign: jax.Array, strength: float) -> jax.Array:
+def transform(image: jax.Array, kind: jax.Array, sign: jax.Array, *, strength: float) -> jax.Array:
     """Applies one transformation.
 
     Args:
       image: `float32[H, W, C]`, whole numbers from 0 to 255.
-      kind: `int32[]`, in `range(len(KINDS))`.
-      sign: `float32[]`, 1 or -1, of those that have a direction.
-      strength: from 0 to 1.
-
-    Returns:
-      As `image`.
+      kind: `int32[]`, in `range(len(KINDS))`; -1 changes nothing.
+      sign: `float32[]`, 1 or -1, the direction of a transformation that has one.
+      strength: in [0, 1].
     """
-    warp = lambda image: _warp(image, kind - len(_PHOTOMETRIC), sign, strength)
-    # Under `vmap` all branches are computed and one is kept, so the five warps share one.
+    warp = lambda image: _warp(image, kind - len(_PHOTOMETRIC), sign, strength=strength)
+    # Under `vmap` all branches are computed and one result is used, so the five warps share one.
     photometric = [
         lambda image, function=function: function(image, sign, strength)
         for function in _PHOTOMETRIC.values()
@@ -43,23 +41,20 @@ def transform(image: jax.Array, kind: jax.Array, sign: jax.Array, strength: floa
 
 
 def transform_batch(
-    images: jax.Array, kinds: jax.Array, signs: jax.Array, strength: float
+    images: jax.Array, kinds: jax.Array, signs: jax.Array, *, strength: float
 ) -> jax.Array:
-    """Applies the transformations `int32[B, T]`, with `float32[B, T]` signs, to each of B images.
+    """Applies T transformations to each image `uint8[B, H, W, C]`; see `transform`.
 
     Args:
       images: `uint8[B, H, W, C]`.
-      kinds: see `transform`; -1 changes nothing.
-      signs: likewise.
-      strength: likewise.
-
-    Returns:
-      `uint8[B, H, W, C]`.
+      kinds: `int32[B, T]`.
+      signs: `float32[B, T]`.
+      strength: in [0, 1].
     """
     changed = images.astype(jnp.float32)
-    one = jax.vmap(transform, in_axes=(0, 0, 0, None))
+    one = jax.vmap(functools.partial(transform, strength=strength))
     for layer in range(kinds.shape[1]):
-        changed = one(changed, kinds[:, layer], signs[:, layer], strength)
+        changed = one(changed, kinds[:, layer], signs[:, layer])
     return changed.astype(jnp.uint8)
 
 
@@ -72,7 +67,7 @@ def _auto_contrast(image: jax.Array, sign: jax.Array, strength: float) -> jax.Ar
 def _equalize(image: jax.Array, sign: jax.Array, strength: float) -> jax.Array:
     def channel(values: jax.Array) -> jax.Array:
         counts = jnp.bincount(values.ravel().astype(jnp.int32), length=256)
-        # Pillow's step: what is not in the last filled bin, spread over 255 values.
+        # Pillow's step: the pixels outside of the last filled bin, spread over 255 values.
         last = counts[255 - jnp.argmax(counts[::-1] > 0)]
         step = (counts.sum() - last) // 255
         table = (step // 2 + jnp.cumsum(counts) - counts) // jnp.maximum(step, 1)
@@ -92,15 +87,15 @@ def _posterize(image: jax.Array, sign: jax.Array, strength: float) -> jax.Array:
 
 
 def _color(image: jax.Array, sign: jax.Array, strength: float) -> jax.Array:
-    return _enhance(image, _grey(image), sign, strength)
+    return _enhance(image, _grey(image), sign, strength=strength)
 
 
 def _contrast(image: jax.Array, sign: jax.Array, strength: float) -> jax.Array:
-    return _enhance(image, jnp.floor(_grey(image).mean() + 0.5), sign, strength)
+    return _enhance(image, jnp.floor(_grey(image).mean() + 0.5), sign, strength=strength)
 
 
 def _brightness(image: jax.Array, sign: jax.Array, strength: float) -> jax.Array:
-    return _enhance(image, 0.0, sign, strength)
+    return _enhance(image, 0.0, sign, strength=strength)
 
 
 def _sharpness(image: jax.Array, sign: jax.Array, strength: float) -> jax.Array:
@@ -109,13 +104,13 @@ def _sharpness(image: jax.Array, sign: jax.Array, strength: float) -> jax.Array:
     columns = lambda j: slice(j, width - 2 + j)
     around = sum(image[rows(i), columns(j)] for i in range(3) for j in range(3))
     smooth = jnp.floor((around + 4 * image[1:-1, 1:-1]) / 13 + 0.5)
-    return _enhance(image, image.at[1:-1, 1:-1].set(smooth), sign, strength)
+    return _enhance(image, image.at[1:-1, 1:-1].set(smooth), sign, strength=strength)
 
 
 def _enhance(
-    image: jax.Array, without: jax.Array | float, sign: jax.Array, strength: float
+    image: jax.Array, without: jax.Array | float, sign: jax.Array, *, strength: float
 ) -> jax.Array:
-    """More, or less, of what tells an image from one `without` it."""
+    """Moves an image away from the one `without` a property, or towards it."""
     return jnp.floor(
         jnp.clip(without + (1 + sign * _ENHANCE * strength) * (image - without), 0, 255)
     )
@@ -128,7 +123,7 @@ def _grey(image: jax.Array) -> jax.Array:
     return jnp.floor(image @ jnp.array([0.299, 0.587, 0.114])[:, None] + 0.5)
 
 
-def _warp(image: jax.Array, kind: jax.Array, sign: jax.Array, strength: float) -> jax.Array:
+def _warp(image: jax.Array, kind: jax.Array, sign: jax.Array, *, strength: float) -> jax.Array:
     """Rotation, shears and shifts (`kind` 0 to 4) about the middle of the image."""
     height, width, _ = image.shape
     angle = jnp.deg2rad(_ROTATE * strength) * sign

@@ -1,7 +1,7 @@
 """Image datasets through TFDS, without TensorFlow.
 
 A dataset that fits in memory is decoded once into one `uint8` array, which lives on the device from
-then on. Of a larger one, images are decoded when they are needed.
+then on. Images of a larger one are decoded when they are needed.
 """
 
 import concurrent.futures
@@ -18,13 +18,13 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jointnas_jax.config import DataConfig
-from jointnas_jax.data.classes import choose_classes, places_of
+from jointnas_jax.data.classes import choose_classes, renumbered
 from jointnas_jax.data.prepared import prepared_folder
 from jointnas_jax.errors import DataError, one_line
 from jointnas_jax.runtime.cache import remembered
 
 _READ_AT_ONCE = 256
-# A check of so many images takes a while, which is worth a line.
+# From so many images on a check takes long enough for a line of output.
 _MANY = 50_000
 
 
@@ -59,10 +59,11 @@ class Split:
 
 
 class SplitOnDisk:
-    """Images of a split that are decoded when they are read; `read` is that of `Split`."""
+    """Images of a split that are decoded when they are read; see `Images`."""
 
     def __init__(self, dataset: "ImageDataset", split: str):
-        self._dataset, self._split = dataset, split
+        self._dataset = dataset
+        self._split = split
         self._source = dataset.open_split(split)
         self._rows = dataset.rows(split)
         self._pool = concurrent.futures.ThreadPoolExecutor()
@@ -82,20 +83,18 @@ class SplitOnDisk:
         """Decodes every image once; raises `DataError` as `ImageDataset.load` does.
 
         A core decodes 2,000 to 4,000 images a second (ImageNet: minutes), so the cache remembers
-        for which files that was done.
+        the checked files.
         """
         key = self._dataset.identity(self._split, decoded=True)
-        remembered("checked", key, self._classes_found)
+        remembered("checked", key, self._check_all)
 
-    def _classes_found(self) -> np.ndarray:
-        """The classes of all images, which are decoded for it: `int32[...]`."""
+    def _check_all(self) -> np.ndarray:
+        """Decodes all images; returns their classes, `int32[...]`."""
         if len(self) >= _MANY:
             print(f"  checking {len(self):,} images of `{self._split}`, once", file=sys.stderr)
         labels_of = lambda piece: np.unique(self._decode(piece)[1])
-        found = set()
-        for labels in self._pool.map(labels_of, self._pieces(np.arange(len(self)))):
-            found.update(labels.tolist())
-        classes = np.array(sorted(found), np.int32)
+        pieces = self._pool.map(labels_of, self._pieces(np.arange(len(self))))
+        classes = np.array(sorted({int(c) for piece in pieces for c in piece}), np.int32)
         self._dataset.check_classes(classes, self._split)
         return classes
 
@@ -114,10 +113,10 @@ class ImageDataset:
     """A prepared dataset on disk.
 
     Attributes:
-      name: with version, such as `fashion_mnist/3.0.1`.
+      name: name with version, such as `fashion_mnist/3.0.1`.
       image_shape: H, W, C of all images as loaded.
       labels: name of each class.
-      classes: the stored labels of these classes, which count from 0 then; empty: all.
+      classes: stored labels of the classes in use, numbered from 0 then; empty: all classes.
     """
 
     name: str
@@ -145,12 +144,12 @@ class ImageDataset:
         self.check_classes(np.unique(labels), split)
         return Split(images, labels)
 
-    def check_classes(self, found: np.ndarray, split: str) -> None:
-        """Raises `DataError` if the classes found in a split, `int[...]`, are fewer than two."""
-        if len(found) < 2:
+    def check_classes(self, classes: np.ndarray, split: str) -> None:
+        """Raises `DataError` if the classes in a split, `int[...]`, are fewer than two."""
+        if len(classes) < 2:
             raise DataError(
                 f"split `{split}` of `{self.name}` has only images of class "
-                f"{found[0]}; a classifier needs two classes or more"
+                f"{classes[0]}; a classifier needs two classes or more"
             )
 
     def decode(self, source: Any, split: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -159,36 +158,35 @@ class ImageDataset:
         images = np.empty((len(indices), *self.image_shape), np.uint8)
         labels = np.empty(len(indices), np.int64)
         examples = self._read(source, [int(i) for i in indices], split)
-        for place, (index, example) in enumerate(zip(indices, examples, strict=True)):
-            images[place] = self._fit(example[image_key], split, index)
-            labels[place] = example[label_key]
-        places, bad = places_of(labels, np.array(self.classes or range(self.num_classes)))
+        for row, (index, example) in enumerate(zip(indices, examples, strict=True)):
+            images[row] = self._fit(example[image_key], split, index)
+            labels[row] = example[label_key]
+        numbers, bad = renumbered(labels, np.array(self.classes or range(self.num_classes)))
         if bad.size:
-            known = "of the chosen classes" if self.classes else f"0 to {self.num_classes - 1}"
+            rule = "of the chosen classes" if self.classes else f"0 to {self.num_classes - 1}"
             raise DataError(
-                f"split `{split}` of `{self.name}`: labels must be {known}, "
+                f"split `{split}` of `{self.name}`: labels must be {rule}, "
                 f"example {indices[bad[0]]} has {labels[bad[0]]}"
             )
-        return images, places
+        return images, numbers
 
     def count(self, split: str) -> int:
         """Number of examples of a split; raises `DataError` if there is no such split."""
         rows = self.rows(split)
         return self._info(split).num_examples if rows is None else len(rows)
 
-    def open_splits(self, data: DataConfig) -> "tuple[Images, Images]":
+    def open_splits(self, data: DataConfig) -> tuple[Images, Images]:
         """Training and test images, decoded if they fit in `data.memory_gb`.
 
-        The test split is used at the end only; it is opened now, so that a bad one is found before
-        anything trains.
+        The test split is used at the end only; it is opened now, so that a bad one is an error
+        before anything trains.
         """
-        splits = (data.train_split, data.test_split)
-        if self.decoded_bytes(*splits) <= data.memory_gb * 1e9:
-            return tuple(self.load(split) for split in splits)
-        on_disk = tuple(SplitOnDisk(self, split) for split in splits)
-        for split in on_disk:
-            split.check()
-        return on_disk
+        if self.decoded_bytes(data.train_split, data.test_split) <= data.memory_gb * 1e9:
+            return self.load(data.train_split), self.load(data.test_split)
+        train, test = SplitOnDisk(self, data.train_split), SplitOnDisk(self, data.test_split)
+        train.check()
+        test.check()
+        return train, test
 
     def decoded_bytes(self, *splits: str) -> int:
         """Size of the decoded images of splits."""
@@ -214,7 +212,7 @@ class ImageDataset:
             return np.fromiter(labels, np.int64, len(source))
 
     def identity(self, split: str, decoded: bool = False) -> str:
-        """What a split is known by, as stored or `decoded`; other files in its place are not it."""
+        """Text that identifies the files of a split, and if `decoded` how images are read."""
         with self._naming(split):
             stats = [(str(p), os.stat(p)) for p in sorted(set(self._info(split).filepaths))]
         files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
@@ -251,11 +249,11 @@ class ImageDataset:
             parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
             backwards = any(p.to is not None and p.to < (p.from_ or 0) for p in parts)
             info = splits[split]
-        except Exception as error:  # its parser raises what it likes
-            known = ", ".join(f"`{s}`" for s in splits)
+        except Exception as error:  # its parser raises many kinds
+            names = ", ".join(f"`{s}`" for s in splits)
             raise DataError(
                 f"split `{split}` of `{self.name}` cannot be read: its splits are "
-                f"{known}, and slices of them such as `train[:90%]`"
+                f"{names}, and slices of them such as `train[:90%]`"
             ) from error
         if backwards:
             raise DataError(
@@ -270,7 +268,7 @@ class ImageDataset:
             yield
         except DataError:
             raise
-        except Exception as error:  # array_record raises what it likes
+        except Exception as error:  # array_record raises many kinds
             raise DataError(
                 f"split `{split}` of `{self.name}` cannot be read: {one_line(error)}"
             ) from error
@@ -278,7 +276,7 @@ class ImageDataset:
     def _read(self, source: Any, indices: list[int], split: str) -> Any:
         try:
             return source.__getitems__(indices)
-        except Exception as error:  # decoders raise what they like
+        except Exception as error:  # decoders raise many kinds
             raise DataError(
                 f"split `{split}` of `{self.name}`: an example in "
                 f"{indices[0]}..{indices[-1]} cannot be decoded ({one_line(error)})"
@@ -287,15 +285,16 @@ class ImageDataset:
     def _fit(self, image: np.ndarray, split: str, index: int) -> np.ndarray:
         height, width, _ = self.image_shape
         if self._resize and image.shape[:2] != (height, width):
-            # The largest part in the middle that has the shape asked for.
+            # The largest part in the middle with the proportions of the shape.
             rows, columns = image.shape[:2]
             scale = min(rows / height, columns / width)
             top, left = (rows - scale * height) / 2, (columns - scale * width) / 2
-            # Rounding may put the box a hair outside, which Pillow refuses.
+            # Rounding may put the box a hair outside, where Pillow raises.
             top, left = max(top, 0.0), max(left, 0.0)
             box = (left, top, min(left + scale * width, columns), min(top + scale * height, rows))
+            bilinear = Image.Resampling.BILINEAR
             planes = [
-                Image.fromarray(image[..., c]).resize((width, height), Image.BILINEAR, box)
+                Image.fromarray(image[..., c]).resize((width, height), bilinear, box)
                 for c in range(image.shape[-1])
             ]
             image = np.stack([np.asarray(p) for p in planes], axis=-1)
@@ -331,7 +330,8 @@ def open_dataset(data: Mapping[str, Any]) -> ImageDataset:
     name = f"{builder.info.name}/{builder.info.version}"
     image_key, label_key = _find_keys(builder, name)
     features = builder.info.features
-    shape, size = features[image_key].shape, data["image_size"]
+    shape: tuple[int, ...] = features[image_key].shape
+    size = data["image_size"]
     if np.dtype(features[image_key].np_dtype) != np.uint8:
         raise DataError(f"images of `{name}` must be uint8, got {features[image_key].np_dtype}")
     if size:
@@ -344,21 +344,26 @@ def open_dataset(data: Mapping[str, Any]) -> ImageDataset:
     num_classes = features[label_key].num_classes
     if num_classes is None or num_classes < 2:
         raise DataError(f"`{name}` has {num_classes} class(es); a classifier needs two or more")
-    labels, classes = tuple(features[label_key].names), ()
+    labels, classes = tuple(features[label_key].names), tuple[int, ...]()
     if data.get("classes"):
         classes = choose_classes(num_classes, data["classes"], data["class_seed"])
         labels = tuple(labels[c] for c in classes)
-    keys = (image_key, label_key)
-    return ImageDataset(name, tuple(shape), labels, classes, builder, keys, bool(size))
+    height, width, channels = shape
+    return ImageDataset(
+        name=name,
+        image_shape=(height, width, channels),
+        labels=labels,
+        classes=classes,
+        _builder=builder,
+        _keys=(image_key, label_key),
+        _resize=bool(size),
+    )
 
 
 def carve_validation(
-    count: int, fraction: float, seed: int | Sequence[int], images: int = 0
+    count: int, fraction: float, seed: int | Sequence[int], *, images: int = 0
 ) -> np.ndarray:
-    """Returns `bool[count]`: which training images are kept for validation, drawn at random.
-
-    They are as many as `images`, or that share of all where it is 0.
-    """
+    """Draws the training images to validate on: `bool[count]`; see `validation_count`."""
     validation = np.zeros(count, bool)
     size = validation_count(count, fraction, images)
     validation[np.random.default_rng(seed).permutation(count)[:size]] = True
@@ -366,7 +371,7 @@ def carve_validation(
 
 
 def validation_count(count: int, fraction: float, images: int = 0) -> int:
-    """How many of so many training images are kept for validation; see `carve_validation`."""
+    """Number of `count` training images to validate on: `images`; 0: that fraction of them."""
     return min(max(images or round(fraction * count), 1), count - 1)
 
 

@@ -1,7 +1,7 @@
-"""A small dataset in the form of TFDS's imagenet2012, made of the images of another one.
+"""A small dataset in the form of TFDS's imagenet2012, from the images of another one.
 
-For trying out the ImageNet configs where ImageNet is not: colour JPEGs of many sizes and
-proportions, 1,000 classes, splits `train` and `validation`.
+For trying the ImageNet configs without ImageNet: colour JPEGs of many sizes and proportions, 1,000
+classes, splits `train` and `validation`.
 """
 
 import io
@@ -22,20 +22,19 @@ _SIDES = (320, 480)
 
 
 def make_stand_in(
-    folder: Path, train: Images, validation: Images, num_classes: int, seed: int = 0
+    folder: Path, train: Images, validation: Images, *, num_classes: int, seed: int = 0
 ) -> Path:
     """Writes the dataset into `folder/imagenet2012/5.1.0`; returns that folder.
 
     Args:
-      folder: of TFDS datasets.
+      folder: folder of TFDS datasets.
       train: images that become the training split.
-      validation: images that become the other one.
-      num_classes: of both; each is divided at random into as many as make about 1,000 together.
-      seed: of sizes and classes.
+      validation: images that become the validation split.
+      num_classes: number of their classes; each is divided at random into 1,000 // `num_classes`.
+      seed: seed of sizes and classes.
 
     Raises:
-      DataError: there is such a dataset already, there are too many classes, or it cannot be
-        written.
+      DataError: the dataset exists, has too many classes, or cannot be written.
     """
     if os.path.exists(folder / NAME / VERSION):
         raise DataError(f"`{folder / NAME}` exists; give another folder")
@@ -43,7 +42,8 @@ def make_stand_in(
         raise DataError(f"a stand-in has {CLASSES} classes, too few for {num_classes}")
     sources = {"train": train, "validation": validation}
 
-    class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    # In a dict, for mypy knows no such keyword of an untyped class.
+    class Imagenet2012(tfds.core.GeneratorBasedBuilder, **{"skip_registration": True}):
         VERSION = tfds.core.Version(VERSION)
 
         def _info(self) -> tfds.core.DatasetInfo:
@@ -62,7 +62,7 @@ def make_stand_in(
             return {name: _examples(images, num_classes, seed) for name, images in sources.items()}
 
         def _generate_examples(self) -> None:
-            raise NotImplementedError("the splits have their own generators")
+            raise NotImplementedError("each split has a generator")
 
     try:
         builder = Imagenet2012(data_dir=folder, file_format="array_record")
@@ -78,9 +78,9 @@ def _examples(images: Images, num_classes: int, seed: int) -> Iterator[tuple[int
     for index in range(len(images)):
         pixels, label = images.read(np.array([index]))
         image = Image.fromarray(pixels[0].squeeze()).convert("RGB")
-        size = tuple(rng.integers(*_SIDES, 2).tolist())
+        width, height = rng.integers(low=_SIDES[0], high=_SIDES[1], size=2).tolist()
         file = io.BytesIO()
-        image.resize(size, Image.Resampling.BILINEAR).save(file, format="JPEG")
+        image.resize((width, height), Image.Resampling.BILINEAR).save(file, format="JPEG")
         yield (
             index,
             {

@@ -94,8 +94,8 @@ class Evaluator:
                 f"{self.devices} devices that share a batch, got {config.train.batch_size}"
             )
         self._streamed = isinstance(train, SplitOnDisk)
-        self._data = feeds(train, validation, test, self._devices)
-        stats = jax.device_get(self._data[False][0].stats)
+        self._data = feeds(train, validation, test, devices=self._devices)
+        stats = jax.device_get(self._data[False].train.stats)
         self.pixels = {"mean": stats.mean.tolist(), "std": stats.std.tolist()}
         images = {False: int((~validation).sum()), True: len(validation)}
         self._steps = {final: n // config.train.batch_size for final, n in images.items()}
@@ -234,7 +234,7 @@ class Evaluator:
         program = self._program(pack.shape, None, pack.lanes, self._devices, False, teacher)
         # What goes wrong does so again when the pack trains, and is dealt with there.
         with contextlib.suppress(Exception):
-            program.compile(candidate, *self._data[final])
+            program.compile(candidate, self._data[final])
 
     def _run_exact(self, packs: Sequence[Placed], call: Call) -> None:
         """One worker for each device takes one architecture after the other.
@@ -295,12 +295,12 @@ class Evaluator:
     ) -> list[TrainResult]:
         """Trains jobs of one kind at once."""
         final, epochs = jobs[0].on_full_split, jobs[0].epochs
-        data, evaluation = self._data[final]
+        feed = self._data[final]
         devices = self._devices
         if device is not None:
             devices = devices[device : device + 1]
             if not self._streamed:
-                data, evaluation = on_device((data, evaluation), devices[0])
+                feed = on_device(feed, devices[0])
         teacher = self._teacher if final else None
         program = self._program(shape, device, lanes, devices, together, teacher)
         place = Place(shape, lanes, device, together, len(devices))
@@ -308,9 +308,8 @@ class Evaluator:
             trainings = program.train(
                 [job.candidate for job in jobs],
                 [job.key for job in jobs],
-                data,
-                evaluation,
-                epochs,
+                feed,
+                epochs=epochs,
                 every_epoch=not final,
                 checkpoints=checkpoints,
                 stop=self._keeping.interrupt.asked,
@@ -388,8 +387,16 @@ class Evaluator:
                 return self._programs[name]
             if device is not None:
                 teacher = on_device(teacher, devices[0])
-            kind = (lanes, self._streamed, together, teacher)
-            program = TrainProgram(shape, self._train, self._augmentation, devices, *kind)
+            program = TrainProgram(
+                shape,
+                self._train,
+                augmentation=self._augmentation,
+                devices=devices,
+                lanes_per_device=lanes,
+                streamed=self._streamed,
+                together=together,
+                teacher=teacher,
+            )
             self._programs[name] = program
             exact = [n for n in self._programs if not isinstance(n[0], Envelope)]
             for old in exact[: -_PROGRAMS_KEPT - self.devices]:

@@ -67,7 +67,7 @@ def _grid(distribution: FloatDistribution | IntDistribution) -> tuple[int | floa
     low, high, step = distribution.low, distribution.high, distribution.step
     whole = isinstance(distribution, IntDistribution)
     if distribution.log or step is None:
-        return spaced(low, high, distribution.log, whole)
+        return spaced(low, high, log=distribution.log, whole=whole)
     last = round((high - low) / step) if not whole else (high - low) // step
     count = min(last + 1, _MOST)
     picks = [last * i // max(count - 1, 1) for i in range(count)]

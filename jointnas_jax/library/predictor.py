@@ -68,12 +68,13 @@ class Predictor:
         known = Costs.read(space, costs, None)
         limits = known.limits(space)
         features = known.features or (limits.features() if known.of else None)
-        machine = Machine(FeatureTable.of(space), settings, len(marks), features)
+        table = FeatureTable.of(space)
+        machine = Machine(table, settings, capacity=len(marks), costs=features)
         sample = space.sample(np.random.default_rng(seed), settings.pretrain_samples)
         root = jax.random.key(seed)
         key = jax.random.fold_in(root, _PRETRAIN)
         pretrained = machine.pretrain(sample, limits.costs(sample), key)
-        fitted = machine.fit(pretrained, vectors, marks, jax.random.fold_in(root, _FIT))
+        fitted = machine.fit(pretrained, vectors, marks, key=jax.random.fold_in(root, _FIT))
         return cls(space, machine, fitted)
 
     def predict(self, candidates: Sequence[Decoded]) -> tuple[np.ndarray, np.ndarray]:

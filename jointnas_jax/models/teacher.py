@@ -24,7 +24,12 @@ def load_teacher(config: Config, space: JointSpace) -> Teacher | None:
             f"the teacher `{config.train.teacher}` has (image_channels, num_classes) = {shape}, "
             f"the dataset {needed}"
         )
-    stats = PixelStats(np.asarray(model.mean, np.float32), np.asarray(model.std, np.float32))
+    mean, std = np.array(model.mean, np.float32), np.array(model.std, np.float32)
     dtype = resolve_dtype(config.train.dtype)
     module = Network(model.arch, resolve_lowering(config.train.lowering, dtype), dtype=dtype)
-    return Teacher(model.variables, stats, module, config.train.teacher_share)
+    return Teacher(
+        variables=model.variables,
+        stats=PixelStats(mean=mean, std=std),
+        module=module,
+        share=config.train.teacher_share,
+    )

@@ -2,8 +2,8 @@
 
 A lowering decides the layout of feature maps and how a convolution is computed:
 
-- `conv`: maps are `[N, H, W, C]`, convolutions are `lax.conv_general_dilated`, but for pointwise
-  ones, and with several lanes that of the stem, which are matmuls.
+- `conv`: maps are `[N, H, W, C]`, convolutions are `lax.conv_general_dilated`, except that
+  pointwise ones, and with several lanes the stem's, are matmuls.
 - `matmul`: maps are `[C, H, W, N]` and no convolution primitive is left. With the images innermost
   every operation runs over long contiguous rows, and all matmuls run without a transposition: a
   pointwise convolution is one, and a depthwise convolution of a small map is one for each channel,
@@ -11,7 +11,7 @@ A lowering decides the layout of feature maps and how a convolution is computed:
   5x5 taps on 64 x 8 x 8 x 160: forward 1.4 ms and weight gradient 1.5 ms, the matrix included; as
   shifted products on `[N, H, W, C]` 2.8 and 7 ms. Compiling takes a fraction of the time.
 
-Both agree to float rounding; which one ran is part of a result's identity, so it is a config field.
+Both agree to float rounding, not to the bit, so the lowering is a config field.
 
 Shapes: N images, H x W input positions, C input channels, D output channels, k x k taps; k is odd
 and padding is (k-1)/2 on all sides, so that stride s gives ceil(H/s) x ceil(W/s) positions. "map"
@@ -27,10 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# Input times output positions up to which a depthwise convolution is a matmul: from there on the
-# zeros of the Toeplitz matrix cost more than they save (8 x 8 -> 8 x 8 still wins).
+# Input times output positions up to which a depthwise convolution is a matmul: above it the zeros
+# of the Toeplitz matrix cost more than they save (8 x 8 -> 8 x 8 still wins).
 _TOEPLITZ_LIMIT = 4096
-# Output positions, at most, that one step of the weight gradient's loop unrolls.
+# Most output positions that one step of the weight gradient's loop unrolls.
 _STRIP = 16
 
 
@@ -100,7 +100,9 @@ def pointwise(x: jax.Array, w: jax.Array, lowering: str) -> jax.Array:
     return (w.T @ x.reshape(x.shape[0], -1)).reshape(w.shape[-1], *x.shape[1:])
 
 
-def conv(x: jax.Array, w: jax.Array, stride: int, lowering: str, mapped: bool = False) -> jax.Array:
+def conv(
+    x: jax.Array, w: jax.Array, *, stride: int, lowering: str, mapped: bool = False
+) -> jax.Array:
     """Convolution: map of C channels, `float[k, k, C, D]` -> map of D channels, H/s x W/s.
 
     With `mapped` it is a matmul of patches in any lowering: under `vmap` over kernels a convolution
@@ -108,16 +110,18 @@ def conv(x: jax.Array, w: jax.Array, stride: int, lowering: str, mapped: bool = 
     """
     w = w.astype(x.dtype)
     if lowering == "conv" and not mapped:
-        return _lax_conv(x, w, stride, groups=1)
+        return _lax_conv(x, w, stride=stride, groups=1)
     k = w.shape[0]
     padded, axis = _pad(x, k), channel_axis(lowering)
-    patches = jnp.concatenate([_tap(padded, i, j, k, stride) for i, j in _taps(k)], axis)
+    taps = [_tap(padded, tap, k=k, stride=stride) for tap in _taps(k)]
+    patches = jnp.concatenate(taps, axis)
     return pointwise(patches, w.reshape(-1, w.shape[-1]), lowering)
 
 
 def depthwise(
     x: jax.Array,
     w: jax.Array,
+    *,
     stride: int,
     lowering: str,
     true_kernel: jax.Array | None = None,
@@ -125,45 +129,44 @@ def depthwise(
 ) -> jax.Array:
     """Depthwise convolution: map, `float[k, k, C]` -> map of H/s x W/s positions.
 
-    The taps outside of `true_kernel: int32[]` must be zero. They are left out where that pays. With
-    `trim` the padding is smaller by that much, and the map as well. Under `vmap` over L kernels the
-    primitive of `conv` stays depthwise, of L * C channels.
+    The taps outside of `true_kernel: int32[]` must be zero; they are left out where that pays. The
+    padding on each side is (k-1)/2 - `trim`. Under `vmap` over L kernels the primitive of `conv`
+    stays depthwise, with L * C channels.
     """
     w = w.astype(x.dtype)
     if lowering == "conv":
-        return _lax_conv(x, w[:, :, None, :], stride, groups=x.shape[-1], trim=trim)
+        return _lax_conv(x, w[:, :, None, :], stride=stride, groups=x.shape[-1], trim=trim)
     if trim:  # rare: a few published networks have one or two such layers
-        whole = depthwise(x, w, 1, lowering, true_kernel)
-        return whole[
-            :, trim : whole.shape[1] - trim : stride, trim : whole.shape[2] - trim : stride
-        ]
+        whole = depthwise(x, w, stride=1, lowering=lowering, true_kernel=true_kernel)
+        rows, columns = (slice(trim, size - trim, stride) for size in whole.shape[1:3])
+        return whole[:, rows, columns]
     channels, height, width, n = x.shape
     out_height, out_width = -(-height // stride), -(-width // stride)
     positions_in, positions_out = height * width, out_height * out_width
     if positions_in * positions_out > _TOEPLITZ_LIMIT:
-        return _shifted(x, w, true_kernel, stride)
+        return _shifted(x, w, true_kernel, stride=stride)
     k = w.shape[0]
-    selector = _selector(k, stride, height, width)
+    selector = _selector(k, stride=stride, height=height, width=width)
     toeplitz = w.reshape(k * k, channels).T @ selector
     toeplitz = toeplitz.reshape(channels, positions_out, positions_in)
     y = jnp.einsum("cqp,cpn->cqn", toeplitz, x.reshape(channels, positions_in, n))
     return y.reshape(channels, out_height, out_width, n)
 
 
-def _lax_conv(x: jax.Array, w: jax.Array, stride: int, groups: int, trim: int = 0) -> jax.Array:
+def _lax_conv(x: jax.Array, w: jax.Array, *, stride: int, groups: int, trim: int = 0) -> jax.Array:
     half = w.shape[0] // 2 - trim
     return lax.conv_general_dilated(
         x,
         w,
-        (stride, stride),
-        ((half, half), (half, half)),
+        window_strides=(stride, stride),
+        padding=((half, half), (half, half)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
 
 
 @functools.lru_cache(maxsize=64)
-def _selector(k: int, stride: int, height: int, width: int) -> np.ndarray:
+def _selector(k: int, *, stride: int, height: int, width: int) -> np.ndarray:
     """`float32[k*k, Q*P]`: 1 where tap t carries input position p to output position q."""
 
     def axis(size: int) -> np.ndarray:  # [k, output, input]
@@ -174,28 +177,30 @@ def _selector(k: int, stride: int, height: int, width: int) -> np.ndarray:
     return taps.reshape(k * k, -1).astype(np.float32)
 
 
+# `custom_vjp` has no keyword-only arguments.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _shifted(x: jax.Array, w: jax.Array, true_kernel: jax.Array | None, stride: int) -> jax.Array:
     """Depthwise convolution of `[C, H, W, N]` as a sum of k*k shifted products."""
-    return _trimmed(lambda w: _products(x, w, stride), w, true_kernel)
+    return _trimmed(lambda w: _products(x, w, stride=stride), w, true_kernel)
 
 
 def _shifted_forward(
     x: jax.Array, w: jax.Array, true_kernel: jax.Array | None, stride: int
 ) -> tuple:
-    return _shifted(x, w, true_kernel, stride), (x, w, true_kernel)
+    return _shifted(x, w, true_kernel, stride=stride), (x, w, true_kernel)
 
 
 def _shifted_backward(stride: int, saved: tuple, dy: jax.Array) -> tuple:
     x, w, true_kernel = saved
 
     def gradients(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-        dw = _weight_gradient(x, kernel, stride, dy)
+        dw = _weight_gradient(x, kernel, dy, stride=stride)
         margin = (w.shape[0] - kernel.shape[0]) // 2
         dw = jnp.pad(dw, ((margin, margin), (margin, margin), (0, 0)))
-        return _input_gradient(x, kernel, stride, dy), dw
+        return _input_gradient(x, kernel, dy, stride=stride), dw
 
-    return *_trimmed(gradients, w, true_kernel), None
+    dx, dw = _trimmed(gradients, w, true_kernel)
+    return dx, dw, None
 
 
 _shifted.defvjp(_shifted_forward, _shifted_backward)
@@ -204,21 +209,23 @@ _shifted.defvjp(_shifted_forward, _shifted_backward)
 def _trimmed(
     function: Callable[[jax.Array], Any], w: jax.Array, true_kernel: jax.Array | None
 ) -> Any:
-    """Calls a function with a kernel, without its border if that is known to be zero."""
+    """Calls a function with a kernel, or with its middle where the border is zero."""
     if true_kernel is None or w.shape[0] < 5:
         return function(w)
     smaller = lambda w: function(w[1:-1, 1:-1])
     return lax.cond(true_kernel < w.shape[0], smaller, function, w)
 
 
-def _products(x: jax.Array, w: jax.Array, stride: int) -> jax.Array:
+def _products(x: jax.Array, w: jax.Array, *, stride: int) -> jax.Array:
     k = w.shape[0]
     # Without the barrier XLA computes the padding, and what comes before it, once for each tap.
     padded = lax.optimization_barrier(_pad(x, k))
-    return sum(_tap(padded, i, j, k, stride) * w[i, j, :, None, None, None] for i, j in _taps(k))
+    shifted = lambda tap: _tap(padded, tap, k=k, stride=stride)
+    products: Any = (shifted((i, j)) * w[i, j, :, None, None, None] for i, j in _taps(k))
+    return sum(products)
 
 
-def _input_gradient(x: jax.Array, w: jax.Array, stride: int, dy: jax.Array) -> jax.Array:
+def _input_gradient(x: jax.Array, w: jax.Array, dy: jax.Array, *, stride: int) -> jax.Array:
     """The same shifted sum with the flipped kernel, over dy spread out to the input's positions."""
     if stride > 1:
         config = [
@@ -226,10 +233,10 @@ def _input_gradient(x: jax.Array, w: jax.Array, stride: int, dy: jax.Array) -> j
             for size, n in zip(x.shape[1:3], dy.shape[1:3], strict=True)
         ]
         dy = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *config, (0, 0, 0)])
-    return _products(dy, w[::-1, ::-1], 1)
+    return _products(dy, w[::-1, ::-1], stride=1)
 
 
-def _weight_gradient(x: jax.Array, w: jax.Array, stride: int, dy: jax.Array) -> jax.Array:
+def _weight_gradient(x: jax.Array, w: jax.Array, dy: jax.Array, *, stride: int) -> jax.Array:
     """dw[i, j] = sum over positions and images of tap(i, j) * dy, a strip of a row at a time.
 
     Left to autodiff these are k*k reductions over whole maps. Here all taps of a strip accumulate
@@ -269,7 +276,7 @@ def _taps(k: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(k) for j in range(k)]
 
 
-def _tap(padded: jax.Array, i: int, j: int, k: int, stride: int) -> jax.Array:
-    """The input that tap (i, j) sees at every output position, in either layout."""
-    height, width = padded.shape[1] - k + 1, padded.shape[2] - k + 1
+def _tap(padded: jax.Array, tap: tuple[int, int], *, k: int, stride: int) -> jax.Array:
+    """The input of tap (i, j) at every output position, in either layout."""
+    (i, j), height, width = tap, padded.shape[1] - k + 1, padded.shape[2] - k + 1
     return padded[:, i : i + height : stride, j : j + width : stride]

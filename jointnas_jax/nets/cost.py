@@ -11,14 +11,14 @@ its costs over the values of those slots is small, and costs of vectors are gath
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jointnas_jax.errors import SpaceError
 from jointnas_jax.space import ArchSpec, JointSpace, Knob
-from jointnas_jax.space.arch import round8, se_width, side
+from jointnas_jax.space.arch import SlotValues, map_side, round8, se_width, side, stage_count
 
 # The costs, in the order of the last axis of every cost array.
 COSTS = ("flops", "params", "macs", "params_total")
@@ -28,16 +28,13 @@ _FLOPS, _PARAMS, _MACS, _TOTAL = range(4)
 _LARGEST = 2**46
 _LIMB = 16
 
-# Slot -> integer array. One element each for one network; a grid of values for a table.
-Values = Mapping[str, Any]
-
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
     """Costs of one network.
 
     Attributes:
-      flops: by the official rule, one per multiply-add.
+      flops: FLOPs by the official rule, one per multiply-add.
       params: weights of convolutions and classifier.
       macs: multiply-adds of convolutions and classifier only.
       params_total: all trainable numbers, with biases and BN scale and shift.
@@ -51,7 +48,8 @@ class Costs:
 
 def count(arch: ArchSpec) -> Costs:
     """Returns the exact costs of one network."""
-    return Costs(*(sum(map(int, column)) for column in by_part(arch).T))
+    columns = zip(COSTS, by_part(arch).T, strict=True)
+    return Costs(**{name: sum(map(int, column)) for name, column in columns})
 
 
 def by_part(arch: ArchSpec) -> np.ndarray:
@@ -63,14 +61,12 @@ def by_part(arch: ArchSpec) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class CostTable:
-    """Costs of all architectures of a space, by gathers.
-
-    P costs: those of `COSTS`, and others that were added to them (`nets/latency.py`).
+    """P costs of all architectures of a space, by gathers.
 
     Attributes:
-      knobs: for each part the positions of the knobs it depends on, and their strides in its table.
-      tables: for each part `int64[rows, P]`, costs in the order of `names`.
-      names: of the costs.
+      knobs: positions of the knobs that each part depends on, and their strides in its table.
+      tables: costs of each part, `int64[rows, P]`, in the order of `names`.
+      names: names of the costs: `COSTS`, and others added to them (`nets/latency.py`).
     """
 
     knobs: tuple[tuple[np.ndarray, np.ndarray], ...]
@@ -93,8 +89,8 @@ class CostTable:
         Raises:
           SpaceError: a cost of the largest network is above 2^46.
         """
-        stages = sum(1 for slot in space.arch_slots if slot.endswith("_depth"))
         knobs, tables = [], []
+        stages = stage_count(space.arch_slots)
         for part in _parts(stages, space.image_channels, space.num_classes):
             used = _slots_used(part, space)
             sources = {s.name: s for s in used.values() if isinstance(s, Knob)}
@@ -110,9 +106,7 @@ class CostTable:
                     values[slot] = np.array(source).reshape(shape)
             costs = np.broadcast_to(part(values), (len(COSTS), *cards))
             tables.append(costs.reshape(len(COSTS), -1).T.copy())
-            strides = [math.prod(cards[a + 1 :]) for a in range(len(cards))]
-            positions = [space.positions[name] for name in sources]
-            knobs.append((np.array(positions, np.int32), np.array(strides, np.int32)))
+            knobs.append(knob_strides(space, sources.values()))
         return cls(tuple(knobs), tuple(tables))
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
@@ -123,10 +117,7 @@ class CostTable:
         return costs
 
     def logs(self, names: Sequence[str]) -> Callable[[Any], Any]:
-        """Returns the logarithms of costs as features, for use under `jit`.
-
-        Args:
-          names: of the costs.
+        """Returns the logarithms of some costs as features, for use under `jit`.
 
         Returns:
           A function from `int32[N, K]`, NumPy or JAX, to `float32[N, len(names)]`, to float
@@ -158,10 +149,7 @@ class CostTable:
         return lambda vectors: at_most(exact(vectors), limits)
 
     def limbs(self, names: Sequence[str]) -> Callable[[Any], Any]:
-        """Returns exact costs for use under `jit`, where JAX has no int64 by default.
-
-        Args:
-          names: of the costs.
+        """Returns some exact costs for use under `jit`, where JAX has no int64 by default.
 
         Returns:
           A function from `int32[N, K]`, NumPy or JAX, to `int32[N, len(names), 2]`: costs in two
@@ -181,20 +169,17 @@ class CostTable:
         return limbs
 
     def shrink(self, names: Sequence[str]) -> Callable[[Any, Any], Any]:
-        """Returns a repair of children over a budget that their parents satisfy.
+        """Returns a repair of children over a budget on some costs that their parents satisfy.
 
-        Where a larger index of a knob never costs less, a child keeps the smaller of its own and
-        its parent's index, and so on; where no such rule holds, it gets the parent's. So it costs
-        no more than the parent.
-
-        Args:
-          names: of the costs in the budget.
+        Where a larger index of a knob never costs less, a child keeps the smaller of its index and
+        its parent's, and vice versa; where neither holds, it gets the parent's. So it costs no more
+        than the parent.
 
         Returns:
           A function from children and parents, `int32[C, K]` each, NumPy or JAX, to `int32[C, K]`.
         """
         parts = self._parts(names)
-        width = 1 + max((int(own.max()) for own, _, _ in parts if len(own)), default=0)
+        width = 1 + max((int(used.max()) for used, _, _ in parts if len(used)), default=0)
         never_less, never_more = np.ones(width, bool), np.ones(width, bool)
         for positions, strides, table in parts:
             cards = [n // m for n, m in zip([len(table), *strides], strides, strict=False)]
@@ -218,10 +203,17 @@ class CostTable:
     def _parts(self, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Knobs, strides and `int64[rows, names]` of each part that adds to one of some costs."""
         columns = [self.names.index(name) for name in names]
-        parts = [
-            (*own, table[:, columns]) for own, table in zip(self.knobs, self.tables, strict=True)
-        ]
-        return [part for part in parts if part[2].any()]
+        parts = zip(self.knobs, self.tables, strict=True)
+        chosen = [(*knobs, table[:, columns]) for knobs, table in parts]
+        return [part for part in chosen if part[2].any()]
+
+
+def knob_strides(space: JointSpace, knobs: Iterable[Knob]) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of knobs in a vector, and strides in a table of their values, `int32[n]` each."""
+    knobs = list(knobs)
+    strides = [math.prod(len(k.values) for k in knobs[a + 1 :]) for a in range(len(knobs))]
+    positions = [space.positions[knob.name] for knob in knobs]
+    return np.array(positions, np.int32), np.array(strides, np.int32)
 
 
 def training_bytes(arch: Any, batch: int, value_bytes: int = 4) -> int:
@@ -230,7 +222,7 @@ def training_bytes(arch: Any, batch: int, value_bytes: int = 4) -> int:
     Args:
       arch: an `ArchSpec`, or an envelope.
       batch: images of a step.
-      value_bytes: of one value of a map.
+      value_bytes: size of one value of a map.
     """
     size = side(arch.resolution, arch.stem.stride)
     values, weights = arch.stem.channels * size**2, 0
@@ -266,7 +258,7 @@ def to_limbs(costs: Any) -> np.ndarray:
 
 
 def limit_limbs(budgets: Sequence[Mapping[str, int]], names: Sequence[str]) -> np.ndarray:
-    """Limits for `at_most`, `int32[budgets, names, 2]`; what a budget leaves open has no limit."""
+    """Limits for `at_most`, `int32[budgets, names, 2]`; a cost without a limit gets 2^46."""
     return to_limbs([[min(b.get(n, _LARGEST), _LARGEST) for n in names] for b in budgets])
 
 
@@ -281,43 +273,49 @@ _round8 = np.vectorize(round8, otypes=[np.int64])
 _se_width = np.vectorize(se_width, otypes=[np.int64])
 
 
-# -- the counting rule; every function maps slot values to int64[4, ...] --------------------------
+# -- the counting rule ----------------------------------------------------------------------------
+# Every function maps slots to `int64[4, ...]`: numbers of one network, or arrays of many values.
 
 
 def _parts(
     stages: int, image_channels: int, num_classes: int
-) -> list[Callable[[Values], np.ndarray]]:
+) -> list[Callable[[SlotValues], np.ndarray]]:
     stem = lambda v: _stem(v, image_channels)
     middle = [lambda v, s=s: _stage(v, s) for s in range(1, stages + 1)]
     return [stem, *middle, lambda v: _head(v, stages, num_classes)]
 
 
-def _stem(v: Values, image_channels: int) -> np.ndarray:
+def _stem(v: SlotValues, image_channels: int) -> np.ndarray:
     weights = v["stem_kernel"] ** 2 * image_channels * v["stem_channels"]
-    return conv_cost(weights, _size(v, 0) ** 2, v["stem_channels"])
+    return conv_cost(weights, map_side(v, 0) ** 2, v["stem_channels"])
 
 
-def _stage(v: Values, s: int) -> np.ndarray:
+def _stage(v: SlotValues, s: int) -> np.ndarray:
     name = f"stage{s}"
     before = v["stem_channels"] if s == 1 else v[f"stage{s - 1}_channels"]
-    width, size = v[f"{name}_channels"], _size(v, s)
-    se = v[f"{name}_se"]
+    width = v[f"{name}_channels"]
+    after = dict(size_out=map_side(v, s), se=v[f"{name}_se"])
     first = block_cost(
         before,
         width,
-        v[f"{name}_kernel_first"],
-        v[f"{name}_expand_first"],
-        _size(v, s - 1),
-        size,
-        se,
+        kernel=v[f"{name}_kernel_first"],
+        expand=v[f"{name}_expand_first"],
+        size_in=map_side(v, s - 1),
+        **after,
     )
-    kernel, expand = v[f"{name}_kernel_rest"], v[f"{name}_expand_rest"]
-    rest = block_cost(width, width, kernel, expand, size, size, se)
+    rest = block_cost(
+        width,
+        width,
+        kernel=v[f"{name}_kernel_rest"],
+        expand=v[f"{name}_expand_rest"],
+        size_in=after["size_out"],
+        **after,
+    )
     return first + (v[f"{name}_depth"] - 1) * rest
 
 
 def block_cost(
-    c_in: Any, c_out: Any, kernel: Any, expand: Any, size_in: Any, size_out: Any, se: Any
+    c_in: Any, c_out: Any, *, kernel: Any, expand: Any, size_in: Any, size_out: Any, se: Any
 ) -> np.ndarray:
     """Costs `int64[4, ...]` of an MBConv block on a map of `size_in` x `size_in` positions."""
     hidden = _round8(c_in * expand)
@@ -327,16 +325,21 @@ def block_cost(
     costs = costs + conv_cost(hidden * c_out, positions, c_out)
     squeeze = _se_width(hidden, expand)
     weights, biases = 2 * hidden * squeeze, hidden + squeeze
-    gate = _stack(weights + positions * hidden, weights, weights, weights + biases)
+    gate = _stack(
+        flops=weights + positions * hidden,
+        params=weights,
+        macs=weights,
+        params_total=weights + biases,
+    )
     return costs + np.where(se, gate, 0)
 
 
-def _head(v: Values, stages: int, num_classes: int) -> np.ndarray:
+def _head(v: SlotValues, stages: int, num_classes: int) -> np.ndarray:
     width, channels = v[f"stage{stages}_channels"], v["head_channels"]
-    hidden, positions = _round8(width * v["head_expand"]), _size(v, stages) ** 2
+    hidden, positions = _round8(width * v["head_expand"]), map_side(v, stages) ** 2
     weights, pools = hidden * channels, positions * hidden + channels
     costs = conv_cost(width * hidden, positions, hidden) + _stack(
-        weights + pools, weights, weights, weights
+        flops=weights + pools, params=weights, macs=weights, params_total=weights
     )
     return costs + dense_cost(channels, num_classes)
 
@@ -344,29 +347,22 @@ def _head(v: Values, stages: int, num_classes: int) -> np.ndarray:
 def dense_cost(inputs: Any, outputs: Any) -> np.ndarray:
     """Costs `int64[4, ...]` of a dense layer with biases."""
     weights = inputs * outputs
-    return _stack(weights, weights, weights, weights + outputs)
+    return _stack(flops=weights, params=weights, macs=weights, params_total=weights + outputs)
 
 
 def conv_cost(weights: Any, positions: Any, c_out: Any) -> np.ndarray:
     """Costs `int64[4, ...]` of a convolution without bias, with BN behind it."""
     macs = weights * positions
-    return _stack(macs, weights, macs, weights + 2 * c_out)
+    return _stack(flops=macs, params=weights, macs=macs, params_total=weights + 2 * c_out)
 
 
-def _stack(*costs: Any) -> np.ndarray:
-    return np.stack(np.broadcast_arrays(*(np.asarray(c, np.int64) for c in costs)))
+def _stack(**costs: Any) -> np.ndarray:
+    arrays = [np.asarray(costs[name], np.int64) for name in COSTS]
+    return np.stack(np.broadcast_arrays(*arrays))
 
 
-def _size(v: Values, stage: int) -> Any:
-    """Side of the feature map after `stage` (0: the stem)."""
-    size = side(v["resolution"], v["stem_stride"])
-    for s in range(1, stage + 1):
-        size = side(size, v[f"stage{s}_stride"], v[f"stage{s}_trim"])
-    return size
-
-
-def _slots_used(part: Callable[[Values], np.ndarray], space: JointSpace) -> dict[str, Any]:
-    """The slots that a part reads, found by watching it read one network."""
+def _slots_used(part: Callable[[SlotValues], np.ndarray], space: JointSpace) -> dict[str, Any]:
+    """The slots that a part reads, by watching it read one network."""
     sample = {
         slot: source.values[0] if isinstance(source, Knob) else source
         for slot, source in space.arch_slots.items()

@@ -1,7 +1,7 @@
-"""Envelopes: one program's shapes for many architectures, and what tells them apart as arrays.
+"""Envelopes: the shapes of one program for many architectures, and their differences as arrays.
 
-An envelope has the largest width, depth and kernel that any architecture inside of it has. What an
-architecture is, arrives as arrays: its variables, padded with zeros, and its `Switches`. Zeros stay
+An envelope has the largest width, depth and kernel of any architecture inside. An architecture
+arrives as arrays: its variables, padded with zeros, and its `Switches`. Zeros stay
 zeros: a padded channel has zero weights, BN scale and bias, so its values and all its gradients are
 exactly zero, and no mask is needed. Switches say the rest: which blocks are present, expand, have a
 residual or SE, and how large their kernel is.
@@ -19,14 +19,13 @@ import flax.struct
 import numpy as np
 
 from jointnas_jax.space import ArchSpec, Block, Head, JointSpace, Knob, Stem
-from jointnas_jax.space.arch import round8, se_width
-from jointnas_jax.space.knobs import Value
+from jointnas_jax.space.arch import part_of, round8, se_width, stage_count
 
 # Slot -> the values that an architecture of the envelope may have there.
-Ranges = Mapping[str, tuple[Value, ...]]
+Ranges = Mapping[str, tuple[Any, ...]]
 
-# The slots that set a width, a depth or a kernel of a block; architectures of one envelope may
-# differ there and nowhere else.
+# The slots that set a width, a depth or a kernel of a block: architectures of one envelope differ
+# there only.
 _FREE = ("channels", "depth", "kernel_first", "kernel_rest", "expand_first", "expand_rest", "se")
 
 
@@ -35,16 +34,16 @@ class Envelope:
     """The largest shapes of a set of architectures; stands in for an `ArchSpec` in `Network`.
 
     Attributes:
-      ranges: what the set is, as pairs of slot and values.
-      resolution: of all of them.
-      image_channels: likewise.
-      num_classes: likewise.
-      stem: the widest.
-      head: the widest.
+      ranges: the set, as pairs of slot and values.
+      resolution: resolution of all architectures.
+      image_channels: image channels of all architectures.
+      num_classes: classes of all architectures.
+      stem: the widest stem.
+      head: the widest head.
       head_hidden: the largest width of the head's expansion.
     """
 
-    ranges: tuple[tuple[str, tuple[Value, ...]], ...]
+    ranges: tuple[tuple[str, tuple[Any, ...]], ...]
     resolution: int
     image_channels: int
     num_classes: int
@@ -58,31 +57,23 @@ class Envelope:
         """Builds the envelope of all architectures with every slot in its range.
 
         Args:
-          ranges: of every slot; one value where `is_free` does not hold.
-          image_channels: of the dataset.
-          num_classes: of the dataset.
+          ranges: values of every slot; one value where `is_free` does not hold.
+          image_channels: image channels of the dataset.
+          num_classes: classes of the dataset.
         """
         largest = {slot: max(values) for slot, values in ranges.items()}
-        stages = sum(1 for slot in ranges if slot.startswith("stage") and slot.endswith("_depth"))
-        part = lambda kind, name: kind(
-            **{f.name: largest[f"{name}_{f.name}"] for f in dataclasses.fields(kind)}
-        )
+        stages = stage_count(ranges)
         expanded = itertools.product(ranges[f"stage{stages}_channels"], ranges["head_expand"])
         return cls(
             ranges=tuple((slot, tuple(values)) for slot, values in ranges.items()),
             resolution=largest["resolution"],
             image_channels=image_channels,
             num_classes=num_classes,
-            stem=part(Stem, "stem"),
-            head=part(Head, "head"),
+            stem=part_of(largest, "stem", Stem),
+            head=part_of(largest, "head", Head),
             head_hidden=max(round8(width * expand) for width, expand in expanded),
             _blocks=tuple(_blocks(ranges, stages)),
         )
-
-    @classmethod
-    def of_space(cls, space: JointSpace, arch: ArchSpec) -> "Envelope":
-        """The envelope of all architectures of a space that can share one with `arch`."""
-        return cls.of(ranges_of(space, arch), space.image_channels, space.num_classes)
 
     def blocks(self) -> Iterator[Block]:
         """Yields the largest blocks from input to output."""
@@ -100,7 +91,7 @@ class Envelope:
 
 @flax.struct.dataclass
 class Switches:
-    """What an architecture is, inside an envelope; `[B]` arrays, scalars for one block.
+    """An architecture inside an envelope; `[B]` arrays, scalars for one block.
 
     Attributes:
       present: `float32`, 1 or 0.
@@ -123,27 +114,27 @@ class Switches:
     @classmethod
     def of(cls, arch: ArchSpec, envelope: Envelope) -> "Switches":
         """The switches of an architecture that the envelope holds."""
-        own = {block.name: (number, block) for number, block in enumerate(arch.blocks(), start=1)}
-        total = len(own)
-        rows = []
-        for block in envelope.blocks():
-            if block.name not in own:
-                rows.append((0, 0, 1, 0, block.kernel, 0, 0))
-                continue
-            number, b = own[block.name]
-            se = b.se_channels > 0
-            rows.append((1, b.expands, b.residual, se, b.kernel, b.hidden, number / total))
-        columns = [np.array(column) for column in zip(*rows, strict=True)]
-        types = [np.float32] * 4 + [np.int32] * 2 + [np.float32]
-        return cls(*(c.astype(t) for c, t in zip(columns, types, strict=True)))
+        present = {block.name: block for block in arch.blocks()}
+        depth = {name: number / len(present) for number, name in enumerate(present, start=1)}
+        blocks = [(largest, present.get(largest.name)) for largest in envelope.blocks()]
+        numbers = lambda values: np.array(list(values), np.float32)
+        return cls(
+            present=numbers(b is not None for _, b in blocks),
+            expands=numbers(b is not None and b.expands for _, b in blocks),
+            residual=numbers(b is None or b.residual for _, b in blocks),
+            se=numbers(b is not None and b.se_channels > 0 for _, b in blocks),
+            kernel=np.array([(b or largest).kernel for largest, b in blocks], np.int32),
+            hidden=np.array([b.hidden if b else 0 for _, b in blocks], np.int32),
+            depth=numbers(depth.get(largest.name, 0) for largest, _ in blocks),
+        )
 
 
 def pad_variables(variables: Any, template: Any) -> Any:
     """Pads the variables of an architecture with zeros to the shapes of its envelope.
 
     Args:
-      variables: Flax variables (NumPy arrays) of the architecture's own `Network`.
-      template: those of the envelope's.
+      variables: Flax variables (NumPy arrays) of the architecture's `Network`.
+      template: variables of the envelope's `Network`.
 
     Returns:
       Variables with the structure and shapes of `template`; absent blocks are zero.
@@ -154,22 +145,22 @@ def pad_variables(variables: Any, template: Any) -> Any:
         widths = [(b, s - b - n) for b, n, s in zip(before, leaf.shape, shape, strict=True)]
         return np.pad(leaf, widths)
 
-    def walk(own: Any, theirs: Any) -> Any:
-        if isinstance(theirs, Mapping):
-            return {k: walk(None if own is None else own.get(k), v) for k, v in theirs.items()}
-        return np.zeros_like(theirs) if own is None else pad(own, theirs.shape)
+    def walk(node: Any, largest: Any) -> Any:
+        if isinstance(largest, Mapping):
+            return {k: walk(None if node is None else node.get(k), v) for k, v in largest.items()}
+        return np.zeros_like(largest) if node is None else pad(node, largest.shape)
 
     return walk(variables, template)
 
 
 def cut_variables(variables: Any, template: Any) -> Any:
-    """Inverse of `pad_variables`: `template` holds the architecture's own variables."""
+    """Inverse of `pad_variables`: `template` has the shapes of the architecture's variables."""
 
-    def cut(own: Any, theirs: Any) -> Any:
-        if isinstance(own, Mapping):
-            return {k: cut(v, theirs[k]) for k, v in own.items()}
-        before = _margins(own.shape, theirs.shape)
-        return theirs[tuple(slice(b, b + n) for b, n in zip(before, own.shape, strict=True))]
+    def cut(node: Any, largest: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {k: cut(v, largest[k]) for k, v in node.items()}
+        before = _margins(node.shape, largest.shape)
+        return largest[tuple(slice(b, b + n) for b, n in zip(before, node.shape, strict=True))]
 
     return cut(template, variables)
 
@@ -186,12 +177,12 @@ def is_free(slot: str) -> bool:
     return slot.startswith("stage") and name in _FREE or slot in ("stem_channels", "head_channels")
 
 
-def ranges_of(space: JointSpace, arch: ArchSpec) -> dict[str, tuple[Value, ...]]:
-    """The values of every slot in a space; those of `arch` where `is_free` does not hold."""
-    own = arch.to_slots()
+def ranges_of(space: JointSpace, arch: ArchSpec) -> dict[str, tuple[Any, ...]]:
+    """The values of every slot in a space; the value in `arch` where `is_free` does not hold."""
+    slots = arch.to_slots()
     values: Callable[[Any], tuple] = lambda s: s.values if isinstance(s, Knob) else (s,)
     return {
-        slot: values(source) if is_free(slot) else (own[slot],)
+        slot: values(source) if is_free(slot) else (slots[slot],)
         for slot, source in space.arch_slots.items()
     }
 
@@ -203,8 +194,8 @@ def _blocks(ranges: Ranges, stages: int) -> Iterator[Block]:
         width = ranges[f"stage{s}_channels"]
         for index in range(max(ranges[f"stage{s}_depth"])):
             kind = "rest" if index else "first"
-            own = {slot: ranges[f"stage{s}_{slot}"][0] for slot in ("stride", "trim")}
-            stride, trim = (1, 0) if index else (own["stride"], own["trim"])
+            first = (ranges[f"stage{s}_stride"][0], ranges[f"stage{s}_trim"][0])
+            stride, trim = (1, 0) if index else first
             expansions = ranges[f"stage{s}_expand_{kind}"]
             hidden, squeezed, expands = _widths(tuple(before), tuple(expansions))
             yield Block(
@@ -225,7 +216,7 @@ def _blocks(ranges: Ranges, stages: int) -> Iterator[Block]:
 
 
 @functools.lru_cache(maxsize=2**14)
-def _widths(before: tuple[int, ...], expansions: tuple[Value, ...]) -> tuple[int, int, bool]:
+def _widths(before: tuple[int, ...], expansions: tuple[float, ...]) -> tuple[int, int, bool]:
     """The largest hidden width and SE width of a block, and whether it can expand at all."""
     hidden = [(w, e, round8(w * e)) for w, e in itertools.product(before, expansions)]
     return (

@@ -19,7 +19,9 @@ def variable_shapes(arch: ArchSpec | Envelope) -> dict[str, Any]:
     """
     dense = lambda a, b: {"kernel": (a, b), "bias": (b,)}
     stem, head, width = arch.stem, arch.head, arch.head_hidden
-    params = {"stem": (stem.kernel, stem.kernel, arch.image_channels, stem.channels)}
+    params: dict[str, Any] = {
+        "stem": (stem.kernel, stem.kernel, arch.image_channels, stem.channels)
+    }
     params["stem_bn"] = _batch_norm(stem.channels)
     out = stem.channels
     for b in arch.blocks():
@@ -49,8 +51,8 @@ def initial_variables(arch: ArchSpec, key: jax.Array) -> Any:
     """Draws the variables that a network starts from: He-normal kernels, BN at the identity.
 
     NumPy draws on the host: compiling one draw for each kernel took 4.8 seconds for five blocks,
-    and these draws are the same on every backend. Each kernel has a key of its own, made of `key`
-    and its name: the draws of a block do not depend on which other blocks there are.
+    and these draws are the same on every backend. The key of a kernel is made of `key` and its
+    name: the draws of a block do not depend on the other blocks.
 
     Args:
       arch: the architecture.
@@ -90,13 +92,13 @@ def _batch_norm(width: int) -> dict[str, tuple[int, ...]]:
 
 def _statistics(params: Mapping[str, Any]) -> dict[str, Any]:
     """The running statistics of every BN in `params`, at the same place."""
-    found = {}
+    statistics: dict[str, Any] = {}
     for name, value in params.items():
         if name.endswith("_bn"):
-            found[name] = {"mean": value["scale"], "var": value["scale"]}
+            statistics[name] = {"mean": value["scale"], "var": value["scale"]}
         elif isinstance(value, Mapping) and (inner := _statistics(value)):
-            found[name] = inner
-    return found
+            statistics[name] = inner
+    return statistics
 
 
 def map_shapes(function: Any, shapes: Any, path: str = "") -> Any:

@@ -1,7 +1,7 @@
-"""Latency as a cost: that of a network is the sum of its pieces', each timed by itself.
+"""Latency as a cost: a network takes as long as its pieces together, each timed by itself.
 
-Pieces are the stem, every MBConv block, and the head. All that decides how long a piece takes
-stands in its key: the map it is given, its widths, kernel, stride and trim, the squeeze and the
+Pieces are the stem, every MBConv block, and the head. The key of a piece has everything that
+decides how long it takes: its input map, widths, kernel, stride and trim, the squeeze and the
 activation. A space has far fewer distinct pieces than networks, and a table of their timings over
 the knobs that each depends on joins the table of counted costs (`nets/cost.py`). Nothing here
 measures; see `nets/timing.py`.
@@ -10,35 +10,32 @@ measures; see `nets/timing.py`.
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from jointnas_jax.nets.cost import CostTable
+from jointnas_jax.nets.cost import CostTable, knob_strides
 from jointnas_jax.space import ArchSpec, Block, Head, JointSpace, Knob, Stage, Stem
-from jointnas_jax.space.arch import side
+from jointnas_jax.space.arch import SlotValues, map_side, part_of, stage_count
 
 LATENCY = "latency"
 STEM, BLOCK, HEAD = "stem", "block", "head"
 
-# Of pieces that are none.
-_NO_HEAD = Head(8)
+# Parts of the network of a piece that the piece does not depend on.
+_ANY_STAGE, _ANY_HEAD = Stage(8, 1), Head(8)
 
-# Slot -> its value in one network.
-Values = Mapping[str, Any]
 Time = TypeVar("Time", int, float)  # nanoseconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """What is timed by itself.
+    """A part of a network that is timed by itself.
 
     Attributes:
       kind: `stem`, `block` or `head`.
-      arch: a network of one block, whose stem, block or head it is. A block or a head is given the
-        network's map before it, of `resolution` x `resolution` positions and the width of the stem.
+      arch: a network of one block, whose stem, block or head it is. The input of a block or a head
+        is a map of `resolution` x `resolution` positions and the width of the stem.
     """
 
     kind: str
@@ -52,7 +49,7 @@ class Piece:
 
     @functools.cached_property
     def key(self) -> str:
-        """All that decides how long it takes; pieces of one key are the same."""
+        """Everything that decides how long it takes; pieces of one key are the same."""
         arch, block = self.arch, self.block
         size, head = f"{self.kind} {arch.resolution}", arch.head
         if self.kind == STEM:
@@ -68,7 +65,7 @@ class Piece:
 
 
 def pieces_of(arch: ArchSpec) -> Iterator[tuple[Piece, int]]:
-    """Yields the pieces of a network, and how often it has each of them."""
+    """Yields the pieces of a network, each with its number of times."""
     slots = arch.to_slots()
     for part in _parts(len(arch.stages), arch.image_channels, arch.num_classes):
         yield part.piece(slots), part.times(slots)
@@ -81,20 +78,20 @@ def latency_of(arch: ArchSpec, times: Mapping[str, Time]) -> Time:
 
 def pieces_of_space(space: JointSpace) -> dict[str, Piece]:
     """Returns the pieces of all networks of a space by their keys, in a fixed order."""
-    found: dict[str, Piece] = {}
+    pieces: dict[str, Piece] = {}
     for part in _parts_of(space):
         for values in part.rows(space):
             if part.times(values):
                 piece = part.piece(values)
-                found.setdefault(piece.key, piece)
-    return found
+                pieces.setdefault(piece.key, piece)
+    return pieces
 
 
 def with_latency(costs: CostTable, space: JointSpace, times: Mapping[str, int]) -> CostTable:
     """Returns a table of costs with one more, `latency`.
 
     Args:
-      costs: of the space.
+      costs: costs of the space.
       space: the space.
       times: nanoseconds of every piece of the space, by key.
     """
@@ -106,10 +103,7 @@ def with_latency(costs: CostTable, space: JointSpace, times: Mapping[str, int]) 
         ]
         table = np.zeros((len(rows), len(costs.names) + 1), np.int64)
         table[:, -1] = rows
-        cards = [len(knob.values) for knob in part.knobs(space)]
-        strides = [math.prod(cards[a + 1 :]) for a in range(len(cards))]
-        positions = [space.positions[knob.name] for knob in part.knobs(space)]
-        knobs.append((np.array(positions, np.int32), np.array(strides, np.int32)))
+        knobs.append(knob_strides(space, part.knobs(space)))
         tables.append(table)
     return CostTable(tuple(knobs), tuple(tables), (*costs.names, LATENCY))
 
@@ -118,14 +112,14 @@ class _Part(NamedTuple):
     """A part of all networks of a space.
 
     Attributes:
-      slots: that it depends on.
-      piece: what it consists of, given the slots' values.
-      times: how often.
+      slots: the slots that it depends on.
+      piece: the piece for values of the slots.
+      times: the number of such pieces in a network.
     """
 
     slots: tuple[str, ...]
-    piece: Callable[[Values], Piece]
-    times: Callable[[Values], int] = lambda values: 1
+    piece: Callable[[SlotValues], Piece]
+    times: Callable[[SlotValues], int] = lambda values: 1
 
     def knobs(self, space: JointSpace) -> tuple[Knob, ...]:
         """The knobs that fill its slots."""
@@ -142,8 +136,7 @@ class _Part(NamedTuple):
 
 
 def _parts_of(space: JointSpace) -> list[_Part]:
-    stages = sum(1 for slot in space.arch_slots if slot.endswith("_depth"))
-    return _parts(stages, space.image_channels, space.num_classes)
+    return _parts(stage_count(space.arch_slots), space.image_channels, space.num_classes)
 
 
 def _parts(stages: int, image_channels: int, num_classes: int) -> list[_Part]:
@@ -155,9 +148,9 @@ def _parts(stages: int, image_channels: int, num_classes: int) -> list[_Part]:
 def _stem_part(image_channels: int) -> _Part:
     slots = ("resolution", *(f"stem_{f.name}" for f in dataclasses.fields(Stem)))
 
-    def piece(v: Values) -> Piece:
-        stem = _spec(Stem, "stem", v)
-        return _alone(STEM, v["resolution"], stem, Stage(8, 1), image_channels=image_channels)
+    def piece(v: SlotValues) -> Piece:
+        stem = part_of(v, "stem", Stem)
+        return _piece(STEM, v["resolution"], stem, image_channels=image_channels)
 
     return _Part(slots, piece)
 
@@ -167,7 +160,7 @@ def _stage_parts(s: int) -> list[_Part]:
     name, before = f"stage{s}", f"stage{s - 1}_channels" if s > 1 else "stem_channels"
     shared = (f"{name}_channels", f"{name}_se", f"{name}_activation")
 
-    def piece(v: Values, half: str) -> Piece:
+    def piece(v: SlotValues, half: str) -> Piece:
         first = half == "first"
         stage = Stage(
             channels=v[f"{name}_channels"],
@@ -179,12 +172,12 @@ def _stage_parts(s: int) -> list[_Part]:
             se=v[f"{name}_se"],
             activation=v[f"{name}_activation"],
         )
-        size = _size(v, s - 1 if first else s)
+        size = map_side(v, s - 1 if first else s)
         width = v[before] if first else stage.channels
-        return _alone(BLOCK, size, Stem(width, kernel=1, stride=1), stage)
+        return _piece(BLOCK, size, Stem(width, kernel=1, stride=1), stage=stage)
 
-    def part(half: str, own: str, times: Callable[[Values], int]) -> _Part:
-        slots = (*_size_slots(s), own, f"{name}_kernel_{half}", f"{name}_expand_{half}", *shared)
+    def part(half: str, slot: str, times: Callable[[SlotValues], int]) -> _Part:
+        slots = (*_size_slots(s), slot, f"{name}_kernel_{half}", f"{name}_expand_{half}", *shared)
         return _Part(slots, functools.partial(piece, half=half), times)
 
     others = lambda v: v[f"{name}_depth"] - 1
@@ -195,39 +188,42 @@ def _head_part(stages: int, num_classes: int) -> _Part:
     last = f"stage{stages}_channels"
     slots = (last, *_size_slots(stages), *(f"head_{f.name}" for f in dataclasses.fields(Head)))
 
-    def piece(v: Values) -> Piece:
-        plain = Stem(v[last], kernel=1, stride=1), Stage(v[last], 1, expand_first=1)
-        head = _spec(Head, "head", v)
-        return _alone(HEAD, _size(v, stages), *plain, head, num_classes=num_classes)
+    def piece(v: SlotValues) -> Piece:
+        return _piece(
+            HEAD,
+            map_side(v, stages),
+            Stem(v[last], kernel=1, stride=1),
+            stage=Stage(v[last], 1, expand_first=1),
+            head=part_of(v, "head", Head),
+            num_classes=num_classes,
+        )
 
     return _Part(slots, piece)
 
 
-def _alone(
+def _piece(
     kind: str,
     size: int,
     stem: Stem,
-    stage: Stage,
-    head: Head = _NO_HEAD,
+    *,
+    stage: Stage = _ANY_STAGE,
+    head: Head = _ANY_HEAD,
     image_channels: int = 1,
     num_classes: int = 2,
 ) -> Piece:
-    """A piece; what it does not depend on is the same for all, so that equal pieces are equal."""
-    return Piece(kind, ArchSpec(size, image_channels, num_classes, stem, (stage,), head))
-
-
-def _spec(kind: type, name: str, values: Values) -> Any:
-    return kind(**{f.name: values[f"{name}_{f.name}"] for f in dataclasses.fields(kind)})
+    """A piece; what it does not depend on has a default, so that equal pieces are equal."""
+    arch = ArchSpec(
+        resolution=size,
+        image_channels=image_channels,
+        num_classes=num_classes,
+        stem=stem,
+        stages=(stage,),
+        head=head,
+    )
+    return Piece(kind, arch)
 
 
 def _size_slots(stage: int) -> tuple[str, ...]:
-    """What the side of the map after a stage depends on."""
+    """The slots that the side of the map after a stage depends on."""
     strides = (f"stage{s}_{field}" for s in range(1, stage + 1) for field in ("stride", "trim"))
     return ("resolution", "stem_stride", *strides)
-
-
-def _size(values: Values, stage: int) -> int:
-    size = side(values["resolution"], values["stem_stride"])
-    for s in range(1, stage + 1):
-        size = side(size, values[f"stage{s}_stride"], values[f"stage{s}_trim"])
-    return size

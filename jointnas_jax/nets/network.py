@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from jointnas_jax.nets import conv
 from jointnas_jax.nets.envelope import Envelope, Switches
-from jointnas_jax.nets.norm import ACTIVATIONS, batch_norm, moving_average, normalise
+from jointnas_jax.nets.norm import ACTIVATIONS, Moments, batch_norm, moving_average, normalise
 from jointnas_jax.space import ArchSpec, Block
 
 # More than any stage has blocks; see `_draws`.
@@ -50,13 +50,13 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, width)
         mean = self.variable("batch_stats", "mean", jnp.zeros, width)
         var = self.variable("batch_stats", "var", jnp.ones, width)
+        kind = dict(activation=self.activation, lowering=self.lowering)
         if not train:
-            stats = (mean.value, var.value)
-            return normalise(x, *stats, scale, bias, self.activation, self.lowering)
-        y, (batch_mean, batch_var) = batch_norm(x, scale, bias, self.activation, self.lowering)
+            return normalise(x, Moments(mean.value, var.value), scale=scale, bias=bias, **kind)
+        y, batch = batch_norm(x, scale, bias, **kind)
         if not self.is_initializing():
-            mean.value = moving_average(mean.value, batch_mean)
-            var.value = moving_average(var.value, batch_var)
+            mean.value = moving_average(mean.value, batch.mean)
+            var.value = moving_average(var.value, batch.var)
         return y
 
 
@@ -73,7 +73,7 @@ class Pointwise(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """Depthwise convolution without bias, see `conv.depthwise`."""
+    """Depthwise convolution without bias; see `conv.depthwise`."""
 
     kernel: int
     stride: int
@@ -87,7 +87,14 @@ class Depthwise(nn.Module):
         w = self.param("kernel", _depthwise_init, shape)
         if true_kernel is not None:
             w = w * tap_mask(self.kernel, true_kernel)
-        return conv.depthwise(x, w, self.stride, self.lowering, true_kernel, self.trim)
+        return conv.depthwise(
+            x,
+            w,
+            stride=self.stride,
+            lowering=self.lowering,
+            true_kernel=true_kernel,
+            trim=self.trim,
+        )
 
 
 def tap_mask(kernel: int, true_kernel: jax.Array) -> jax.Array:
@@ -124,6 +131,7 @@ class MBConv(nn.Module):
     def __call__(
         self,
         x: jax.Array,
+        *,
         train: bool,
         branch_scale: jax.Array,
         switches: Switches | None = None,
@@ -134,7 +142,7 @@ class MBConv(nn.Module):
           x: map.
           train: use batch statistics and `branch_scale`.
           branch_scale: `float32[N]`, multiplies the residual branch of each image.
-          switches: this block's, of scalars, in an envelope.
+          switches: the switches of this block, scalars; None outside of an envelope.
         """
         b, low = self.block, self.lowering
         y = x
@@ -143,7 +151,9 @@ class MBConv(nn.Module):
             y = BatchNorm(low, b.activation, name="expand_bn")(y, train)
         if switches:
             y = jnp.where(switches.expands > 0, y, fit_channels(x, b.hidden, low))
-        depthwise = Depthwise(b.kernel, b.stride, b.trim, low, name="depthwise")
+        depthwise = Depthwise(
+            kernel=b.kernel, stride=b.stride, trim=b.trim, lowering=low, name="depthwise"
+        )
         y = depthwise(y, switches.kernel if switches else None)
         y = BatchNorm(low, b.activation, name="depthwise_bn")(y, train)
         if b.se_channels:
@@ -151,13 +161,15 @@ class MBConv(nn.Module):
             y = se(y, switches.se if switches else None)
         y = Pointwise(b.out_channels, low, name="project")(y)
         y = BatchNorm(low, zero_scale=b.residual, name="project_bn")(y, train)
-        return add_residual(x, y, b, low, branch_scale if train else None, switches)
+        scale = branch_scale if train else None
+        return add_residual(x, y, b, lowering=low, branch_scale=scale, switches=switches)
 
 
 def add_residual(
     x: jax.Array,
     y: jax.Array,
     block: Block,
+    *,
     lowering: str,
     branch_scale: jax.Array | None,
     switches: Switches | None,
@@ -184,17 +196,15 @@ def fit_channels(x: jax.Array, channels: int, lowering: str) -> jax.Array:
     return jnp.pad(x, widths)
 
 
-class Network(nn.Module):
-    """The network of one architecture: stem, MBConv stages, MBPool head, classifier.
-
-    Given an envelope instead, it is every architecture inside of it: `switches` say which.
+class _Parts(nn.Module):
+    """Stem and head of a network.
 
     Attributes:
       arch: the architecture, or an envelope.
       lowering: `matmul` or `conv`, see `nets/conv.py`.
       block: the module that computes a block.
-      dtype: of feature maps, `float32` or `bfloat16`; variables, statistics, everything behind a
-        global pool and logits are float32.
+      dtype: `float32` or `bfloat16`, the dtype of feature maps; variables, statistics, everything
+        behind a global pool and logits are float32.
       mapped: whether it runs under `vmap` over variables, see `conv.conv`.
     """
 
@@ -204,40 +214,6 @@ class Network(nn.Module):
     dtype: str = "float32"
     mapped: bool = False
 
-    @nn.compact
-    def __call__(
-        self,
-        images: jax.Array,
-        train: bool = False,
-        dropout: jax.Array | float = 0.0,
-        stochastic_depth: jax.Array | float = 0.0,
-        switches: Switches | None = None,
-    ) -> jax.Array:
-        """Returns logits `float32[N, L]`.
-
-        Args:
-          images: `float32[N, R, R, C]`, normalised.
-          train: use batch statistics and the two drop rates; needs the RNG streams `dropout` and
-            `stochastic_depth`.
-          dropout: `float32[]`, drop probability before the classifier.
-          stochastic_depth: `float32[]`, drop probability of the last block; that of block l of L is
-            l / L of it.
-          switches: which architecture of the envelope, of `[B]` arrays.
-        """
-        x = self._stem(images, train)
-        blocks = list(self.arch.blocks())
-        scales = jnp.ones((len(blocks), images.shape[0]))  # a symbol, where it is exported
-        if train:
-            depth = switches.depth if switches else jnp.arange(1, len(blocks) + 1) / len(blocks)
-            rows = np.array([_BLOCKS_PER_STAGE * b.stage + b.index for b in blocks])
-            draws = _draws(self.make_rng("stochastic_depth"), rows, len(images))
-            scales = drop(scales, stochastic_depth * depth[:, None], draws)
-        for i, block in enumerate(blocks):
-            own = jax.tree.map(lambda s, i=i: s[i], switches)
-            module = self.block(block, self.lowering, name=block.name)
-            x = module(x, train, scales[i], own)
-        return self._head(x, train, dropout)
-
     @nn.nowrap
     def _stem(self, images: jax.Array, train: bool) -> jax.Array:
         """The first convolution: `float32[N, R, R, C]` -> map."""
@@ -246,7 +222,7 @@ class Network(nn.Module):
         # The official stem also carries a bias, which the BN behind it cancels.
         w = self.param("stem", _he_normal, shape)
         x = conv.to_map(images.astype(self.dtype), low)
-        x = conv.conv(x, w, stem.stride, low, self.mapped)
+        x = conv.conv(x, w, stride=stem.stride, lowering=low, mapped=self.mapped)
         return BatchNorm(low, stem.activation, name="stem_bn")(x, train)
 
     @nn.nowrap
@@ -265,27 +241,70 @@ class Network(nn.Module):
         return nn.Dense(arch.num_classes, kernel_init=_he_normal, name="classifier")(x)
 
 
-class Alone(Network):
-    """A part of a network by itself: its variables are the network's.
+class Network(_Parts):
+    """The network of one architecture: stem, MBConv stages, MBPool head, classifier.
+
+    Of an envelope it is every architecture inside: `switches` say which.
+    """
+
+    @nn.compact
+    def __call__(
+        self,
+        images: jax.Array,
+        *,
+        train: bool = False,
+        dropout: jax.Array | float = 0.0,
+        stochastic_depth: jax.Array | float = 0.0,
+        switches: Switches | None = None,
+    ) -> jax.Array:
+        """Returns logits `float32[N, L]`.
+
+        Args:
+          images: `float32[N, R, R, C]`, normalised.
+          train: use batch statistics and the two drop rates; needs the RNG streams `dropout` and
+            `stochastic_depth`.
+          dropout: `float32[]`, drop probability before the classifier.
+          stochastic_depth: `float32[]`, drop probability of the last block; block l of L has l / L
+            of it.
+          switches: the architecture inside the envelope, `[B]` arrays; None without an envelope.
+        """
+        x = self._stem(images, train)
+        blocks = list(self.arch.blocks())
+        scales = jnp.ones((len(blocks), images.shape[0]))  # a symbol in an exported program
+        if train:
+            depth = switches.depth if switches else jnp.arange(1, len(blocks) + 1) / len(blocks)
+            rows = np.array([_BLOCKS_PER_STAGE * b.stage + b.index for b in blocks])
+            draws = _draws(self.make_rng("stochastic_depth"), rows, len(images))
+            scales = drop(scales, stochastic_depth * depth[:, None], draws)
+        for i, block in enumerate(blocks):
+            switch = jax.tree.map(lambda s, i=i: s[i], switches)
+            module = self.block(block, self.lowering, name=block.name)
+            x = module(x, train=train, branch_scale=scales[i], switches=switch)
+        return self._head(x, train, dropout)
+
+
+class NetworkPart(_Parts):
+    """A part of a network by itself, with the variables of the network.
 
     Attributes:
-      part: `stem`, `block` (of a network that has one) or `head`.
+      part: `stem`, `block` (the network has one only) or `head`.
     """
 
     part: str = "block"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies the part, not training, to what the network gives it."""
+        """Applies the part, not training, to its input in the network."""
         if self.part == "stem":
             return self._stem(x, train=False)
         if self.part == "head":
             return self._head(x, train=False, dropout=0.0)
         (block,) = self.arch.blocks()
-        return self.block(block, self.lowering, name=block.name)(x, False, jnp.ones(1))
+        module = self.block(block, self.lowering, name=block.name)
+        return module(x, train=False, branch_scale=jnp.ones(1))
 
 
-def drop(x: jax.Array, rate: jax.Array, draws: jax.Array) -> jax.Array:
+def drop(x: jax.Array, rate: jax.Array | float, draws: jax.Array) -> jax.Array:
     """Zeroes entries with probability `rate` and rescales the others, by uniform `draws`.
 
     Unlike `nn.Dropout` this takes a traced rate, so that a new recipe compiles nothing.
@@ -296,8 +315,8 @@ def drop(x: jax.Array, rate: jax.Array, draws: jax.Array) -> jax.Array:
 def _draws(key: jax.Array, rows: np.ndarray, count: int) -> jax.Array:
     """Uniform draws `float32[R, count]`, one key for each of `rows: int[R]`.
 
-    A row depends on its number alone: a network draws the same for a block or channel whatever
-    other blocks and channels it, or the envelope it trains in, has. The key is consumed.
+    A row depends on its number alone: a block or channel gets the same draws whatever other blocks
+    and channels the network, or its envelope, has. The key is consumed.
     """
     draw = lambda row: jax.random.uniform(jax.random.fold_in(key, row), (count,))
     return jax.vmap(draw)(rows)

@@ -10,6 +10,7 @@ its elements. Statistics and sums are float32 whatever the map is. "map" and low
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +25,18 @@ BN_EPSILON = 1e-5
 ACTIVATIONS = {"hswish": nn.hard_swish, "relu": nn.relu, "swish": nn.swish, "": lambda x: x}
 
 
+class Moments(NamedTuple):
+    """Mean and variance of each channel of a map, `float32[C]` each."""
+
+    mean: jax.Array
+    var: jax.Array
+
+
+# `custom_vjp` has no keyword-only arguments.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def batch_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, activation: str, lowering: str
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+) -> tuple[jax.Array, Moments]:
     """Normalises a map by its own statistics and applies an activation.
 
     Args:
@@ -35,27 +44,32 @@ def batch_norm(
       scale: `float32[C]`.
       bias: `float32[C]`.
       activation: name in `ACTIVATIONS`.
-      lowering: of the map.
+      lowering: lowering of the map.
 
     Returns:
-      The map, and mean and variance `float32[C]`, which have no derivative.
+      The map, and its moments, which have no derivative.
     """
-    return _forward(x, scale, bias, activation, lowering)[0]
+    return _forward(x, scale, bias, activation=activation, lowering=lowering)[0]
 
 
 def _forward(
     x: jax.Array, scale: jax.Array, bias: jax.Array, activation: str, lowering: str
-) -> tuple:
+) -> tuple[tuple[jax.Array, Moments], tuple]:
     axes = _axes(lowering)
     exact = x.astype(jnp.float32)
     mean = exact.mean(axes)
     var = jnp.maximum(jnp.square(exact).mean(axes) - jnp.square(mean), 0.0)
-    y = normalise(x, mean, var, scale, bias, activation, lowering)
-    return (y, (mean, var)), (x, mean, var, scale, bias)
+    moments = Moments(mean, var)
+    y = normalise(x, moments, scale=scale, bias=bias, activation=activation, lowering=lowering)
+    return (y, moments), (x, moments, scale, bias)
 
 
 def _backward(activation: str, lowering: str, saved: tuple, cotangents: tuple) -> tuple:
-    return batch_norm_gradients(*saved, cotangents[0], activation, lowering)
+    x, moments, scale, bias = saved
+    dy, _ = cotangents
+    return batch_norm_gradients(
+        x, dy, moments, scale=scale, bias=bias, activation=activation, lowering=lowering
+    )
 
 
 batch_norm.defvjp(_forward, _backward)
@@ -63,33 +77,34 @@ batch_norm.defvjp(_forward, _backward)
 
 def normalise(
     x: jax.Array,
-    mean: jax.Array,
-    var: jax.Array,
+    moments: Moments,
+    *,
     scale: jax.Array,
     bias: jax.Array,
     activation: str,
     lowering: str,
 ) -> jax.Array:
-    """Normalises a map by given statistics `float32[C]` and applies an activation."""
-    factor, shift = _fold(mean, var, scale, bias, lowering)
+    """Normalises a map by given moments and applies an activation; see `batch_norm`."""
+    factor, shift = _fold(moments, scale, bias, lowering=lowering)
     return ACTIVATIONS[activation](x * factor + shift).astype(x.dtype)
 
 
 def batch_norm_gradients(
     x: jax.Array,
-    mean: jax.Array,
-    var: jax.Array,
+    dy: jax.Array,
+    moments: Moments,
+    *,
     scale: jax.Array,
     bias: jax.Array,
-    dy: jax.Array,
     activation: str,
     lowering: str,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of x, scale and bias, given the statistics of x and the gradient of y."""
+    """Gradients of x, scale and bias, given the moments of x and the gradient of y."""
     axes, dtype = _axes(lowering), x.dtype
     x, dy = x.astype(jnp.float32), dy.astype(jnp.float32)
+    mean, var = moments
     count = x.size // mean.size
-    factor, shift = _fold(mean, var, scale, bias, lowering)
+    factor, shift = _fold(moments, scale, bias, lowering=lowering)
     if activation:
         (dy,) = jax.vjp(ACTIVATIONS[activation], x * factor + shift)[1](dy)
     dbias, along = dy.sum(axes), (dy * x).sum(axes)
@@ -108,11 +123,11 @@ def moving_average(old: jax.Array, new: jax.Array) -> jax.Array:
 
 
 def _fold(
-    mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, lowering: str
+    moments: Moments, scale: jax.Array, bias: jax.Array, *, lowering: str
 ) -> tuple[jax.Array, jax.Array]:
     """Factor and shift, ready to broadcast; the barrier keeps them out of the loop over x."""
-    factor = scale * lax.rsqrt(var + BN_EPSILON)
-    factor, shift = lax.optimization_barrier((factor, bias - mean * factor))
+    factor = scale * lax.rsqrt(moments.var + BN_EPSILON)
+    factor, shift = lax.optimization_barrier((factor, bias - moments.mean * factor))
     return conv.per_channel(factor, lowering), conv.per_channel(shift, lowering)
 
 

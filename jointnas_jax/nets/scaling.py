@@ -1,4 +1,4 @@
-"""Compound scaling: a network made wider, deeper and finer at once, or the opposite.
+"""Compound scaling: makes a network wider, deeper and finer at once, or the opposite.
 
 The published FBNetV3-A is B at a lower resolution; F and G are E scaled up (arXiv 2006.02049). The
 steps in which the three grow are EfficientNet's (arXiv 1905.11946, section 3.3).
@@ -11,7 +11,7 @@ from jointnas_jax.nets.cost import count
 from jointnas_jax.space import ArchSpec
 from jointnas_jax.space.arch import round8
 
-# Growth of each per step of the compound coefficient: FLOPs grow by about two.
+# Growth of each per step of the compound coefficient; FLOPs about double.
 DEPTH, WIDTH, RESOLUTION = 1.2, 1.1, 1.15
 _RESOLUTION_STEP = 8
 _HALVINGS = 40
@@ -19,27 +19,27 @@ _LARGEST_FACTOR = 100
 
 
 def scale(
-    arch: ArchSpec, width: float = 1.0, depth: float = 1.0, resolution: float = 1.0
+    arch: ArchSpec, *, width: float = 1.0, depth: float = 1.0, resolution: float = 1.0
 ) -> ArchSpec:
     """Returns a network with scaled numbers of channels and blocks and a scaled resolution.
 
     Args:
       arch: the network.
-      width: factor on the channels of stem and stages, rounded to multiples of 8 as official
-        networks do; 1 leaves them alone. The head's last width stays, as in the published ones.
+      width: factor on the channels of stem and stages, rounded to multiples of 8 as in official
+        networks; 1 leaves them alone. The head's last width stays, as in the published ones.
       depth: factor on the blocks of a stage, rounded, at least one. Stages of one block stay.
-      resolution: factor on it, rounded to a multiple of 8.
+      resolution: factor on the resolution, rounded to a multiple of 8.
 
     Raises:
-      SpaceError: a factor is not from above 0 to 100, the resolution falls below the network's
+      SpaceError: a factor is not above 0 and at most 100, the resolution falls below the network's
         stride, nothing is left of a map, or a size becomes too large.
     """
     if not all(0 < factor <= _LARGEST_FACTOR for factor in (width, depth, resolution)):
         raise SpaceError(
-            f"scales must be above 0 and at most {_LARGEST_FACTOR}, got {width}, {depth} and "
+            f"factors must be above 0 and at most {_LARGEST_FACTOR}, got {width}, {depth} and "
             f"{resolution}"
         )
-    scaled = _scaled(arch, width, depth, resolution)
+    scaled = _scaled(arch, width=width, depth=depth, resolution=resolution)
     if scaled.resolution < arch.stride:
         raise SpaceError(
             f"`resolution` must be at least the stride {arch.stride}, got {scaled.resolution}"
@@ -48,7 +48,7 @@ def scale(
     return scaled
 
 
-def _scaled(arch: ArchSpec, width: float, depth: float, resolution: float) -> ArchSpec:
+def _scaled(arch: ArchSpec, *, width: float, depth: float, resolution: float) -> ArchSpec:
     wide = lambda channels: channels if width == 1 else round8(channels * width)
     deep = lambda blocks: blocks if blocks == 1 else max(1, round(blocks * depth))
     stages = tuple(
@@ -68,25 +68,22 @@ def scale_to(arch: ArchSpec, flops: int) -> ArchSpec:
       SpaceError: the network cannot be made that small, or that large.
     """
     low, high = -20.0, 20.0
-    found = None
+    largest = None
     for _ in range(_HALVINGS):
         step = (low + high) / 2
-        scaled = _scaled(arch, WIDTH**step, DEPTH**step, RESOLUTION**step)
+        scaled = _scaled(arch, width=WIDTH**step, depth=DEPTH**step, resolution=RESOLUTION**step)
         if scaled.resolution < arch.stride or min(scaled.sides()) < 1:
             low = step
         elif count(scaled).flops <= flops:
-            found, low = scaled, step
+            largest, low = scaled, step
         else:
             high = step
-    if found is None:
+    if largest is None:
         raise SpaceError(f"the network cannot be scaled to {flops:,} FLOPs; it has too many stages")
-    found.check()
-    # Widths and depths come in steps; what they leave over goes into the resolution.
-    while count(finer := _at(found, found.resolution + _RESOLUTION_STEP)).flops <= flops:
-        finer.check()
-        found = finer
-    return found
-
-
-def _at(arch: ArchSpec, resolution: int) -> ArchSpec:
-    return dataclasses.replace(arch, resolution=resolution)
+    # Widths and depths come in steps; the FLOPs left over go into the resolution.
+    while True:
+        largest.check()
+        finer = dataclasses.replace(largest, resolution=largest.resolution + _RESOLUTION_STEP)
+        if count(finer).flops > flops:
+            return largest
+        largest = finer

@@ -23,32 +23,39 @@ from jax import lax
 
 from jointnas_jax.nets import conv
 from jointnas_jax.nets.envelope import Switches
-from jointnas_jax.nets.network import (
-    BatchNorm,
-    MBConv,
-    add_residual,
-    fit_channels,
-    tap_mask,
+from jointnas_jax.nets.network import BatchNorm, MBConv, add_residual, fit_channels, tap_mask
+from jointnas_jax.nets.norm import (
+    Moments,
+    batch_norm,
+    batch_norm_gradients,
+    moving_average,
+    normalise,
 )
-from jointnas_jax.nets.norm import batch_norm, batch_norm_gradients, moving_average, normalise
 from jointnas_jax.space import Block
 
 _LOW = "matmul"
-# Bytes of a tile's map before the depthwise convolution. Half and double were slower.
+# Bytes of a tile's map before the depthwise convolution; half and double were slower.
 _TILE_BYTES = 512 * 1024
 _LARGEST_TILE = 32
 
 
+class Static(NamedTuple):
+    """The static properties of a branch."""
+
+    stride: int
+    activation: str
+
+
 class Tile(NamedTuple):
-    """The weights of the tiles of a block, each `float32[tiles, ...]`; of one tile in a loop.
+    """The weights of a tile, `float32`; of all tiles with a leading axis.
 
     Attributes:
-      expand: `[T, C]`; None in a block that never expands.
-      expand_scale: `[T]`, of the BN, likewise.
-      expand_bias: `[T]`, likewise.
+      expand: `[T, C]`; None in a block that never expands, as are the next two.
+      expand_scale: `[T]`, scale of the BN behind the expansion.
+      expand_bias: `[T]`, its bias.
       depthwise: `[T, k, k]`.
-      scale: `[T]`, of the BN behind it.
-      bias: `[T]`.
+      scale: `[T]`, scale of the BN behind the depthwise convolution.
+      bias: `[T]`, its bias.
       project: `[T, D]`.
     """
 
@@ -62,7 +69,7 @@ class Tile(NamedTuple):
 
 
 class Flags(NamedTuple):
-    """The switches that act inside of a branch, and how many tiles it computes.
+    """The switches that act inside a branch, and its number of tiles.
 
     Attributes:
       expands: `float32[]`.
@@ -85,62 +92,74 @@ class TiledMBConv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, train: bool, branch_scale: jax.Array, switches: Switches
+        self, x: jax.Array, *, train: bool, branch_scale: jax.Array, switches: Switches
     ) -> jax.Array:
         """See `MBConv`."""
         b = self.block
         if not train:
-            whole = MBConv(b, _LOW, parent=None)
-            return whole.apply(self.variables, x, train, branch_scale, switches)
+            whole = functools.partial(MBConv(b, _LOW, parent=None).apply, self.variables)
+            out: Any = whole(x, train=train, branch_scale=branch_scale, switches=switches)
+            return out
         params, stats = self.variables["params"], self.variables["batch_stats"]
         size, count = tiles(b.hidden, x[0].size)
-        weights = _cut(b, params, switches, size, count)
+        weights = _cut(b, params, switches, size=size, count=count)
         channels = count * size
         x_in = x if b.expands else fit_channels(x, channels, _LOW)
         se = _pad_se(params["se"], channels) if b.se_channels else None
-        flags = Flags(switches.expands, switches.se, switches.kernel, -(-switches.hidden // size))
-        y, moments_ = _branch((b.stride, b.activation), x_in, weights, se, flags)
-        for name, (mean, var) in moments_.items():
-            new = {"mean": mean, "var": var}
-            new = {k: v.reshape(-1)[: b.hidden] for k, v in new.items()}
+        flags = Flags(
+            expands=switches.expands,
+            se=switches.se,
+            kernel=switches.kernel,
+            tiles=-(-switches.hidden // size),
+        )
+        static = Static(b.stride, b.activation)
+        y, moments = _branch(static, x_in, weights, se=se, flags=flags)
+        for name, moment in moments.items():
+            new = {k: v.reshape(-1)[: b.hidden] for k, v in moment._asdict().items()}
             self.put_variable("batch_stats", name, jax.tree.map(moving_average, stats[name], new))
         y = BatchNorm(_LOW, zero_scale=b.residual, name="project_bn")(y, train)
-        return add_residual(x, y, b, _LOW, branch_scale, switches)
+        return add_residual(x, y, b, lowering=_LOW, branch_scale=branch_scale, switches=switches)
 
 
 def tiles(channels: int, values: int) -> tuple[int, int]:
-    """How channels are cut into tiles of about equal size.
+    """Cuts channels into tiles of about equal size.
 
     Args:
-      channels: to cut.
-      values: of one channel before the depthwise convolution, positions times images.
+      channels: number of channels.
+      values: values of one channel before the depthwise convolution, positions times images.
 
     Returns:
-      Channels of a tile, a multiple of 8, and how many tiles there are.
+      Channels of a tile, a multiple of 8, and the number of tiles.
     """
     largest = min(_LARGEST_TILE, max(8, _TILE_BYTES // (4 * values) // 8 * 8))
     count = -(-channels // largest)
     return -(-channels // (8 * count)) * 8, count
 
 
-def _cut(block: Block, params: Any, switches: Switches, size: int, count: int) -> Tile:
+def _cut(block: Block, params: Any, switches: Switches, *, size: int, count: int) -> Tile:
     """Cuts the weights of a block into tiles, the last one padded with zeros."""
 
     def cut(w: jax.Array) -> jax.Array:  # channels first
         w = jnp.pad(w, [(0, count * size - block.hidden)] + [(0, 0)] * (w.ndim - 1))
         return w.reshape(count, size, *w.shape[1:])
 
-    expand = (None, None, None)
+    expand = expand_scale = expand_bias = None
     if block.expands:
         w = params["expand"]["kernel"].T
         # Without expansion a branch works on the block's input: the identity selects it.
-        w = jnp.where(switches.expands > 0, w, jnp.eye(*w.shape))
+        w = jnp.where(switches.expands > 0, w, jnp.eye(w.shape[0], w.shape[1]))
         bn = params["expand_bn"]
-        expand = (cut(w), cut(bn["scale"]), cut(bn["bias"]))
+        expand, expand_scale, expand_bias = cut(w), cut(bn["scale"]), cut(bn["bias"])
     kernel = params["depthwise"]["kernel"] * tap_mask(block.kernel, switches.kernel)
-    bn = params["depthwise_bn"]
-    own = (kernel.transpose(2, 0, 1), bn["scale"], bn["bias"], params["project"]["kernel"])
-    return Tile(*expand, *(cut(w) for w in own))
+    return Tile(
+        expand=expand,
+        expand_scale=expand_scale,
+        expand_bias=expand_bias,
+        depthwise=cut(kernel.transpose(2, 0, 1)),
+        scale=cut(params["depthwise_bn"]["scale"]),
+        bias=cut(params["depthwise_bn"]["bias"]),
+        project=cut(params["project"]["kernel"]),
+    )
 
 
 def _pad_se(se: Any, channels: int) -> Any:
@@ -159,61 +178,62 @@ def _pad_se(se: Any, channels: int) -> Any:
 # -- the branch -----------------------------------------------------------------------------------
 
 
+# `custom_vjp` has no keyword-only arguments.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _branch(static: tuple, x: jax.Array, weights: Tile, se: Any, flags: Flags) -> tuple:
+def _branch(static: Static, x: jax.Array, weights: Tile, se: Any, flags: Flags) -> tuple:
     """From a block's input `[C, H, W, N]` to its projection `[D, H/s, W/s, N]`.
 
     Args:
       static: stride and activation.
       x: the input; padded to whole tiles if the block never expands.
-      weights: of the tiles.
+      weights: weights of all tiles.
       se: variables of the SE, or None.
       flags: switches.
 
     Returns:
-      The projection, and for each BN by name the mean and variance `float32[tiles, T]`.
+      The projection, and the `Moments` of each BN by name, `float32[tiles, T]` each.
     """
-    return _branch_forward(static, x, weights, se, flags)[0]
+    return _branch_forward(static, x, weights, se=se, flags=flags)[0]
 
 
 def _branch_forward(
-    static: tuple, x: jax.Array, weights: Tile, se: Any, flags: Flags
+    static: Static, x: jax.Array, weights: Tile, se: Any, flags: Flags
 ) -> tuple[tuple, tuple]:
     stride, activation = static
     count, size = weights.scale.shape
     _, height, width, n = x.shape
     small = (size, -(-height // stride), -(-width // stride), n)
-    # Of what is not written nothing is read, except for the statistics.
+    # What is not written is not read, except for the moments.
     buffer = lambda shape: lax.empty((count, *shape), x.dtype)
-    stats = (jnp.zeros_like(weights.scale),) * 2
-    expanded = None if weights.expand is None else (buffer((size, height, width, n)), stats)
-    saved = (expanded, buffer(small), stats)
+    zeros = jnp.zeros_like(weights.scale)
+    moments = Moments(zeros, zeros)
+    expanded = None if weights.expand is None else (buffer((size, height, width, n)), moments)
+    saved = (expanded, buffer(small), moments)
 
     def compute(t: jax.Array) -> tuple:
         """The saved values of a tile, and its output."""
         tile = _at(weights, t)
-        before, z, moments_z = _expand(static, x, tile, flags, t)
-        d = _depthwise(static, flags, before, tile.depthwise)
-        y, moments_d = batch_norm(d, tile.scale, tile.bias, activation, _LOW)
-        return (None if z is None else (z, moments_z), d, moments_d), y
+        before, expanded = _expand(static, x, tile, flags=flags, t=t)
+        d = _depthwise(before, tile.depthwise, static=static, flags=flags)
+        y, moments = batch_norm(d, tile.scale, tile.bias, activation=activation, lowering=_LOW)
+        return (expanded, d, moments), y
 
-    project = lambda t, y: weights_at(t).T @ y.reshape(size, -1)
-    weights_at = lambda t: _at(weights.project, t)
+    project = lambda t, y: _at(weights.project, t).T @ y.reshape(size, -1)
     total = jnp.zeros((weights.project.shape[2], small[1] * small[2] * n))
     if se is None:
 
         def add(t: jax.Array, carry: tuple) -> tuple:
             saved, total = carry
-            own, y = compute(t)
-            return _put(saved, own, t), total + project(t, y)
+            values, y = compute(t)
+            return _put(saved, values, t), total + project(t, y)
 
         saved, total = lax.fori_loop(0, flags.tiles, add, (saved, total))
         gated = None
     else:
 
         def keep(t: jax.Array, carry: tuple) -> tuple:
-            own, y = compute(t)
-            return _put(carry, (own, y, y.mean((1, 2))), t)
+            values, y = compute(t)
+            return _put(carry, (values, y, y.mean((1, 2))), t)
 
         carry = (saved, buffer(small), jnp.zeros((count, size, n)))
         saved, outputs, means = lax.fori_loop(0, flags.tiles, keep, carry)
@@ -225,45 +245,48 @@ def _branch_forward(
 
         total = lax.fori_loop(0, flags.tiles, add_gated, total)
         gated = (outputs, means, gates)
-    expanded, _, moments_d = saved
-    found = {"depthwise_bn": moments_d}
+    expanded, _, last = saved
+    by_name = {"depthwise_bn": last}
     if expanded is not None:
-        found["expand_bn"] = jax.tree.map(lambda v: v * flags.expands, expanded[1])
+        by_name["expand_bn"] = jax.tree.map(lambda v: v * flags.expands, expanded[1])
     y = total.reshape(-1, *small[1:])
-    return (y, found), (x, weights, se, flags, saved, gated)
+    return (y, by_name), (x, weights, se, flags, saved, gated)
 
 
-def _branch_backward(static: tuple, saved_all: tuple, cotangents: tuple) -> tuple:
-    x, weights, se, flags, (expanded, depthwise, moments_d), gated = saved_all
-    activation = static[1]
+def _branch_backward(static: Static, saved_all: tuple, cotangents: tuple) -> tuple:
+    x, weights, se, flags, (expanded, depthwise, moments), gated = saved_all
+    kind = dict(activation=static.activation, lowering=_LOW)
     dout = cotangents[0].reshape(cotangents[0].shape[0], -1)  # running statistics have none
     channels, size = x.shape[0], weights.scale.shape[1]
     small = depthwise.shape[1:]
 
     def backward(t: jax.Array, dy: jax.Array, dx: jax.Array) -> tuple[jax.Array, Tile]:
         """From the gradient of a tile's output to dx and the weights' gradients."""
-        tile, d, stats = _at((weights, depthwise, moments_d), t)
+        tile, d, moments_d = _at((weights, depthwise, moments), t)
         dd, dscale, dbias = batch_norm_gradients(
-            d, *stats, tile.scale, tile.bias, dy, activation, _LOW
+            d, dy, moments_d, scale=tile.scale, bias=tile.bias, **kind
         )
+        bn = dict(scale=tile.expand_scale, bias=tile.expand_bias, **kind)
         if expanded is None:
             before = lax.dynamic_slice_in_dim(x, t * size, size)
         else:
-            z, stats = _at(expanded, t)
-            bn = (*stats, tile.expand_scale, tile.expand_bias)
-            a = normalise(z, *bn, activation, _LOW)
-            before = jnp.where(flags.expands > 0, a, z)
-        _, to_before = jax.vjp(functools.partial(_depthwise, static, flags), before, tile.depthwise)
+            z, moments_z = _at(expanded, t)
+            before = jnp.where(flags.expands > 0, normalise(z, moments_z, **bn), z)
+        convolve = functools.partial(_depthwise, static=static, flags=flags)
+        _, to_before = jax.vjp(convolve, before, tile.depthwise)
         dbefore, dkernel = to_before(dd)
+        gradients = Tile(None, None, None, dkernel, dscale, dbias, None)
         if expanded is None:
-            dx, dexpand = lax.dynamic_update_slice_in_dim(dx, dbefore, t * size, 0), (None,) * 3
-        else:
-            da = dbefore * flags.expands
-            dz, dexpand_scale, dexpand_bias = batch_norm_gradients(z, *bn, da, activation, _LOW)
-            dz = jnp.where(flags.expands > 0, dz, dbefore).reshape(size, -1)
-            dx = dx + (tile.expand.T @ dz).reshape(dx.shape)
-            dexpand = (dz @ x.reshape(channels, -1).T, dexpand_scale, dexpand_bias)
-        return dx, Tile(*dexpand, dkernel, dscale, dbias, None)
+            return lax.dynamic_update_slice_in_dim(dx, dbefore, t * size, axis=0), gradients
+        da = dbefore * flags.expands
+        dz, dexpand_scale, dexpand_bias = batch_norm_gradients(z, da, moments_z, **bn)
+        dz = jnp.where(flags.expands > 0, dz, dbefore).reshape(size, -1)
+        dx = dx + (tile.expand.T @ dz).reshape(dx.shape)
+        return dx, gradients._replace(
+            expand=dz @ x.reshape(channels, -1).T,
+            expand_scale=dexpand_scale,
+            expand_bias=dexpand_bias,
+        )
 
     dweights, dx = jax.tree.map(jnp.zeros_like, weights), jnp.zeros_like(x)
     dproject, dweights = dweights.project, dweights._replace(project=None)
@@ -271,33 +294,37 @@ def _branch_backward(static: tuple, saved_all: tuple, cotangents: tuple) -> tupl
 
         def step(t: jax.Array, carry: tuple) -> tuple:
             dx, dweights, dproject = carry
-            dx, own = backward(t, (_at(weights.project, t) @ dout).reshape(small), dx)
-            tile, d, stats = _at((weights, depthwise, moments_d), t)
-            y = normalise(d, *stats, tile.scale, tile.bias, activation, _LOW)
-            return dx, *_put((dweights, dproject), (own, y.reshape(size, -1) @ dout.T), t)
+            dx, gradients = backward(t, (_at(weights.project, t) @ dout).reshape(small), dx)
+            tile, d, moments_d = _at((weights, depthwise, moments), t)
+            y = normalise(d, moments_d, scale=tile.scale, bias=tile.bias, **kind)
+            new = (gradients, y.reshape(size, -1) @ dout.T)
+            dweights, dproject = _put((dweights, dproject), new, t)
+            return dx, dweights, dproject
 
         dx, dweights, dproject = lax.fori_loop(0, flags.tiles, step, (dx, dweights, dproject))
         return dx, dweights._replace(project=dproject), None, None
 
     gates = gated[2]
-    dgated, dmeans, dproject, dse = _gate_gradients(weights, se, flags, gated, dout)
+    dgated, dmeans, dproject, dse = _gate_gradients(weights, se, flags, gated=gated, dout=dout)
 
     def step_rest(t: jax.Array, carry: tuple) -> tuple:
         dx, dweights = carry
         d, g, m = _at((dgated, gates, dmeans), t)
-        dx, own = backward(t, d * g[:, None, None] + m[:, None, None], dx)
-        return dx, _put(dweights, own, t)
+        dx, gradients = backward(t, d * g[:, None, None] + m[:, None, None], dx)
+        return dx, _put(dweights, gradients, t)
 
     dx, dweights = lax.fori_loop(0, flags.tiles, step_rest, (dx, dweights))
     return dx, dweights._replace(project=dproject), dse, None
 
 
-def _gate_gradients(weights: Tile, se: Any, flags: Flags, gated: tuple, dout: jax.Array) -> tuple:
+def _gate_gradients(
+    weights: Tile, se: Any, flags: Flags, *, gated: tuple, dout: jax.Array
+) -> tuple:
     """Backward through projection and gate.
 
     Returns:
-      Gradients of the gated outputs, of the channels' means, of the projection's weights and of
-      the variables of the SE.
+      Gradients of the gated outputs, the channels' means, the projection's weights and the
+      variables of the SE.
     """
     outputs, means, gates = gated
     size, small = outputs.shape[1], outputs.shape[1:]
@@ -323,19 +350,21 @@ _branch.defvjp(_branch_forward, _branch_backward)
 
 
 def _expand(
-    static: tuple, x: jax.Array, tile: Tile, flags: Flags, t: jax.Array
-) -> tuple[jax.Array, jax.Array | None, tuple | None]:
-    """Input of a tile's depthwise convolution; output of its expansion and moments of its BN."""
+    static: Static, x: jax.Array, tile: Tile, *, flags: Flags, t: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, Moments] | None]:
+    """Input of a tile's depthwise convolution; output of its expansion with the moments."""
     size = tile.scale.shape[0]
     if tile.expand is None:
-        return lax.dynamic_slice_in_dim(x, t * size, size), None, None
+        return lax.dynamic_slice_in_dim(x, t * size, size), None
     z = (tile.expand @ x.reshape(x.shape[0], -1)).reshape(size, *x.shape[1:])
-    a, found = batch_norm(z, tile.expand_scale, tile.expand_bias, static[1], _LOW)
-    return jnp.where(flags.expands > 0, a, z), z, found
+    kind = dict(activation=static.activation, lowering=_LOW)
+    a, moments = batch_norm(z, tile.expand_scale, tile.expand_bias, **kind)
+    return jnp.where(flags.expands > 0, a, z), (z, moments)
 
 
-def _depthwise(static: tuple, flags: Flags, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return conv.depthwise(x, kernel.transpose(1, 2, 0), static[0], _LOW, flags.kernel)
+def _depthwise(x: jax.Array, kernel: jax.Array, *, static: Static, flags: Flags) -> jax.Array:
+    kernel = kernel.transpose(1, 2, 0)
+    return conv.depthwise(x, kernel, stride=static.stride, lowering=_LOW, true_kernel=flags.kernel)
 
 
 def _gates(se: Any, means: jax.Array, on: jax.Array) -> jax.Array:

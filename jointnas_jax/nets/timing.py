@@ -1,12 +1,12 @@
 """Times networks, and their pieces, on a device: one compiled forward pass, as it is deployed.
 
 A piece is timed inside a loop of one program, so that neither a call's overhead nor the clock's
-resolution matters. Barriers tie what a turn reads to the turn before: nothing moves out of the
-loop, or a piece would seem cheaper there than it is in a network. What the loop and the call cost
-is timed without a piece, and subtracted.
+resolution matters. The inputs of a turn depend on the turn before: nothing moves out of the loop,
+where a piece would seem cheaper than it is in a network. The cost of loop and call is timed without
+a piece, and subtracted.
 
-Other work on the machine only ever makes a call longer. So what counts is the least of many calls,
-spread over rounds through all programs of a group: a disturbance hits all of them alike.
+Other work on the machine can only make a call longer. So the least of many calls counts, spread
+over rounds through all programs of a group: a disturbance hits all of them alike.
 """
 
 import concurrent.futures
@@ -26,16 +26,16 @@ from jointnas_jax.nets import conv
 from jointnas_jax.nets.cost import COSTS, by_part
 from jointnas_jax.nets.init import initial_variables
 from jointnas_jax.nets.latency import BLOCK, STEM, Piece
-from jointnas_jax.nets.network import Alone, Network
+from jointnas_jax.nets.network import Network, NetworkPart
 from jointnas_jax.space import ArchSpec
 
 # Rounds through the programs of a group, and calls of each program in a round.
 _ROUNDS, _CALLS = 12, 8
-# Seconds that the loop over a piece shall take, and turns of it at most. Short loops are disturbed
-# less often: all threads of all turns must find a core free.
+# Target seconds and most turns of the loop over a piece. Short loops are disturbed less often: all
+# threads of all turns must find a free core.
 _LOOP_SECONDS, _MOST_TURNS = 5e-4, 32
-# Guesses of how long pieces take, for the number of turns only: seconds of any, multiply-adds in a
-# second; and seconds to compile one.
+# Guesses for the number of turns: seconds of the smallest piece, multiply-adds in a second; and
+# seconds to compile a piece.
 _FIXED_SECONDS, _RATE, _COMPILE_SECONDS = 1e-5, 2e9, 0.3
 
 Call = Callable[[], Any]
@@ -46,10 +46,10 @@ class Setting:
     """Where and how a network runs.
 
     Attributes:
-      device: it runs on.
-      lowering: of convolutions, see `nets/conv.py`. `conv` is what a trained model is used with,
-        on every device: images come one by one, and that of training on CPU wants many.
-      dtype: of feature maps.
+      device: the device.
+      lowering: lowering of convolutions, see `nets/conv.py`. A trained model uses `conv` on every
+        device: images come one by one, and the lowering of training on CPU wants many.
+      dtype: dtype of feature maps.
     """
 
     device: jax.Device
@@ -58,7 +58,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """All that timings depend on besides the network."""
+        """Everything that timings depend on besides the network."""
         kind = self.device.device_kind
         return f"{kind}, jax {jax.__version__}, {self.dtype}, {self.lowering}"
 
@@ -75,22 +75,22 @@ def network_call(arch: ArchSpec, setting: Setting, batch: int) -> Call:
 
 
 def seconds_of(call: Call, repeats: int, most_seconds: float) -> np.ndarray:
-    """Seconds of each of some calls, `float64[repeats]`; fewer, but five, if they take long."""
-    found: list[float] = []
-    call()  # the first one after others is no measure
-    while len(found) < repeats and (len(found) < 5 or sum(found) < most_seconds):
-        found.append(_seconds(call))
-    return np.array(found)
+    """Seconds of each of `repeats` calls, `float64[n]`; from five on only up to `most_seconds`."""
+    times: list[float] = []
+    call()  # the first call after other programs takes longer
+    while len(times) < repeats and (len(times) < 5 or sum(times) < most_seconds):
+        times.append(_seconds(call))
+    return np.array(times)
 
 
 def least_seconds(
     calls: Sequence[Call], rounds: int = _ROUNDS, in_a_round: int = _CALLS
 ) -> np.ndarray:
-    """The least that each of C calls takes, `float64[C]`."""
+    """Least seconds of each of C calls, `float64[C]`."""
     best = np.full(len(calls), np.inf)
     for _ in range(rounds):
         for i, call in enumerate(calls):
-            call()  # the caches are another's
+            call()  # the caches hold another program's data
             best[i] = min(best[i], *(_seconds(call) for _ in range(in_a_round)))
     return best
 
@@ -106,8 +106,8 @@ def time_pieces(pieces: Sequence[Piece], setting: Setting) -> np.ndarray:
     turns = [_turns(piece) for piece in pieces]
     lengths = sorted(set(turns))
     calls = _side_by_side(lambda i: _piece_call(pieces[i], turns[i], setting), range(len(pieces)))
-    nothing = (np.zeros((1, 8), np.float32), {})
-    empty = [_loop_call(lambda x, _: x, nothing, n, setting.device) for n in lengths]
+    nothing: tuple[np.ndarray, dict] = (np.zeros((1, 8), np.float32), {})
+    empty = [_loop_call(lambda x, _: x, nothing, turns=n, device=setting.device) for n in lengths]
     best = least_seconds([*calls, *empty])
     overhead = dict(zip(lengths, best[len(pieces) :], strict=True))
     spent = [(best[i] - overhead[n]) / n for i, n in enumerate(turns)]
@@ -123,34 +123,41 @@ def expected_seconds(pieces: Sequence[Piece]) -> float:
 
 def _piece_call(piece: Piece, turns: int, setting: Setting) -> Call:
     arch, low = piece.arch, setting.lowering
-    module = Alone(arch, low, dtype=setting.dtype, part=piece.kind)
+    module = NetworkPart(arch, low, dtype=setting.dtype, part=piece.kind)
     x = _noise(arch, arch.image_channels if piece.kind == STEM else arch.stem.channels, 1)
     if piece.kind != STEM:
         x = np.asarray(conv.to_map(jnp.asarray(x, setting.dtype), low))
-    given = (x, initial_variables(arch, jax.random.key(0)))
-    return _loop_call(lambda x, weights: module.apply(weights, x), given, turns, setting.device)
+    arguments = (x, initial_variables(arch, jax.random.key(0)))
+    apply: Callable[[jax.Array, Any], Any] = lambda x, weights: module.apply(weights, x)
+    return _loop_call(apply, arguments, turns=turns, device=setting.device)
 
 
 def _loop_call(
-    function: Callable[[jax.Array, Any], jax.Array], given: tuple, turns: int, device: jax.Device
+    function: Callable[[jax.Array, Any], Any],
+    arguments: tuple[Any, Any],
+    *,
+    turns: int,
+    device: jax.Device,
 ) -> Call:
-    """A compiled loop of some turns that all call a function with the same.
+    """Compiles a loop whose turns all call a function of a map and weights with the same values.
 
-    The compiler cannot know that: a turn adds to all it is given the product of a number from the
-    turn before and of one that is zero at run time only.
+    The compiler cannot see that they are the same: a turn adds to each value the product of a
+    number from the turn before and a number that is zero at run time only.
     """
 
-    def program(given: Any, zero: jax.Array) -> jax.Array:
+    def program(arguments: Any, zero: jax.Array) -> jax.Array:
         def turn(_: int, before: jax.Array) -> jax.Array:
             nothing = before.reshape(-1)[0].astype(jnp.float32) * zero
-            return function(*jax.tree.map(lambda v: v + nothing.astype(v.dtype), given))
+            x, weights = jax.tree.map(lambda v: v + nothing.astype(v.dtype), arguments)
+            return function(x, weights)
 
-        result = jax.eval_shape(function, *given)
+        x, weights = arguments
+        result = jax.eval_shape(function, x, weights)
         return lax.fori_loop(0, turns, turn, jnp.zeros(result.shape, result.dtype))
 
     compiled = jax.jit(program)
-    given, zero = jax.device_put((given, np.float32(0)), device)
-    call = lambda: jax.block_until_ready(compiled(given, zero))
+    placed, zero = jax.device_put((arguments, np.float32(0)), device)
+    call = lambda: jax.block_until_ready(compiled(placed, zero))
     call()
     return call
 
@@ -163,8 +170,7 @@ def _side_by_side(function: Callable[[Any], Call], items: Sequence[Any]) -> list
 
 def _turns(piece: Piece) -> int:
     """Turns of the loop over a piece: a power of two, so that few empty loops serve all."""
-    wanted = _LOOP_SECONDS / _guess(piece)
-    return 2 ** int(np.log2(np.clip(wanted, 2, _MOST_TURNS)))
+    return 2 ** int(np.log2(np.clip(_LOOP_SECONDS / _guess(piece), 2, _MOST_TURNS)))
 
 
 @functools.lru_cache(maxsize=2**16)

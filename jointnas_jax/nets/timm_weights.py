@@ -1,8 +1,8 @@
 """Weights in timm's layout (`fbnetv3_b`, `fbnetv3_d`, `fbnetv3_g`) as variables of our network.
 
-Names and shapes are those that timm 1.0 gives the tensors of a state dict
-(`models/mobilenetv3.py` and `models/_efficientnet_blocks.py` there). A file of weights is foreign:
-no name, shape, type or value in it is taken without a check.
+Names and shapes are those of a state dict of timm 1.0 (`models/mobilenetv3.py` and
+`models/_efficientnet_blocks.py` there). A file of weights is foreign: every name, shape, type and
+value in it is checked.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from jointnas_jax.errors import ModelError, one_line
 from jointnas_jax.nets.init import map_shapes, variable_shapes
 from jointnas_jax.space import ArchSpec
 
-# Far above the 67 MB of the largest network, far below what fills a memory.
+# Far above the 67 MB of the largest network, far below the memory of a machine.
 _MAX_BYTES = 1 << 30
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 # Batches seen in training, which timm stores with each BN; nothing depends on it.
@@ -39,7 +39,7 @@ _EXPANDING = {
     "project_bn": "bn3",
     **_SE,
 }
-# Without an expansion timm counts and names what is left differently.
+# Without an expansion timm counts and names the other layers differently.
 _SEPARABLE = {
     "depthwise": "conv_dw",
     "depthwise_bn": "bn1",
@@ -75,8 +75,8 @@ def class_count(tensors: Mapping[str, np.ndarray]) -> int:
     """Number of classes of the classifier in `tensors`; raises `ModelError` if there is none."""
     bias = tensors.get("classifier.bias")
     if bias is None or bias.ndim != 1 or not len(bias):
-        found = "there is none" if bias is None else f"it has the shape {bias.shape}"
-        raise ModelError(f"`classifier.bias` must have one number for each class; {found}")
+        shape = "there is none" if bias is None else f"it has the shape {bias.shape}"
+        raise ModelError(f"`classifier.bias` must have one number for each class; {shape}")
     return len(bias)
 
 
@@ -85,7 +85,7 @@ def from_timm(tensors: Mapping[str, np.ndarray], arch: ArchSpec) -> dict[str, An
 
     Args:
       tensors: timm's name -> array of any floating type, in timm's layout.
-      arch: the same network; timm pads all convolutions by (k-1)/2, see `zoo.fbnetv3`.
+      arch: the network; timm pads all convolutions by (k-1)/2, see `zoo.fbnetv3`.
 
     Returns:
       `params` and `batch_stats`, NumPy arrays `float32`.
@@ -109,13 +109,13 @@ def from_timm(tensors: Mapping[str, np.ndarray], arch: ArchSpec) -> dict[str, An
 
 def timm_shapes(arch: ArchSpec) -> dict[str, tuple[int, ...]]:
     """Returns the names and shapes of a network's tensors in timm's layout."""
-    modules, found = _modules(arch), {}
+    modules, shapes = _modules(arch), {}
 
-    def place(path: str, shape: tuple[int, ...]) -> None:
-        found[_name(path, modules)] = _timm_shape(path, shape)
+    def add(path: str, shape: tuple[int, ...]) -> None:
+        shapes[_name(path, modules)] = _timm_shape(path, shape)
 
-    map_shapes(place, variable_shapes(arch))
-    return found
+    map_shapes(add, variable_shapes(arch))
+    return shapes
 
 
 def _modules(arch: ArchSpec) -> dict[str, str]:

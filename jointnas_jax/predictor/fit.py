@@ -1,9 +1,9 @@
 """Pretraining, fitting and scoring of the predictor, each one compiled program.
 
-An ensemble of members that differ in initialisation and batch order stands in for the paper's
-single network (`members=1` gives that): its mean varies less from fit to fit, and its spread
-says how sure it is. Two choices hold for the paper's version, too, which does not say: steps shrink
-along a cosine, and more trials make larger batches.
+An ensemble of members that differ in initialisation and batch order takes the place of the paper's
+single network (`members=1`): its mean varies less from fit to fit, and its spread is a measure of
+its uncertainty. Two choices are unpublished: steps shrink along a cosine, and more trials make
+larger batches.
 
 Shapes: N candidates, A and R features of architecture and recipe, P proxies, M members.
 """
@@ -22,13 +22,8 @@ from jointnas_jax.config import PredictorConfig
 from jointnas_jax.predictor.model import PredictorNet
 
 
-@flax.struct.dataclass
-class PredictorState:
-    """The networks of a predictor.
-
-    Attributes:
-      params: Flax parameters, each with a leading axis of M.
-    """
+class PredictorState(flax.struct.PyTreeNode):
+    """The networks of a predictor: Flax parameters, each with a leading axis of M."""
 
     params: Any
 
@@ -37,8 +32,9 @@ class PredictorState:
 def pretrain(
     arch: jax.Array,
     costs: jax.Array,
-    recipe_width: int,
     key: jax.Array,
+    *,
+    recipe_width: int,
     config: PredictorConfig,
 ) -> PredictorState:
     """Initialises all members and trains encoder and proxy head on costs, which are free.
@@ -46,9 +42,9 @@ def pretrain(
     Args:
       arch: `float32[N, A]`, features of random architectures.
       costs: `float32[N, P]`, not negative; the target is the standardised logarithm, where 0
-        counts as half of the smallest cost that is not.
-      recipe_width: R.
+        counts as half of the smallest positive cost.
       key: consumed.
+      recipe_width: R.
       config: sizes and schedules.
     """
     smallest = jnp.where(costs > 0, costs, jnp.inf).min(0)
@@ -68,13 +64,13 @@ def pretrain(
         return _train(
             loss,
             params,
-            optax.adam(config.pretrain_lr),
-            len(arch),
-            len(arch),
-            min(256, len(arch)),
-            min(256, len(arch)),
-            config.pretrain_epochs,
-            train_key,
+            optimizer=optax.adam(config.pretrain_lr),
+            count=len(arch),
+            capacity=len(arch),
+            batch_size=min(256, len(arch)),
+            largest_batch=min(256, len(arch)),
+            epochs=config.pretrain_epochs,
+            key=train_key,
         )
 
     return PredictorState(jax.vmap(one)(jax.random.split(key, config.members)))
@@ -83,28 +79,28 @@ def pretrain(
 @functools.partial(jax.jit, static_argnames="config")
 def fit(
     pretrained: PredictorState,
-    arch: jax.Array,
-    recipe: jax.Array,
+    features: tuple[jax.Array, jax.Array],
     targets: jax.Array,
+    *,
     count: jax.Array,
     key: jax.Array,
     config: PredictorConfig,
 ) -> PredictorState:
     """Fits all members to targets, starting from the pretrained weights.
 
-    Half of the epochs with the encoder frozen, which then need its outputs once, and half with
-    everything trained at a lower rate (paper section 3.2).
+    Half of the epochs keep the encoder frozen and compute its outputs once, half train everything
+    at a lower rate (paper section 3.2).
 
     Args:
-      pretrained: what `pretrain` returned.
-      arch: `float32[N, A]`; rows from `count` on are padding, so that more trials compile nothing.
-      recipe: `float32[N, R]`.
+      pretrained: the result of `pretrain`.
+      features: `float32[N, A]` of the architectures and `float32[N, R]` of the recipes; rows from
+        `count` on are padding, so that more trials compile nothing.
       targets: `float32[N]`, standardised scores.
       count: `int32[]`, trials to learn from, at least 1.
       key: consumed.
       config: sizes and schedules.
     """
-    net = _net(config, pretrained.params["params"]["proxy_head"]["bias"].shape[-1])
+    net, (arch, recipe) = _net(config, _proxies(pretrained)), features
     delta = config.huber_delta
     # More trials make larger batches, not more steps.
     smallest, most_steps = 8, 8
@@ -123,37 +119,53 @@ def fit(
     def one(params: Any, key: jax.Array) -> Any:
         first, second = jax.random.split(key)
         parts = params["params"]
-        embeddings = net.apply(params, arch, method="embed")
+        embeddings: Any = net.apply(params, arch, method="embed")
         whole = lambda head: {"params": parts | {"accuracy_head": head}}
 
         def head_loss(head: Any, rows: jax.Array, mask: jax.Array) -> jax.Array:
-            inputs = whole(head), embeddings[rows], recipe[rows]
-            return loss(net.apply(*inputs, method="accuracy_of"), rows, mask)
+            embedded = embeddings[rows]
+            predicted: Any = net.apply(whole(head), embedded, recipe[rows], method="accuracy_of")
+            return loss(predicted, rows, mask)
 
         def full_loss(params: Any, rows: jax.Array, mask: jax.Array) -> jax.Array:
-            inputs = params, arch[rows], recipe[rows]
-            return loss(net.apply(*inputs, method="predict_accuracy"), rows, mask)
+            predict = functools.partial(net.apply, params, method="predict_accuracy")
+            predicted: Any = predict(arch[rows], recipe[rows])
+            return loss(predicted, rows, mask)
 
-        frozen, full = optax.adam(config.frozen_lr), optax.adam(config.full_lr)
-        head, epochs = parts["accuracy_head"], config.frozen_epochs
-        head = train(head_loss, head, frozen, epochs=epochs, key=first)
-        return train(full_loss, whole(head), full, epochs=config.full_epochs, key=second)
+        head = train(
+            head_loss,
+            parts["accuracy_head"],
+            optimizer=optax.adam(config.frozen_lr),
+            epochs=config.frozen_epochs,
+            key=first,
+        )
+        return train(
+            full_loss,
+            whole(head),
+            optimizer=optax.adam(config.full_lr),
+            epochs=config.full_epochs,
+            key=second,
+        )
 
     return PredictorState(jax.vmap(one)(pretrained.params, jax.random.split(key, config.members)))
 
 
 def score(
-    state: PredictorState, arch: jax.Array, recipe: jax.Array, config: PredictorConfig
+    state: PredictorState, features: tuple[jax.Array, jax.Array], config: PredictorConfig
 ) -> tuple[jax.Array, jax.Array]:
-    """Predicts targets of candidates; for use under `jit`.
+    """Predicts targets of candidates from features as in `fit`; for use under `jit`.
 
     Returns:
       Mean and standard deviation over members, `float32[N]` each.
     """
-    net = _net(config, state.params["params"]["proxy_head"]["bias"].shape[-1])
-    predict = functools.partial(net.apply, method="predict_accuracy")
-    members = jax.vmap(predict, in_axes=(0, None, None))(state.params, arch, recipe)
+    predict = functools.partial(_net(config, _proxies(state)).apply, method="predict_accuracy")
+    arch, recipe = features
+    members: Any = jax.vmap(predict, in_axes=(0, None, None))(state.params, arch, recipe)
     return members.mean(0), members.std(0)
+
+
+def _proxies(state: PredictorState) -> int:
+    return state.params["params"]["proxy_head"]["bias"].shape[-1]
 
 
 def _net(config: PredictorConfig, proxies: int) -> PredictorNet:
@@ -167,7 +179,8 @@ def _masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
 def _train(
     loss: Callable[[Any, jax.Array, jax.Array], jax.Array],
     params: Any,
-    optimizer: Callable[[Any], optax.GradientTransformation],
+    *,
+    optimizer: optax.GradientTransformation,
     count: jax.Array | int,
     capacity: int,
     batch_size: jax.Array | int,
@@ -177,8 +190,8 @@ def _train(
 ) -> Any:
     """Trains on the first `count` of `capacity` rows, in shuffled batches; returns parameters.
 
-    The optimizer's steps shrink to zero along a cosine. The parameters are one vector meanwhile: a
-    step of such small networks costs what its operations cost to start.
+    The optimizer's steps shrink to zero along a cosine. The parameters are one vector meanwhile:
+    the cost of a step of so small a network is the cost of starting its operations.
     """
     steps = (count + batch_size - 1) // batch_size
     vector, unravel = ravel_pytree(params)

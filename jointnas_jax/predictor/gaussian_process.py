@@ -1,10 +1,9 @@
-"""A Gaussian process beside the networks: it learns more from few trials, and knows its limits.
+"""A Gaussian process beside the networks: it learns more from few trials, with a better spread.
 
-Each value of a choice, each number and each cost has a length scale of its own, found by maximising
-the posterior; a linear kernel is added to a Matern-5/2 one, since much of what makes a network good
-adds up. Settings were chosen on NAS-Bench-Macro (`benchmarks/tabular.py predictor`) and kept for
-the HPOLib tables. The process alone says how much better than all trials a candidate may be, which
-is what a search goes by.
+Each value of a choice, each number and each cost has a separate length scale, by maximising the
+posterior; a linear kernel is added to a Matern-5/2 one, for many effects on accuracy are additive.
+Settings were chosen on NAS-Bench-Macro (`benchmarks/tabular.py predictor`) and kept for the HPOLib
+tables. A search goes by the expected improvement of the process alone.
 
 Shapes: N trials, of which the first n are real and the others padding, F features, T candidates to
 predict.
@@ -29,10 +28,10 @@ class Hyper(NamedTuple):
     Attributes:
       scales: `float32[F]`, length scales.
       slopes: `float32[F]`, length scales of the linear kernel.
-      amplitude: `float32[]`, of the Matern kernel.
+      amplitude: `float32[]`, amplitude of the Matern kernel.
       linear: `float32[]`, amplitude of the linear kernel.
-      noise: `float32[]`, variance.
-      mean: `float32[]`.
+      noise: `float32[]`, variance of the noise.
+      mean: `float32[]`, mean of the process.
     """
 
     scales: jax.Array
@@ -43,14 +42,13 @@ class Hyper(NamedTuple):
     mean: jax.Array
 
 
-@flax.struct.dataclass
-class Process:
+class Process(flax.struct.PyTreeNode):
     """A fitted process.
 
     Attributes:
       hyper: hyperparameters.
-      inputs: `float32[N, F]`, of the trials.
-      real: `bool[N]`, which rows count.
+      inputs: `float32[N, F]`, features of the trials.
+      real: `bool[N]`, false for padding.
       factor: `float32[N, N]`, lower Cholesky factor of the trials' covariance.
       weights: `float32[N]`, the covariance's inverse times the centred targets.
     """
@@ -62,17 +60,17 @@ class Process:
     weights: jax.Array
 
 
-def fit_process(inputs: jax.Array, targets: jax.Array, real: jax.Array, knobs: int) -> Process:
+def fit_process(inputs: jax.Array, targets: jax.Array, real: jax.Array, *, knobs: int) -> Process:
     """Fits a process; for use under `jit`.
 
     Args:
       inputs: `float32[N, F]`. Two values of a choice should be at distance 1.
       targets: `float32[N]`, standardised.
       real: `bool[N]`, false for padding.
-      knobs: how many choices and costs the features describe.
+      knobs: number of choices and costs that the features describe.
     """
     width = inputs.shape[1]
-    # As many more knobs differ, candidates are further apart (Hvarfner et al., arXiv 2402.02229).
+    # Distances grow with the number of knobs (Hvarfner et al., arXiv 2402.02229).
     usual = 0.5 * math.log(knobs)
     start = Hyper(
         scales=jnp.full(width, usual),
@@ -82,7 +80,7 @@ def fit_process(inputs: jax.Array, targets: jax.Array, real: jax.Array, knobs: i
         noise=jnp.array(-6.0),
         mean=jnp.zeros(()),
     )
-    widths = Hyper(scales=0.75, slopes=0.5, amplitude=1.0, linear=1.5, noise=3.0, mean=1.0)
+    widths = dict(scales=0.75, slopes=0.5, amplitude=1.0, linear=1.5, noise=3.0, mean=1.0)
     targets = jnp.where(real, targets, 0.0)
     centre = lambda hyper: jnp.where(real, targets - hyper.mean, 0.0)
 
@@ -92,7 +90,7 @@ def fit_process(inputs: jax.Array, targets: jax.Array, real: jax.Array, knobs: i
         weights = jax.scipy.linalg.cho_solve((factor, True), centred)
         prior = sum(
             jnp.square((value - usual_value) / width).sum()
-            for value, usual_value, width in zip(hyper, start, widths, strict=True)
+            for value, usual_value, width in zip(hyper, start, widths.values(), strict=True)
         )
         # Padded rows have a diagonal of 1, whose logarithm is 0.
         return 0.5 * centred @ weights + jnp.log(jnp.diag(factor)).sum() + 0.5 * prior
@@ -102,21 +100,21 @@ def fit_process(inputs: jax.Array, targets: jax.Array, real: jax.Array, knobs: i
     def step(_: int, carry: tuple) -> tuple:
         hyper, state, good = carry
         gradient = jax.grad(loss)(hyper)
-        # In 32 bits a covariance may have no Cholesky factor: back to the last one that had.
+        # In 32 bits a covariance may have no Cholesky factor: back to the last one with a factor.
         fine = jnp.isfinite(jnp.concatenate([g.ravel() for g in jax.tree.leaves(gradient)])).all()
         updates, after = optimizer.update(gradient, state)
         good = _choose(fine, hyper, good)
         state = _choose(fine, after, optimizer.init(hyper))
         return _choose(fine, optax.apply_updates(hyper, updates), good), state, good
 
-    # From there the noise falls where there is none; from below it does not rise.
+    # From -2 the fitted noise falls where there is none; from below it would not rise.
     first = start._replace(noise=jnp.array(-2.0))
     hyper, _, good = jax.lax.fori_loop(0, _STEPS, step, (first, optimizer.init(first), first))
     factor = _factor(hyper, inputs, real)
     hyper = _choose(jnp.isfinite(factor).all(), hyper, good)
     factor = _factor(hyper, inputs, real)
     weights = jax.scipy.linalg.cho_solve((factor, True), centre(hyper))
-    return Process(hyper, inputs, real, factor, weights)
+    return Process(hyper=hyper, inputs=inputs, real=real, factor=factor, weights=weights)
 
 
 def predict(process: Process, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -131,21 +129,20 @@ def predict(process: Process, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def believe(process: Process, inputs: jax.Array, target: jax.Array | None = None) -> Process:
-    """Adds a trial, `float32[F]`, that is only believed to have scored; for use under `jit`.
+    """Adds a fantasised trial (the kriging believer, Ginsbourger et al. 2010); for use under `jit`.
 
-    Deviations shrink near it (the kriging believer, Ginsbourger et al. 2010). Needs a row of
-    padding.
+    Deviations shrink near it.
 
     Args:
-      process: the process.
-      inputs: `float32[F]`.
-      target: `float32[]`, its score; None: what was expected of it, so that expectations stay.
+      process: the process, with a row of padding.
+      inputs: `float32[F]`, features of the trial.
+      target: `float32[]`, its fantasised score; None: the expected one, so that expectations stay.
     """
     row = process.real.sum()
     across = _kernel(process.hyper, inputs[None], process.inputs)[0] * process.real
     solved = jax.scipy.linalg.solve_triangular(process.factor, across, lower=True)
-    own = _kernel(process.hyper, inputs[None], inputs[None])[0, 0]
-    rest = own + jnp.exp(process.hyper.noise) + _JITTER - solved @ solved
+    variance = _kernel(process.hyper, inputs[None], inputs[None])[0, 0]
+    rest = variance + jnp.exp(process.hyper.noise) + _JITTER - solved @ solved
     rest = jnp.maximum(rest, _JITTER)
     weights = process.weights
     if target is not None:
@@ -162,7 +159,7 @@ def believe(process: Process, inputs: jax.Array, target: jax.Array | None = None
 
 
 def best_and_worst(process: Process) -> tuple[jax.Array, jax.Array]:
-    """The highest and lowest expected target of a trial, `float32[]`; under noise no lucky one."""
+    """The highest and lowest expected target of a trial, `float32[]` each, without its noise."""
     expected = predict(process, process.inputs)[0]
     best = jnp.where(process.real, expected, -jnp.inf).max()
     return best, jnp.where(process.real, expected, jnp.inf).min()
@@ -171,12 +168,12 @@ def best_and_worst(process: Process) -> tuple[jax.Array, jax.Array]:
 def log_improvement(mean: jax.Array, deviation: jax.Array, best: jax.Array) -> jax.Array:
     """Logarithm of the expected improvement on `best`, `float32[T]`.
 
-    Precise however small it is (Ament et al., arXiv 2310.20708), so that a search can climb it.
+    Precise for every size (Ament et al., arXiv 2310.20708), so that a search can climb it.
     """
     deviation = jnp.maximum(deviation, 1e-6)
     z = (mean - best) / deviation
     near = jax.scipy.stats.norm.pdf(z) + z * jax.scipy.stats.norm.cdf(z)
-    # Far below the best the two cancel; their difference tends to pdf / (z^2 + 3).
+    # Far below the best the two terms cancel; their sum tends to pdf / (z^2 + 3).
     far = jax.scipy.stats.norm.logpdf(z) - jnp.log(z * z + 3)
     return jnp.where(z < -5, far, jnp.log(jnp.maximum(near, 1e-30))) + jnp.log(deviation)
 

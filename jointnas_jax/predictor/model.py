@@ -8,8 +8,7 @@ from flax import linen as nn
 class PredictorNet(nn.Module):
     """An encoder of the architecture and two heads.
 
-    Shapes: N candidates, A architecture features, R recipe features, P proxies,
-    E numbers of the embedding.
+    Shapes: N candidates, A architecture features, R recipe features, P proxies, E = `embedding`.
 
     Attributes:
       proxies: P, costs that the proxy head predicts.

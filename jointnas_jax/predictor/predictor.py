@@ -1,7 +1,7 @@
 """The predictor of one space: index vectors in, scores out.
 
 An ensemble of pretrained networks (`predictor/fit.py`) and a Gaussian process on features and costs
-(`predictor/gaussian_process.py`); the paper has one network alone (`predictor.process=False`,
+(`predictor/gaussian_process.py`); the paper has a single network (`predictor.process=False`,
 `predictor.members=1`, `predictor.targets="raw"`).
 """
 
@@ -26,21 +26,20 @@ from jointnas_jax.predictor.targets import Transform, standardised
 from jointnas_jax.runtime.compiler import compiler_options
 from jointnas_jax.space.features import FeatureTable
 
-# How much the networks count beside the process. Chosen on NAS-Bench-Macro.
+# Weight of the networks beside the process, chosen on NAS-Bench-Macro.
 _SHARE = 0.2
 
 # Index vectors `int32[N, K]` -> standardised logarithms of costs `float32[N, P]`, under `jit` too.
 CostFeatures = Callable[[Any], Any]
 
 
-@flax.struct.dataclass
-class Fitted:
-    """A predictor that has seen trials.
+class Fitted(flax.struct.PyTreeNode):
+    """A predictor fitted to trials.
 
     Attributes:
-      networks: the ensemble, in units of the targets; None where the process alone was fitted.
-      process: the Gaussian process; None without it.
-      transform: scores to targets.
+      networks: the ensemble, in units of the targets; None where only the process was fitted.
+      process: the Gaussian process; None where only the networks were fitted.
+      transform: from scores to targets.
     """
 
     networks: PredictorState | None
@@ -58,14 +57,17 @@ class Predictor:
         self,
         features: FeatureTable,
         config: PredictorConfig,
+        *,
         capacity: int,
         costs: CostFeatures | None = None,
     ):
         """Prepares for up to `capacity` trials; any number up to it uses the same programs."""
-        self._features, self._config, self._capacity = features, config, capacity
+        self._features = features
+        self._config = config
+        self._capacity = capacity
         self._costs = costs or (lambda vectors: jnp.zeros((len(vectors), 0)))
         knobs = features.groups.max() + 1
-        # Of two values of a choice one feature says all; two scales would say one thing twice.
+        # One feature describes a choice of two values: a second length scale would be redundant.
         hot = features.values >= 0
         pair = hot & (np.bincount(features.groups, hot)[features.groups] == 2)
         self._columns = np.flatnonzero(~(pair & (features.values == 1)))
@@ -81,28 +83,35 @@ class Predictor:
     def pretrain(self, vectors: np.ndarray, costs: np.ndarray, key: jax.Array) -> PredictorState:
         """Trains the encoders on costs `int64[N, P]` of vectors `int32[N, K]`; consumes the key."""
         arch, recipe = self._features(vectors)
-        return self._pretrain(arch, costs.astype(np.float32), recipe.shape[1], key, self._config)
+        return self._pretrain(
+            arch,
+            costs.astype(np.float32),
+            key,
+            recipe_width=recipe.shape[1],
+            config=self._config,
+        )
 
     def fit(
         self,
         pretrained: PredictorState,
         vectors: np.ndarray,
         scores: np.ndarray,
+        *,
         key: jax.Array,
         networks: bool = True,
     ) -> Fitted:
-        """Fits to measured scores; consumes the key.
+        """Fits to measured scores.
 
         Args:
-          pretrained: what `pretrain` returned.
+          pretrained: the result of `pretrain`.
           vectors: `int32[N, K]`.
           scores: `float[N]`, finite.
-          key: of the networks.
-          networks: false leaves them out: the process, if there is one, predicts alone, in less
-            time.
+          key: key of the networks, consumed.
+          networks: whether to fit the networks, too; without them the process, if there is one,
+            predicts alone, in less time.
 
         Raises:
-          InputError: there are more trials than the capacity, or numbers that are not finite.
+          InputError: there are more trials than the capacity, or a number is not finite.
         """
         count, networks = len(scores), networks or not self._config.process
         if not 1 <= count <= self._capacity:
@@ -112,13 +121,13 @@ class Predictor:
             )
         if not np.isfinite(scores).all():
             raise InputError(
-                f"scores that a predictor learns from must be finite, got {scores}; leave failed "
-                "trials out"
+                f"scores of a predictor's trials must be finite, got {scores}; leave failed trials "
+                "out"
             )
         z, mean, std = standardised(scores)
         vectors = np.pad(vectors, ((0, self._capacity - count), (0, 0)))
         z = np.pad(z, (0, self._capacity - count))
-        state = self._fit(pretrained, vectors, z, np.int32(count), key, networks=networks)
+        state = self._fit(pretrained, vectors, z, count=np.int32(count), key=key, networks=networks)
         if state.process is not None and not np.isfinite(state.process.weights).all():
             raise InputError(
                 "the Gaussian process could not be fitted: features of the costs must be finite; "
@@ -129,8 +138,8 @@ class Predictor:
     def predict(self, state: Fitted, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Score and spread, `float64[N]` each, of candidates `int32[N, K]`.
 
-        The spread is one standard deviation of what the predictor does not know, in units of the
-        scores; the noise of a measurement comes on top.
+        The spread is a standard deviation in units of the scores, without the noise of a
+        measurement.
         """
         count = len(vectors)
         # Few sizes, few programs: the next power of two.
@@ -139,9 +148,9 @@ class Predictor:
         return self.in_scores(state, mean), spread * state.transform.std
 
     def noise(self, state: Fitted) -> float:
-        """Standard deviation of one score measured again, as far as the trials tell it.
+        """Estimated standard deviation of an average score measured again, in units of the scores.
 
-        In units of the scores, at an average one; nan without the Gaussian process.
+        nan without the Gaussian process.
         """
         if state.process is None:
             return math.nan
@@ -158,20 +167,22 @@ class Predictor:
     def improvement_fn(self, state: Fitted) -> Callable[[jax.Array], jax.Array]:
         """The logarithm of the expected improvement on the best trial, for use under `jit`.
 
-        That of the Gaussian process alone: the networks do not know how little they know.
+        By the Gaussian process, which must be there: the networks' spread is too small.
         """
-        best, _ = gaussian_process.best_and_worst(state.process)
+        process = state.process
+        assert process is not None
+        best, _ = gaussian_process.best_and_worst(process)
 
         def improvement(vectors: jax.Array) -> jax.Array:
-            own = gaussian_process.predict(state.process, self._inputs(vectors))
-            return gaussian_process.log_improvement(*own, best)
+            mean, spread = gaussian_process.predict(process, self._inputs(vectors))
+            return gaussian_process.log_improvement(mean, spread, best)
 
         return improvement
 
     def believe(self, state: Fitted, vector: jax.Array, failed: bool = False) -> Fitted:
-        """Adds `int32[K]` to the trials of the process; for use under `jit`.
+        """Adds a candidate `int32[K]` to the trials of the process; for use under `jit`.
 
-        As scoring what is expected of it, or as bad as the worst trial where it `failed`.
+        Its fantasised score is the expected one, or the worst trial's where it `failed`.
         """
         process = state.process
         if process is None:
@@ -204,6 +215,7 @@ class Predictor:
         pretrained: PredictorState,
         vectors: jax.Array,
         z: jax.Array,
+        *,
         count: jax.Array,
         key: jax.Array,
         networks: bool,
@@ -214,11 +226,11 @@ class Predictor:
         vectors = jnp.asarray(vectors)
         ensemble = process = None
         if networks:
-            ensemble = fit(pretrained, *self._features(vectors), targets, count, key, self._config)
+            features = self._features(vectors)
+            ensemble = fit(pretrained, features, targets, count=count, key=key, config=self._config)
         if self._config.process:
-            process = gaussian_process.fit_process(
-                self._inputs(vectors), targets, real, self._knobs
-            )
+            inputs = self._inputs(vectors)
+            process = gaussian_process.fit_process(inputs, targets, real, knobs=self._knobs)
         return Fitted(ensemble, process, transform)
 
     def mean_and_spread(self, state: Fitted, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -231,16 +243,16 @@ class Predictor:
         back = state.transform.backward
         parts = []
         if state.networks is not None:
-            parts.append(score(state.networks, *self._features(vectors), self._config))
+            parts.append(score(state.networks, self._features(vectors), self._config))
         if state.process is not None:
             parts.append(gaussian_process.predict(state.process, self._inputs(vectors)))
         mean, spread = parts[0]
         if len(parts) == 2:
-            own, own_spread = parts[1]
-            # Of a mixture: variance within and between.
-            within = _SHARE * jnp.square(spread) + (1 - _SHARE) * jnp.square(own_spread)
-            spread = jnp.sqrt(within + _SHARE * (1 - _SHARE) * jnp.square(mean - own))
-            mean = _SHARE * mean + (1 - _SHARE) * own
+            expected, deviation = parts[1]
+            # Variance of a mixture: within and between.
+            within = _SHARE * jnp.square(spread) + (1 - _SHARE) * jnp.square(deviation)
+            spread = jnp.sqrt(within + _SHARE * (1 - _SHARE) * jnp.square(mean - expected))
+            mean = _SHARE * mean + (1 - _SHARE) * expected
         return back(mean), (back(mean + spread) - back(mean - spread)) / 2
 
 

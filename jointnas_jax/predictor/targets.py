@@ -1,8 +1,8 @@
 """Scores as regression targets: close to a normal distribution, and back.
 
-Accuracies have a long tail of bad candidates; left alone it takes most of a squared loss, where the
-good ones are to be told apart. The Yeo-Johnson transform (Biometrika 87, 2000) of the standardised
-scores straightens it. It is monotonic: ranks stay.
+Accuracies have a long tail of bad candidates, which would take most of a squared loss, and the
+differences between good ones little. The Yeo-Johnson transform (Biometrika 87, 2000) of the
+standardised scores shortens it. It is monotonic: ranks stay.
 """
 
 import flax.struct
@@ -12,27 +12,25 @@ import numpy as np
 
 # Exponents tried; 1 changes nothing.
 _EXPONENTS = np.linspace(-3.0, 5.0, 81).astype(np.float32)
-# Five scores have their likeliest exponent anywhere, so it is drawn towards 1: standard deviation
-# of a normal prior.
+# Standard deviation of a normal prior at 1: the likeliest exponent of five scores is nearly random.
 _PRIOR = 1.0
-# Scores that differ by less, beside the largest of them, differ by rounding.
+# Differences below this share of the largest score are rounding.
 _ROUNDING = 1e-12
 
 
-@flax.struct.dataclass
-class Transform:
-    """How standardised scores become targets and back.
+class Transform(flax.struct.PyTreeNode):
+    """From standardised scores to targets and back.
 
     Attributes:
-      mean: `float64[]`, of the scores.
-      std: `float64[]`, of the scores, 1 where all are equal.
-      exponent: `float32[]`, of Yeo-Johnson; 1 is the identity.
+      mean: `float64[]`, mean of the scores.
+      std: `float64[]`, standard deviation of the scores, 1 where all are equal.
+      exponent: `float32[]`, exponent of Yeo-Johnson; 1 is the identity.
       offset: `float32[]`, mean after it.
       scale: `float32[]`, standard deviation after it.
     """
 
-    mean: np.ndarray
-    std: np.ndarray
+    mean: jax.Array | np.float64
+    std: jax.Array | np.float64
     exponent: jax.Array
     offset: jax.Array
     scale: jax.Array
@@ -42,7 +40,7 @@ class Transform:
         """Fits it to standardised scores `float32[N]` where `real: bool[N]`; for use under `jit`.
 
         With `straighten` the exponent is the most likely one under a normal distribution, else 1.
-        `mean` and `std` are left at 0 and 1: they belong to the host, which has 64 bits.
+        `mean` and `std` are 0 and 1: the host sets them, in 64 bits.
         """
         z = jnp.where(real, z, 0.0)
 
@@ -56,7 +54,8 @@ class Transform:
         best = candidates[jnp.argmax(jax.vmap(likelihood)(candidates))]
         exponent = best if straighten else jnp.ones(())
         zero, one = jnp.zeros(()), jnp.ones(())
-        return cls(zero, one, exponent, *_moments(_forward(z, exponent), real))
+        offset, scale = _moments(_forward(z, exponent), real)
+        return cls(mean=zero, std=one, exponent=exponent, offset=offset, scale=scale)
 
     def forward(self, z: jax.Array) -> jax.Array:
         """Standardised scores -> targets of mean 0 and standard deviation 1."""
@@ -96,7 +95,7 @@ def _power(log: jax.Array, exponent: jax.Array) -> jax.Array:
 
 
 def _root(y: jax.Array, exponent: jax.Array) -> jax.Array:
-    """The inverse of `_power`; where a negative exponent bounds it, the largest finite value."""
+    """The inverse of `_power`, finite: a negative exponent bounds `_power`."""
     safe = jnp.where(jnp.abs(exponent) < 1e-4, 1.0, exponent)
     log = jnp.log1p(jnp.maximum(safe * y, 1e-6 - 1)) / safe
     return jnp.expm1(jnp.where(jnp.abs(exponent) < 1e-4, y, log))

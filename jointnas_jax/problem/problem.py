@@ -59,7 +59,7 @@ class Problem:
         """
         train, test = self.images()
         data, seed = self.config.data, (self.config.seed, VALIDATION_STREAM)
-        validation = carve_validation(len(train), data.val_fraction, seed, data.val_images)
+        validation = carve_validation(len(train), data.val_fraction, seed, images=data.val_images)
         batch = self.config.train.batch_size
         if (left := int((~validation).sum())) < batch:
             raise ConfigError(

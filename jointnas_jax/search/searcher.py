@@ -94,7 +94,7 @@ class Searcher:
         if cost_features is None and costs is not None:
             cost_features = limits.features()
         features = FeatureTable.of(space)
-        self.predictor = Predictor(features, predictor, evaluations, cost_features)
+        self.predictor = Predictor(features, predictor, capacity=evaluations, costs=cost_features)
 
         def promise(state: Fitted, explore: jax.Array | bool) -> Callable[[jax.Array], jax.Array]:
             score = self.predictor.score_fn(state)
@@ -340,7 +340,7 @@ class Searcher:
         networks: bool = True,
     ) -> Fitted:
         name = jax.random.fold_in(jax.random.fold_in(key, _FIT), len(scores))
-        return self.predictor.fit(pretrained, vectors, scores, name, networks)
+        return self.predictor.fit(pretrained, vectors, scores, key=name, networks=networks)
 
 
 class _Proposer:

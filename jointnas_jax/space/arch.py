@@ -1,17 +1,17 @@
-"""What a network is, as plain data: no JAX, no weights."""
+"""Networks as plain data: no JAX, no weights."""
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from jointnas_jax.errors import SpaceError, nearest, one_line, shown
 from jointnas_jax.space.knobs import Value
 
 ACTIVATIONS = ("hswish", "relu", "swish")
 MOST_STAGES = 32
-# The largest values of fields that are integers from 1, or from 0 for `trim`. They leave room for
-# any sensible network, and the cost of a stage (`nets/cost.py`) in 64 bits.
+# The largest value of each integer field; the smallest is 1, for `trim` 0. They leave room for any
+# sensible network, and the cost of a stage (`nets/cost.py`) fits 64 bits.
 _LARGEST = {
     "resolution": 4096,
     "channels": 8192,
@@ -21,6 +21,10 @@ _LARGEST = {
     "trim": 15,
     "classes": 1_000_000,
 }
+
+
+# Slot -> value; the type of a value is that of the field it fills.
+SlotValues = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +41,9 @@ class Stem:
 class Stage:
     """A run of MBConv blocks. The first block has the stride; the others repeat at stride 1.
 
-    `first` and `rest` apart, because the published FBNetV3 networks differ there. `trim` is by how
-    much the padding of the first block's depthwise convolution is smaller than (k-1)/2, which some
-    of them have where they halve the map.
+    `first` and `rest` apart, because the published FBNetV3 networks differ there. The padding of
+    the first block's depthwise convolution is (k-1)/2 - `trim`; some of them trim where they halve
+    the map.
     """
 
     channels: int
@@ -61,6 +65,9 @@ class Head:
     channels: int = 1984
     expand: int | float = 6
     activation: str = "hswish"
+
+
+Part = TypeVar("Part", Stem, Stage, Head)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,30 +149,23 @@ class ArchSpec:
     def to_slots(self) -> dict[str, Value]:
         """Returns the network as one flat dict, `stage2_kernel_first` and so on."""
         slots: dict[str, Value] = {"resolution": self.resolution}
-        parts = {"stem": self.stem, "head": self.head}
+        parts: dict[str, Stem | Stage | Head] = {"stem": self.stem, "head": self.head}
         parts |= {f"stage{s}": stage for s, stage in enumerate(self.stages, start=1)}
         for part, spec in parts.items():
             slots |= {f"{part}_{k}": v for k, v in dataclasses.asdict(spec).items()}
         return slots
 
     @classmethod
-    def from_slots(
-        cls, slots: Mapping[str, Value], image_channels: int, num_classes: int
-    ) -> "ArchSpec":
-        """Inverse of `to_slots`, given what the dataset says."""
-
-        def part(kind: type, name: str) -> Any:
-            return kind(**{f.name: slots[f"{name}_{f.name}"] for f in dataclasses.fields(kind)})
-
-        depth = sum(1 for slot in slots if slot.startswith("stage") and slot.endswith("_depth"))
-        stages = tuple(part(Stage, f"stage{s}") for s in range(1, depth + 1))
+    def from_slots(cls, slots: SlotValues, image_channels: int, num_classes: int) -> "ArchSpec":
+        """Inverse of `to_slots`, for the images and classes of a dataset."""
+        stages = range(1, stage_count(slots) + 1)
         return cls(
             resolution=slots["resolution"],
             image_channels=image_channels,
             num_classes=num_classes,
-            stem=part(Stem, "stem"),
-            stages=stages,
-            head=part(Head, "head"),
+            stem=part_of(slots, "stem", Stem),
+            stages=tuple(part_of(slots, f"stage{s}", Stage) for s in stages),
+            head=part_of(slots, "head", Head),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -203,6 +203,24 @@ class ArchSpec:
                     f"`resolution` = {self.resolution} leaves nothing of the map after stage {s}, "
                     "whose convolution is not padded fully (`trim`)"
                 )
+
+
+def stage_count(slots: Iterable[str]) -> int:
+    """Number of stages of a network, given the names of its slots."""
+    return sum(1 for slot in slots if slot.startswith("stage") and slot.endswith("_depth"))
+
+
+def part_of(slots: SlotValues, name: str, kind: type[Part]) -> Part:
+    """Builds the stem, the head or a stage (`stage2`) from slots of a network."""
+    return kind(**{f.name: slots[f"{name}_{f.name}"] for f in dataclasses.fields(kind)})
+
+
+def map_side(slots: SlotValues, stage: int) -> Any:
+    """Positions along one side of the map after a stage (0: the stem), of numbers or arrays."""
+    size = side(slots["resolution"], slots["stem_stride"])
+    for s in range(1, stage + 1):
+        size = side(size, slots[f"stage{s}_stride"], slots[f"stage{s}_trim"])
+    return size
 
 
 def side(size: Any, stride: Any, trim: Any = 0) -> Any:

@@ -10,26 +10,29 @@ import numpy as np
 
 from jointnas_jax.space.vectors import VectorSpace
 
+# NumPy's or JAX's, which is not imported here.
+Array = Any
+
 
 @dataclasses.dataclass(frozen=True)
 class FeatureTable:
-    """How the F features of a space come from index vectors.
+    """From index vectors to the F features of a space.
 
     Attributes:
       groups: `int32[F]`, the knob of each feature.
       values: `int32[F]`, the index that a one-hot feature stands for, -1 for an ordinal knob.
-      factors: `float32[F]`, from the index to the number, of ordinal knobs.
+      factors: `float32[F]`, factor from the index of an ordinal knob to its number; else 0.
       arch_width: the first `arch_width` of the F features describe the architecture. A space with a
         fixed architecture has one constant feature there, so that the encoder has an input.
       scales: `float32[F]`, factors at which two values of a choice, or the ends of an ordinal knob,
         are at distance 1.
     """
 
-    groups: np.ndarray
-    values: np.ndarray
-    factors: np.ndarray
+    groups: Array
+    values: Array
+    factors: Array
     arch_width: int
-    scales: np.ndarray
+    scales: Array
 
     @classmethod
     def of(cls, space: VectorSpace) -> "FeatureTable":
@@ -43,14 +46,16 @@ class FeatureTable:
         constant = [] if arch_width else [0]
         groups = np.concatenate([constant, np.repeat(np.arange(len(widths)), widths)])
         return cls(
-            groups.astype(np.int32),
-            np.concatenate([[-1] * len(constant), *values]).astype(np.int32),
-            np.concatenate([constant, np.repeat(factors, widths)]).astype(np.float32),
-            max(arch_width, 1),
-            np.concatenate([[1.0] * len(constant), np.repeat(scales, widths)]).astype(np.float32),
+            groups=groups.astype(np.int32),
+            values=np.concatenate([[-1] * len(constant), *values]).astype(np.int32),
+            factors=np.concatenate([constant, np.repeat(factors, widths)]).astype(np.float32),
+            arch_width=max(arch_width, 1),
+            scales=np.concatenate([[1.0] * len(constant), np.repeat(scales, widths)]).astype(
+                np.float32
+            ),
         )
 
-    def __call__(self, vectors: Any) -> tuple[Any, Any]:
+    def __call__(self, vectors: Array) -> tuple[Array, Array]:
         """Features of index vectors `int32[..., K]`, NumPy or JAX, also under `jit`.
 
         Returns:

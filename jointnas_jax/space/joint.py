@@ -8,14 +8,23 @@ knob, architecture knobs first: `int32[K]`, entry j in `range(len(knobs[j].value
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jointnas_jax.errors import SpaceError, nearest, one_line, shown
-from jointnas_jax.space.arch import MOST_STAGES, ArchSpec, Head, Stage, Stem, check_slot, side
+from jointnas_jax.space.arch import (
+    MOST_STAGES,
+    ArchSpec,
+    Head,
+    Stage,
+    Stem,
+    check_slot,
+    side,
+    stage_count,
+)
 from jointnas_jax.space.knobs import Knob, Value, parse_knob, same
 from jointnas_jax.space.recipe import Recipe, check_recipe_slot
 from jointnas_jax.space.vectors import VectorSpace
@@ -50,6 +59,12 @@ class JointSpace(VectorSpace):
     recipe_slots: Slots
     image_channels: int
     num_classes: int
+    arch_knobs: tuple[Knob, ...] = dataclasses.field(init=False, repr=False, compare=False)
+    recipe_knobs: tuple[Knob, ...] = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arch_knobs", _distinct_knobs(self.arch_slots))
+        object.__setattr__(self, "recipe_knobs", _distinct_knobs(self.recipe_slots))
 
     @classmethod
     def from_config(
@@ -57,23 +72,23 @@ class JointSpace(VectorSpace):
     ) -> "JointSpace":
         """Reads the `space` section of a config; raises `SpaceError` naming the entry at fault."""
         arch_slots, recipe_slots = read_slots(description)
-        return cls(arch_slots, recipe_slots, image_channels, num_classes)
+        return cls(
+            arch_slots=arch_slots,
+            recipe_slots=recipe_slots,
+            image_channels=image_channels,
+            num_classes=num_classes,
+        )
 
     @classmethod
     def fixed(cls, candidate: Candidate) -> "JointSpace":
         """Returns the space of one candidate; it has no knob."""
         arch, recipe = candidate.arch, candidate.recipe
-        return cls(arch.to_slots(), recipe.to_dict(), arch.image_channels, arch.num_classes)
-
-    @functools.cached_property
-    def arch_knobs(self) -> tuple[Knob, ...]:
-        """The knobs of the architecture, in vector order."""
-        return _distinct_knobs(self.arch_slots)
-
-    @functools.cached_property
-    def recipe_knobs(self) -> tuple[Knob, ...]:
-        """The knobs of the recipe, in vector order."""
-        return _distinct_knobs(self.recipe_slots)
+        return cls(
+            arch_slots=arch.to_slots(),
+            recipe_slots=recipe.to_dict(),
+            image_channels=arch.image_channels,
+            num_classes=arch.num_classes,
+        )
 
     # -- vectors <-> candidates ---------------------------------------------------------------
 
@@ -88,10 +103,10 @@ class JointSpace(VectorSpace):
     def encode(self, candidate: Candidate) -> np.ndarray:
         """Returns the canonical index vector `int32[K]`; raises `SpaceError` outside the space."""
         arch = candidate.arch
-        given = arch.to_slots()
-        if given.keys() != self.arch_slots.keys():
+        slots = arch.to_slots()
+        if slots.keys() != self.arch_slots.keys():
             raise SpaceError(
-                f"the space has {_stage_count(self.arch_slots)} stages, "
+                f"the space has {stage_count(self.arch_slots)} stages, "
                 f"the candidate {len(arch.stages)}"
             )
         dataset = (self.image_channels, self.num_classes)
@@ -101,9 +116,20 @@ class JointSpace(VectorSpace):
                 f"{(arch.image_channels, arch.num_classes)}"
             )
         vector = np.full(len(self.knobs), -1, np.int32)
-        slots = [*self.arch_slots.items(), *self.recipe_slots.items()]
-        for slot, value in {**given, **candidate.recipe.to_dict()}.items():
-            self._place(vector, slot, dict(slots)[slot], value)
+        sources = {**self.arch_slots, **self.recipe_slots}
+        for slot, value in {**slots, **candidate.recipe.to_dict()}.items():
+            source = sources[slot]
+            if not isinstance(source, Knob):
+                if not same(value, source):
+                    raise SpaceError(f"the space fixes `{slot}` at {source!r}, got {shown(value)}")
+                continue
+            position, index = self.positions[source.name], source.index(value)
+            if vector[position] not in (-1, index):
+                raise SpaceError(
+                    f"knob `{source.name}` is tied: `{slot}` = {shown(value)} contradicts "
+                    f"{source.values[vector[position]]!r} elsewhere"
+                )
+            vector[position] = index
         return self.canonical(vector)
 
     # -- sampling and equality ----------------------------------------------------------------
@@ -118,20 +144,14 @@ class JointSpace(VectorSpace):
         rules = []
         for knob in self.arch_knobs:
             uses = [slot for slot, source in self.arch_slots.items() if source is knob]
-            depths = [
-                self.arch_slots[slot.split("_")[0] + "_depth"]
-                for slot in uses
-                if slot.endswith("_rest")
-            ]
-            if len(depths) == len(uses) and all(
-                isinstance(d, Knob) and 1 in d.values for d in depths
-            ):
-                rules.append(
-                    (
-                        self.positions[knob.name],
-                        tuple((self.positions[d.name], d.index(1)) for d in depths),
-                    )
-                )
+            depths = [self.arch_slots.get(f"{slot.partition('_')[0]}_depth") for slot in uses]
+            one_block = tuple(
+                (self.positions[depth.name], depth.index(1))
+                for depth in depths
+                if isinstance(depth, Knob) and 1 in depth.values
+            )
+            if len(one_block) == len(uses) and all(slot.endswith("_rest") for slot in uses):
+                rules.append((self.positions[knob.name], one_block))
         return tuple(rules)
 
     def canonical(self, vectors: Any) -> Any:
@@ -169,26 +189,13 @@ class JointSpace(VectorSpace):
 
     # -- internals ------------------------------------------------------------------------------
 
-    def _fill(self, slots: Slots, vector: np.ndarray) -> dict[str, Value]:
+    def _fill(self, slots: Slots, vector: np.ndarray) -> dict[str, Any]:
         return {
             slot: source.values[vector[self.positions[source.name]]]
             if isinstance(source, Knob)
             else source
             for slot, source in slots.items()
         }
-
-    def _place(self, vector: np.ndarray, slot: str, source: Knob | Value, value: Value) -> None:
-        if not isinstance(source, Knob):
-            if not same(value, source):
-                raise SpaceError(f"the space fixes `{slot}` at {source!r}, got {shown(value)}")
-            return
-        position, index = self.positions[source.name], source.index(value)
-        if vector[position] not in (-1, index):
-            raise SpaceError(
-                f"knob `{source.name}` is tied: `{slot}` = {shown(value)} contradicts "
-                f"{source.values[vector[position]]!r} elsewhere"
-            )
-        vector[position] = index
 
 
 def read_arch(path: Path) -> ArchSpec:
@@ -215,10 +222,10 @@ def read_candidate(path: Path) -> tuple[ArchSpec, Recipe | None]:
 
 
 def read_slots(description: Mapping[str, Any]) -> tuple[Slots, Slots]:
-    """Reads the `space` section of a config into architecture slots and recipe slots.
+    """Reads the `space` section of a config, without a dataset, into architecture and recipe slots.
 
     Raises:
-      SpaceError: naming the entry that breaks a rule. Needs no dataset, so it can come at once.
+      SpaceError: an entry breaks a rule.
     """
     sections = ("resolution", "stem", "stages", "head", "recipe")
     _check_names("space", description, sections)
@@ -255,10 +262,13 @@ def read_slots(description: Mapping[str, Any]) -> tuple[Slots, Slots]:
 
 
 def _check_maps(slots: Slots) -> None:
-    """The smallest image must leave a position of the map after every stage."""
-    values = lambda slot: getattr(slots[slot], "values", (slots[slot],))
+    """Raises `SpaceError` if a stage leaves nothing of the map of the smallest image."""
+
+    def values(slot: str) -> tuple[Any, ...]:
+        return getattr(slots[slot], "values", (slots[slot],))
+
     size = side(min(values("resolution")), max(values("stem_stride")))
-    for s in range(1, _stage_count(slots) + 1):
+    for s in range(1, stage_count(slots) + 1):
         size = side(size, max(values(f"stage{s}_stride")), max(values(f"stage{s}_trim")))
         if size < 1:
             raise SpaceError(
@@ -271,10 +281,8 @@ def _read_section(name: str, kind: type, section: Any) -> dict[str, Any]:
     """Returns slot -> description; `kernel` and `expand` of a stage fill `_first` and `_rest`."""
     fields = {f.name: f.default for f in dataclasses.fields(kind)}
     split = {"kernel", "expand"} if kind is Stage else set()
-    known = {f.removesuffix("_first").removesuffix("_rest") for f in fields} if split else fields
-    if not isinstance(section, Mapping):
-        raise SpaceError(f"`{name}` must be a dict of {sorted(known)}, got {shown(section)}")
-    _check_names(name, section, known)
+    entries = {f.removesuffix("_first").removesuffix("_rest") for f in fields} if split else fields
+    _check_names(name, section, entries)
     slots: dict[str, Any] = {}
     for field in section:
         value = section[field]
@@ -289,7 +297,7 @@ def _read_section(name: str, kind: type, section: Any) -> dict[str, Any]:
                 f"{name}_{field}_rest": value["rest"],
             }
         elif field in split:
-            tied = isinstance(value, str)  # to both halves of another stage
+            tied = isinstance(value, str)  # each half to that of another stage
             slots |= {
                 f"{name}_{field}_first": value,
                 f"{name}_{field}_rest": value if tied else f"={name}_{field}_first",
@@ -339,17 +347,13 @@ def _tied(slot: str, other: str, slots: dict[str, Knob | Value]) -> Knob | Value
     )
 
 
-def _check_names(where: str, given: Mapping[str, Any], known: Any) -> None:
-    if not isinstance(given, Mapping):
-        raise SpaceError(f"`{where}` must be a dict of {sorted(known)}, got {shown(given)}")
-    for name in given:
-        if name not in known:
-            raise SpaceError(f"`{where}` has no entry `{one_line(name)}`{nearest(name, known)}")
+def _check_names(where: str, section: Any, entries: Collection[str]) -> None:
+    if not isinstance(section, Mapping):
+        raise SpaceError(f"`{where}` must be a dict of {sorted(entries)}, got {shown(section)}")
+    for name in section:
+        if name not in entries:
+            raise SpaceError(f"`{where}` has no entry `{one_line(name)}`{nearest(name, entries)}")
 
 
 def _distinct_knobs(slots: Slots) -> tuple[Knob, ...]:
     return tuple({s.name: s for s in slots.values() if isinstance(s, Knob)}.values())
-
-
-def _stage_count(slots: Slots) -> int:
-    return sum(1 for slot in slots if slot.startswith("stage") and slot.endswith("_depth"))

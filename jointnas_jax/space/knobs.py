@@ -11,9 +11,9 @@ from jointnas_jax.errors import SpaceError, shown
 
 Value = int | float | str | bool
 
-# Values of a knob, at most: mutation draws among so many (`search/evolution.py`).
+# Most values of a knob: the limit of mutation (`search/evolution.py`).
 _MOST_VALUES = 4096
-# Numbers of a range, at most; floats tell integers apart up to here.
+# Largest number of a range: floats tell integers apart up to here.
 _LARGEST = 2**53
 # Values of a range without a step: as fine as a search can use, and a gene of 8 bits.
 _GRID = 256
@@ -36,18 +36,18 @@ class Knob:
 
     @classmethod
     def choice(cls, name: str, values: Sequence[Value]) -> "Knob":
-        """One of some values without an order, such as `["sgd", "adam"]`.
+        """One of several values without an order, such as `["sgd", "adam"]`.
 
         Raises:
-          SpaceError: no values, equal ones, or others than numbers, text and truth values.
+          SpaceError: there is no value, two are equal, or one is no number, text or truth value.
         """
         _check_name(name)
-        choices = list(values) if isinstance(values, tuple | list | range) else [values]
+        choices: list[Any] = list(values) if isinstance(values, tuple | list | range) else [values]
         _check_choices(name, choices)
         return cls(name, tuple(choices), ordinal=False)
 
     @classmethod
-    def integer(cls, name: str, low: int, high: int, step: int = 1, log: bool = False) -> "Knob":
+    def integer(cls, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> "Knob":
         """An integer from `low` to `high`, both included.
 
         Args:
@@ -69,12 +69,12 @@ class Knob:
             )
         if not log:
             return cls(name, _range_values(name, (low, high, step)), ordinal=True)
-        _check_log(name, low, high, None if step == 1 else step)
+        _check_log(name, (low, high, None if step == 1 else step))
         return cls(name, spaced(low, high, log=True, whole=True), ordinal=True)
 
     @classmethod
     def real(
-        cls, name: str, low: float, high: float, step: float | None = None, log: bool = False
+        cls, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> "Knob":
         """A number from `low` to `high`, both included.
 
@@ -91,13 +91,13 @@ class Knob:
         """
         _check_name(name)
         if log:
-            _check_log(name, low, high, step)
+            _check_log(name, (low, high, step))
         elif step is not None:
             values = _range_values(name, (low, high, step))
             return cls(name, tuple(map(float, values)), ordinal=True)
         else:
             _check_range(name, (low, high))
-        return cls(name, spaced(low, high, log), ordinal=True)
+        return cls(name, spaced(low, high, log=log), ordinal=True)
 
     def index(self, value: Value) -> int:
         """Returns the position of `value`; raises `SpaceError` if it is not allowed."""
@@ -141,20 +141,20 @@ def parse_knob(name: str, description: Any) -> Knob | Value:
     )
 
 
-def spaced(low: float, high: float, log: bool, whole: bool = False) -> tuple[Value, ...]:
+def spaced(low: float, high: float, *, log: bool, whole: bool = False) -> tuple[int | float, ...]:
     """Up to 256 different numbers from `low` to `high`, both included, evenly spaced.
 
     Args:
       low: smallest.
       high: largest.
-      log: it is the logarithms that are evenly spaced; `low` is above 0 then.
+      log: space the logarithms evenly; `low` must be above 0.
       whole: round to integers.
     """
     points = (np.geomspace if log else np.linspace)(float(low), float(high), _GRID).tolist()
-    values, low, high = (
-        (map(round, points), low, high) if whole else (points, float(low), float(high))
-    )
-    # Rounding may leave the range, and makes equals.
+    values: list[int | float] = [round(point) for point in points] if whole else points
+    if not whole:
+        low, high = float(low), float(high)
+    # Rounding may leave the range, and makes numbers equal.
     return tuple(sorted({min(max(value, low), high) for value in values}))
 
 
@@ -163,12 +163,13 @@ def _check_name(name: str) -> None:
         raise SpaceError(f"the name of a knob must be text, got {shown(name)}")
 
 
-def _check_log(name: str, low: float, high: float, step: float | None) -> None:
+def _check_log(name: str, description: tuple[float, float, float | None]) -> None:
+    low, high, step = description
     _check_range(name, (low, high))
     if low <= 0 or step is not None:
         raise SpaceError(
             f"range of `{name}` with `log` needs `low` above 0 and no `step`, got "
-            f"{shown((low, high, step))}"
+            f"{shown(description)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""How a network is trained, as plain data: no JAX."""
+"""Training recipes as plain data: no JAX."""
 
 import dataclasses
 import math
@@ -60,19 +60,22 @@ class Recipe:
         return cls(**data)
 
 
-# Open and closed ends of each number: [low, high) except where the right end is allowed.
-_LIMITS = {
-    "lr": ("in (0, inf)", lambda v: 0 < v < math.inf),
-    "dropout": ("in [0, 1)", lambda v: 0 <= v < 1),
-    "stochastic_depth": ("in [0, 1)", lambda v: 0 <= v < 1),
-    "mixup": ("in [0, inf)", lambda v: 0 <= v < math.inf),
-    "weight_decay": ("in [0, 1)", lambda v: 0 <= v < 1),
-    "label_smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
-    "lr_decay": ("in (0, 1]", lambda v: 0 < v <= 1),
-    "warmup_epochs": ("in [0, inf)", lambda v: 0 <= v < math.inf),
-    "ema_decay": ("in [0, 1)", lambda v: 0 <= v < 1),
-    "sgd_lr_scale": ("in (0, inf)", lambda v: 0 < v < math.inf),
-}
+# The interval of each number, in words and as a test.
+_ABOVE_0 = ("in (0, inf)", lambda v: 0 < v < math.inf)
+_FROM_0 = ("in [0, inf)", lambda v: 0 <= v < math.inf)
+_SHARE = ("in [0, 1)", lambda v: 0 <= v < 1)
+_LIMITS = dict(
+    lr=_ABOVE_0,
+    dropout=_SHARE,
+    stochastic_depth=_SHARE,
+    mixup=_FROM_0,
+    weight_decay=_SHARE,
+    label_smoothing=_SHARE,
+    lr_decay=("in (0, 1]", lambda v: 0 < v <= 1),
+    warmup_epochs=_FROM_0,
+    ema_decay=_SHARE,
+    sgd_lr_scale=_ABOVE_0,
+)
 
 
 def check_recipe_slot(name: str, value: Any) -> None:
@@ -86,7 +89,7 @@ def check_recipe_slot(name: str, value: Any) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         rule, good = f"a number {interval}", number and holds(value)
     else:
-        known = [f.name for f in dataclasses.fields(Recipe)]
-        raise SpaceError(f"the recipe has no field `{one_line(name)}`{nearest(name, known)}")
+        names = [f.name for f in dataclasses.fields(Recipe)]
+        raise SpaceError(f"the recipe has no field `{one_line(name)}`{nearest(name, names)}")
     if not good:
         raise SpaceError(f"`{name}` must be {rule}, got {shown(value)}")

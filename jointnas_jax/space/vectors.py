@@ -1,4 +1,4 @@
-"""Spaces of knobs, whatever the knobs mean: candidates as index vectors.
+"""Spaces of knobs, whatever a knob stands for: candidates as index vectors.
 
 An index vector has one entry per knob, architecture knobs first: `int32[K]`, entry j in
 `range(len(knobs[j].values))`.
@@ -17,7 +17,7 @@ from jointnas_jax.space.knobs import Knob, Value, parse_knob
 
 
 class VectorSpace:
-    """What all spaces can do; a subclass has `arch_knobs`, `recipe_knobs` and `canonical`."""
+    """Base of all spaces; a subclass sets `arch_knobs` and `recipe_knobs` and has `canonical`."""
 
     arch_knobs: tuple[Knob, ...]
     recipe_knobs: tuple[Knob, ...]
@@ -96,11 +96,11 @@ class VectorSpace:
 
 @dataclasses.dataclass(frozen=True)
 class PlainSpace(VectorSpace):
-    """Categorical, integer and float knobs of an objective of the user's own.
+    """Categorical, integer and float knobs of a user's objective.
 
     Attributes:
       arch_knobs: knobs that costs depend on; the predictor's encoder is pretrained on them.
-      recipe_knobs: the others.
+      recipe_knobs: all other knobs.
       equal: maps vectors `int32[..., K]` of equal candidates to equal vectors, NumPy or JAX.
     """
 
@@ -118,15 +118,15 @@ class PlainSpace(VectorSpace):
         """Reads descriptions of knobs by name, as in the `space` section of a config.
 
         Raises:
-          SpaceError: a description has no known form, or there is no knob.
+          SpaceError: a description has another form, or there is no knob.
         """
-        parts = [
+        arch_knobs, recipe_knobs = (
             tuple(k for n, d in part.items() if isinstance(k := parse_knob(n, d), Knob))
             for part in (arch, recipe or {})
-        ]
-        if not any(len(knob.values) > 1 for part in parts for knob in part):
+        )
+        if not any(len(knob.values) > 1 for knob in arch_knobs + recipe_knobs):
             raise SpaceError("a space needs a knob with more than one value")
-        return cls(*parts, equal)
+        return cls(arch_knobs, recipe_knobs, equal)
 
     def canonical(self, vectors: Any) -> Any:
         """See `VectorSpace`."""

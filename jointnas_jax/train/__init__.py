@@ -1,1 +1,1 @@
-"""Training: recipe -> optimizer, the step, the compiled program of one architecture."""
+"""Training: recipe -> optimizer, the step, compiled programs, the images they train on."""

@@ -1,7 +1,7 @@
 """The state of a training on disk, so that it can go on after an interruption; by Orbax.
 
-Orbax writes whole checkpoints or none, but reads flipped bits without a word: so a digest of all
-bytes stands beside each.
+Orbax writes whole checkpoints or none, but reads flipped bits without an error: so a digest of all
+bytes is stored beside each.
 """
 
 import time
@@ -17,32 +17,34 @@ from jointnas_jax.errors import DamagedError, StorageError, one_line
 from jointnas_jax.files import check_digest, saving, write_digest, writing
 
 # The newest may be damaged.
-_KEPT = 2
+_STORED = 2
 
 
 class Checkpoints:
-    """Keeps the latest states of a training."""
+    """Stores the latest states of a training."""
 
     def __init__(self, folder: Path, seconds: float = 60.0, say: Callable[[str], None] = print):
-        """Names a folder, which is made when something is saved.
+        """Sets a folder, which the first `save` makes.
 
         Args:
-          folder: of this training alone.
-          seconds: between two states, at least.
-          say: told of states that cannot be used.
+          folder: folder of this training alone.
+          seconds: least time between two states.
+          say: called with a line about each state that cannot be used.
         """
-        self._folder, self._seconds, self._say = folder.resolve(), seconds, say
+        self._folder = folder.resolve()
+        self._seconds = seconds
+        self._say = say
         self._manager: ocp.training.Checkpointer | None = None
         self._last = time.monotonic()
 
     def restore(self, state: Any) -> tuple[Any, int, dict[str, Any]]:
-        """Returns the newest sound state, the epochs it has behind it, and the notes with it.
+        """Returns the newest sound state, the number of its epochs, and its notes.
 
         Args:
-          state: before the first epoch, which is returned if nothing usable is saved.
+          state: the state before the first epoch, returned if there is no sound one.
 
         Raises:
-          StorageError: a state is as it was written, and cannot be read nevertheless.
+          StorageError: a state has its digest, and cannot be read.
         """
         if not self._folder.exists():
             return state, 0, {}
@@ -52,7 +54,7 @@ class Checkpoints:
             try:
                 check_digest(folder)
                 notes, loaded = self._load(folder, step, state)
-                # Orbax gives arrays of other shapes without a word.
+                # Orbax returns arrays of other shapes without an error.
                 if _shapes(loaded) != _shapes(state):
                     raise DamagedError(f"`{folder}` has not the shapes of this training")
                 return loaded, step, notes
@@ -62,13 +64,13 @@ class Checkpoints:
         return state, 0, {}
 
     def _load(self, folder: Path, step: int, state: Any) -> tuple[dict[str, Any], Any]:
-        """Reads a sound state with its notes; raises `StorageError`, for it is worth keeping."""
+        """Reads a sound state with its notes; raises `StorageError`, so that it stays."""
         try:
             manager = self._open()
             return manager.metadata(step).custom_metadata, manager.load(step, state)
         except MemoryError:
             raise
-        except Exception as error:  # Orbax raises what it likes
+        except Exception as error:  # Orbax raises many kinds
             raise StorageError(
                 f"the saved state `{folder}` cannot be read: {one_line(error)}; without it the "
                 "training starts again"
@@ -79,12 +81,12 @@ class Checkpoints:
         return time.monotonic() - self._last >= self._seconds
 
     def save(self, epochs: int, state: Any, notes: dict[str, Any]) -> None:
-        """Saves the state after so many epochs.
+        """Saves a state.
 
         Args:
-          epochs: done.
-          state: after them.
-          notes: to be kept with it, such as JSON can hold.
+          epochs: number of epochs behind it.
+          state: the state.
+          notes: JSON data to store with it.
 
         Raises:
           StorageError: it cannot be written.
@@ -102,7 +104,7 @@ class Checkpoints:
 
     def _open(self) -> ocp.training.Checkpointer:
         if self._manager is None:
-            policy = ocp.training.preservation_policies.LatestN(_KEPT)
+            policy = ocp.training.preservation_policies.LatestN(_STORED)
             self._manager = ocp.training.Checkpointer(
                 self._folder, preservation_policy=policy, cleanup_tmp_directories=True
             )

@@ -25,17 +25,18 @@ class DataParallel:
         function: Callable[..., Any],
         axes: str,
         devices: Sequence[jax.Device],
+        *,
         options: dict[str, Any] | None = None,
         donate: tuple[int, ...] = (),
     ):
-        """Wraps a function, which puts its batches through `batch_spread(devices)`.
+        """Wraps a function, which calls `batch_spread(devices)` for its batches.
 
         Args:
-          function: of positional arguments, of one lane.
-          axes: one letter for each of them: `l` has a leading axis of one lane, `b` besides holds
-            the images of steps, `[1, K, B, ...]`, and `s` is shared.
-          devices: to run on.
-          options: for XLA.
+          function: function of one lane with positional arguments.
+          axes: one letter for each argument: `l` has a leading axis of one lane, `b` has the images
+            of K steps, `[1, K, B, ...]`, and `s` is shared.
+          devices: the devices.
+          options: options of XLA.
           donate: arguments that may be overwritten.
         """
         mesh = _mesh(tuple(devices))

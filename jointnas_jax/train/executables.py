@@ -1,5 +1,6 @@
 """Compiled programs: one compilation serves every device of this run and of later runs."""
 
+import functools
 import hashlib
 import os
 import tempfile
@@ -12,74 +13,89 @@ from typing import Any
 import jax
 import jaxlib
 import numpy as np
-from jaxlib import xla_client
 
 _DIGEST = hashlib.sha256
 _DIGEST_BYTES = _DIGEST().digest_size
+# Errors of a jaxlib without the private names used here (JAX has no public ones for copies of
+# programs), and of a backend that cannot copy.
+_PRIVATE = (AttributeError, ImportError, TypeError)
+_CANNOT = (*_PRIVATE, NotImplementedError, jax.errors.JaxRuntimeError)
 
 
 def executables_on(
     devices: Sequence[jax.Device],
-    lower: Callable[[jax.Device], Any],
+    lower: Callable[[jax.Device], jax.stages.Lowered],
     options: dict[str, Any],
 ) -> tuple[list[Any], Any]:
     """Compiles a program of one device once, and loads it on every device.
 
-    JAX's persistent cache knows a program of another device as another program, and on CPU what
-    came out of it cannot be copied to another device. So the copy that all devices load is kept
-    beside JAX's entries.
+    In JAX's persistent cache a program of another device is another program, and on CPU an
+    executable from the cache cannot be copied to another device. So the copy that all devices load
+    is stored beside JAX's entries. Where programs cannot be copied, each device compiles its own.
 
     Args:
-      devices: to load it on.
-      lower: the program lowered (`jax.stages.Lowered`) for a device.
-      options: for XLA.
+      devices: the devices.
+      lower: lowers the program for a device.
+      options: options of XLA.
 
     Returns:
       The loaded executable of each device, and shapes of the results on one.
     """
     lowered = lower(devices[0])
-    several = len(jax.local_devices()) > 1  # others may be asked for in another call
-    kept = _kept_file(lowered, devices[0], options) if several else None
-    if kept is not None:
-        loaded = _load(_read(kept), devices)
+    several = len(jax.local_devices()) > 1  # another call may be for other devices
+    file = _copy_file(lowered, devices[0], options) if several else None
+    if file is not None:
+        loaded = _load(_read(file), devices)
         if loaded is not None:
             return loaded, lowered.out_info
-    hits = _cache.hits
+    cache = _cache_hits()
+    before = cache.count
     first = lowered.compile(compiler_options=options).runtime_executable()
     others = None
-    if several and _cache.hits == hits:
+    if several and cache.count == before:
         program = _serialized(first)
         others = _load(program, devices[1:])
-        if others is not None and kept is not None:
-            _write(kept, program)
-    if others is None:  # of the same module, so the results are the same
+        if program is not None and others is not None and file is not None:
+            _write(file, program)
+    if others is None:  # the module is the same, and so are the results
         compiled = [lower(device).compile(compiler_options=options) for device in devices[1:]]
-        others = [program.runtime_executable() for program in compiled]
+        others = [each.runtime_executable() for each in compiled]
     return [first, *others], lowered.out_info
 
 
-def _kept_file(lowered: Any, device: jax.Device, options: dict[str, Any]) -> Path | None:
-    """Where the copy of a program lies; None without a compilation cache.
+def _copy_file(
+    lowered: jax.stages.Lowered, device: jax.Device, options: dict[str, Any]
+) -> Path | None:
+    """The file of a program's copy; None without a compilation cache.
 
-    Its name is a digest of all that the machine code depends on.
+    Its name is a digest of everything that the machine code depends on.
     """
-    folder = jax.config.jax_compilation_cache_dir
-    if not folder or not jax.config.jax_enable_compilation_cache:
+    config: Any = jax.config  # whose options are attributes without types
+    folder = config.jax_compilation_cache_dir
+    if not folder or not config.jax_enable_compilation_cache:
         return None
     try:
+        from jaxlib import xla_client
+
         machine = xla_client.get_topology_for_devices([device]).fingerprint()
-    except (AttributeError, TypeError, jax.errors.JaxRuntimeError):
+    except _CANNOT:
         return None
     depends_on = (
-        *(jax.__version__, jaxlib.__version__, device.platform, device.device_kind, machine),
-        *(device.client.platform_version, os.environ.get("XLA_FLAGS"), sorted(options.items())),
+        jax.__version__,
+        jaxlib.__version__,
+        device.platform,
+        device.device_kind,
+        machine,
+        device.client.platform_version,
+        os.environ.get("XLA_FLAGS"),
+        sorted(options.items()),
         lowered.as_text(),
     )
     return Path(folder) / f"{_DIGEST(repr(depends_on).encode()).hexdigest()}-every-device"
 
 
 def _read(path: Path) -> bytes | None:
-    """What `_write` wrote; None for a missing or damaged file."""
+    """The program that `_write` wrote; None if the file is missing or damaged."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -89,7 +105,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, program: bytes) -> None:
-    """Whole or not at all; a cache that cannot be written is only slower."""
+    """Writes a program whole or not at all; without it later runs are slower only."""
     packed = zlib.compress(program, level=1)
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
@@ -102,42 +118,43 @@ def _write(path: Path, program: bytes) -> None:
 def _serialized(executable: Any) -> bytes | None:
     try:
         return executable.serialize()
-    except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
+    except _CANNOT:
         return None
 
 
 def _load(program: bytes | None, devices: Sequence[jax.Device]) -> list[Any] | None:
-    """Loads a compiled program on each device; None where this jaxlib or backend cannot.
-
-    jax has no public name for it; without it a program is compiled for each device.
-    """
+    """Loads a compiled program on each device; None where this jaxlib or backend cannot."""
     if program is None:
         return None
     loaded = []
     try:
+        from jaxlib import xla_client
+
         for device in devices:
             options = xla_client.CompileOptions()
             options.num_replicas = options.num_partitions = 1
             options.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id]]))
             only = xla_client.DeviceList((device,))
             loaded.append(device.client.deserialize_executable(program, only, options))
-    except (AttributeError, TypeError, NotImplementedError, jax.errors.JaxRuntimeError):
+    except _CANNOT:
         return None
     return loaded
 
 
-class _Cache(threading.local):
-    """How often this thread got a program from JAX's persistent cache."""
+class _CacheHits(threading.local):
+    """Number of programs that this thread got from JAX's persistent cache."""
 
-    hits = 0
+    count = 0
 
-
-_cache = _Cache()
-
-
-def _count_hits(event: str, **_: Any) -> None:
-    if event == "/jax/compilation_cache/cache_hits":
-        _cache.hits += 1
+    def listen(self, event: str, **_: Any) -> None:
+        """Counts an event of JAX."""
+        if event == "/jax/compilation_cache/cache_hits":
+            self.count += 1
 
 
-jax.monitoring.register_event_listener(_count_hits)
+@functools.cache
+def _cache_hits() -> _CacheHits:
+    """The counter, which listens from the first call on."""
+    hits = _CacheHits()
+    jax.monitoring.register_event_listener(hits.listen)
+    return hits

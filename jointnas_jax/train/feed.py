@@ -1,15 +1,15 @@
-"""The images that candidates train on and are measured on: on the device, or streamed to it.
+"""Images for training and for measuring accuracy: on the device, or streamed to it.
 
-Both kinds give the same batches: what an epoch uses is drawn from trial and epoch alone.
+Both give the same batches: the plan of an epoch depends on trial and epoch alone.
 
-N images of H x W x C, B = batch size, S = steps of an epoch, `axes` = the leading axes of what
-differs between lanes: devices, then lanes per device if there are several.
+N images of H x W x C, B = batch size, S = steps of an epoch, `axes` = leading axes of the lanes:
+devices, then lanes per device if there are several.
 """
 
 import collections
 import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -19,19 +19,28 @@ from jointnas_jax.data.augment import EpochPlan
 from jointnas_jax.data.source import Images, Split
 from jointnas_jax.errors import DataError, StorageError
 from jointnas_jax.train.parallel import replicate
+from jointnas_jax.train.recipe_arrays import AnyArray
 from jointnas_jax.train.step import PixelStats
 
-# Bytes of the images that are sent to the devices at once, and how many such chunks are read ahead.
+# Bytes of images that are sent to the devices at once, and number of such chunks read ahead.
 _CHUNK_BYTES = 64 * 2**20
 _AHEAD = 2
 _EVAL_BATCH = 256
-# Images of a dataset on disk that its pixel statistics are taken of.
+# Images of a dataset on disk for its pixel statistics.
 _SAMPLE = 4096
 
 
-@flax.struct.dataclass
-class TrainData:
-    """Training images on the device, and which of them belong to the split in use.
+class Chunk(NamedTuple):
+    """Inputs of some steps of an epoch; see `EpochInputs`."""
+
+    images: AnyArray
+    labels: AnyArray
+    plan: EpochPlan
+    todo: AnyArray | np.int32
+
+
+class TrainData(flax.struct.PyTreeNode):
+    """Training images on the device, with a mask of the split in use.
 
     Attributes:
       images: `uint8[N, H, W, C]`.
@@ -41,64 +50,65 @@ class TrainData:
       stats: pixel statistics for normalisation.
     """
 
-    images: jax.Array
-    labels: jax.Array
-    members: jax.Array
+    images: AnyArray
+    labels: AnyArray
+    members: AnyArray
     stats: PixelStats
 
-    def chunks(self, plan: EpochPlan) -> Iterator[tuple]:
-        """Yields what the program of an epoch is called with: all of it at once."""
-        yield self.images, self.labels, plan, plan.steps
+    def chunks(self, plan: EpochPlan) -> Iterator[Chunk]:
+        """Yields the whole epoch as one chunk."""
+        yield Chunk(images=self.images, labels=self.labels, plan=plan, todo=plan.steps)
 
 
 class StreamedTrainData:
     """Training images that are read while candidates train.
 
     Attributes:
-      members: as in `TrainData`.
-      stats: likewise.
+      members: see `TrainData`.
+      stats: pixel statistics for normalisation.
     """
 
     def __init__(self, source: Images, members: np.ndarray, stats: PixelStats):
-        self.members, self.stats = members, stats
+        self.members = members
+        self.stats = stats
         self._source = source
         self._image_bytes = source.read(np.zeros(1, int))[0].nbytes
 
-    def chunks(self, plan: EpochPlan) -> Iterator[tuple]:
-        """Yields what the program of an epoch is called with, some steps at a time.
+    def chunks(self, plan: EpochPlan) -> Iterator[Chunk]:
+        """Yields chunks of K steps.
 
-        In a chunk of K steps every lane has the images of its own steps, `[*axes, K, B, ...]`, and
-        the plan names no images. A last chunk of fewer steps is filled up and not run to its end.
+        Every lane has the images of its steps, `[*axes, K, B, ...]`, and the plan has no `images`.
+        A last chunk of fewer steps is filled up and not run to its end.
         """
         plan = jax.device_get(plan)
         *axes, rows, batch = plan.images.shape
         together = _CHUNK_BYTES // (self._image_bytes * batch * int(np.prod(axes)))
         together = min(max(together, 1), rows)
 
-        def read(start: int) -> tuple:
+        def read(start: int) -> Chunk:
             steps = np.arange(start, start + together)
             cut = lambda values: np.take(values, steps, axis=len(axes), mode="clip")
             part = jax.tree.map(cut, plan.replace(steps=None))
             images, labels = _read_again(self._source, part.images)
             part = part.replace(steps=plan.steps, images=None)
-            return images, labels, part, np.minimum(together, plan.steps - start)
+            todo = np.minimum(together, plan.steps - start)
+            return Chunk(images=images, labels=labels, plan=part, todo=todo)
 
         yield from ahead(read, range(0, int(plan.steps.max()), together))
 
 
-@flax.struct.dataclass
-class EvalData:
+class EvalData(flax.struct.PyTreeNode):
     """Images to measure accuracy on, in batches of equal shape.
 
     Attributes:
       batches: pairs `uint8[B, H, W, C]`, `int32[B]`; a label of -1 marks padding.
-      count: images without padding.
+      count: number of images without padding.
       stats: pixel statistics for normalisation.
     """
 
-    batches: tuple[tuple[jax.Array, jax.Array], ...]
+    batches: tuple[tuple[AnyArray, AnyArray], ...]
     count: int = flax.struct.field(pytree_node=False)
-    stats: PixelStats = None
+    stats: PixelStats
 
     @classmethod
     def of(
@@ -106,6 +116,7 @@ class EvalData:
         images: np.ndarray,
         labels: np.ndarray,
         stats: PixelStats,
+        *,
         batch_size: int = _EVAL_BATCH,
     ) -> "EvalData":
         """Cuts `uint8[N, H, W, C]` and `int32[N]` into padded batches."""
@@ -114,70 +125,83 @@ class EvalData:
             _padded(images[i : i + batch_size], labels[i : i + batch_size], batch_size)
             for i in starts
         )
-        return cls(tuple(batches), len(labels), stats)
+        return cls(batches=tuple(batches), count=len(labels), stats=stats)
 
 
 class StreamedEvalData:
-    """Images to measure accuracy on, read each time.
+    """Images to measure accuracy on, read for each measurement.
 
     Attributes:
-      count: images.
+      count: number of images.
       stats: pixel statistics for normalisation.
     """
 
     def __init__(self, source: Images, indices: np.ndarray, stats: PixelStats):
-        self.count, self.stats = len(indices), stats
-        self._source, self._indices = source, indices
+        self.count = len(indices)
+        self.stats = stats
+        self._source = source
+        self._indices = indices
 
     @property
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """As in `EvalData`."""
+        """See `EvalData`."""
 
         def read(start: int) -> tuple[np.ndarray, np.ndarray]:
-            chosen = self._indices[start : start + _EVAL_BATCH]
-            return _padded(*_read_again(self._source, chosen), _EVAL_BATCH)
+            images, labels = _read_again(self._source, self._indices[start : start + _EVAL_BATCH])
+            return _padded(images, labels, _EVAL_BATCH)
 
         return ahead(read, range(0, self.count, _EVAL_BATCH))
 
 
-def feeds(
-    train: Images, validation: np.ndarray, test: Images, devices: Sequence[jax.Device]
-) -> dict[bool, tuple[TrainData | StreamedTrainData, EvalData | StreamedEvalData]]:
-    """Training and evaluation data of the search (False) and of final trainings (True).
+class Feed(NamedTuple):
+    """Images to train on and images to measure accuracy on."""
 
-    The search trains without the validation images and measures on them, a final training trains
-    on all and measures on the test split.
+    train: TrainData | StreamedTrainData
+    evaluation: EvalData | StreamedEvalData
+
+
+def feeds(
+    train: Images, validation: np.ndarray, test: Images, *, devices: Sequence[jax.Device]
+) -> dict[bool, Feed]:
+    """Images of trainings without the validation images (False) and on the full split (True).
+
+    Without the validation images accuracy is measured on them, else on the test split.
 
     Args:
       train: the training split; decoded images go to the devices, others are streamed.
-      validation: `bool[N]`, images of it kept for validation.
+      validation: `bool[N]`, the training images to validate on.
       test: the test split.
-      devices: to put images on.
+      devices: the devices.
     """
     stats = pixel_stats(_sample(train))
     everything = np.ones_like(validation)
-    if not isinstance(train, Split):
-        held_out = StreamedEvalData(train, np.flatnonzero(validation), stats)
+    if not isinstance(train, Split) or not isinstance(test, Split):
         return {
-            False: (StreamedTrainData(train, ~validation, stats), held_out),
-            True: (
+            False: Feed(
+                StreamedTrainData(train, ~validation, stats),
+                StreamedEvalData(train, np.flatnonzero(validation), stats),
+            ),
+            True: Feed(
                 StreamedTrainData(train, everything, stats),
                 StreamedEvalData(test, np.arange(len(test)), stats),
             ),
         }
-    data = replicate(TrainData(train.images, train.labels, ~validation, stats), devices)
+    data: TrainData = replicate(
+        TrainData(images=train.images, labels=train.labels, members=~validation, stats=stats),
+        devices,
+    )
     held_out = EvalData.of(train.images[validation], train.labels[validation], stats)
+    tested = EvalData.of(test.images, test.labels, stats)
     return {
-        False: (data, replicate(held_out, devices)),
-        True: (
-            data.replace(members=replicate(everything, devices)),
-            replicate(EvalData.of(test.images, test.labels, stats), devices),
+        False: Feed(data, replicate(held_out, devices)),
+        True: Feed(
+            data.replace(members=replicate(everything, devices)), replicate(tested, devices)
         ),
     }
 
 
 def _sample(train: Images) -> np.ndarray:
-    """Images to take pixel statistics of: all, or a random sample of those on disk."""
+    """Images for pixel statistics: all, or a random sample of those on disk."""
     if isinstance(train, Split):
         return train.images
     chosen = np.random.default_rng(0).permutation(len(train))[:_SAMPLE]
@@ -185,7 +209,7 @@ def _sample(train: Images) -> np.ndarray:
 
 
 def pixel_stats(images: np.ndarray) -> PixelStats:
-    """Mean and deviation per channel of `uint8[N, H, W, C]`, exact, from the 256 counts."""
+    """Exact mean and deviation per channel of `uint8[N, H, W, C]`, from counts of the values."""
     values = np.arange(256)
     means, deviations = [], []
     for channel in range(images.shape[-1]):
@@ -193,11 +217,12 @@ def pixel_stats(images: np.ndarray) -> PixelStats:
         means.append(np.average(values, weights=counts))
         deviations.append(np.sqrt(np.average((values - means[-1]) ** 2, weights=counts)))
     # A constant channel stays constant.
-    return PixelStats(np.float32(means), np.maximum(np.float32(deviations), np.float32(1.0)))
+    std = np.maximum(np.array(deviations, np.float32), np.float32(1.0))
+    return PixelStats(mean=np.array(means, np.float32), std=std)
 
 
 def _read_again(source: Images, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reads images that were sound before anything trained: no candidate fails by them now."""
+    """Reads images that were sound before anything trained: the cause of an error is the disk."""
     try:
         return source.read(indices)
     except DataError as error:
@@ -211,7 +236,7 @@ def _padded(images: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarr
 
 
 def ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """Yields `function(item)` for all items in order, computed in a thread before it is needed."""
+    """Yields `function(item)` for all items in order, computed ahead in a thread."""
     waiting: collections.deque = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         for item in items:

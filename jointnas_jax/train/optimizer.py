@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jointnas_jax.train.recipe_arrays import RecipeArrays
+from jointnas_jax.train.recipe_arrays import AnyArray, RecipeArrays
 
 MOMENTUM = 0.9
 RMS_DECAY = 0.9
@@ -29,7 +29,7 @@ class OptimizerState(NamedTuple):
 
 
 def recipe_optimizer() -> optax.GradientTransformationExtraArgs:
-    """Builds the optimizer; `update` takes the recipe and the learning rate of this step as arrays.
+    """Builds the optimizer; `update` takes the recipe and the step's learning rate as arrays.
 
     Weight decay is coupled (L2): its gradient is added before the optimizer sees it, as PyTorch's
     SGD and RMSProp do, on kernels only and not on BN or biases. The learning rate multiplies before
@@ -51,7 +51,7 @@ def recipe_optimizer() -> optax.GradientTransformationExtraArgs:
         params: Any,
         *,
         recipe: RecipeArrays,
-        learning_rate: jax.Array,
+        learning_rate: AnyArray,
     ) -> tuple[Any, OptimizerState]:
         grads = jax.tree.map(
             lambda g, p: g + recipe.weight_decay * p if is_kernel(p) else g, grads, params
@@ -66,7 +66,7 @@ def recipe_optimizer() -> optax.GradientTransformationExtraArgs:
 
 
 def initial_optimizer(size: int) -> OptimizerState:
-    """What `recipe_optimizer().init` gives for `size` parameters, made without compiling."""
+    """The result of `recipe_optimizer().init` for `size` parameters, without compiling."""
     fill = lambda array, value: np.full(array.shape, value, array.dtype)
     shapes = jax.eval_shape(recipe_optimizer().init, np.zeros(size, np.float32))
     rms = jax.tree.map(lambda a: fill(a, 1.0), shapes.rms)
@@ -78,7 +78,7 @@ def is_kernel(param: jax.Array) -> bool:
     return param.ndim > 1
 
 
-def learning_rate(recipe: RecipeArrays, step: jax.Array, steps_per_epoch: jax.Array) -> jax.Array:
+def learning_rate(recipe: RecipeArrays, step: AnyArray, steps_per_epoch: jax.Array) -> AnyArray:
     """Learning rate `float32[]` of a step: linear warm-up times exponential decay per epoch."""
     epoch = jnp.floor(step / steps_per_epoch)
     warmup_steps = recipe.warmup_epochs * steps_per_epoch

@@ -17,8 +17,8 @@ from jointnas_jax.train.executables import executables_on
 
 _AXIS = "devices"
 
-# JAX makes the shards of an array when they are first asked for, and not for two threads at once:
-# one of them finds some missing.
+# JAX makes the shards of an array on the first request, and not for two threads at once: one would
+# miss some of them.
 _SHARDS = threading.Lock()
 
 
@@ -30,6 +30,7 @@ class Parallel(abc.ABC):
         function: Callable[..., Any],
         axes: str,
         devices: Sequence[jax.Device],
+        *,
         lanes_per_device: int = 1,
         options: dict[str, Any] | None = None,
         donate: tuple[int, ...] = (),
@@ -37,12 +38,12 @@ class Parallel(abc.ABC):
         """Wraps a function.
 
         Args:
-          function: of positional arguments.
-          axes: one letter for each of them: `l` and `b` differ between lanes, `s` is shared by all
-            (see `DataParallel` for `b`).
-          devices: to run on.
-          lanes_per_device: on each.
-          options: for XLA.
+          function: function of positional arguments.
+          axes: one letter for each argument: `l` and `b` differ between lanes (see `DataParallel`
+            for `b`), `s` is shared by all.
+          devices: the devices.
+          lanes_per_device: lanes on each device.
+          options: options of XLA.
           donate: arguments that may be overwritten.
         """
         self._mapped = tuple(None if axis == "s" else 0 for axis in axes)
@@ -51,8 +52,10 @@ class Parallel(abc.ABC):
         mesh = Mesh(np.array(devices), (_AXIS,))
         self._lanes = NamedSharding(mesh, PartitionSpec(_AXIS))
         self._shared = NamedSharding(mesh, PartitionSpec())
-        self._function, self._devices = function, tuple(devices)
-        self._options, self._donate = options or {}, donate
+        self._function = function
+        self._devices = tuple(devices)
+        self._options = options or {}
+        self._donate = donate
         self._compiled: dict[tuple, Any] = {}
         self._lock = threading.Lock()
 
@@ -71,30 +74,30 @@ class Parallel(abc.ABC):
     def __call__(self, *values: Any) -> Any:
         """Runs it; arguments and results are stacked over devices (and lanes)."""
         program = self.compile(*values)
-        # What lies where it is needed already is not copied.
-        places = [self._shared if axis is None else self._lanes for axis in self._mapped]
-        return self._run(program, jax.device_put(values, tuple(places)))
+        # Arrays that are on their devices already are not copied.
+        shardings = [self._shared if axis is None else self._lanes for axis in self._mapped]
+        return self._run(program, jax.device_put(values, tuple(shardings)))
 
     @abc.abstractmethod
     def _build(self, values: Sequence[Any]) -> Any:
         """Compiles for arguments of these shapes."""
 
     @abc.abstractmethod
-    def _run(self, program: Any, placed: Sequence[Any]) -> Any:
-        """Runs what was built, with arguments that are on the devices."""
+    def _run(self, program: Any, values: Sequence[Any]) -> Any:
+        """Runs a compiled program with arguments that are on the devices."""
 
 
 class Pmapped(Parallel):
     """One program for all devices, by `jax.pmap`."""
 
     def _build(self, values: Sequence[Any]) -> Any:
-        # Of leaves, not of trees: jax 0.10 takes the axes of arguments for those of leaves where
-        # there happen to be as many of either.
+        # A function of leaves, not of trees: jax 0.10 takes the axes of arguments for those of
+        # leaves where there happen to be as many of either.
         leaves, structure = jax.tree.flatten(tuple(values))
         owners = [n for n, value in enumerate(values) for _ in jax.tree.leaves(value)]
         program = jax.pmap(
             lambda *leaves: self._function(*jax.tree.unflatten(structure, leaves)),
-            _AXIS,  # as in our meshes: what is placed by them is where `pmap` wants it
+            _AXIS,  # as in our meshes: arrays sharded by them are where `pmap` needs them
             in_axes=tuple(self._mapped[owner] for owner in owners),
             devices=self._devices,
             donate_argnums=[i for i, owner in enumerate(owners) if owner in self._donate],
@@ -102,16 +105,15 @@ class Pmapped(Parallel):
         shapes = [jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype) for leaf in leaves]
         return program.lower(*shapes).compile(compiler_options=self._options)
 
-    def _run(self, program: Any, placed: Sequence[Any]) -> Any:
-        return program(*jax.tree.leaves(placed))
+    def _run(self, program: Any, values: Sequence[Any]) -> Any:
+        return program(*jax.tree.leaves(values))
 
 
 class Copied(Parallel):
     """One device's program, compiled once and loaded on every device.
 
-    It does what `pmap` does, but bit for bit alike on any number of devices. `pmap` makes one
-    module for all devices, and XLA:CPU rounds differently in a module for four devices than in a
-    module for one.
+    Its results are the same to the bit on any number of devices. `pmap` makes one module for all
+    devices, and XLA:CPU rounds differently in a module for four devices than in one for one.
     """
 
     def _build(self, values: Sequence[Any]) -> Any:
@@ -126,11 +128,11 @@ class Copied(Parallel):
         lower = lambda device: program.lower(*self._args_of_one(values, device))
         return executables_on(self._devices, lower, self._options)
 
-    def _run(self, program: Any, placed: Sequence[Any]) -> Any:
+    def _run(self, program: Any, values: Sequence[Any]) -> Any:
         executables, out = program
-        # Cut before anything runs, which may delete what it was donated.
-        inputs = [jax.tree.leaves(on_device(placed, device)) for device in self._devices]
-        # All devices are started before any is waited for.
+        # Cut before anything runs, which may delete donated arrays.
+        inputs = [jax.tree.leaves(on_device(values, device)) for device in self._devices]
+        # All devices start before the wait for the first.
         results = [run.execute_sharded(i) for run, i in zip(executables, inputs, strict=True)]
         parts = [result.disassemble_into_single_device_arrays() for result in results]
         leaves, structure = jax.tree.flatten(out)
@@ -144,11 +146,11 @@ class Copied(Parallel):
 
     def _args_of_one(self, values: Sequence[Any], device: jax.Device) -> tuple:
         """Shapes of the arguments of one device."""
-        place = SingleDeviceSharding(device)
+        sharding = SingleDeviceSharding(device)
 
         def shape(axis: int | None, leaf: Any) -> jax.ShapeDtypeStruct:
             dims = np.shape(leaf) if axis is None else (1, *np.shape(leaf)[1:])
-            return jax.ShapeDtypeStruct(dims, leaf.dtype, sharding=place)
+            return jax.ShapeDtypeStruct(dims, leaf.dtype, sharding=sharding)
 
         return tuple(
             jax.tree.map(functools.partial(shape, axis), value)
@@ -159,12 +161,12 @@ class Copied(Parallel):
 def parallel(
     function: Callable[..., Any], axes: str, devices: Sequence[jax.Device], **settings: Any
 ) -> Parallel:
-    """Maps a function over lanes in the way that suits the devices; arguments as of `Parallel`."""
+    """Maps a function over lanes in the way that suits the devices; see `Parallel`."""
     return way_of(devices[0].platform)(function, axes, devices, **settings)
 
 
 def way_of(platform: str) -> type[Parallel]:
-    """How candidates train side by side on devices of a platform."""
+    """The way for the devices of a platform."""
     return Copied if platform == "cpu" else Pmapped
 
 
@@ -175,7 +177,7 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
 
 
 def on_device(tree: Any, device: jax.Device) -> Any:
-    """What `replicate` put on a device, without a copy."""
+    """The arrays of `replicate` on one of its devices, without a copy."""
     with _SHARDS:
         return jax.tree.map(
             lambda a: next(s.data for s in a.addressable_shards if s.device == device), tree

@@ -5,7 +5,7 @@ is an argument of it: variables, switches, recipe, seed, split, number of epochs
 candidate, recipe or seed, or the retraining on more images, compiles nothing.
 
 Every candidate trains in a lane, one or more on each device (`parallel`), or in one lane that all
-devices share (`DataParallel`); what a lane computes depends on its candidate and key alone.
+devices share (`DataParallel`); the result of a lane depends on its candidate and key alone.
 
 D = devices, V = size of the variables of the shape.
 """
@@ -33,19 +33,20 @@ from jointnas_jax.space import ArchSpec, Candidate
 from jointnas_jax.train import step as steps
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.data_parallel import DataParallel, batch_spread
-from jointnas_jax.train.feed import EvalData, StreamedEvalData, StreamedTrainData, TrainData
+from jointnas_jax.train.feed import Chunk, Feed, TrainData
 from jointnas_jax.train.parallel import Parallel, parallel, replicate
-from jointnas_jax.train.recipe_arrays import RecipeArrays
+from jointnas_jax.train.recipe_arrays import AnyArray, RecipeArrays
+from jointnas_jax.train.step import EpochInputs, PixelStats
 
 # Streams of the trial's key.
 _INIT, _PLAN, _STEP = range(3)
 
 
 class Training(NamedTuple):
-    """What training one candidate gave.
+    """The result of training one candidate.
 
     Attributes:
-      accuracies: after each epoch, fraction in [0, 1]; up to the epoch before a failure.
+      accuracies: accuracy after each epoch before a failure, fraction in [0, 1].
       variables: Flax variables that count for the recipe, on the host; None after a failure.
       failed_step: first step with a non-finite loss, or the last one of an epoch that left a
         non-finite weight behind; None if there was none.
@@ -57,13 +58,13 @@ class Training(NamedTuple):
 
 
 class _Lanes(NamedTuple):
-    """Everything about the candidates that train, stacked over lanes.
+    """The candidates in training, stacked over lanes.
 
     Attributes:
-      state: what evolves.
-      switches: which architectures, inside of an envelope.
-      recipes: of the candidates.
-      plan_keys: data of the keys that batches are drawn with.
+      state: the evolving state.
+      switches: the architectures inside of an envelope; None for an exact program.
+      recipes: the recipes.
+      plan_keys: data of the keys of batches.
       step_keys: data of the keys of steps.
     """
 
@@ -78,13 +79,14 @@ class TrainProgram:
     """Compiled programs of one shape; see the module docstring.
 
     Attributes:
-      lanes: candidates that train at once.
+      lanes: number of candidates that train at once.
     """
 
     def __init__(
         self,
         shape: ArchSpec | Envelope,
         config: TrainConfig,
+        *,
         augmentation: Augmentation,
         devices: Sequence[jax.Device],
         lanes_per_device: int = 1,
@@ -95,28 +97,35 @@ class TrainProgram:
         """Creates the programs; they are compiled when they are first used.
 
         Args:
-          shape: of the networks.
-          config: of training.
-          augmentation: of the dataset.
-          devices: to train on.
-          lanes_per_device: candidates at once on each.
-          streamed: whether `train` will get `StreamedTrainData`.
+          shape: shape of the networks.
+          config: training of candidates.
+          augmentation: augmentation of the dataset.
+          devices: devices in use.
+          lanes_per_device: candidates at once on each device.
+          streamed: whether the training images are `StreamedTrainData`.
           together: train one candidate on all devices, each with a part of every batch.
-          teacher: whose answers candidates learn besides the labels.
+          teacher: the teacher, if any.
         """
         self.lanes = 1 if together else len(devices) * lanes_per_device
         self._shape = shape
         self._devices = devices
         self._per_device = lanes_per_device
         self._teacher = replicate(teacher, devices)
-        self._compiled, self._lock = False, threading.Lock()
+        self._compiled = False
+        self._lock = threading.Lock()
         self._template = zero_variables(shape)
         dtype = resolve_dtype(config.dtype)
         lowering = resolve_lowering(config.lowering, dtype)
         # Under `vmap` the loop over tiles would run as long as its longest lane.
         tiled = isinstance(shape, Envelope) and lowering == "matmul" and lanes_per_device == 1
         block = TiledMBConv if tiled else MBConv
-        module = Network(shape, lowering, block, dtype, mapped=lanes_per_device > 1)
+        module = Network(
+            arch=shape,
+            lowering=lowering,
+            block=block,
+            dtype=dtype,
+            mapped=lanes_per_device > 1,
+        )
         side_by_side: Callable[..., Any] = functools.partial(
             parallel, devices=tuple(devices), lanes_per_device=lanes_per_device
         )
@@ -124,43 +133,47 @@ class TrainProgram:
         if together:
             side_by_side = functools.partial(DataParallel, devices=tuple(devices))
             spread = batch_spread(tuple(devices))
-        fast = ("light", "old_fusion")
-        epoch_options = correct_options = fast if config.fast_compile else ()
+        fast = compiler_options("light", "old_fusion")
+        epoch_options = correct_options = fast if config.fast_compile else compiler_options()
         # An envelope trains many candidates: the speed of its epochs is worth a longer compilation.
         if isinstance(shape, Envelope):
-            epoch_options, correct_options = ("light",), fast
+            epoch_options, correct_options = compiler_options("light"), fast
+
+        def epoch(*inputs: Any) -> tuple:
+            return steps.train_epoch(
+                EpochInputs(*inputs), module=module, augmentation=augmentation, spread=spread
+            )
+
         self._epoch = side_by_side(
-            functools.partial(steps.train_epoch, module, augmentation, spread),
-            "lll" + ("bbs" if streamed else "sss") + "lsls",
-            options=compiler_options(*epoch_options),
+            epoch,
+            "lll" + ("bbs" if streamed else "sss") + "lsls",  # as in `EpochInputs`
+            options=epoch_options,
             donate=(0,),
         )
         self._correct = side_by_side(
-            functools.partial(_count_correct, module, self._template, spread),
-            "llsss",
-            options=compiler_options(*correct_options),
+            functools.partial(
+                _count_correct, module=module, template=self._template, spread=spread
+            ),
+            "llss",
+            options=correct_options,
         )
-        planners = tuple(devices[:1] if together else devices)
-        self._plan = _plan_program(planners, lanes_per_device, augmentation, config.batch_size)
+        self._plan = _plan_program(
+            tuple(devices[:1] if together else devices),
+            lanes_per_device=lanes_per_device,
+            augmentation=augmentation,
+            batch_size=config.batch_size,
+        )
 
-    def compile(
-        self,
-        candidate: Candidate,
-        data: TrainData | StreamedTrainData,
-        evaluation: EvalData | StreamedEvalData,
-    ) -> None:
-        """Compiles what `train` will need for candidates like this one, if it is not there yet.
-
-        Without it the first `train` does.
-        """
-        self._compile(self._lanes([candidate], [jax.random.key(0)]), data, evaluation)
+    def compile(self, candidate: Candidate, feed: Feed) -> None:
+        """Compiles the programs that `train` calls, unless they are compiled."""
+        self._compile(self._lanes([candidate], [jax.random.key(0)]), feed)
 
     def train(
         self,
         candidates: Sequence[Candidate],
         keys: Sequence[jax.Array],
-        data: TrainData | StreamedTrainData,
-        evaluation: EvalData | StreamedEvalData,
+        feed: Feed,
+        *,
         epochs: int,
         every_epoch: bool = True,
         checkpoints: Checkpoints | None = None,
@@ -170,14 +183,13 @@ class TrainProgram:
         """Trains candidates from scratch.
 
         Args:
-          candidates: `lanes` of them at most, all inside of the shape.
-          keys: of the trials, consumed.
-          data: images to train on, on every device (see `replicate`) or streamed.
-          evaluation: images to measure accuracy on, likewise.
-          epochs: at least 1.
+          candidates: candidates inside of the shape, at most `lanes`.
+          keys: keys of the trials, consumed.
+          feed: images, on every device (see `replicate`) or streamed.
+          epochs: number of epochs, at least 1.
           every_epoch: measure accuracy after each epoch, not only after the last.
-          checkpoints: where the state is kept; an earlier training of the same goes on from there.
-          stop: whether the training shall be saved and end, asked after each epoch.
+          checkpoints: stored states; the training goes on from the newest.
+          stop: called after each epoch; whether to save the state and end.
           progress: called after each epoch with its number, from 1, and the mean loss of the
             candidates whose loss is finite.
 
@@ -186,40 +198,41 @@ class TrainProgram:
           training of its lane at that epoch, and leaves the others alone.
 
         Raises:
-          InterruptedStudyError: it was interrupted.
+          InterruptedStudyError: `stop` returned true.
         """
+        evaluation = feed.evaluation
         lanes = self._lanes(candidates, keys)
-        self._compile(lanes, data, evaluation)
+        self._compile(lanes, feed)
         lanes, done, counts, failures = _restored(checkpoints, lanes)
         for epoch in range(done, epochs):
-            lanes, trained, failed, losses = self._one_epoch(lanes, data, epoch)
+            lanes, trained, failed, losses = self._one_epoch(lanes, feed, epoch)
             if every_epoch or epoch == epochs - 1:
-                ask = functools.partial(self._correct, trained, lanes.switches)
-                counts.append([ask(*batch, evaluation.stats) for batch in evaluation.batches])
+                count = functools.partial(self._correct, trained, lanes.switches)
+                counts.append([count(batch, evaluation.stats) for batch in evaluation.batches])
             failures.append(failed)
             if progress:
                 progress(epoch + 1, _mean_loss(losses, len(candidates)))
             if (np.max(failures, axis=0)[: len(candidates)] >= 0).all():
                 break
-            if epoch == epochs - 1:  # what comes now is the result
+            if epoch == epochs - 1:
                 break
             ending = stop()
             if checkpoints and (ending or checkpoints.due()):
-                known = {"counts": counts, "failures": failures}
-                notes = {n: [np.array(e).tolist() for e in some] for n, some in known.items()}
+                measured = {"counts": counts, "failures": failures}
+                notes = {n: [np.array(e).tolist() for e in some] for n, some in measured.items()}
                 checkpoints.save(epoch + 1, lanes.state, notes)
             if ending:
                 raise InterruptedStudyError
         correct = [np.sum([_flat(c) for c in epoch], 0) for epoch in counts]
         accuracies = np.reshape(correct, (len(counts), self.lanes)) / evaluation.count
-        trained = np.asarray(trained).reshape(self.lanes, -1)
+        rows = np.asarray(trained).reshape(self.lanes, -1)
         return [
             self._training(candidate.arch, accuracies[:, lane], [f[lane] for f in failures], row)
-            for lane, (candidate, row) in enumerate(zip(candidates, trained, strict=False))
+            for lane, (candidate, row) in enumerate(zip(candidates, rows, strict=False))
         ]
 
     def _one_epoch(
-        self, lanes: _Lanes, data: TrainData | StreamedTrainData, epoch: int
+        self, lanes: _Lanes, feed: Feed, epoch: int
     ) -> tuple[_Lanes, jax.Array, np.ndarray, list[jax.Array]]:
         """Trains for one epoch.
 
@@ -227,74 +240,83 @@ class TrainProgram:
           The lanes after it, the variables that count, the first failed step of each lane or -1,
           and mean losses, which add up over chunks.
         """
-        plan = self._plan(data.members, lanes.recipes.mixup, lanes.plan_keys, np.int32(epoch))
+        data, keys = feed.train, (lanes.recipes.mixup, lanes.plan_keys)
+        plan = self._plan(data.members, keys, np.int32(epoch))
         failed, losses = [], []
         for chunk in data.chunks(plan):
-            state, trained, step, loss = self._epoch(*self._arguments(lanes, chunk, data.stats))
+            state, trained, step, loss = self._epoch(*self._inputs(lanes, chunk, data.stats))
             lanes = lanes._replace(state=state)
             failed.append(step)
             losses.append(loss)
         return lanes, trained, _first(failed), losses
 
-    def _arguments(self, lanes: _Lanes, chunk: tuple, stats: steps.PixelStats) -> tuple:
-        # Alike in all lanes and told once: under `vmap` a loop whose lanes could end one by one
-        # would select every part of the state at every step.
-        images, labels, plan, todo = (*chunk[:3], np.int32(_flat(chunk[3]).max()))
-        own = (lanes.state, lanes.recipes, lanes.switches)
-        return (*own, images, labels, stats, plan, todo, lanes.step_keys, self._teacher)
+    def _inputs(self, lanes: _Lanes, chunk: Chunk, stats: PixelStats) -> EpochInputs:
+        return EpochInputs(
+            state=lanes.state,
+            recipe=lanes.recipes,
+            switches=lanes.switches,
+            images=chunk.images,
+            labels=chunk.labels,
+            stats=stats,
+            plan=chunk.plan,
+            # One number for all lanes: under `vmap` a loop whose lanes could end one by one would
+            # select every part of the state at every step.
+            todo=np.int32(_flat(chunk.todo).max()),
+            key=lanes.step_keys,
+            teacher=self._teacher,
+        )
 
-    def _compile(
-        self,
-        lanes: _Lanes,
-        data: TrainData | StreamedTrainData,
-        evaluation: EvalData | StreamedEvalData,
-    ) -> None:
-        """Compiles all programs side by side, from what `train` will call them with; once."""
+    def _compile(self, lanes: _Lanes, feed: Feed) -> None:
+        """Compiles all programs side by side, for the arguments of `train`; once."""
         with self._lock:
             if not self._compiled:
-                self._compile_all(lanes, data, evaluation)
+                self._compile_all(lanes, feed)
                 self._compiled = True
 
-    def _compile_all(
-        self,
-        lanes: _Lanes,
-        data: TrainData | StreamedTrainData,
-        evaluation: EvalData | StreamedEvalData,
-    ) -> None:
-        plan_args = (data.members, lanes.recipes.mixup, lanes.plan_keys, np.int32(0))
-        # Of images on the device a chunk has the shapes of the plan; others must be read.
-        resident = isinstance(data, TrainData)
-        plan = self._plan.shapes(*plan_args) if resident else self._plan(*plan_args)
-        chunk = (*next(data.chunks(plan))[:3], 0)
+    def _compile_all(self, lanes: _Lanes, feed: Feed) -> None:
+        data, evaluation = feed
+        keys = (lanes.recipes.mixup, lanes.plan_keys)
+        # A chunk of images on the device has the shapes of the plan; others must be read.
+        plan_of = self._plan.shapes if isinstance(data, TrainData) else self._plan
+        chunk = next(data.chunks(plan_of(data.members, keys, np.int32(0))))
+        inputs = self._inputs(lanes, chunk._replace(todo=np.int32(0)), data.stats)
         trained = jax.ShapeDtypeStruct(lanes.state.averaged.shape, np.float32)
         batch = next(iter(evaluation.batches))
-        calls = [
-            (self._epoch, self._arguments(lanes, chunk, data.stats)),
-            (self._plan, plan_args),
-            (self._correct, (trained, lanes.switches, *batch, evaluation.stats)),
-        ]
-        with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
-            list(pool.map(lambda call: call[0].compile(*call[1]), calls))
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            compilations = [
+                pool.submit(lambda: self._epoch.compile(*inputs)),
+                pool.submit(self._plan.compile, data.members, keys, np.int32(0)),
+                pool.submit(
+                    self._correct.compile, trained, lanes.switches, batch, evaluation.stats
+                ),
+            ]
+        for compilation in compilations:
+            compilation.result()
 
     def _lane(self, candidate: Candidate, key: jax.Array) -> _Lanes:
-        """Everything about a candidate, as arrays on the host."""
+        """A candidate as arrays on the host."""
         initial = initial_variables(candidate.arch, jax.random.fold_in(key, _INIT))
         switches = None
         if isinstance(self._shape, Envelope):
             initial = pad_variables(initial, self._template)
             switches = Switches.of(candidate.arch, self._shape)
         data = lambda stream: np.asarray(jax.random.key_data(jax.random.fold_in(key, stream)))
-        state = steps.init_state(initial)
-        return _Lanes(state, switches, RecipeArrays.of(candidate.recipe), data(_PLAN), data(_STEP))
+        return _Lanes(
+            state=steps.init_state(initial),
+            switches=switches,
+            recipes=RecipeArrays.of(candidate.recipe),
+            plan_keys=data(_PLAN),
+            step_keys=data(_STEP),
+        )
 
     def _lanes(self, candidates: Sequence[Candidate], keys: Sequence[jax.Array]) -> _Lanes:
-        """Stacks what the lanes hold to `[D, ...]`, or `[D, lanes per device, ...]`."""
+        """Stacks candidates to `[D, ...]`, or `[D, lanes per device, ...]`, repeating the first."""
         filled = [*range(len(candidates)), *[0] * (self.lanes - len(candidates))]
-        own = [self._lane(candidates[i], keys[i]) for i in filled]
+        lanes = [self._lane(candidates[i], keys[i]) for i in filled]
         axes = (self._per_device,) if self._per_device > 1 else ()
         shape = (self.lanes // self._per_device, *axes)
         return jax.tree.map(
-            lambda *leaves: np.stack(leaves).reshape(*shape, *leaves[0].shape), *own
+            lambda *leaves: np.stack(leaves).reshape(*shape, *leaves[0].shape), *lanes
         )
 
     def _training(
@@ -303,8 +325,8 @@ class TrainProgram:
         failed = next((epoch for epoch, step in enumerate(failures) if step >= 0), None)
         if failed is not None:
             every = len(accuracies) == len(failures)
-            kept = accuracies[:failed] if every else ()
-            return Training(tuple(map(float, kept)), None, int(failures[failed]))
+            before = accuracies[:failed] if every else ()
+            return Training(tuple(map(float, before)), None, int(failures[failed]))
         variables = self._on_host(row)
         if isinstance(self._shape, Envelope):
             variables = cut_variables(variables, zero_variables(arch))
@@ -322,66 +344,71 @@ class TrainProgram:
 @functools.lru_cache(maxsize=32)
 def _plan_program(
     devices: tuple[jax.Device, ...],
+    *,
     lanes_per_device: int,
     augmentation: Augmentation,
     batch_size: int,
 ) -> Parallel:
     """`plan_epoch` for all lanes; one program for every shape."""
 
-    def plan(members: jax.Array, alpha: jax.Array, key: jax.Array, epoch: jax.Array) -> EpochPlan:
-        key = jax.random.fold_in(jax.random.wrap_key_data(key), epoch)
-        return plan_epoch(members, alpha, key, augmentation, batch_size)
+    def plan(members: jax.Array, lane: tuple[jax.Array, jax.Array], epoch: jax.Array) -> EpochPlan:
+        alpha, key_data = lane
+        key = jax.random.fold_in(jax.random.wrap_key_data(key_data), epoch)
+        return plan_epoch(members, alpha, key, augmentation=augmentation, batch_size=batch_size)
 
     options = compiler_options("light", "old_fusion")
-    settings = dict(lanes_per_device=lanes_per_device, options=options)
-    return parallel(plan, "slls", devices, **settings)
+    return parallel(plan, "sls", devices, lanes_per_device=lanes_per_device, options=options)
 
 
 def _restored(checkpoints: Checkpoints | None, lanes: _Lanes) -> tuple[_Lanes, int, list, list]:
-    """Lanes after the epochs that are saved, the number of these, and what was noted of each."""
+    """Lanes after the saved epochs, the number of these epochs, their counts and failures."""
     if checkpoints is None:
         return lanes, 0, [], []
     state, done, notes = checkpoints.restore(lanes.state)
-    noted = ([np.array(epoch) for epoch in notes.get(name, [])] for name in ("counts", "failures"))
-    return lanes._replace(state=state), done, *noted
+    counts, failures = (
+        [np.array(epoch) for epoch in notes.get(name, [])] for name in ("counts", "failures")
+    )
+    return lanes._replace(state=state), done, counts, failures
 
 
-def _flat(values: jax.Array) -> np.ndarray:
+def _flat(values: AnyArray | np.int32) -> np.ndarray:
     """The values of all lanes, on the host.
 
-    What is computed of shards would be a collective, which XLA:CPU gives up, and the process with
-    it, where a device is 40 s late.
+    A computation on shards would be a collective: XLA:CPU ends the process if a device is 40 s
+    late for one.
     """
     return np.asarray(values).ravel()
 
 
 def _mean_loss(losses: Sequence[jax.Array], count: int) -> float:
-    """Mean over the first lanes, where it is finite; losses of chunks add up."""
-    own = np.sum([_flat(loss) for loss in losses], 0)[:count]
-    finite = own[np.isfinite(own)]
+    """Mean of the finite losses of the first `count` lanes; losses of chunks add up."""
+    sums = np.sum([_flat(loss) for loss in losses], 0)[:count]
+    finite = sums[np.isfinite(sums)]
     return float(finite.mean()) if finite.size else float("nan")
 
 
 def _first(failed: Sequence[jax.Array]) -> np.ndarray:
     """The first failed step of each lane over the chunks of an epoch, -1 where there is none."""
-    found = np.stack([_flat(f) for f in failed])
-    return np.where((found >= 0).any(0), found[(found >= 0).argmax(0), range(found.shape[1])], -1)
+    step = np.stack([_flat(f) for f in failed])
+    return np.where((step >= 0).any(0), step[(step >= 0).argmax(0), range(step.shape[1])], -1)
 
 
 def _count_correct(
+    variables: jax.Array,
+    switches: Switches | None,
+    batch: tuple[jax.Array, jax.Array],
+    stats: PixelStats,
+    *,
     module: Network,
     template: Any,
     spread: Callable[[Any], Any],
-    variables: jax.Array,
-    switches: Switches | None,
-    images: jax.Array,
-    labels: jax.Array,
-    stats: steps.PixelStats,
 ) -> jax.Array:
     """`steps.count_correct` with the variables as `float32[V]`, cut up like `template`.
 
-    One vector, because cutting it into a hundred arguments would be a program of its own.
+    One vector, because cutting it into a hundred arguments would take another program.
     """
     _, unravel = ravel_pytree(template)
-    images, labels = spread((images, labels))
-    return steps.count_correct(module, unravel(variables), images, labels, stats, switches)
+    images, labels = spread(batch)
+    return steps.count_correct(
+        module, unravel(variables), switches, images=images, labels=labels, stats=stats
+    )

@@ -6,28 +6,31 @@ import numpy as np
 
 from jointnas_jax.space import Recipe
 
+# On the device or the host.
+AnyArray = jax.Array | np.ndarray
 
-@flax.struct.dataclass
-class RecipeArrays:
+
+class RecipeArrays(flax.struct.PyTreeNode):
     """The fields of `space.Recipe` as `float32[]`, choices as 0 or 1."""
 
-    lr: jax.Array
-    rmsprop: jax.Array
-    ema: jax.Array
-    dropout: jax.Array
-    stochastic_depth: jax.Array
-    mixup: jax.Array
-    weight_decay: jax.Array
-    label_smoothing: jax.Array
-    lr_decay: jax.Array
-    warmup_epochs: jax.Array
-    ema_decay: jax.Array
+    lr: AnyArray
+    rmsprop: AnyArray
+    ema: AnyArray
+    dropout: AnyArray
+    stochastic_depth: AnyArray
+    mixup: AnyArray
+    weight_decay: AnyArray
+    label_smoothing: AnyArray
+    lr_decay: AnyArray
+    warmup_epochs: AnyArray
+    ema_decay: AnyArray
 
     @classmethod
     def of(cls, recipe: Recipe) -> "RecipeArrays":
-        """Converts a recipe; `lr` comes out with the factor of its optimizer applied."""
+        """Converts a recipe, with the factor of its optimizer in `lr`."""
         fields = recipe.to_dict()
         sgd = fields.pop("optimizer") == "sgd"
         scale = fields.pop("sgd_lr_scale")
         fields["lr"] *= scale if sgd else 1.0
-        return cls(rmsprop=np.float32(not sgd), **{k: np.float32(v) for k, v in fields.items()})
+        fields["rmsprop"] = not sgd
+        return cls(**{name: np.asarray(value, np.float32) for name, value in fields.items()})

@@ -1,10 +1,11 @@
 """One training step, one epoch and one evaluation of a network, as pure functions.
 
-Shapes: B = batch size, H x W x C = stored image, L = classes.
+Shapes: B = batch size, H x W x C = stored image, L = classes, V = size of all variables.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -25,23 +26,21 @@ from jointnas_jax.train.optimizer import (
     learning_rate,
     recipe_optimizer,
 )
-from jointnas_jax.train.recipe_arrays import RecipeArrays
+from jointnas_jax.train.recipe_arrays import AnyArray, RecipeArrays
 
 # Streams of a step's key.
 _DROPOUT, _STOCHASTIC_DEPTH = range(2)
 
 
-@flax.struct.dataclass
-class PixelStats:
+class PixelStats(flax.struct.PyTreeNode):
     """Mean and standard deviation of the training pixels per channel, `float32[C]` in [0, 255]."""
 
-    mean: jax.Array | np.ndarray
-    std: jax.Array | np.ndarray
+    mean: AnyArray
+    std: AnyArray
 
 
-@flax.struct.dataclass
-class TrainState:
-    """What evolves while one network trains.
+class TrainState(flax.struct.PyTreeNode):
+    """The evolving state of the training of one network.
 
     Attributes:
       step: `int32[]`, steps taken.
@@ -50,20 +49,19 @@ class TrainState:
       optimizer: state of the optimizer.
     """
 
-    step: jax.Array
+    step: AnyArray
     variables: Any
-    averaged: jax.Array
+    averaged: AnyArray
     optimizer: OptimizerState
 
 
-@flax.struct.dataclass
-class Batch:
+class Batch(flax.struct.PyTreeNode):
     """One batch before augmentation.
 
     Attributes:
       images: `uint8[B, H, W, C]`.
       labels: `int32[B]`.
-      plan: the step's row of the epoch's plan, its `steps` and `images` left out.
+      plan: the step's row of the epoch's plan, without `steps` and `images`.
     """
 
     images: jax.Array
@@ -71,21 +69,49 @@ class Batch:
     plan: EpochPlan
 
 
-@flax.struct.dataclass
-class Teacher:
-    """A trained network whose answers another one learns to give (distillation).
+class Teacher(flax.struct.PyTreeNode):
+    """A trained network whose answers another network learns (distillation).
 
     Attributes:
       variables: Flax variables of `module`.
-      stats: pixel statistics that it was trained with.
+      stats: pixel statistics of its training.
       module: the network.
-      share: of its answers in the loss, in [0, 1]; the rest is of the labels.
+      share: share of its answers in the targets, in [0, 1]; the rest are the labels.
     """
 
     variables: Any
     stats: PixelStats
     module: Network = flax.struct.field(pytree_node=False)
     share: float = flax.struct.field(pytree_node=False)
+
+
+class EpochInputs(NamedTuple):
+    """Inputs of one epoch in one lane, in the order of a compiled program's arguments.
+
+    Attributes:
+      state: the state before the epoch.
+      recipe: the recipe.
+      switches: the architecture inside of an envelope; None for the network of one architecture.
+      images: `uint8[N, H, W, C]` that the plan chooses from, or `uint8[S, B, H, W, C]`, the images
+        of S rows of a plan without `images`.
+      labels: `int32[N]` or `int32[S, B]`, likewise.
+      stats: pixel statistics for normalisation.
+      plan: the batches.
+      todo: `int32[]`, number of rows of the plan to run.
+      key: data of the trial's key.
+      teacher: the teacher, or None.
+    """
+
+    state: TrainState
+    recipe: RecipeArrays
+    switches: Switches | None
+    images: AnyArray
+    labels: AnyArray
+    stats: PixelStats
+    plan: EpochPlan
+    todo: AnyArray | np.int32
+    key: jax.Array
+    teacher: Teacher | None
 
 
 def init_state(variables: Any) -> TrainState:
@@ -100,11 +126,12 @@ def init_state(variables: Any) -> TrainState:
 
 
 def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
     module: Network,
     augmentation: Augmentation,
-    state: TrainState,
     recipe: RecipeArrays,
-    batch: Batch,
     stats: PixelStats,
     steps_per_epoch: jax.Array,
     key: jax.Array,
@@ -114,25 +141,26 @@ def train_step(
     """Takes one step.
 
     Args:
-      module: the network.
-      augmentation: what the dataset asks for.
-      state: before the step.
-      recipe: the recipe.
+      state: the state before the step.
       batch: the batch.
+      module: the network.
+      augmentation: augmentation of the dataset.
+      recipe: the recipe.
       stats: pixel statistics for normalisation.
       steps_per_epoch: `int32[]`.
       key: the trial's key; folded with the step here.
-      switches: which architecture, if the network is an envelope.
-      teacher: whose answers to learn besides the labels.
+      switches: the architecture inside of an envelope.
+      teacher: the teacher, if any.
 
     Returns:
       The state after the step and the loss `float32[]`.
     """
     key = jax.random.fold_in(key, state.step)
-    images, targets = augmented(module.arch, augmentation, recipe, batch, stats)
+    augment_for = functools.partial(augmented, batch, recipe, augmentation)
+    images, targets = augment_for(arch=module.arch, stats=stats)
     if teacher:
-        seen, _ = augmented(teacher.module.arch, augmentation, recipe, batch, teacher.stats)
-        targets = _taught(teacher, seen, targets)
+        teacher_images, _ = augment_for(arch=teacher.module.arch, stats=teacher.stats)
+        targets = _with_answers(targets, teacher, teacher_images)
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
         logits, updated = module.apply(
@@ -160,82 +188,92 @@ def train_step(
         learning_rate=learning_rate(recipe, state.step, steps_per_epoch),
     )
     variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
-    # The average must not remember the initial weights: early on it forgets faster.
+    # So that the average does not remember the initial weights, its decay is smaller at first.
     decay = jnp.minimum(recipe.ema_decay, (1 + state.step) / (10 + state.step))
     averaged = decay * state.averaged + (1 - decay) * ravel_pytree(variables)[0]
-    return TrainState(state.step + 1, variables, averaged, optimizer), loss
+    after = TrainState(
+        step=state.step + 1, variables=variables, averaged=averaged, optimizer=optimizer
+    )
+    return after, loss
 
 
 def train_epoch(
+    inputs: EpochInputs,
+    *,
     module: Network,
     augmentation: Augmentation,
     spread: Callable[[Any], Any],
-    state: TrainState,
-    recipe: RecipeArrays,
-    switches: Switches | None,
-    images: jax.Array,
-    labels: jax.Array,
-    stats: PixelStats,
-    plan: EpochPlan,
-    todo: jax.Array,
-    key: jax.Array,
-    teacher: Teacher | None,
 ) -> tuple[TrainState, jax.Array, jax.Array, jax.Array]:
-    """Runs the first `todo` rows of a plan in a lane; `key` is the data of the trial's key.
+    """Trains for one epoch, or a part of it, in a lane.
 
-    Images are gathered as the plan says, or are those of the rows where it names none.
+    Args:
+      inputs: the inputs.
+      module: the network.
+      augmentation: augmentation of the dataset.
+      spread: shares the images of a batch out to devices, see `batch_spread`.
 
     Returns:
       The state; the variables that count, flattened to `float32[V]`; the first step with a
       non-finite loss, or the last one if it left a non-finite variable, or -1; the sum of the
       losses over the steps of the epoch.
     """
-
-    key = jax.random.wrap_key_data(key)
+    key, plan = jax.random.wrap_key_data(inputs.key), inputs.plan
 
     def step(i: jax.Array, carry: tuple) -> tuple:
         state, failed_step, total = carry
         chosen = i if plan.images is None else plan.images[i]
         row = jax.tree.map(lambda drawn: drawn[i], plan.replace(steps=None, images=None))
         # The mixing weight is the batch's, everything else an image's.
-        own = spread((images[chosen], labels[chosen], row.replace(mixup=None)))
-        batch = Batch(*own[:2], own[2].replace(mixup=row.mixup))
+        images, labels, drawn = spread(
+            (inputs.images[chosen], inputs.labels[chosen], row.replace(mixup=None))
+        )
         after, loss = train_step(
-            module, augmentation, state, recipe, batch, stats, plan.steps, key, switches, teacher
+            state,
+            Batch(images=images, labels=labels, plan=drawn.replace(mixup=row.mixup)),
+            module=module,
+            augmentation=augmentation,
+            recipe=inputs.recipe,
+            stats=inputs.stats,
+            steps_per_epoch=plan.steps,
+            key=key,
+            switches=inputs.switches,
+            teacher=inputs.teacher,
         )
         failed = (failed_step < 0) & ~jnp.isfinite(loss)
         return after, jnp.where(failed, state.step, failed_step), total + loss
 
-    start = (state, jnp.int32(-1), jnp.float32(0))
-    state, failed_step, total = jax.lax.fori_loop(0, todo, step, start)
-    trained = trained_variables(state, recipe)
-    # The last update can break what the last loss did not see.
+    start = (inputs.state, jnp.int32(-1), jnp.float32(0))
+    state, failed_step, total = jax.lax.fori_loop(0, inputs.todo, step, start)
+    trained = trained_variables(state, inputs.recipe)
+    # The last update can break variables that no later loss would show.
     broken = (failed_step < 0) & ~jnp.isfinite(trained).all()
     return state, trained, jnp.where(broken, state.step - 1, failed_step), total / plan.steps
 
 
-def _taught(teacher: Teacher, images: jax.Array, targets: jax.Array) -> jax.Array:
-    """Targets `float32[B, L]` of which the teacher's answers to images have their share."""
-    answers = jax.nn.softmax(teacher.module.apply(teacher.variables, images))
-    return teacher.share * answers + (1 - teacher.share) * targets
+def _with_answers(targets: jax.Array, teacher: Teacher, images: jax.Array) -> jax.Array:
+    """Mixes the teacher's answers to images into the targets `float32[B, L]`."""
+    logits: Any = teacher.module.apply(teacher.variables, images)
+    return teacher.share * jax.nn.softmax(logits) + (1 - teacher.share) * targets
 
 
 def augmented(
-    arch: ArchSpec | Envelope,
-    augmentation: Augmentation,
-    recipe: RecipeArrays,
     batch: Batch,
+    recipe: RecipeArrays,
+    augmentation: Augmentation,
+    *,
+    arch: ArchSpec | Envelope,
     stats: PixelStats,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns what the network sees: images `float32[B, R, R, C]` and targets `float32[B, L]`."""
+    """Returns a network's inputs `float32[B, R, R, C]` and targets `float32[B, L]`."""
     plan = batch.plan
     images = augment.crop(batch.images, plan.corners, augmentation.crop_padding)
     if augmentation.flip:
         images = augment.flip(images, plan.flips)
-    if augmentation.transforms:
-        images = transform_batch(images, plan.kinds, plan.signs, augmentation.strength)
+    if plan.kinds is not None and plan.signs is not None:
+        strength = augmentation.strength
+        images = transform_batch(images, plan.kinds, plan.signs, strength=strength)
     images = augment.normalise(images, stats.mean, stats.std)
-    if augmentation.min_area < 1:
+    if plan.boxes is not None:
         images = augment.crop_resize(images, plan.boxes, arch.resolution)
     else:
         images = augment.resize(images, arch.resolution)
@@ -245,20 +283,21 @@ def augmented(
 
 
 def trained_variables(state: TrainState, recipe: RecipeArrays) -> jax.Array:
-    """Returns what counts for this recipe, `float32[V]`: the average with EMA, else the last."""
+    """Returns the variables that count, `float32[V]`: the average with EMA, else the last ones."""
     return jnp.where(recipe.ema > 0, state.averaged, ravel_pytree(state.variables)[0])
 
 
 def count_correct(
     module: Network,
     variables: Any,
+    switches: Switches | None,
+    *,
     images: jax.Array,
     labels: jax.Array,
     stats: PixelStats,
-    switches: Switches | None = None,
 ) -> jax.Array:
     """Counts right predictions `int32[]` on `uint8[B, H, W, C]`; a label of -1 is padding."""
     images = augment.normalise(images, stats.mean, stats.std)
     images = augment.resize(images, module.arch.resolution)
-    logits = module.apply(variables, images, switches=switches)
+    logits: Any = module.apply(variables, images, switches=switches)
     return (logits.argmax(-1) == labels).sum()

@@ -10,7 +10,8 @@ from jointnas_jax.data.augment import Augmentation, plan_epoch
 
 def _plan(members, alpha=0.2, epoch=0, augmentation=Augmentation(2, True), batch_size=8):
     key = jax.random.fold_in(jax.random.key(0), epoch)
-    return plan_epoch(jnp.asarray(members), jnp.float32(alpha), key, augmentation, batch_size)
+    kind = dict(augmentation=augmentation, batch_size=batch_size)
+    return plan_epoch(jnp.asarray(members), jnp.float32(alpha), key, **kind)
 
 
 def test_an_epoch_uses_every_member_once_and_nothing_else():

@@ -20,8 +20,8 @@ def photo():
 
 
 def ours(photo, name, sign=1.0, strength=STRENGTH):
-    changed = jax.jit(transform, static_argnums=3)(
-        jnp.float32(photo), KINDS.index(name), jnp.float32(sign), strength
+    changed = jax.jit(transform, static_argnames="strength")(
+        jnp.float32(photo), KINDS.index(name), jnp.float32(sign), strength=strength
     )
     return np.asarray(changed)
 
@@ -98,7 +98,7 @@ def test_what_comes_from_outside_is_grey(photo):
 def test_a_batch_keeps_its_form_and_each_image_its_own_transformations(channels):
     images = np.random.default_rng(0).integers(0, 256, (4, 9, 7, channels), dtype=np.uint8)
     kinds = jnp.array([[-1, -1], [2, -1], [-1, 2], [2, 3]])
-    out = np.asarray(transform_batch(images, kinds, jnp.ones((4, 2)), STRENGTH))
+    out = np.asarray(transform_batch(images, kinds, jnp.ones((4, 2)), strength=STRENGTH))
     assert (out.dtype, out.shape) == (np.uint8, images.shape)
     np.testing.assert_array_equal(out[0], images[0])
     solarized = np.where(images < 128, images, 255 - images)
@@ -112,5 +112,5 @@ def test_strength_0_changes_little_but_for_what_has_no_strength(photo, kind):
     name = "identity" if kind < 0 else KINDS[kind]
     if name in ("auto_contrast", "equalize"):
         pytest.skip("these have no strength")
-    changed = transform(jnp.float32(photo), kind, jnp.float32(1.0), 0.0)
+    changed = transform(jnp.float32(photo), kind, jnp.float32(1.0), strength=0.0)
     np.testing.assert_allclose(changed, photo, atol=0.51)

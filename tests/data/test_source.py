@@ -8,7 +8,7 @@ from PIL import Image
 
 from jointnas_jax.config import DataConfig
 from jointnas_jax.data import source
-from jointnas_jax.data.classes import places_of
+from jointnas_jax.data.classes import renumbered
 from jointnas_jax.data.source import carve_validation, open_dataset
 from jointnas_jax.errors import DataError
 
@@ -218,8 +218,8 @@ def test_a_dataset_made_anew_in_the_same_place_has_its_own_labels(tmp_path, monk
 
 def test_a_label_that_is_none_of_the_chosen_classes_is_an_error():
     """As files have it that changed after their labels were read."""
-    places, bad = places_of(np.array([7, 2, 9, 3]), np.array([2, 3, 7]))
-    assert (places[[0, 1, 3]].tolist(), bad.tolist()) == ([2, 0, 1], [2])
+    numbers, bad = renumbered(np.array([7, 2, 9, 3]), np.array([2, 3, 7]))
+    assert (numbers[[0, 1, 3]].tolist(), bad.tolist()) == ([2, 0, 1], [2])
 
 
 @pytest.mark.parametrize("memory_gb", [8.0, 0.0])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from envelopes import envelope_of_space
 
 from jointnas_jax.execution.cost_model import ACCELERATOR, CPU
 from jointnas_jax.execution.packing import Planner, Work, executed_macs, frame
@@ -148,6 +149,6 @@ def test_exact_programs_execute_what_is_useful(tiny_space):
 
 def test_tiles_execute_less_than_padding_and_more_than_needed(paper_space):
     for work in works(paper_space, 20):
-        envelope = Envelope.of_space(paper_space, work.arch)
+        envelope = envelope_of_space(paper_space, work.arch)
         tiled, padded = (executed_macs(envelope, work.arch, batch) for batch in (64, 0))
         assert count(work.arch).macs <= tiled <= padded

@@ -99,7 +99,7 @@ def test_what_cannot_be_compiled_ahead_is_a_failure_of_its_pack_alone(problem, s
         evaluators.TrainProgram,
         "train",
         lambda self, some, *_, **__: (
-            self._compile(None, None, None) or [Training((0.5,), {}, None)] * len(some)
+            self._compile(None, None) or [Training((0.5,), {}, None)] * len(some)
         ),
     )
     found = make(problem, split).run(some := jobs(problem, 10))

@@ -25,11 +25,11 @@ def test_matmuls_equal_lax_in_values_and_gradients(shape, k, stride, name):
     function = getattr(conv, name)
     channels = shape[-1]
     images, w = _arrays(shape, (k, k, channels) if name == "depthwise" else (k, k, channels, 6))
-    size = function(images, w, stride, "conv").size
+    size = function(images, w, stride=stride, lowering="conv").size
     weights = jnp.cos(jnp.arange(size))
 
     def loss(images, w, lowering):
-        y = function(conv.to_map(images, lowering), w, stride, lowering)
+        y = function(conv.to_map(images, lowering), w, stride=stride, lowering=lowering)
         y = y if lowering == "conv" else y.transpose(3, 1, 2, 0)
         return (y.ravel() * weights).sum(), y
 
@@ -53,7 +53,7 @@ def test_the_convolution_of_each_lane_equals_lax_without_a_primitive(shape, k, s
     images, w = _arrays((lanes, *shape), (lanes, k, k, shape[-1], 4))
 
     def loss(images, w, mapped):
-        y = conv.conv(images, w, stride, "conv", mapped)
+        y = conv.conv(images, w, stride=stride, lowering="conv", mapped=mapped)
         return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), y
 
     gradients = lambda mapped: jax.grad(lambda x, w: loss(x, w, mapped), (0, 1), has_aux=True)
@@ -72,7 +72,8 @@ def test_the_convolution_of_each_lane_equals_lax_without_a_primitive(shape, k, s
 @pytest.mark.parametrize("lowering", ["conv", "matmul"])
 def test_a_trimmed_padding_is_smaller_by_one(k, size, lowering):
     images, w = _arrays((2, size, size, 3), (k, k, 3))
-    y = conv.depthwise(conv.to_map(images, lowering), w, 2, lowering, trim=1)
+    x = conv.to_map(images, lowering)
+    y = conv.depthwise(x, w, stride=2, lowering=lowering, trim=1)
     y = y if lowering == "conv" else y.transpose(3, 1, 2, 0)
     pad = k // 2 - 1
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -88,7 +89,7 @@ def test_pointwise_is_a_1x1_convolution(lowering):
     x = conv.to_map(images, lowering)
     np.testing.assert_allclose(
         conv.pointwise(x, w, lowering),
-        conv.conv(x, w[None, None], 1, lowering),
+        conv.conv(x, w[None, None], stride=1, lowering=lowering),
         rtol=1e-5,
         atol=1e-5,
     )

@@ -3,11 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from envelopes import envelope_of_space
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jointnas_jax.execution.packing import frame
-from jointnas_jax.nets.envelope import Envelope, Switches, cut_variables, pad_variables
+from jointnas_jax.nets.envelope import Switches, cut_variables, pad_variables
 from jointnas_jax.nets.init import initial_variables, variable_shapes, zero_variables
 from jointnas_jax.nets.network import Network
 
@@ -19,7 +20,7 @@ def _random(space, seed):
 @given(st.integers(0, 10_000))
 def test_the_envelope_of_a_space_holds_every_architecture_of_the_frame(paper_space, seed):
     arch, other = _random(paper_space, seed), _random(paper_space, seed + 1)
-    envelope = Envelope.of_space(paper_space, arch)
+    envelope = envelope_of_space(paper_space, arch)
     assert envelope.holds(arch)
     assert envelope.holds(other) == (frame(other) == frame(arch))
     largest = {b.name: b for b in envelope.blocks()}
@@ -38,7 +39,7 @@ def test_the_envelope_of_a_space_holds_every_architecture_of_the_frame(paper_spa
 @given(st.integers(0, 10_000))
 def test_cutting_undoes_padding_and_padding_is_zero(tiny_space, seed):
     arch = _random(tiny_space, seed)
-    envelope = Envelope.of_space(tiny_space, arch)
+    envelope = envelope_of_space(tiny_space, arch)
     own = initial_variables(arch, jax.random.key(seed))
     padded = pad_variables(own, zero_variables(envelope))
     total = lambda tree: sum(np.count_nonzero(leaf) for leaf in jax.tree.leaves(tree))
@@ -56,7 +57,7 @@ def test_a_kernel_of_3_sits_in_the_middle_of_5(tiny_space):
 @given(st.integers(0, 10_000))
 def test_switches_say_what_the_architecture_is(tiny_space, seed):
     arch = _random(tiny_space, seed)
-    envelope = Envelope.of_space(tiny_space, arch)
+    envelope = envelope_of_space(tiny_space, arch)
     switches = Switches.of(arch, envelope)
     own = {b.name: b for b in arch.blocks()}
     for i, b in enumerate(envelope.blocks()):
@@ -74,7 +75,7 @@ def test_switches_say_what_the_architecture_is(tiny_space, seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_the_written_out_shapes_are_those_of_flax(tiny_space, seed):
     arch = _random(tiny_space, seed)
-    for shape in (arch, Envelope.of_space(tiny_space, arch)):
+    for shape in (arch, envelope_of_space(tiny_space, arch)):
         images = np.zeros((1, arch.resolution, arch.resolution, arch.image_channels))
         flax = jax.eval_shape(Network(shape, "matmul").init, jax.random.key(0), images)
         ours = variable_shapes(shape)

@@ -9,7 +9,7 @@ import pytest
 from jointnas_jax.nets import conv, timing
 from jointnas_jax.nets.init import initial_variables
 from jointnas_jax.nets.latency import BLOCK, pieces_of
-from jointnas_jax.nets.network import Alone, Network
+from jointnas_jax.nets.network import Network, NetworkPart
 from jointnas_jax.nets.timing import Setting, least_seconds, seconds_of, time_networks, time_pieces
 from jointnas_jax.space import ArchSpec, Head, Stage, Stem
 
@@ -28,7 +28,7 @@ def test_the_parts_one_after_the_other_are_the_network(lowering):
     images = np.random.default_rng(0).normal(size=(1, 12, 12, 3)).astype(np.float32)
     x = images
     for part in ("stem", "block", "head"):
-        x = Alone(ARCH, lowering, part=part).apply(variables, x)
+        x = NetworkPart(ARCH, lowering, part=part).apply(variables, x)
     expected = Network(ARCH, lowering).apply(variables, images)
     np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
 

@@ -18,7 +18,7 @@ def trials():
 @pytest.fixture(scope="module")
 def process(trials):
     x, y = trials
-    return jax.jit(lambda x, y: gp.fit_process(x, y, jnp.ones(len(x), bool), 3))(x, y)
+    return jax.jit(lambda x, y: gp.fit_process(x, y, jnp.ones(len(x), bool), knobs=3))(x, y)
 
 
 def test_it_predicts_what_it_has_not_seen(trials, process):
@@ -76,7 +76,9 @@ def test_padding_rows_do_not_count(trials):
     real = jnp.arange(40) < 25
 
     def fitted(fill):
-        return gp.fit_process(jnp.where(real[:, None], x, fill), jnp.where(real, y, fill), real, 3)
+        return gp.fit_process(
+            jnp.where(real[:, None], x, fill), jnp.where(real, y, fill), real, knobs=3
+        )
 
     a, b = (gp.predict(fitted(fill), x)[0] for fill in (0.0, 50.0))
     np.testing.assert_allclose(a, b, atol=1e-4)
@@ -86,7 +88,7 @@ def test_a_believed_trial_changes_no_expectation_and_leaves_less_to_learn_near_i
     """As a new fit with the same hyperparameters, to the trials and what was expected."""
     x, y = map(jnp.asarray, trials)
     real = jnp.arange(40) < 25
-    process = gp.fit_process(x, y, real, 3)
+    process = gp.fit_process(x, y, real, knobs=3)
     far = jnp.full((1, 3), 2.0)
     x = jnp.concatenate([x, far])
     mean, deviation = gp.predict(process, x)
@@ -104,7 +106,7 @@ def test_a_trial_believed_to_be_bad_lowers_what_is_expected_near_it(trials):
     """As a new fit with the same hyperparameters, to the trials and the believed target."""
     x, y = map(jnp.asarray, trials)
     real = jnp.arange(40) < 25
-    process = gp.fit_process(x, y, real, 3)
+    process = gp.fit_process(x, y, real, knobs=3)
     believed = gp.believe(process, x[30], jnp.float32(-4.0))
     factor = gp._factor(process.hyper, x, jnp.arange(40) < 25)[:25, :25]
     np.testing.assert_allclose(process.factor[:25, :25], factor, atol=1e-3)
@@ -120,7 +122,7 @@ def test_a_step_to_where_there_is_no_cholesky_factor_is_taken_back(trials, monke
     """Steps that are far too long, among inputs that repeat."""
     monkeypatch.setattr(gp, "_LEARNING_RATE", 4.0)
     x, y = np.repeat(trials[0][:4], 10, 0), np.repeat(trials[1][:4], 10)
-    process = gp.fit_process(jnp.asarray(x), jnp.asarray(y), jnp.ones(40, bool), 3)
+    process = gp.fit_process(jnp.asarray(x), jnp.asarray(y), jnp.ones(40, bool), knobs=3)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(process))
 
 
@@ -139,5 +141,5 @@ def test_the_best_trial_is_no_lucky_one(trials):
     """Where the same input scored twice, their mean counts."""
     x = np.repeat(trials[0][:20], 2, 0)
     y = np.repeat(trials[1][:20], 2) + np.tile([0.5, -0.5], 20).astype(np.float32)
-    process = gp.fit_process(x, y, jnp.ones(40, bool), 3)
+    process = gp.fit_process(x, y, jnp.ones(40, bool), knobs=3)
     assert float(gp.best_and_worst(process)[0]) < y.max() - 0.25

@@ -53,7 +53,7 @@ def mean_correlation(vectors, scores, model, start):
     for seed in range(5):
         chosen = np.random.default_rng(seed).permutation(512)
         train, test = chosen[:12], chosen[12:]
-        state = model.fit(start, vectors[train], scores[train], jax.random.key(seed))
+        state = model.fit(start, vectors[train], scores[train], key=jax.random.key(seed))
         found.append(spearmanr(model.predict(state, vectors[test])[0], scores[test])[0])
     return np.mean(found)
 
@@ -71,7 +71,7 @@ def test_pretraining_learns_the_costs(predictor, pretrained, vectors, costs, tin
 
 
 def test_a_fit_ranks_candidates_it_has_not_seen(predictor, pretrained, vectors, scores):
-    state = predictor.fit(pretrained, vectors[:64], scores[:64], jax.random.key(1))
+    state = predictor.fit(pretrained, vectors[:64], scores[:64], key=jax.random.key(1))
     mean, spread = predictor.predict(state, vectors[64:])
     assert spearmanr(mean, scores[64:])[0] > 0.9
     assert abs(mean.mean() - scores.mean()) < 0.02  # in units of the scores
@@ -92,11 +92,12 @@ def test_pretraining_helps_with_few_trials(predictor, pretrained, vectors, score
 def test_frozen_epochs_leave_the_encoder_alone_and_the_others_move_it(
     tiny_space, pretrained, vectors, scores
 ):
-    arch, recipe = FeatureTable.of(tiny_space)(vectors[:64])
+    features = FeatureTable.of(tiny_space)(vectors[:64])
 
     def changed(frozen_epochs, full_epochs):
         config = dataclasses.replace(CONFIG, frozen_epochs=frozen_epochs, full_epochs=full_epochs)
-        state = fit(pretrained, arch, recipe, scores[:64], np.int32(64), jax.random.key(0), config)
+        key, count = jax.random.key(0), np.int32(64)
+        state = fit(pretrained, features, scores[:64], count=count, key=key, config=config)
         before, after = pretrained.params["params"], state.params["params"]
         return {
             part
@@ -114,18 +115,19 @@ def test_frozen_epochs_leave_the_encoder_alone_and_the_others_move_it(
 
 
 def test_padding_rows_do_not_count(tiny_space, pretrained, vectors, scores):
-    arch, recipe = FeatureTable.of(tiny_space)(vectors[:64])
+    features = FeatureTable.of(tiny_space)(vectors[:64])
 
     def fitted(fill):
         padded = np.where(np.arange(64) < 20, scores[:64], np.float32(fill))
-        return fit(pretrained, arch, recipe, padded, np.int32(20), jax.random.key(0), CONFIG)
+        key, count = jax.random.key(0), np.int32(20)
+        return fit(pretrained, features, padded, count=count, key=key, config=CONFIG)
 
     for a, b in zip(jax.tree.leaves(fitted(0.0)), jax.tree.leaves(fitted(1e3)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_few_programs_predict_any_number_of_candidates(predictor, pretrained, vectors, scores):
-    state = predictor.fit(pretrained, vectors[:8], scores[:8], jax.random.key(1))
+    state = predictor.fit(pretrained, vectors[:8], scores[:8], key=jax.random.key(1))
     mean, spread = predictor.predict(state, vectors[:300])
     known = predictor._predict._cache_size()
     for count in (1, 3, 64):
@@ -135,21 +137,22 @@ def test_few_programs_predict_any_number_of_candidates(predictor, pretrained, ve
 
 
 def test_more_trials_compile_nothing(predictor, pretrained, vectors, scores):
-    predictor.fit(pretrained, vectors[:5], scores[:5], jax.random.key(0))
+    predictor.fit(pretrained, vectors[:5], scores[:5], key=jax.random.key(0))
     before = predictor._fit._cache_size()
     for count in (1, 17, 64):
-        state = predictor.fit(pretrained, vectors[:count], scores[:count], jax.random.key(0))
+        state = predictor.fit(pretrained, vectors[:count], scores[:count], key=jax.random.key(0))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     assert predictor._fit._cache_size() == before
 
 
 def test_members_differ_and_the_key_decides(predictor, pretrained, vectors, scores):
     a, b = (
-        predictor.fit(pretrained, vectors[:30], scores[:30], jax.random.key(3)) for _ in range(2)
+        predictor.fit(pretrained, vectors[:30], scores[:30], key=jax.random.key(3))
+        for _ in range(2)
     )
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y)
-    other = predictor.fit(pretrained, vectors[:30], scores[:30], jax.random.key(4))
+    other = predictor.fit(pretrained, vectors[:30], scores[:30], key=jax.random.key(4))
     kernel, another = (
         s.networks.params["params"]["accuracy_head"]["layers_0"]["kernel"] for s in (a, other)
     )
@@ -159,7 +162,7 @@ def test_members_differ_and_the_key_decides(predictor, pretrained, vectors, scor
 
 
 def test_equal_scores_give_a_finite_predictor(predictor, pretrained, vectors):
-    state = predictor.fit(pretrained, vectors[:8], np.full(8, 0.9), jax.random.key(0))
+    state = predictor.fit(pretrained, vectors[:8], np.full(8, 0.9), key=jax.random.key(0))
     mean, spread = predictor.predict(state, vectors)
     np.testing.assert_allclose(mean, 0.9, atol=0.2)
     assert (spread < 2).all()
@@ -171,7 +174,7 @@ def test_scale_and_offset_of_the_scores_do_not_matter(
 ):
     """To 32 bits the scores would be constant or equal."""
     scores = scores.astype(np.float64)
-    fitted = lambda s: predictor.fit(pretrained, vectors[:40], s[:40], jax.random.key(0))
+    fitted = lambda s: predictor.fit(pretrained, vectors[:40], s[:40], key=jax.random.key(0))
     plain, moved = fitted(scores), fitted(scale * scores + offset)
     expected = predictor.predict(plain, vectors)[0] * scale + offset
     found, spread = predictor.predict(moved, vectors)
@@ -182,20 +185,20 @@ def test_scale_and_offset_of_the_scores_do_not_matter(
 
 def test_more_trials_than_capacity_are_an_error(predictor, pretrained, vectors, scores):
     with pytest.raises(InputError, match="up to 64 trials"):
-        predictor.fit(pretrained, vectors[:65], scores[:65], jax.random.key(0))
+        predictor.fit(pretrained, vectors[:65], scores[:65], key=jax.random.key(0))
 
 
 def test_scores_that_are_not_finite_are_an_error(predictor, pretrained, vectors):
     with pytest.raises(InputError, match="finite"):
-        predictor.fit(pretrained, vectors[:2], np.array([1.0, np.nan]), jax.random.key(0))
+        predictor.fit(pretrained, vectors[:2], np.array([1.0, np.nan]), key=jax.random.key(0))
 
 
 def test_cost_features_that_are_not_finite_are_an_error(tiny_space, pretrained, vectors, scores):
     config = dataclasses.replace(CONFIG, frozen_epochs=0, full_epochs=0)
     broken = lambda v: jnp.full((len(v), 1), -jnp.inf)
-    model = Predictor(FeatureTable.of(tiny_space), config, 8, broken)
+    model = Predictor(FeatureTable.of(tiny_space), config, capacity=8, costs=broken)
     with pytest.raises(InputError, match="cost of 0"):
-        model.fit(pretrained, vectors[:8], scores[:8], jax.random.key(0))
+        model.fit(pretrained, vectors[:8], scores[:8], key=jax.random.key(0))
 
 
 def test_costs_of_0_pretrain(tiny_space, vectors, costs):
@@ -208,7 +211,9 @@ def test_costs_of_0_pretrain(tiny_space, vectors, costs):
 
 
 def test_the_process_alone_predicts_without_networks(predictor, pretrained, vectors, scores):
-    state = predictor.fit(pretrained, vectors[:40], scores[:40], jax.random.key(0), networks=False)
+    state = predictor.fit(
+        pretrained, vectors[:40], scores[:40], key=jax.random.key(0), networks=False
+    )
     assert state.networks is None
     assert spearmanr(predictor.predict(state, vectors[64:])[0], scores[64:])[0] > 0.8
 
@@ -221,7 +226,7 @@ def test_the_process_adds_what_the_networks_lack(tiny_space, pretrained, vectors
 
     def correlation(process):
         config = dataclasses.replace(CONFIG, process=process)
-        model = Predictor(FeatureTable.of(tiny_space), config, 64, costs)
+        model = Predictor(FeatureTable.of(tiny_space), config, capacity=64, costs=costs)
         return mean_correlation(vectors, scores, model, pretrained)
 
     assert correlation(True) > correlation(False)
@@ -230,7 +235,7 @@ def test_the_process_adds_what_the_networks_lack(tiny_space, pretrained, vectors
 def test_improvement_is_expected_elsewhere_once_a_candidate_is_believed(
     predictor, pretrained, vectors, scores
 ):
-    state = predictor.fit(pretrained, vectors[:30], scores[:30], jax.random.key(0))
+    state = predictor.fit(pretrained, vectors[:30], scores[:30], key=jax.random.key(0))
     others = vectors[30:]
     before = predictor.improvement_fn(state)(others)
     best = int(jnp.argmax(before))
@@ -244,7 +249,7 @@ def test_the_noise_is_found(predictor, pretrained, vectors):
     """Scores from 0 to 0.5, measured with a deviation of 0.05."""
     rng = np.random.default_rng(0)
     scores = 0.5 * vectors[:64, 0] / vectors[:64, 0].max() + 0.05 * rng.normal(size=64)
-    noise = predictor.noise(predictor.fit(pretrained, vectors[:64], scores, jax.random.key(0)))
+    noise = predictor.noise(predictor.fit(pretrained, vectors[:64], scores, key=jax.random.key(0)))
     assert 0.025 < noise < 0.1
 
 
@@ -253,7 +258,7 @@ def test_a_saved_predictor_predicts_the_same(tmp_path, tiny_space, vectors, scor
     config = dataclasses.replace(CONFIG, process=process)
     model = Predictor(FeatureTable.of(tiny_space), config, capacity=64)
     start = model.pretrain(vectors, costs, jax.random.key(0))
-    state = model.fit(start, vectors[:40], scores[:40], jax.random.key(1))
+    state = model.fit(start, vectors[:40], scores[:40], key=jax.random.key(1))
     model.save(tmp_path / "predictor", state)
     again = Predictor(FeatureTable.of(tiny_space), config, capacity=64).load(tmp_path / "predictor")
     for a, b in zip(model.predict(state, vectors), model.predict(again, vectors), strict=True):
@@ -261,7 +266,7 @@ def test_a_saved_predictor_predicts_the_same(tmp_path, tiny_space, vectors, scor
 
 
 def test_the_score_under_jit_is_the_mean(predictor, pretrained, vectors, scores):
-    state = predictor.fit(pretrained, vectors[:30], scores[:30], jax.random.key(3))
+    state = predictor.fit(pretrained, vectors[:30], scores[:30], key=jax.random.key(3))
     mean, _ = predictor.predict(state, vectors)
     found = jax.jit(predictor.score_fn(state))(jnp.asarray(vectors))
     np.testing.assert_allclose(predictor.in_scores(state, found), mean, rtol=1e-4)

@@ -96,8 +96,8 @@ def test_a_report_card_of_any_number_of_trials_compiles_nothing(searcher):
 
     def card(count):
         vectors = sample[:count]
-        fitted = searcher.predictor.fit(pretrained, vectors, score(vectors), key)
-        return searcher.report_card(pretrained, fitted, vectors, score(vectors), key)
+        fitted = searcher.predictor.fit(pretrained, vectors, score(vectors), key=key)
+        return searcher.report_card(pretrained, fitted, vectors, score(vectors), key=key)
 
     card(10)
     compiled = []

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from envelopes import envelope_of_space
 from rich.console import Console
 
 from jointnas_jax.config import check_config
@@ -128,7 +129,7 @@ def test_exact_programs_are_compiled_once_each_by_a_worker_for_each_device(probl
 
 
 def test_an_envelope_needs_the_memory_and_the_operations_of_its_largest_shapes(problem):
-    whole = Envelope.of_space(problem.space, problem.default.arch)
+    whole = envelope_of_space(problem.space, problem.default.arch)
     needed = training_bytes(whole, 16)
     archs = [a for a in architectures(problem, 8) if training_bytes(a, 16) < needed]
     assert len(archs) == 7
@@ -148,7 +149,7 @@ def test_an_envelope_needs_the_memory_and_the_operations_of_its_largest_shapes(p
 def test_lanes_multiply_the_memory_of_an_accelerator_and_fill_it_at_most(problem):
     archs = architectures(problem, 4)
     config = training(problem, program="envelope")
-    whole = Envelope.of_space(problem.space, archs[0])
+    whole = envelope_of_space(problem.space, archs[0])
     one = training_bytes(whole, 16)
     for memory, lanes in ((80e9, 4), (2.6 * one, 2), (one, 1)):
         seen = look(config, problem.space, gpus(1, memory), Batch(archs, 1, 160))

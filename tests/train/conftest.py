@@ -5,7 +5,7 @@ import pytest
 from jointnas_jax.config import TrainConfig
 from jointnas_jax.data.augment import Augmentation
 from jointnas_jax.space import ArchSpec, Candidate, Head, Recipe, Stage, Stem
-from jointnas_jax.train.feed import EvalData, TrainData
+from jointnas_jax.train.feed import EvalData, Feed, TrainData
 from jointnas_jax.train.parallel import replicate
 from jointnas_jax.train.program import TrainProgram
 from jointnas_jax.train.step import PixelStats
@@ -31,8 +31,11 @@ def images() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def data(images) -> TrainData:
-    stats = PixelStats(np.float32([images[0].mean()]), np.float32([images[0].std()]))
-    return replicate(TrainData(*images, np.arange(96) < 64, stats), jax.devices()[:1])
+    pixels, labels = images
+    stats = PixelStats(np.float32([pixels.mean()]), np.float32([pixels.std()]))
+    members = np.arange(96) < 64
+    data = TrainData(images=pixels, labels=labels, members=members, stats=stats)
+    return replicate(data, jax.devices()[:1])
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +49,7 @@ def evaluation(images, data) -> EvalData:
 @pytest.fixture(scope="session")
 def program(arch) -> TrainProgram:
     config = TrainConfig(batch_size=16, fast_compile=True)
-    return TrainProgram(arch, config, Augmentation(), jax.devices()[:1])
+    return TrainProgram(arch, config, augmentation=Augmentation(), devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +58,6 @@ def run(arch, program, data, evaluation):
 
     def train(recipe: Recipe, epochs: int = 2, seed: int = 0):
         candidates, keys = [Candidate(arch, recipe)], [jax.random.key(seed)]
-        return program.train(candidates, keys, data, evaluation, epochs)[0]
+        return program.train(candidates, keys, Feed(data, evaluation), epochs=epochs)[0]
 
     return train

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+from envelopes import envelope_of_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
@@ -13,13 +14,13 @@ from jax.flatten_util import ravel_pytree
 from jointnas_jax.config import TrainConfig
 from jointnas_jax.data import augment
 from jointnas_jax.data.augment import Augmentation
-from jointnas_jax.nets.envelope import Envelope, Switches, cut_variables, pad_variables
+from jointnas_jax.nets.envelope import Switches, cut_variables, pad_variables
 from jointnas_jax.nets.init import zero_variables
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import JointSpace
 from jointnas_jax.train import parallel
 from jointnas_jax.train import program as programs
-from jointnas_jax.train.feed import EvalData, TrainData
+from jointnas_jax.train.feed import EvalData, Feed, TrainData
 from jointnas_jax.train.parallel import Pmapped, replicate
 from jointnas_jax.train.program import TrainProgram
 from jointnas_jax.train.step import PixelStats
@@ -74,7 +75,7 @@ def split():
 
 @pytest.fixture(scope="module")
 def envelope(space):
-    return Envelope.of_space(space, space.decode(np.zeros(len(space.knobs), np.int32)).arch)
+    return envelope_of_space(space, space.decode(np.zeros(len(space.knobs), np.int32)).arch)
 
 
 class Way(NamedTuple):
@@ -112,7 +113,13 @@ def program(envelope):
                 if way.pmap:
                     patch.setattr(parallel, "way_of", lambda platform: Pmapped)
                 programs._plan_program.cache_clear()
-                made[name] = TrainProgram(name[0], config, Augmentation(1, True), used, way.lanes)
+                made[name] = TrainProgram(
+                    name[0],
+                    config,
+                    augmentation=Augmentation(1, True),
+                    devices=used,
+                    lanes_per_device=way.lanes,
+                )
         return made[name]
 
     return get
@@ -123,10 +130,12 @@ def train(program, split):
     def run(candidates, shape=None, way=TILES, epochs=1, seeds=None):
         images, labels, stats = split
         used = jax.devices()[: way.devices]
-        data = replicate(TrainData(images, labels, np.ones(len(labels), bool), stats), used)
-        evaluation = replicate(EvalData.of(images[:40], labels[:40], stats, 40), used)
+        members = np.ones(len(labels), bool)
+        data = TrainData(images=images, labels=labels, members=members, stats=stats)
+        evaluation = EvalData.of(images[:40], labels[:40], stats, batch_size=40)
+        feed = replicate(Feed(data, evaluation), used)
         keys = [jax.random.key(s) for s in (seeds or range(len(candidates)))]
-        return program(shape, way).train(candidates, keys, data, evaluation, epochs)
+        return program(shape, way).train(candidates, keys, feed, epochs=epochs)
 
     return run
 

@@ -4,7 +4,11 @@ import os
 import subprocess
 import sys
 
+import jax
+import jaxlib
 import pytest
+
+xla_client = getattr(jaxlib, "xla_client", None)
 
 CODE = """
 import jax, jax.numpy as jnp, numpy as np
@@ -75,6 +79,26 @@ def test_a_cache_that_is_switched_off_is_neither_read_nor_written(run, tmp_path)
     assert list(tmp_path.iterdir()) == []
     run()
     assert run(**off)[0] == 1
+
+
+def test_jaxlib_has_the_private_names_that_copies_of_programs_need():
+    """JAX has no public ones; without them each device compiles its own program."""
+    executable = jax.jit(lambda x: x + 1).lower(1.0).compile().runtime_executable()
+    names = {
+        "jaxlib.xla_client": "CompileOptions DeviceAssignment DeviceList get_topology_for_devices",
+        "jax.Device.client": "deserialize_executable platform_version",
+        "jax.stages.Compiled.runtime_executable": "execute_sharded serialize",
+    }
+    places = (xla_client, jax.devices()[0].client, executable)
+    missing = [
+        f"{place}: {name}"
+        for (place, text), has in zip(names.items(), places, strict=True)
+        for name in text.split()
+        if not hasattr(has, name)
+    ]
+    assert not missing, (
+        f"find other names in {jax.__version__}, for train/executables.py: {missing}"
+    )
 
 
 @pytest.mark.parametrize("fault", ["cut", "flipped", "missing"])

@@ -1,4 +1,4 @@
-import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from jointnas_jax.data.source import Split
 from jointnas_jax.errors import DataError, StorageError
 from jointnas_jax.space import Candidate, Recipe
 from jointnas_jax.train import feed
-from jointnas_jax.train.feed import StreamedEvalData, StreamedTrainData
+from jointnas_jax.train.feed import Feed, StreamedEvalData, StreamedTrainData
 from jointnas_jax.train.program import TrainProgram
 
 CONFIG = TrainConfig(batch_size=16, fast_compile=True)
@@ -24,37 +24,42 @@ def test_streamed_images_train_the_same_network(
     monkeypatch.setattr(feed, "_EVAL_BATCH", 20)
     source, members = Split(*images), np.arange(96) < 64
     stats = jax.device_get(data.stats)
-    streamed = TrainProgram(arch, CONFIG, Augmentation(), jax.devices()[:1], streamed=True)
-    job = ([Candidate(arch, Recipe(mixup=0.2, dropout=0.1))], [jax.random.key(3)])
-    own = streamed.train(
-        *job,
+    candidates = [Candidate(arch, Recipe(mixup=0.2, dropout=0.1))]
+    keys = [jax.random.key(3)]
+    from_disk = Feed(
         StreamedTrainData(source, members, stats),
         StreamedEvalData(source, np.flatnonzero(~members), stats),
-        epochs=2,
-    )[0]
-    resident = program.train(*job, data, evaluation, epochs=2)[0]
-    assert own.accuracies == resident.accuracies
-    for a, b in zip(*map(jax.tree.leaves, (own.variables, resident.variables)), strict=True):
-        np.testing.assert_array_equal(a, b)
+    )
+    streamed = make(arch).train(candidates, keys, from_disk, epochs=2)[0]
+    resident = program.train(candidates, keys, Feed(data, evaluation), epochs=2)[0]
+    assert streamed.accuracies == resident.accuracies
+    jax.tree.map(np.testing.assert_array_equal, streamed.variables, resident.variables)
 
 
 def test_every_lane_gets_its_own_images(monkeypatch, arch, images, data, evaluation, program):
     monkeypatch.setattr(feed, "_CHUNK_BYTES", 8 * 8 * 16 * 2 * 2)
     stats = jax.device_get(data.stats)
-    devices = jax.devices()[:2]
-    streamed = TrainProgram(arch, CONFIG, Augmentation(), devices, streamed=True)
-    source = StreamedTrainData(Split(*images), np.arange(96) < 64, stats)
     candidate = Candidate(arch, Recipe())
     keys = [jax.random.key(0), jax.random.key(1)]
-    both = streamed.train([candidate] * 2, keys, source, evaluation_of(images, stats), 1)
+    both = make(arch, devices=2).train(
+        [candidate] * 2, keys, feed_of(Split(*images), stats), epochs=1
+    )
     for key, training in zip(keys, both, strict=True):
-        alone = program.train([candidate], [key], data, evaluation, 1)[0]
-        for a, b in zip(*map(jax.tree.leaves, (training.variables, alone.variables)), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        alone = program.train([candidate], [key], Feed(data, evaluation), epochs=1)[0]
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+        jax.tree.map(close, training.variables, alone.variables)
 
 
-def evaluation_of(images, stats):
-    return StreamedEvalData(Split(*images), np.arange(64, 96), stats)
+def make(arch, devices=1):
+    used = jax.devices()[:devices]
+    return TrainProgram(arch, CONFIG, augmentation=Augmentation(), devices=used, streamed=True)
+
+
+def feed_of(split, stats):
+    return Feed(
+        StreamedTrainData(split, np.arange(96) < 64, stats),
+        StreamedEvalData(split, np.arange(64, 96), stats),
+    )
 
 
 def test_a_lane_that_diverges_in_an_early_chunk_names_its_first_step(
@@ -62,13 +67,8 @@ def test_a_lane_that_diverges_in_an_early_chunk_names_its_first_step(
 ):
     monkeypatch.setattr(feed, "_CHUNK_BYTES", 8 * 8 * 16)
     stats = jax.device_get(data.stats)
-    streamed = TrainProgram(arch, CONFIG, Augmentation(), jax.devices()[:1], streamed=True)
-    source = StreamedTrainData(Split(*images), np.arange(96) < 64, stats)
-    recipe = dataclasses.replace(Recipe(), lr=1e30)
-    evaluation = evaluation_of(images, stats)
-    training = streamed.train(
-        [Candidate(arch, recipe)], [jax.random.key(0)], source, evaluation, 3
-    )[0]
+    candidates, keys = [Candidate(arch, Recipe(lr=1e30))], [jax.random.key(0)]
+    training = make(arch).train(candidates, keys, feed_of(Split(*images), stats), epochs=3)[0]
     assert training.variables is None
     assert 0 < training.failed_step < 4
 
@@ -81,13 +81,12 @@ def test_images_that_can_no_longer_be_read_are_no_candidates_fault(monkeypatch, 
             return super().read(indices)
 
     stats = jax.device_get(data.stats)
-    streamed = TrainProgram(arch, CONFIG, Augmentation(), jax.devices()[:1], streamed=True)
-    source = StreamedTrainData(Lost(*images), np.arange(96) < 64, stats)
-    job = ([Candidate(arch, Recipe())], [jax.random.key(0)])
+    lost = feed_of(Lost(*images), stats)
+    candidates, keys = [Candidate(arch, Recipe())], [jax.random.key(0)]
     with pytest.raises(StorageError, match="cannot be decoded; .* the same command goes on"):
-        streamed.train(*job, source, evaluation_of(images, stats), 1)
+        make(arch).train(candidates, keys, lost, epochs=1)
     with pytest.raises(StorageError, match="cannot be decoded"):
-        list(StreamedEvalData(Lost(*images), np.arange(64, 96), stats).batches)
+        list(lost.evaluation.batches)
 
 
 def test_what_reads_ahead_keeps_the_order_and_passes_errors_on():

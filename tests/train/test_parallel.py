@@ -50,7 +50,8 @@ def way(request):
 
 @pytest.fixture(scope="module", params=[1, LANES])
 def mapped(request, way):
-    return request.param, way(function, "llsss", jax.devices()[:DEVICES], request.param)
+    lanes, devices = request.param, jax.devices()[:DEVICES]
+    return lanes, way(function, "llsss", devices, lanes_per_device=lanes)
 
 
 def test_every_lane_gets_what_the_function_gives(mapped):
@@ -66,12 +67,12 @@ def test_every_lane_gets_what_the_function_gives(mapped):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, expected)
 
 
-def test_results_have_the_shapes_that_were_told_before(mapped):
+def test_shapes_are_those_of_the_results(mapped):
     lanes, program = mapped
     values = arguments(lanes)
-    told, found = program.shapes(*values), program(*values)
-    assert jax.tree.map(lambda a: (a.shape, a.dtype), found) == jax.tree.map(
-        lambda a: (a.shape, a.dtype), told
+    shapes, results = program.shapes(*values), program(*values)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), results) == jax.tree.map(
+        lambda a: (a.shape, a.dtype), shapes
     )
 
 

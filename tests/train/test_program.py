@@ -18,14 +18,24 @@ from jointnas_jax.nets.network import Network
 from jointnas_jax.space import Candidate
 from jointnas_jax.train import program as programs
 from jointnas_jax.train import step as steps
+from jointnas_jax.train.feed import Feed
 from jointnas_jax.train.parallel import replicate
 from jointnas_jax.train.program import TrainProgram
 from jointnas_jax.train.recipe_arrays import RecipeArrays
 
 
-def _train(program, arch, recipe, data, evaluation, epochs, seed=0):
+def _train(program, arch, recipe, feed, *, epochs, seed=0):
     candidates, keys = [Candidate(arch, recipe)], [jax.random.key(seed)]
-    return program.train(candidates, keys, data, evaluation, epochs)[0]
+    return program.train(candidates, keys, feed, epochs=epochs)[0]
+
+
+@pytest.fixture
+def feed(data, evaluation):
+    return Feed(data, evaluation)
+
+
+def make(arch, config, augmentation):
+    return TrainProgram(arch, config, augmentation=augmentation, devices=jax.devices()[:1])
 
 
 def change(**fields):
@@ -72,7 +82,7 @@ def test_ema_decay_acts_where_ema_is_on_only(run):
     assert not np.allclose(*on)
 
 
-def test_no_second_recipe_seed_or_split_compiles(arch, run, program, data, evaluation):
+def test_no_second_recipe_seed_or_split_compiles(arch, run, program, feed):
     run(PLAIN)
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
@@ -82,13 +92,14 @@ def test_no_second_recipe_seed_or_split_compiles(arch, run, program, data, evalu
         change(lr=0.3, optimizer="rmsprop", ema=True, dropout=0.2, stochastic_depth=0.2, mixup=0.3),
         seed=7,
     )
-    everything = data.replace(members=replicate(np.ones(96, bool), jax.devices()[:1]))
-    _train(program, arch, PLAIN, everything, evaluation, 3, seed=1)
+    members = replicate(np.ones(96, bool), jax.devices()[:1])
+    everything = feed._replace(train=feed.train.replace(members=members))
+    _train(program, arch, PLAIN, everything, epochs=3, seed=1)
     jax.monitoring.clear_event_listeners()
     assert compiled == []
 
 
-def test_losses_are_told_from_the_host(arch, run, program, data, evaluation, monkeypatch):
+def test_mean_losses_are_computed_on_the_host(arch, run, program, feed, monkeypatch):
     """As a collective of devices that are late for it the mean ended the process."""
 
     class Shards:
@@ -99,21 +110,21 @@ def test_losses_are_told_from_the_host(arch, run, program, data, evaluation, mon
             raise AssertionError("runs on the devices")
 
     run(PLAIN)
-    own, told = program._epoch, []
-    monkeypatch.setattr(program, "_epoch", lambda *arguments: (*own(*arguments)[:3], Shards()))
-    say = lambda epoch, loss: told.append((epoch, loss))
+    real, losses = program._epoch, []
+    monkeypatch.setattr(program, "_epoch", lambda *inputs: (*real(*inputs)[:3], Shards()))
+    progress = lambda epoch, loss: losses.append((epoch, loss))
     key = jax.random.key(0)
-    program.train([Candidate(arch, PLAIN)], [key], data, evaluation, 2, progress=say)
-    assert told == [(1, 1.0), (2, 1.0)]  # of the lane that trains a candidate
+    program.train([Candidate(arch, PLAIN)], [key], feed, epochs=2, progress=progress)
+    assert losses == [(1, 1.0), (2, 1.0)]  # of the lane that trains a candidate
 
 
-def test_threads_that_need_a_program_compile_it_once(arch, data, evaluation, monkeypatch):
+def test_threads_that_need_a_program_compile_it_once(arch, feed, monkeypatch):
     started = []
     monkeypatch.setattr(TrainProgram, "_compile_all", lambda *_: started.append(1) or sleep(0.2))
-    program = TrainProgram(arch, TrainConfig(), Augmentation(), jax.devices()[:1])
+    program = make(arch, TrainConfig(), Augmentation())
     one = Candidate(arch, PLAIN)
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda _: program.compile(one, data, evaluation), range(3)))
+        list(pool.map(lambda _: program.compile(one, feed), range(3)))
     assert started == [1]
 
 
@@ -125,27 +136,28 @@ def test_a_diverging_loss_fails_at_its_step(run):
     assert len(training.accuracies) < 4
 
 
-def test_accuracies_of_a_failure_end_before_it(arch, program, data, evaluation):
+def test_accuracies_of_a_failure_end_before_it(arch, program, feed):
     """With a rate that grows with every epoch: the first is sound."""
     recipe = change(lr=1.0, lr_decay=1e10)
-    trained = _train(program, arch, recipe, data, evaluation, 8)
+    trained = _train(program, arch, recipe, feed, epochs=8)
     failed_epoch = trained.failed_step // 4  # steps of an epoch
     assert failed_epoch > 0
     assert len(trained.accuracies) == failed_epoch
 
 
-def test_progress_tells_the_loss_of_candidates_that_still_train():
+def test_progress_gets_the_loss_of_candidates_that_still_train():
     """Not of lanes that repeat one to be full, nor of one that diverged; chunks add up."""
     chunks = [np.float32([[0.5, np.nan], [1.0, 9.0]]), np.float32([[1.0, 1.0], [2.0, 9.0]])]
     assert programs._mean_loss(chunks, 3) == (1.5 + 3.0) / 2
     assert np.isnan(programs._mean_loss([np.float32([np.nan, 1.0])], 1))
 
 
-def test_weights_that_the_last_update_breaks_are_a_failure(arch, program, data, evaluation):
+def test_weights_that_the_last_update_breaks_are_a_failure(arch, program, feed):
     """One step: its loss is finite, what it leaves behind is not."""
     recipe = change(lr=1e38, sgd_lr_scale=1e38)
     members = replicate(np.arange(96) < 16, jax.devices()[:1])
-    trained = _train(program, arch, recipe, data.replace(members=members), evaluation, 1)
+    few = feed._replace(train=feed.train.replace(members=members))
+    trained = _train(program, arch, recipe, few, epochs=1)
     assert trained.failed_step == 0
     assert trained.variables is None
 
@@ -157,13 +169,13 @@ def test_a_shorter_training_is_the_beginning_of_a_longer_one(run):
     )
 
 
-def test_training_uses_members_only(arch, program, data, evaluation):
+def test_training_uses_members_only(arch, program, data, feed):
     """What non-members look like makes no difference."""
     noise = data.replace(
         images=jnp.where(data.members[:, None, None, None], data.images, 255 - data.images)
     )
-    a = _train(program, arch, PLAIN, data, evaluation, 2)
-    b = _train(program, arch, PLAIN, noise, evaluation, 2)
+    a = _train(program, arch, PLAIN, feed, epochs=2)
+    b = _train(program, arch, PLAIN, feed._replace(train=noise), epochs=2)
     np.testing.assert_array_equal(flat(a), flat(b))
 
 
@@ -177,7 +189,14 @@ def one(arch, images, data):
     initial = initial_variables(arch, jax.random.key(0))
     step = jax.jit(
         lambda s, r, b: steps.train_step(
-            module, Augmentation(), s, r, b, data.stats, jnp.int32(4), jax.random.key(5)
+            s,
+            b,
+            module=module,
+            augmentation=Augmentation(),
+            recipe=r,
+            stats=data.stats,
+            steps_per_epoch=jnp.int32(4),
+            key=jax.random.key(5),
         )
     )
 
@@ -258,20 +277,19 @@ def test_dropout_and_stochastic_depth_act_in_training_only(arch, one, images, da
         np.testing.assert_array_equal(logits(False, **rates), logits(False))
 
 
-def test_augmentation_acts_where_the_dataset_asks_for_it(arch, data, evaluation, run):
+def test_augmentation_acts_where_the_dataset_asks_for_it(arch, feed, run):
     plain = flat(run(PLAIN))
     for augmentation in (Augmentation(crop_padding=1), Augmentation(flip=True)):
         config = TrainConfig(batch_size=16, fast_compile=True)
-        program = TrainProgram(arch, config, augmentation, jax.devices()[:1])
-        trained = _train(program, arch, PLAIN, data, evaluation, 2)
+        trained = _train(make(arch, config, augmentation), arch, PLAIN, feed, epochs=2)
         assert not np.allclose(flat(trained), plain)
 
 
-def test_padding_does_not_count_in_accuracy(arch, data, evaluation, program, images):
+def test_padding_does_not_count_in_accuracy(arch, data, evaluation, feed, program, images):
     """32 held-out images in batches of 20: 8 rows are padding."""
     assert evaluation.count == 32
     assert [len(b[1]) for b in evaluation.batches] == [20, 20]
-    training = _train(program, arch, change(lr=0.1), data, evaluation, 3)
+    training = _train(program, arch, change(lr=0.1), feed, epochs=3)
     module = Network(arch, "matmul")
     x = augment.normalise(jnp.asarray(images[0][64:]), data.stats.mean, data.stats.std)
     right = module.apply(training.variables, x).argmax(-1) == images[1][64:]
