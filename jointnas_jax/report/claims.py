@@ -1,4 +1,4 @@
-"""Figures of the paper's claims, from the reports that `claims/` makes."""
+"""Figures of the paper's claims, from the reports that `experiments/` writes."""
 
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def _pretraining(axes: Axes, report: dict[str, Any]) -> None:
     axes.figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
 
 
-def _stopping(axes: Axes, report: dict[str, Any]) -> None:
+def _early_stop(axes: Axes, report: dict[str, Any]) -> None:
     """Correlation with the last epoch of all candidates, and what each first round chose."""
     curve = report["by_epoch"][report["correlation"]]
     epochs = range(1, len(curve) + 1)
@@ -83,12 +83,12 @@ def _stopping(axes: Axes, report: dict[str, Any]) -> None:
     axes.figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
 
 
-def _modes(axes: Axes, report: dict[str, Any]) -> None:
+def _joint(axes: Axes, report: dict[str, Any]) -> None:
     """Test accuracy of the winner of each study, seeds connected, with the means."""
     modes = list(report["studies"])
     names = [*modes, "default"]
-    tests = [[s["test"] for s in report["studies"][mode]] for mode in modes] + [report["default"]]
-    tests = np.array(tests, float)
+    winners = [[s["test"] for s in report["studies"][mode]] for mode in modes]
+    tests = np.array([*winners, report["default"]], float)
     for seed in range(tests.shape[1]):
         axes.plot(names, tests[:, seed], color=GREY, marker="o", linewidth=1, alpha=0.7)
     axes.scatter(
@@ -106,7 +106,7 @@ def _modes(axes: Axes, report: dict[str, Any]) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def _swap(axes: Axes, report: dict[str, Any]) -> None:
+def _swapped_recipes(axes: Axes, report: dict[str, Any]) -> None:
     """Test accuracy of each network with each recipe, all trainings and their means."""
     accuracies = np.array(report["accuracies"], float)
     count = len(accuracies)
@@ -128,4 +128,9 @@ def _swap(axes: Axes, report: dict[str, Any]) -> None:
     axes.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
 
 
-FIGURES = {"pretraining": _pretraining, "stopping": _stopping, "modes": _modes, "swap": _swap}
+FIGURES = {
+    "pretraining": _pretraining,
+    "early_stop": _early_stop,
+    "joint": _joint,
+    "swapped_recipes": _swapped_recipes,
+}
