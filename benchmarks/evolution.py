@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from jointnas_jax.command_line import columns, parse_flags, run_measurement
+from jointnas_jax.command_line import parse_flags, run_measurement, text_table
 from jointnas_jax.config import EvolutionConfig, PredictorConfig
 from jointnas_jax.errors import ConfigError, nearest
 from jointnas_jax.nets.cost import CostTable
@@ -317,8 +317,8 @@ def main(argv: list[str]) -> dict[str, Any]:
     setting = Setting(values.population, values.children_per_parent, values.generations)
     rates = compare(setting, values.repeats, names)
     print(f"children per second; generations of {setting.children:,}; {os.cpu_count()} cores")
-    rows = [[who, *(f"{row[name]:,.0f}" for name in names)] for who, row in rates.items()]
-    print(columns([["", *names], *rows]))
+    layout = {"": "{predictor}"} | {name: f"{{{name}:,.0f}}" for name in names}
+    print(text_table([{**row, "predictor": who} for who, row in rates.items()], layout))
     fine = fine_stage(setting, values.repeats)
     print(
         f"fine stage of {values.population:,}, to saturation: {fine['seconds']:.2f} s, "

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from jointnas_jax.command_line import columns, load_config, parse_flags, run_measurement
+from jointnas_jax.command_line import load_config, parse_flags, run_measurement, text_table
 from jointnas_jax.config import Config, DataConfig, TrainConfig
 from jointnas_jax.errors import ConfigError
 from jointnas_jax.runtime.processes import in_a_process
@@ -39,6 +39,14 @@ _ENVIRONMENT = {
 }
 # Trainings whose weights are compared between contestants.
 _COMPARED = 3
+
+_LAYOUT = {
+    "": "{name}",
+    "seconds": "{seconds:.1f}",
+    "ratio": "{ratio:.2f}",
+    "ms/step": "{ms_per_step:.1f}",
+    "compiled": "{compilations}",
+}
 
 # 32x32 colour images, three stages at 16x16, 8x8 and 4x4.
 SPACE = dict(
@@ -351,12 +359,11 @@ def main(argv: list[str]) -> dict[str, Any]:
 
 def _print(results: Mapping[str, Any]) -> None:
     program = results.get("program")
-    rows: list[list[object]] = [["", "seconds", "ratio", "ms/step", "compiled"]]
-    for name, result in results.items():
-        ratio = f"{result['seconds'] / program['seconds']:.2f}" if program else "-"
-        step = "-" if result["ms_per_step"] is None else f"{result['ms_per_step']:.1f}"
-        rows.append([name, f"{result['seconds']:.1f}", ratio, step, result["compilations"]])
-    print(columns(rows))
+    rows = [
+        {"name": name, "ratio": program and result["seconds"] / program["seconds"], **result}
+        for name, result in results.items()
+    ]
+    print(text_table(rows, _LAYOUT))
     if not program:
         return
     print(f"  {program['packing']}; largest deviation {program.get('largest_deviation')}")

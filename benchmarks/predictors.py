@@ -21,7 +21,6 @@ from jointnas_jax.errors import InputError, nearest
 from jointnas_jax.predictor.predictor import Predictor
 from jointnas_jax.space.features import FeatureTable
 
-SIZES = (20, 50, 100, 200, 400)
 _TEST = 2000
 _TOP = 10
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from jointnas_jax.command_line import columns, integers, parse_config, run_measurement
+from jointnas_jax.command_line import integers, parse_config, run_measurement, text_table
 from jointnas_jax.config import Config, check_config
 from jointnas_jax.errors import ConfigError
 from jointnas_jax.runtime.processes import in_a_process
@@ -39,14 +39,7 @@ def measure(
     epochs: int,
     call: Callable[..., Any] = in_a_process,
 ) -> dict[str, Any]:
-    """Measures numbers of devices one after the other.
-
-    Args:
-      config: space, default candidate and training.
-      counts: numbers of devices.
-      steps: steps of an epoch.
-      epochs: epochs that are timed, after one that is not.
-      call: see `in_a_process`.
+    """Measures numbers of devices one after the other: `epochs` after one that is not timed.
 
     Returns:
       The report: `rows` with `devices` and, for each of `WAYS`, `steps_per_second` of all
@@ -58,14 +51,8 @@ def measure(
     rows: list[dict[str, Any]] = []
     settings = config.to_dict()
     for devices in counts:
-        rates = call(
-            "benchmarks.scaling:steps_per_second",
-            settings,
-            devices,
-            steps,
-            epochs,
-            JAX_NUM_CPU_DEVICES=str(devices),
-        )
+        function, environment = "benchmarks.scaling:steps_per_second", str(devices)
+        rates = call(function, settings, devices, steps, epochs, JAX_NUM_CPU_DEVICES=environment)
         row: dict[str, Any] = {"devices": devices}
         for way in WAYS:
             first = rows[0][way]["steps_per_second"] if rows else rates[way]
@@ -135,9 +122,12 @@ def main(argv: list[str]) -> dict[str, Any]:
         f"{config.name}: default candidate, batches of {config.train.batch_size}, "
         f"{os.cpu_count()} cores"
     )
-    rate = "{steps_per_second:.1f} ({speedup:.2f}x)".format_map
-    rows = [[row["devices"], *(rate(row[way]) for way in WAYS)] for row in report["rows"]]
-    print(columns([["devices", "side by side", "one network"], *rows]))
+    layout = {
+        "devices": "{devices}",
+        "side by side": "{side_by_side[steps_per_second]:.1f} ({side_by_side[speedup]:.2f}x)",
+        "one network": "{together[steps_per_second]:.1f} ({together[speedup]:.2f}x)",
+    }
+    print(text_table(report["rows"], layout))
     return report
 
 

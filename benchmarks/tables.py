@@ -103,7 +103,7 @@ def _macro(file: Path) -> Table:
     keys = np.array(list(itertools.product(range(3), repeat=layers)), np.int32)
     vectors, network = np.unique(_macro_canonical(keys), axis=0, return_inverse=True)
     equal: list[list[dict[str, Any]]] = [[] for _ in vectors]
-    for key, row in zip(keys, network, strict=True):
+    for key, row in zip(keys, network.ravel(), strict=True):
         equal[row].append(entries["".join(map(str, key))])
     single = tuple(np.ravel([e["test_acc"] for e in own]) for own in equal)
     runs = np.array([np.mean([e["test_acc"] for e in own], axis=0) for own in equal])

@@ -53,9 +53,9 @@ def run_experiment(
         print(f"{table(report['rows'])}\n{report['sentence']}")
         return report
 
-    def draw(report: dict[str, Any], path: Path) -> None:
+    def draw(report: dict[str, Any], path: Path) -> Path:
         from jointnas_jax.report import claims
 
-        claims.draw(figure, report, path)
+        return claims.draw(figure, report, path)
 
     return run_measurement(doc, work, draw)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from jointnas_jax.command_line import columns
+from jointnas_jax.command_line import text_table
 from jointnas_jax.errors import InputError
 
 HOLDS, FAILS, NOISE = "holds", "does not hold", "within the noise"
@@ -113,11 +113,6 @@ def sentence(claim: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as text: means, the difference with its standard error, the verdict."""
-    show = lambda v, sign="": "-" if v is None else f"{v:{sign}.3f}"
-    lines: list[list[str]] = [["", *rows[0]["numbers"], "difference", ""]]
-    for one in rows:
-        difference = one["difference"]
-        between = f"{show(difference['mean'], '+')} ± {show(difference['error'])}"
-        numbers = map(show, one["numbers"].values())
-        lines.append([one["label"], *numbers, between, difference["verdict"]])
-    return columns(lines)
+    layout = {"": "{label}"} | {name: f"{{numbers[{name}]:.3f}}" for name in rows[0]["numbers"]}
+    layout["difference"] = "{difference[mean]:+.3f} ± {difference[error]:.3f}"
+    return text_table(rows, layout | {"verdict": "{difference[verdict]}"})

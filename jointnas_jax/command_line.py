@@ -2,8 +2,9 @@
 
 import os
 import re
+import string
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +60,19 @@ def run_script(argv: list[str], doc: str, work: Callable[[list[str]], int]) -> i
 def run_measurement(
     doc: str,
     measure: Callable[[list[str]], dict[str, Any]],
-    draw: Callable[[dict[str, Any], Path], object] | None = None,
+    draw: Callable[[dict[str, Any], Path], Path | None] | None = None,
 ) -> int:
     """Runs a script that measures: `run_script` with a flag `--out` for the report.
 
     Args:
       doc: docstring of the script, shown by `--help`.
       measure: takes `argv`, whose flags it parses, and returns the report.
-      draw: writes a figure of the report, beside the JSON file.
+      draw: draws a figure of the report beside the JSON file; returns its path, None without one.
 
     Returns:
       The exit code.
     """
-    define_out(doc="JSON file for the report" + ("; a figure is drawn beside it." if draw else "."))
+    define_out("JSON file for the report" + ("; a figure is drawn beside it." if draw else "."))
 
     def work(argv: list[str]) -> int:
         report = measure(argv)
@@ -79,9 +80,8 @@ def run_measurement(
             path = Path(flags.FLAGS.out)
             write_json(path, report)
             print(f"  wrote {path}")
-            if draw:
-                draw(report, path.with_suffix(".png"))
-                print(f"  wrote {path.with_suffix('.png')}")
+            if draw and (figure := draw(report, path.with_suffix(".png"))):
+                print(f"  wrote {figure}")
         return 0
 
     return run_script(sys.argv, doc, work)
@@ -207,15 +207,28 @@ def integers(flag: str, texts: Sequence[str], low: int, high: int) -> list[int]:
     return found
 
 
-def columns(rows: Iterable[Sequence[object]]) -> str:
-    """A table as text: the first column to the left, the others to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+def text_table(rows: Sequence[Mapping[str, Any]], layout: Mapping[str, str]) -> str:
+    """Rows as lines of text: the first column to the left, the others to the right.
+
+    Args:
+      rows: JSON objects.
+      layout: title of each column -> format of its cells, such as "{loss[mean]:.3f}"; None is "-".
+    """
+    cells = [[_CELL.vformat(text, (), row) for text in layout.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip([*layout], *cells, strict=True)]
     lines = []
-    for first, *rest in cells:
+    for first, *rest in ([*layout], *cells):
         padded = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        lines.append("  ".join(["", first.ljust(widths[0]), *padded]).rstrip())
+        lines.append("  ".join(["", first.ljust(widths[0]), *padded]))
     return "\n".join(lines)
+
+
+class _Cell(string.Formatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return "-" if value is None else format(value, format_spec)
+
+
+_CELL = _Cell()
 
 
 def _check_path(config: ConfigDict, path: str) -> None:

@@ -33,15 +33,11 @@ _BEFORE, _BETWEEN = ("data", "pool", "pretraining"), "fine stage"
 
 
 def recorded(workdir: Path, one_host: bool = False) -> Workload:
-    """Reads the workload of a finished study.
+    """Reads the workload of a finished study; `one_host` as in `Workload`.
 
     What a stage took besides its trainings is the driver's. Times are surest of a study on one
     device: a trial's seconds, compiling included, are wall time shared out among those that trained
     side by side, and the idle ends of such a group cannot be told from training.
-
-    Args:
-      workdir: of the study.
-      one_host: see `Workload`.
 
     Raises:
       WorkdirError: the workdir holds no finished study.
@@ -72,23 +68,22 @@ def _driven(
     phases: Sequence[tuple[str, Phase]], seconds: dict[str, Any], devices: int
 ) -> Iterator[Phase]:
     """Adds what the driver does before each phase, by the wall time of its stage."""
-    alone: collections.Counter[str] = collections.Counter()
-    parts: collections.Counter[str] = collections.Counter()
+    alone: dict[str, list[float]] = collections.defaultdict(list)
     for stage, phase in phases:
         there = Workload("", "", (phase,), one_host=True)
-        alone[stage] += play(there, Fleet(devices)).seconds
-        parts[stage] += 1
+        alone[stage].append(play(there, Fleet(devices)).seconds)
     before = sum(seconds.get(name, 0.0) for name in _BEFORE)
     earlier = "coarse"
     for stage, phase in phases:
-        before += max(0.0, seconds.get(_STAGES[stage], 0.0) - alone[stage]) / parts[stage]
+        rest = seconds.get(_STAGES[stage], 0.0) - sum(alone[stage])
+        before += max(0.0, rest) / len(alone[stage])
         if stage != earlier == "coarse":
             before += seconds.get(_BETWEEN, 0.0)
         yield phase._replace(before=before)
         before, earlier = 0.0, stage
 
 
-def _compiling_apart(phases: Sequence[Phase], macs: dict[int, float]) -> Iterator[Phase]:
+def _compiling_apart(phases: Sequence[Phase], macs: dict[int, int]) -> Iterator[Phase]:
     """Takes the time of compiling out of the training that waited for it.
 
     A program's first training takes longer for its multiply-adds than others. Where no other is in
@@ -105,8 +100,8 @@ def _compiling_apart(phases: Sequence[Phase], macs: dict[int, float]) -> Iterato
         kinds[firsts[name].envelope] += paces
     compiling = {}
     for name, first in firsts.items():
-        known = others[name] or kinds[first.envelope]
-        usual = statistics.median(known) if known else pace(first)
+        paces = others[name] or kinds[first.envelope] or [pace(first)]
+        usual = statistics.median(paces)
         compiling[name] = max(0.0, first.seconds - usual * macs[first.number])
 
     def apart(training: Training) -> Training:
@@ -121,7 +116,7 @@ def _compiling_apart(phases: Sequence[Phase], macs: dict[int, float]) -> Iterato
 def _trainings(
     problem: Problem, trials: Sequence[Trial], devices: int, programs: dict[ArchSpec, str]
 ) -> Iterator[Training]:
-    """The trainings of a phase; gives new architectures a program of their own."""
+    """The trainings of a phase; new architectures get a program of their own."""
     vectors = [problem.space.vector_from_values(trial.knobs) for trial in trials]
     archs = [problem.space.decode(vector).arch for vector in vectors]
     names = [
