@@ -54,7 +54,7 @@ class Setting:
 
     Attributes:
       feasible, repair: the budget, NumPy or under `jit`.
-      config: of an evolution that never saturates.
+      config: an evolution that never saturates.
       parents: `int32[Q, K]`, within the budget.
       children: C.
     """
@@ -256,7 +256,9 @@ def fine_stage(setting: Setting, repeats: int) -> dict[str, Any]:
     """Times a fine stage of the default predictor under a budget of FLOPs, to saturation."""
     logs = setting.costs.logs(("flops", "params"))
     cost_features = lambda vectors: logs(vectors) - 18.0
-    predictor = Predictor(setting.features, PredictorConfig(), _TRIALS, cost_features)
+    predictor = Predictor(
+        setting.features, PredictorConfig(), capacity=_TRIALS, costs=cost_features
+    )
     rng = np.random.default_rng(0)
     sample = setting.space.sample(rng, 20_000)
     costs = setting.costs(sample)[:, :2]
@@ -266,7 +268,7 @@ def fine_stage(setting: Setting, repeats: int) -> dict[str, Any]:
     # Larger is better, with diminishing returns, and the recipe matters.
     noise = 0.1 * rng.normal(size=_TRIALS)
     scores = np.log(costs[:_TRIALS, 0]) + 0.02 * trials[:, -7:].sum(1) + noise
-    fit = lambda: predictor.fit(pretrained, trials, scores, jax.random.key(1))
+    fit = lambda: predictor.fit(pretrained, trials, scores, key=jax.random.key(1))
     fitted, fit_seconds = _median_time(fit, repeats)
     config = EvolutionConfig(population=setting.config.population)
     start = sample[setting.feasible(sample)][: config.population]

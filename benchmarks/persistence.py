@@ -61,14 +61,15 @@ def measure(config: Config) -> dict[str, Any]:
 def owner(place: str) -> Any:
     """The module, or the class in it, that has functions of `TIMED`."""
     module, _, name = place.partition(":")
-    found = importlib.import_module(f"jointnas_jax.{module}")
-    return getattr(found, name) if name else found
+    loaded = importlib.import_module(f"jointnas_jax.{module}")
+    return getattr(loaded, name) if name else loaded
 
 
 def timed(
     function: Callable[..., Any],
     name: str,
     spent: MutableMapping[str, float],
+    *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Callable[..., Any]:
     """The function, whose seconds are added to `spent`; timed functions inside count with it."""

@@ -3,7 +3,7 @@
 python -m benchmarks.population --out=r.json
 python -m benchmarks.population --candidates=6 --long_steps=0 --contestants=program,torch
 
-- `program`: what a study runs: envelopes or exact programs, as the planner decides, all devices.
+- `program`: what a study runs: envelopes or exact programs, as the schedule says, all devices.
 - `jit`: one compiled program for each candidate, one after the other, same lowering.
 - `jit_lax`: likewise, step by step, with `lax` convolutions in NHWC, as one writes them in Flax.
 - `torch`: eager PyTorch at its best settings (`torch_baseline.py`; extra `bench`).
@@ -253,10 +253,10 @@ def run_jit_lax(task: Task) -> dict[str, Any]:
 
             @jax.jit
             def step(
-                state: Any, recipe: Any, plan: Any, number: int, own: Any = (module, key)
+                state: Any, recipe: Any, plan: Any, number: int, fixed: Any = (module, key)
             ) -> Any:
                 chosen = plan.images[number]
-                module, key = own
+                module, key = fixed
                 row = jax.tree.map(lambda a: a[number], plan.replace(steps=None, images=None))
                 batch = steps.Batch(images[chosen], labels[chosen], row)
                 return steps.train_step(
@@ -377,7 +377,7 @@ def _print(results: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("config", "", "Take the space of this config instead of our own.")
+    flags.DEFINE_string("config", "", "Take the space of this config instead.")
     flags.DEFINE_integer("candidates", Task.candidates, "Random candidates.", 1)
     flags.DEFINE_integer("short_steps", 60, "Steps of a candidate, short; a multiple of 60.")
     flags.DEFINE_integer("long_steps", 600, "Steps of a candidate, long; 0: leave it out.")

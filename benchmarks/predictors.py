@@ -39,19 +39,20 @@ OURS: Mapping[str, PredictorConfig] = {
 }
 
 
-def ours(table: Table, config: PredictorConfig, capacity: int, costs: bool = True) -> Contestant:
+def ours(table: Table, config: PredictorConfig, capacity: int, *, costs: bool = True) -> Contestant:
     """The project's predictor in one of its settings; pretrained once, on a random sample.
 
     Without `costs` the process does not see them; the networks are pretrained on them all the same.
     """
     cost_features = table.cost_features() if costs else None
-    predictor = Predictor(FeatureTable.of(table.space), config, capacity, cost_features)
+    features = FeatureTable.of(table.space)
+    predictor = Predictor(features, config, capacity=capacity, costs=cost_features)
     sample = table.space.sample(np.random.default_rng(0), config.pretrain_samples)
     pretrained = predictor.pretrain(sample, table.costs[table.rows(sample)], jax.random.key(0))
 
     def learn(train: np.ndarray, test: np.ndarray, seed: int) -> Scores:
         key = jax.random.key(seed)
-        state = predictor.fit(pretrained, table.vectors[train], table.scores[train], key)
+        state = predictor.fit(pretrained, table.vectors[train], table.scores[train], key=key)
         return predictor.predict(state, table.vectors[test])
 
     return learn
@@ -66,7 +67,7 @@ def peers(table: Table, with_costs: bool) -> dict[str, Contestant]:
     from sklearn.linear_model import RidgeCV
     from sklearn.svm import SVR
 
-    # A kernel at the bound of its noise is one that found none.
+    # A kernel at the bound of its noise has seen none.
     warnings.simplefilter("ignore", ConvergenceWarning)
     makers: dict[str, Callable[[int], Any]] = {
         "ridge": lambda seed: RidgeCV(np.logspace(-3, 3, 13)),
@@ -118,18 +119,18 @@ def marks(true: np.ndarray, scores: Scores) -> dict[str, float]:
       calibrated), where there are spreads.
     """
     mean, spread = scores
-    found = {
+    values = {
         # A constant prediction ranks nothing.
         "tau": float(np.nan_to_num(kendalltau(mean, true)[0])),
         "regret": float(true.max() - true[np.argsort(-mean)[:_TOP]].max()),
     }
     if spread is not None:
-        found["inside"] = float((np.abs(true - mean) <= 1.64 * spread).mean())
-    return found
+        values["inside"] = float((np.abs(true - mean) <= 1.64 * spread).mean())
+    return values
 
 
 def compare(
-    table: Table, sizes: Sequence[int], seeds: int, names: Sequence[str] = ()
+    table: Table, sizes: Sequence[int], seeds: int, *, names: Sequence[str] = ()
 ) -> Iterator[tuple[str, dict[int, dict[str, float | None]]]]:
     """Compares predictors on a table, each as soon as it is there.
 
@@ -137,7 +138,7 @@ def compare(
       table: measured candidates.
       sizes: numbers N of candidates to learn from.
       seeds: repetitions with other candidates; all predictors get the same ones.
-      names: of predictors; none: all.
+      names: predictors; none: all.
 
     Yields:
       Name of a predictor, and for each N means of its `marks` over seeds, with the standard error
@@ -149,26 +150,26 @@ def compare(
         learn = others.get(name)
         if learn is None:
             learn = ours(table, OURS[name], max(sizes), costs=name != "ours-nocosts")
-        yield name, {size: _learnt(learn, table, size, seeds) for size in sizes}
+        yield name, {size: _learnt(learn, table, size=size, seeds=seeds) for size in sizes}
 
 
-def _learnt(learn: Contestant, table: Table, size: int, seeds: int) -> dict[str, float | None]:
+def _learnt(learn: Contestant, table: Table, *, size: int, seeds: int) -> dict[str, float | None]:
     """Summary of a predictor that learns from so many candidates."""
-    found: dict[str, list[float]] = collections.defaultdict(list)
+    values: dict[str, list[float]] = collections.defaultdict(list)
     for seed in range(seeds):
         order = np.random.default_rng(seed).permutation(len(table.vectors))
         test = order[size : size + _TEST]
         start = time.perf_counter()
         scores = learn(order[:size], test, seed)
-        found["seconds"].append(time.perf_counter() - start)
+        values["seconds"].append(time.perf_counter() - start)
         for mark, value in marks(table.scores[test], scores).items():
-            found[mark].append(value)
+            values[mark].append(value)
     return {
-        "tau": float(np.mean(found["tau"])),
-        "tau_error": float(standard_error(np.array(found["tau"]))),
-        "regret": float(np.mean(found["regret"])),
-        "inside": float(np.mean(found["inside"])) if found["inside"] else None,
-        "seconds": float(np.median(found["seconds"])),
+        "tau": float(np.mean(values["tau"])),
+        "tau_error": float(standard_error(np.array(values["tau"]))),
+        "regret": float(np.mean(values["regret"])),
+        "inside": float(np.mean(values["inside"])) if values["inside"] else None,
+        "seconds": float(np.median(values["seconds"])),
     }
 
 

@@ -26,7 +26,7 @@ from jointnas_jax.search.searcher import Searcher
 AT = (20, 50, 100)
 _POPULATION, _TOURNAMENT = 20, 5
 # Free proposals for each evaluation before a search gives up, and repeated ones in a row: a sampler
-# that has found its optimum may propose it for ever, and slower each time.
+# at its optimum may propose it for ever, and slower each time.
 _PATIENCE, _STUCK = 30, 200
 
 
@@ -132,7 +132,7 @@ def ours(
     """The project's search, with `settings` of `SearchConfig`.
 
     Args:
-      objective: to search.
+      objective: the table to search.
       predictor: settings.
       costs: whether the predictor sees them.
       measured: take the candidate that scored best, also where evaluations are noisy.
@@ -155,8 +155,8 @@ def ours(
 
     def run(objective: Objective, seed: int) -> Outcome:
         rng = np.random.default_rng(seed)
-        found = searcher.run(lambda vectors: objective.evaluate(vectors, rng), seed)
-        return Outcome(found.vectors, found.best)
+        result = searcher.run(lambda vectors: objective.evaluate(vectors, rng), seed)
+        return Outcome(result.vectors, result.best)
 
     return run
 

@@ -105,17 +105,24 @@ def _macro(file: Path) -> Table:
     equal: list[list[dict[str, Any]]] = [[] for _ in vectors]
     for key, row in zip(keys, network.ravel(), strict=True):
         equal[row].append(entries["".join(map(str, key))])
-    single = tuple(np.ravel([e["test_acc"] for e in own]) for own in equal)
-    runs = np.array([np.mean([e["test_acc"] for e in own], axis=0) for own in equal])
-    costs = np.array([(own[0]["flops"], own[0]["params"]) for own in equal])
+    single = tuple(np.ravel([e["test_acc"] for e in same]) for same in equal)
+    runs = np.array([np.mean([e["test_acc"] for e in same], axis=0) for same in equal])
+    costs = np.array([(same[0]["flops"], same[0]["params"]) for same in equal])
     counted = macro_costs(vectors)
     if len(wrong := np.flatnonzero((costs != counted).any(1))):
         raise DataError(
             f"`{file}`: network {vectors[wrong[0]]} costs {costs[wrong[0]]}, counted "
             f"{counted[wrong[0]]}; the file is not that of the paper"
         )
-    costs = costs.astype(float)
-    return Table("macro", space, vectors, runs, costs, ("flops", "params"), single)
+    return Table(
+        name="macro",
+        space=space,
+        vectors=vectors,
+        runs=runs,
+        costs=costs.astype(float),
+        cost_names=("flops", "params"),
+        single=single,
+    )
 
 
 def macro_costs(vectors: np.ndarray) -> np.ndarray:
@@ -184,4 +191,11 @@ def _hpolib(task: str) -> Table:
     entries = [measured["".join(map(str, v))] for v in vectors[:, columns]]
     runs = -np.log(np.array([e["val_loss"] for e in entries], float))
     costs = np.array([e["model_size"][:1] for e in entries], float)
-    return Table(f"hpolib_{task}", space, vectors, runs, costs, ("params",))
+    return Table(
+        name=f"hpolib_{task}",
+        space=space,
+        vectors=vectors,
+        runs=runs,
+        costs=costs,
+        cost_names=("params",),
+    )

@@ -29,6 +29,7 @@ def predictor() -> Iterator[dict[str, Any]]:
     from benchmarks import predictors
 
     report: dict[str, Any] = {}
+    compare = predictors.compare
     for name in values.tables:
         table = tables.load(name, Path(values.data))
         ceiling = predictors.noise_ceiling(table)
@@ -36,7 +37,7 @@ def predictor() -> Iterator[dict[str, Any]]:
         print(f"{name}, mean of {values.seeds} seeds at N =" + "".join(f"{n:>8}" for n in sizes))
         text = "unknown" if ceiling is None else f"{ceiling:.3f}"
         print(f"  noise ceiling of tau {text}", flush=True)
-        for who, marks in predictors.compare(table, sizes, values.seeds, values.contestants):
+        for who, marks in compare(table, sizes, values.seeds, names=values.contestants):
             report[name][who] = marks
             for mark in ("tau", "regret", "inside"):
                 row = [marks[n][mark] for n in sizes]

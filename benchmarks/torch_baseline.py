@@ -161,7 +161,7 @@ def train(
       arch, recipe: the candidate.
       images, labels: `uint8[N, H, W, C]` and `int32[N]`.
       steps, batch_size, steps_per_epoch: number of steps; B; for the learning rate.
-      crop_padding, flip: as in `data.augment.Augmentation`.
+      crop_padding, flip: fields of `data.augment.Augmentation`.
       mean, std: `float32[C]`, statistics of the pixels in [0, 255].
       seed, threads: settings of PyTorch, in the whole process.
 

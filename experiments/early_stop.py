@@ -96,7 +96,7 @@ def measure(config: Config, console: Console) -> dict[str, Any]:
     """Tries the claim; returns the report."""
     from experiments.random_trials import trials_and_sizes
 
-    trials, firsts = trials_and_sizes(config, "first", flags.FLAGS.first, console)
+    trials, firsts = trials_and_sizes(config, console, flag="first", texts=flags.FLAGS.first)
     return compare(trials, firsts, flags.FLAGS.seeds)
 
 

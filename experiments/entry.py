@@ -32,7 +32,7 @@ def run_experiment(
     Args:
       doc: docstring of the experiment, shown by `--help`.
       measure: tries the claim; returns the report, with a `claim` and `rows`.
-      figure: its name in `report/claims.py`.
+      figure: its name in `experiments/figures.py`.
 
     Returns:
       The exit code.
@@ -54,8 +54,8 @@ def run_experiment(
         return report
 
     def draw(report: dict[str, Any], path: Path) -> Path:
-        from jointnas_jax.report import claims
+        from experiments.figures import draw_claim
 
-        return claims.draw(figure, report, path)
+        return draw_claim(figure, report, path)
 
     return run_measurement(doc, work, draw)

@@ -39,12 +39,11 @@ def compare(
     """Runs a study for each mode and seed, each in a folder of the workdir.
 
     Args:
-      config: of the joint study; its seed is the first one.
+      config: the joint study; its seed is the first one.
       workdir: studies there go on, and do not run again where they are finished.
       seeds: studies of each mode.
       overwrite: replace studies there that have another config.
-      run: runs a study in a workdir, or goes on with it unless told to overwrite it; returns its
-        result.
+      run: runs a study in a workdir, or goes on with it unless it overwrites; returns the result.
 
     Returns:
       The report: `rows` and, by mode, its `studies`.

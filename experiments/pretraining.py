@@ -38,6 +38,7 @@ def compare(
     trials: "RandomTrials",
     sizes: Sequence[int],
     shuffles: int,
+    *,
     make: Callable[..., Any] | None = None,
 ) -> dict[str, Any]:
     """Compares predictors with and without pretraining.
@@ -57,11 +58,11 @@ def compare(
     check_sizes("sizes", sizes, len(trials.vectors))
     rows, taus = [], {}
     for name, changes in PREDICTORS.items():
-        own = dataclasses.replace(settings, **changes)
-        bare = dataclasses.replace(own, pretrain_epochs=0)
+        full = dataclasses.replace(settings, **changes)
+        bare = dataclasses.replace(full, pretrain_epochs=0)
         pair = {
-            which: rank_correlations(trials, predictor, sizes, shuffles, make=make)
-            for which, predictor in (("with", own), ("without", bare))
+            which: rank_correlations(trials, predictor, sizes=sizes, shuffles=shuffles, make=make)
+            for which, predictor in (("with", full), ("without", bare))
         }
         taus[name] = {
             str(size): {which: values[size].tolist() for which, values in pair.items()}
@@ -78,9 +79,9 @@ def compare(
 def rank_correlations(
     trials: "RandomTrials",
     settings: PredictorConfig,
+    *,
     sizes: Sequence[int],
     shuffles: int,
-    *,
     make: Callable[..., Any] | None,
 ) -> dict[int, np.ndarray]:
     """Kendall's tau on the candidates that a set leaves, `float64[shuffles, sets]` for each N."""
@@ -93,7 +94,8 @@ def rank_correlations(
 
     problem, scores = trials.problem, trials.curves[:, -1]
     features = FeatureTable.of(problem.space)
-    predictor = (make or Predictor)(features, settings, max(sizes), problem.cost_features())
+    cost_features = problem.cost_features()
+    predictor = (make or Predictor)(features, settings, capacity=max(sizes), costs=cost_features)
     rng = np.random.default_rng((problem.config.seed, PRETRAIN_STREAM))
     sample = problem.space.sample(rng, settings.pretrain_samples)
     costs = problem.costs(sample)[:, :2]
@@ -105,7 +107,7 @@ def rank_correlations(
         for size, sets in divided.items():
             for position, chosen in enumerate(sets[shuffle]):
                 key = jax.random.fold_in(jax.random.fold_in(second, size), position)
-                state = predictor.fit(pretrained, trials.vectors[chosen], scores[chosen], key)
+                state = predictor.fit(pretrained, trials.vectors[chosen], scores[chosen], key=key)
                 rest = others(len(scores), chosen)
                 # Of all, so that it compiles once.
                 predicted = predictor.predict(state, trials.vectors)[0][rest]
@@ -118,7 +120,7 @@ def measure(config: Config, console: Console) -> dict[str, Any]:
     """Tries the claim; returns the report."""
     from experiments.random_trials import trials_and_sizes
 
-    trials, sizes = trials_and_sizes(config, "sizes", flags.FLAGS.sizes, console)
+    trials, sizes = trials_and_sizes(config, console, flag="sizes", texts=flags.FLAGS.sizes)
     return compare(trials, sizes, flags.FLAGS.seeds)
 
 

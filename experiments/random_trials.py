@@ -69,14 +69,20 @@ class RandomTrials(NamedTuple):
 
 
 def trials_and_sizes(
-    config: Config, flag: str, texts: Sequence[str], console: Console
+    config: Config, console: Console, *, flag: str, texts: Sequence[str]
 ) -> tuple[RandomTrials, list[int]]:
     """The trials of the flags of `define_trials`, and the sizes of sets of them in another flag."""
     values = flags.FLAGS
     sizes = integers(flag, texts, 1, 10**6)
     check_sizes(flag, sizes, values.candidates)
-    path = Path(values.trials)
-    return random_trials(config, path, values.candidates, values.twice, console=console), sizes
+    trials = random_trials(
+        config,
+        Path(values.trials),
+        wanted=values.candidates,
+        twice=values.twice,
+        console=console,
+    )
+    return trials, sizes
 
 
 def dataset_name(problem: Problem) -> str:
@@ -95,9 +101,9 @@ def local_executor(problem: Problem, candidates: Sequence[Candidate]) -> Executo
 def random_trials(
     config: Config,
     path: Path,
+    *,
     wanted: int,
     twice: int,
-    *,
     console: Console,
     make: MakeExecutor = local_executor,
 ) -> RandomTrials:
@@ -106,7 +112,7 @@ def random_trials(
     Stored ones are scheduled all the same, so that the rest meets the same programs.
 
     Args:
-      config: of a study.
+      config: a study.
       path: the file.
       wanted: candidates; fewer where the space has no more within the budget.
       twice: how many of them, the first ones, train a second time.
@@ -122,11 +128,11 @@ def random_trials(
     pairs = [(i, t) for t, n in enumerate((wanted, twice)) for i in range(min(n, len(vectors)))]
     settings = _settings(problem)
     trials = _read(path, settings)
-    known = [position for position, pair in enumerate(pairs) if pair in trials]
-    if len(known) < len(pairs):
+    trained = [position for position, pair in enumerate(pairs) if pair in trials]
+    if len(trained) < len(pairs):
         candidates = [problem.space.decode(vector) for vector in vectors]
         executor = make(problem, candidates)
-        left = len(pairs) - len(known)
+        left = len(pairs) - len(trained)
         console.print(f"  {left} trainings of {epochs} epochs, stored in {path}", highlight=False)
         if path.exists():
             os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
@@ -134,7 +140,7 @@ def random_trials(
             _append(path, settings)
         key = lambda i, training: jax.random.fold_in(jax.random.fold_in(root, training), i)
         jobs = [Job(candidates[i], key(i, training), epochs) for i, training in pairs]
-        with contextlib.closing(executor.completed(jobs, known=known)) as completed:
+        with contextlib.closing(executor.completed(jobs, known=trained)) as completed:
             for position, result in completed:
                 i, training = pair = pairs[position]
                 trials[pair] = Trial(
@@ -154,11 +160,11 @@ def random_trials(
     first = [i for i, training in sound if training == 0]
     both = [i for i in first if (i, 1) in sound]
     return RandomTrials(
-        problem,
-        vectors[first],
-        np.array([sound[i, 0].accuracies for i in first]).reshape(len(first), -1),
-        np.array([[sound[i, t].score for t in (0, 1)] for i in both]).reshape(-1, 2),
-        len(pairs) - len(sound),
+        problem=problem,
+        vectors=vectors[first],
+        curves=np.array([sound[i, 0].accuracies for i in first]).reshape(len(first), -1),
+        twice=np.array([[sound[i, t].score for t in (0, 1)] for i in both]).reshape(-1, 2),
+        failed=len(pairs) - len(sound),
     )
 
 

@@ -313,7 +313,7 @@ def _join_config_flag(argv: list[str]) -> list[str]:
     return joined
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     """The error's message on one line; of a traceback inside it, the error at its end."""
     lines = (str(error.args[0]) if error.args else "").splitlines()
     if any(line.startswith("Traceback") for line in lines):

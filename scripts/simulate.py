@@ -87,7 +87,7 @@ def main(argv: list[str]) -> dict[str, Any]:
         return report
     from jointnas_jax.simulation.sweep import sentences, sweep, table
 
-    report = sweep(_workload(config), fleet, sizes, speeds, seeds=SEEDS.value)
+    report = sweep(_workload(config), fleet, sizes, speeds=speeds, seeds=SEEDS.value)
     print("\n".join([table(report), *sentences(report)]))
     return report
 

@@ -65,7 +65,7 @@ class _Attempt:
 
 
 class _Player:
-    def __init__(self, workload: Workload, fleet: Fleet, rounds: str, seed: int):
+    def __init__(self, workload: Workload, fleet: Fleet, rounds: str, *, seed: int):
         self._fleet = fleet
         self._seed = seed
         self._ask = ASKERS[rounds](workload, fleet.workers)
@@ -124,8 +124,8 @@ class _Player:
         del self._idle[worker]
         compiling = 0.0
         if worker not in homes:
-            own = fleet.compile_seconds
-            compiling = own if own >= 0 else training.compile_seconds
+            fixed = fleet.compile_seconds
+            compiling = fixed if fixed >= 0 else training.compile_seconds
             homes.add(worker)
         done = self._saved.get(number, 0)
         attempt = _Attempt(
@@ -229,16 +229,16 @@ class _Player:
         return rng.exponential(1 / rate)
 
 
-def play(workload: Workload, fleet: Fleet, rounds: str = "sync", seed: int = 0) -> Played:
+def play(workload: Workload, fleet: Fleet, rounds: str = "sync", *, seed: int = 0) -> Played:
     """Plays a workload on a fleet.
 
     Args:
       workload: the study.
       fleet: the machines.
       rounds: name of an asker.
-      seed: of stragglers and preemptions.
+      seed: seed of stragglers and preemptions.
 
     Raises:
       InputError: preemptions leave no time for a training to get anywhere.
     """
-    return _Player(workload, fleet, rounds, seed).play()
+    return _Player(workload, fleet, rounds, seed=seed).play()

@@ -31,7 +31,7 @@ _LAYOUT = {
 
 
 def sweep(
-    workload: Workload, fleet: Fleet, sizes: Sequence[int], speeds: Speeds, seeds: int
+    workload: Workload, fleet: Fleet, sizes: Sequence[int], *, speeds: Speeds, seeds: int
 ) -> dict[str, Any]:
     """Plays a workload on fleets of several sizes, in rounds and as results arrive.
 
@@ -39,7 +39,7 @@ def sweep(
       workload: the study.
       fleet: everything about it but its size and speed.
       sizes: numbers of devices.
-      speeds: of a device, by number of devices.
+      speeds: speed of a device, by number of devices.
       seeds: plays of each, over which times are averaged.
 
     Returns:
@@ -50,21 +50,23 @@ def sweep(
     """
     rows = []
     for devices in sorted(set(sizes)):
-        own = dataclasses.replace(fleet, devices=devices, speed=speed_at(speeds, devices))
-        fits = workload.fitting(own.worker_bytes)
+        sized = dataclasses.replace(fleet, devices=devices, speed=speed_at(speeds, devices))
+        fits = workload.fitting(sized.worker_bytes)
         if not all(phase.trainings for phase in fits.phases if phase.coarse):
             raise InputError(
                 f"a round has no candidate that fits in `--memory_gb` = {fleet.memory_gb:g} of "
-                f"{own.worker_devices} devices; the smallest one needs "
+                f"{sized.worker_devices} devices; the smallest one needs "
                 f"{min(t.memory for t in workload.trainings) / 1e9:.1f} GB"
             )
         for rounds in ASKERS:
-            plays = [play(fits, own, rounds, seed) for seed in range(seeds)]
+            plays = [play(fits, sized, rounds, seed=seed) for seed in range(seeds)]
             calm = plays
-            if own.preemptions_per_hour:
-                lasting = dataclasses.replace(own, preemptions_per_hour=0.0)
-                calm = [play(fits, lasting, rounds, seed) for seed in range(seeds)]
-            row = {"devices": devices, "rounds": rounds} | _means(fits, own, plays, calm)
+            if sized.preemptions_per_hour:
+                lasting = dataclasses.replace(sized, preemptions_per_hour=0.0)
+                calm = [play(fits, lasting, rounds, seed=seed) for seed in range(seeds)]
+            row = {"devices": devices, "rounds": rounds} | _means(
+                fits, sized, plays=plays, calm=calm
+            )
             rows.append(row | {"too_large": len(workload.trainings) - len(fits.trainings)})
     return {
         "study": workload.name,
@@ -80,7 +82,7 @@ def sweep(
 
 
 def _means(
-    workload: Workload, fleet: Fleet, plays: Sequence[Played], calm: Sequence[Played]
+    workload: Workload, fleet: Fleet, *, plays: Sequence[Played], calm: Sequence[Played]
 ) -> dict[str, float | None]:
     """Means over plays; `calm` are the same ones without preemptions."""
     mean = statistics.fmean
@@ -109,13 +111,13 @@ def scaling(rows: Sequence[dict[str, Any]], rounds: str) -> dict[str, Any]:
       `WORTH` of the time, None if there is none; `half_busy`: the largest size at which devices
       train half of the time.
     """
-    own = [row for row in rows if row["rounds"] == rounds]
+    line = [row for row in rows if row["rounds"] == rounds]
     stops = []
-    for row in own:
-        twice = next((other for other in own if other["devices"] >= 2 * row["devices"]), None)
+    for row in line:
+        twice = next((other for other in line if other["devices"] >= 2 * row["devices"]), None)
         if twice and twice["hours"] > (1 - WORTH) * row["hours"]:
             stops.append(row["devices"])
-    busy = [row["devices"] for row in own if row["utilisation"] >= 0.5]
+    busy = [row["devices"] for row in line if row["utilisation"] >= 0.5]
     return {"stops": min(stops, default=None), "half_busy": max(busy, default=None)}
 
 
@@ -129,16 +131,16 @@ def gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         by_size.setdefault(row["devices"], {})[row["rounds"]] = row
     gained = []
-    for devices, own in by_size.items():
-        sync = own.pop("sync")
+    for devices, others in by_size.items():
+        sync = others.pop("sync")
         saved = {
             name: {
                 "search": 1 - row["search_hours"] / sync["search_hours"],
                 "study": 1 - row["hours"] / sync["hours"],
-                "over_wide": 1 - row["search_hours"] / own["wide"]["search_hours"],
+                "over_wide": 1 - row["search_hours"] / others["wide"]["search_hours"],
                 "known": row["known"],
             }
-            for name, row in own.items()
+            for name, row in others.items()
         }
         gained.append({"devices": devices, "known": sync["known"], **saved})
     return gained
@@ -155,12 +157,12 @@ def sentences(report: dict[str, Any]) -> list[str]:
     """The report's answers in words."""
     lines = []
     last = max(row["devices"] for row in report["rows"])
-    for name, found in report["scaling"].items():
+    for name, answers in report["scaling"].items():
         answer = f"still scales at {last:,} devices"
-        if stops := found["stops"]:
+        if stops := answers["stops"]:
             little = f"twice as many save less than {WORTH:.0%}"
             answer = f"stops scaling at {stops:,} devices ({little})"
-        busy = f"devices train half of the time up to {found['half_busy'] or 0:,}"
+        busy = f"devices train half of the time up to {answers['half_busy'] or 0:,}"
         lines.append(f"{name}: {answer}; {busy}")
     for name in ("wide", "mixed", "async"):
         saved = {gain["devices"]: gain[name] for gain in report["gains"]}

@@ -63,7 +63,7 @@ class Workload:
         return dataclasses.replace(self, phases=phases)
 
     def laid_out(self, workers: int) -> tuple[Phase, ...]:
-        """The phases as so many workers go through them; mirrors `Evaluator.completed`."""
+        """The phases as so many workers go through them; as in the local executor."""
         return tuple(part for phase in self.phases for part in self._parts(phase, workers))
 
     def _parts(self, phase: Phase, workers: int) -> Iterator[Phase]:
@@ -74,11 +74,11 @@ class Workload:
         waiting: list[list[Training]] = []
         exact = [*by_program.values()]
         if self.one_host:
-            waiting = [own for own in exact if own[0].envelope]
-            exact = [own for own in exact if not own[0].envelope]
+            waiting = [same for same in exact if same[0].envelope]
+            exact = [same for same in exact if not same[0].envelope]
             if len(exact) < workers:
                 waiting, exact = waiting + exact, []
-        parts = [own[i : i + workers] for own in waiting for i in range(0, len(own), workers)]
+        parts = [same[i : i + workers] for same in waiting for i in range(0, len(same), workers)]
         parts += [[*itertools.chain(*exact)]] if exact or not parts else []
         for i, part in enumerate(parts):
             yield phase._replace(before=0.0 if i else phase.before, trainings=tuple(part))

@@ -17,8 +17,8 @@ def test_everything_that_is_timed_is_there():
 def test_a_timed_function_inside_another_counts_once():
     ticks, spent = iter(range(10)), {}
     clock = lambda: float(next(ticks))
-    inner = persistence.timed(lambda: "kept", "inner", spent, clock)
-    outer = persistence.timed(inner, "outer", spent, clock)
+    inner = persistence.timed(lambda: "kept", "inner", spent, clock=clock)
+    outer = persistence.timed(inner, "outer", spent, clock=clock)
     assert outer() == "kept"
     assert inner() == "kept"
     assert spent == {"outer": 1.0, "inner": 1.0}

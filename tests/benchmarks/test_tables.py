@@ -111,14 +111,14 @@ def test_predictors_are_compared_and_ours_learns(table, monkeypatch):
     small = PredictorConfig(members=2, width=16, embedding=8, pretrain_samples=128)
     monkeypatch.setattr(predictors, "OURS", {"ours": small, "ours-nocosts": small})
     names = ["ours", "ours-nocosts", "ridge", "ridge-plain"]
-    results = dict(predictors.compare(table, (30,), 2, names))
+    results = dict(predictors.compare(table, (30,), 2, names=names))
     assert results["ours"][30]["tau"] > 0.9
     assert results["ours-nocosts"][30]["tau"] < results["ours"][30]["tau"]
     assert results["ridge"][30]["tau"] > results["ridge-plain"][30]["tau"] - 0.05
     assert 0 < results["ours"][30]["inside"] <= 1
     assert 0.9 < predictors.noise_ceiling(table) < 1
     with pytest.raises(InputError, match="ridge"):
-        next(predictors.compare(table, (30,), 1, ["rigde"]))
+        next(predictors.compare(table, (30,), 1, names=["rigde"]))
 
 
 def test_the_noise_ceiling_is_what_the_truth_reaches_with_labels_like_ours(table):

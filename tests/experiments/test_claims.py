@@ -10,6 +10,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments import early_stop, joint, pretraining, swapped_recipes
+from experiments.figures import draw_claim
 from experiments.random_trials import RandomTrials, random_trials
 from experiments.verdict import HOLDS, NOISE
 from jointnas_jax.command_line import parse_config
@@ -18,7 +19,6 @@ from jointnas_jax.errors import ConfigError, InputError, SpaceError, WorkdirErro
 from jointnas_jax.execution.job import TrainResult
 from jointnas_jax.files import read_json, write_json
 from jointnas_jax.problem.problem import build_problem
-from jointnas_jax.report import claims
 from jointnas_jax.storage import workdir as workdirs
 
 TINY = str(Path(__file__).parent.parent / "support" / "tiny.py")
@@ -65,7 +65,9 @@ def trained():
 
 
 def tried(make, path, wanted, twice, config=None):
-    return random_trials(config or config_of(), path, wanted, twice, console=CONSOLE, make=make)
+    return random_trials(
+        config or config_of(), path, wanted=wanted, twice=twice, console=CONSOLE, make=make
+    )
 
 
 def made_up(curves, twice=()):
@@ -176,7 +178,7 @@ class Cheat:
 
 def test_a_predictor_is_tested_on_candidates_that_it_did_not_learn_from(tmp_path):
     curves = np.linspace(0.1, 0.9, 60)[:, None] * [0.5, 1.0]
-    found = pretraining.compare(made_up(curves), [10, 30, 50], 5, Cheat)
+    found = pretraining.compare(made_up(curves), [10, 30, 50], 5, make=Cheat)
     assert [row["label"] for row in found["rows"]][:3] == [
         f"default, N = {n}" for n in (10, 30, 50)
     ]
@@ -189,7 +191,7 @@ def test_a_predictor_is_tested_on_candidates_that_it_did_not_learn_from(tmp_path
     assert first["difference"]["verdict"] == HOLDS
     assert (last["difference"]["units"], last["difference"]["verdict"]) == (1, NOISE)
     json.dumps(found, allow_nan=False)
-    assert claims.draw("pretraining", found, tmp_path / "a.png").stat().st_size > 1000
+    assert draw_claim("pretraining", found, tmp_path / "a.png").stat().st_size > 1000
 
 
 def test_the_predictors_differ_in_their_pretraining_only():
@@ -199,7 +201,7 @@ def test_the_predictors_differ_in_their_pretraining_only():
         seen.append(settings)
         return Cheat(features, settings, capacity, costs)
 
-    pretraining.compare(made_up([[0.1], [0.2]] * 10), [5], 2, make)
+    pretraining.compare(made_up([[0.1], [0.2]] * 10), [5], 2, make=make)
     assert [s.pretrain_epochs > 0 for s in seen] == [True, False] * 2
     assert dataclasses.replace(seen[1], pretrain_epochs=seen[0].pretrain_epochs) == seen[0]
     assert dataclasses.replace(seen[3], pretrain_epochs=seen[2].pretrain_epochs) == seen[2]
@@ -242,7 +244,7 @@ def test_where_the_ranking_stands_early_the_rule_saves_epochs_and_keeps_it(tmp_p
     assert [r["difference"]["verdict"] for r in found["rows"]] == [HOLDS, HOLDS, NOISE]
     assert found["by_epoch"]["spearman"][4] == 1.0
     json.dumps(found, allow_nan=False)
-    assert claims.draw("early_stop", found, tmp_path / "a.png").stat().st_size > 1000
+    assert draw_claim("early_stop", found, tmp_path / "a.png").stat().st_size > 1000
 
 
 def test_rounds_that_save_nothing_do_not_count_as_keeping_the_ranking():
@@ -340,7 +342,7 @@ def test_studies_differ_in_mode_and_seed_only_and_run_once(tmp_path):
     assert joint.compare(first, tmp_path, 2, overwrite=False, run=run) == found
     assert len(ran) == 6
     json.dumps(found, allow_nan=False)
-    assert claims.draw("joint", found, tmp_path / "a.png").stat().st_size > 1000
+    assert draw_claim("joint", found, tmp_path / "a.png").stat().st_size > 1000
 
 
 def test_an_unfinished_study_goes_on_and_another_one_is_overwritten_if_told_to(tmp_path):
@@ -378,7 +380,7 @@ def files(tmp_path):
 
 def test_every_network_is_trained_with_every_recipe(trained, files, tmp_path):
     config = config_of("--config.train.winner_epochs=6")
-    found = swapped_recipes.compare(config, files, 3, trained)
+    found = swapped_recipes.compare(config, files, 3, make=trained)
     assert len(trained.jobs) == 12
     assert all(job.on_full_split and job.epochs == 6 for job in trained.jobs)
     cells = {(job.candidate.arch.head.channels, job.candidate.recipe.lr) for job in trained.jobs}
@@ -389,7 +391,7 @@ def test_every_network_is_trained_with_every_recipe(trained, files, tmp_path):
     # As the recipe, in the columns, says.
     assert (accuracies[:, 1] > accuracies[:, 0]).all()
     assert [n["flops"] > 0 for n in found["networks"]] == [True, True]
-    assert claims.draw("swapped_recipes", found, tmp_path / "a.png").stat().st_size > 1000
+    assert draw_claim("swapped_recipes", found, tmp_path / "a.png").stat().st_size > 1000
 
 
 def test_the_own_recipe_is_on_the_diagonal():

@@ -1,4 +1,4 @@
-"""Figures of the paper's claims, from the reports that `experiments/` writes."""
+"""Figures of the paper's claims, from the reports of the experiments."""
 
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from jointnas_jax.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, YE
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY)
 
 
-def draw(name: str, report: dict[str, Any], path: Path) -> Path:
-    """Draws the figure of a claim by its name in `FIGURES`; returns the path."""
+def draw_claim(name: str, report: dict[str, Any], path: Path) -> Path:
+    """Draws the figure of an experiment by its name; returns the path."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     FIGURES[name](axes, report)
     axes.spines[["top", "right"]].set_visible(False)
@@ -65,8 +65,8 @@ def _early_stop(axes: Axes, report: dict[str, Any]) -> None:
     missing = lambda values: [np.nan if v is None else v for v in values]
     axes.plot(epochs, missing(curve), color="black", marker=".", label="all candidates")
     rng = np.random.default_rng(0)
-    for (m, found), colour in zip(report["rounds"].items(), _COLOURS, strict=False):
-        stops, kept = np.ravel(found["epochs"]), np.ravel(found["kept"])
+    for (m, rounds), colour in zip(report["rounds"].items(), _COLOURS, strict=False):
+        stops, kept = np.ravel(rounds["epochs"]), np.ravel(rounds["kept"])
         # Apart from each other, since many coincide.
         stops = stops + rng.uniform(-0.2, 0.2, stops.size)
         axes.scatter(stops, kept, s=14, color=colour, alpha=0.6, label=f"m = {m}")
@@ -97,7 +97,7 @@ def _joint(axes: Axes, report: dict[str, Any]) -> None:
     axes.plot([], [], color=GREY, marker="o", label="a seed")
     axes.margins(x=0.15)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
-    trained = sorted({s["trained"] for found in report["studies"].values() for s in found})
+    trained = sorted({s["trained"] for studies in report["studies"].values() for s in studies})
     axes.set(
         xlabel="what was searched",
         ylabel="test accuracy of the winner",
@@ -112,8 +112,8 @@ def _swapped_recipes(axes: Axes, report: dict[str, Any]) -> None:
     count = len(accuracies)
     for recipe, colour in zip(range(count), _COLOURS, strict=False):
         places = np.arange(count) + 0.6 * ((recipe + 0.5) / count - 0.5)
-        for place, found in zip(places, accuracies[:, recipe], strict=True):
-            axes.scatter(np.full(len(found), place), found, s=18, color=colour, alpha=0.6)
+        for place, values in zip(places, accuracies[:, recipe], strict=True):
+            axes.scatter(np.full(len(values), place), values, s=18, color=colour, alpha=0.6)
         means = accuracies[:, recipe].mean(1)
         axes.scatter(places, means, marker="_", s=500, linewidth=2.5, color=colour)
         axes.scatter([], [], color=colour, label=f"recipe found with network {recipe + 1}")
