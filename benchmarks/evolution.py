@@ -1,73 +1,76 @@
 """How fast the evolution is, beside the predictor alone and other ways to search.
 
+python -m benchmarks.evolution --out=r.json
+
 Everything runs on FBNetV3's joint space with the same predictors: networks with random weights on
 the features of a candidate, since speed does not depend on what they learnt. All searches but
 `evolution-free` keep a budget of FLOPs; the project's and the NumPy loop repair children over it.
+PyTorch and pymoo are in the extra `bench`.
 
 Shapes: N candidates of K knobs, F features, C children of a generation.
 """
 
+import dataclasses
 import functools
+import importlib.util
 import itertools
+import os
 import statistics
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
+from jointnas_jax.command_line import parse_flags, run_measurement, text_table
 from jointnas_jax.config import EvolutionConfig, PredictorConfig
+from jointnas_jax.errors import ConfigError, nearest
 from jointnas_jax.nets.cost import CostTable
-from jointnas_jax.predictor.predictor import Predictor
-from jointnas_jax.search.evolution import evolve
+from jointnas_jax.predictor.predictor import Fitted, Predictor
+from jointnas_jax.search.evolution import Evolution, evolve
 from jointnas_jax.space import JointSpace
 from jointnas_jax.space.fbnetv3 import FBNETV3
 from jointnas_jax.space.features import FeatureTable
 
 # Name -> networks of the predictor, widths of their hidden layers.
 PREDICTORS = {"64x64": (1, (64, 64)), "8 of 64x64": (8, (64, 64)), "3x400": (1, (400, 400, 400))}
-CONTESTANTS = ("evolution", "evolution-free", "predictor", "matmul", "numpy+torch", "pymoo")
 _BUDGET = {"flops": 550_000_000}
 _TRIALS = 200
 # Odd numbers, for the NumPy loop's fingerprints.
 _FACTORS = np.random.default_rng(0).integers(1, 2**62, 256) | 1
+# Packages that contestants need.
+_NEEDS = {"numpy+torch": "torch", "pymoo": "pymoo"}
 
 Weights = list[list[np.ndarray]]
+Score = Callable[[jax.Array], jax.Array]
 
 
-class Task:
-    """The space, and the sizes of a generation.
+class Setting:
+    """FBNetV3's space, the budget, and the sizes of a generation.
 
     Attributes:
-      space: FBNetV3's.
-      features: of its candidates.
-      costs: of its candidates.
       feasible, repair: the budget, NumPy or under `jit`.
-      config: of the evolution; it never saturates.
+      config: an evolution that never saturates.
       parents: `int32[Q, K]`, within the budget.
+      children: C.
     """
 
     def __init__(self, population: int, children_per_parent: int, generations: int):
         self.space = JointSpace.from_config(FBNETV3, image_channels=3, num_classes=1000)
         self.features = FeatureTable.of(self.space)
-        self.config = EvolutionConfig(
-            population=population,
-            children_per_parent=children_per_parent,
-            generations=generations,
-            patience=generations,
-        )
         self.costs = CostTable.of(self.space)
-        self.feasible, self.repair = self.costs.within(_BUDGET), self.costs.shrink(tuple(_BUDGET))
+        self.feasible = self.costs.within(_BUDGET)
+        self.repair = self.costs.shrink(tuple(_BUDGET))
+        sizes = EvolutionConfig(population=population, children_per_parent=children_per_parent)
+        self.config = dataclasses.replace(sizes, generations=generations, patience=generations)
         # One candidate in 25 is within the budget.
         sample = self.space.sample(np.random.default_rng(0), 2000 + 50 * population)
         self.parents = sample[self.feasible(sample)][:population]
-
-    @property
-    def children(self) -> int:
-        """C."""
-        return self.config.population * self.config.children_per_parent
+        self.children = population * children_per_parent
 
     def weights(self, members: int, hidden: Sequence[int]) -> Weights:
         """Kernels `float32[in, out]` of each member."""
@@ -76,96 +79,88 @@ class Task:
         kernel = lambda a, b: rng.normal(size=(a, b), scale=(2 / a) ** 0.5).astype(np.float32)
         return [[kernel(a, b) for a, b in itertools.pairwise(sizes)] for _ in range(members)]
 
-
-def mlp(features: jax.Array, weights: Weights) -> jax.Array:
-    """Mean of the networks, `float32[N]`, of features `float32[N, F]`."""
-    outputs = []
-    for kernels in weights:
-        x = features
-        for kernel in kernels[:-1]:
-            x = jax.nn.relu(x @ kernel)
-        outputs.append((x @ kernels[-1])[:, 0])
-    return sum(outputs) / len(outputs)
-
-
-def score_of(task: Task, weights: Weights) -> Callable[[jax.Array], jax.Array]:
-    """The predictor as a function of vectors."""
-    return lambda vectors: mlp(jnp.concatenate(task.features(vectors), -1), weights)
-
-
-def evolution(task: Task, weights: Weights, budget: bool = True) -> Callable[[], int]:
-    """The project's; returns the number of children."""
-    run = jax.jit(
-        lambda start, key: evolve(
-            start,
-            key,
-            score_of(task, weights),
-            task.feasible if budget else None,
-            task.space.canonical,
-            task.space.cardinalities,
-            task.config,
-            task.repair,
+    def evolution(
+        self, score: Score, config: EvolutionConfig, budget: bool = True
+    ) -> Callable[..., Evolution]:
+        """The project's evolution as a function of start `int32[N, K]` and key, for `jit`."""
+        return functools.partial(
+            evolve,
+            score=score,
+            feasible=self.feasible if budget else None,
+            canonical=self.space.canonical,
+            cardinalities=self.space.cardinalities,
+            config=config,
+            repair=self.repair,
         )
-    )
-    return lambda: int(jax.block_until_ready(run(task.parents, jax.random.key(0))).children)
 
 
-def predictor_alone(task: Task, weights: Weights) -> Callable[[], int]:
+def mlp(features: Any, weights: Sequence[Sequence[Any]], relu: Callable[[Any], Any]) -> Any:
+    """Mean of the networks, `float32[N]`, of features `float32[N, F]`, in JAX or PyTorch."""
+    outputs = []
+    for *kernels, last in weights:
+        x = features
+        for kernel in kernels:
+            x = relu(x @ kernel)
+        outputs.append((x @ last)[:, 0])
+    return sum(outputs[1:], start=outputs[0]) / len(outputs)
+
+
+def score_of(setting: Setting, weights: Weights) -> Score:
+    """The predictor as a function of vectors."""
+    return lambda v: mlp(jnp.concatenate(setting.features(v), -1), weights, jax.nn.relu)
+
+
+def evolution(setting: Setting, weights: Weights, budget: bool = True) -> Callable[[], int]:
+    """The project's; returns the number of children."""
+    run = jax.jit(setting.evolution(score_of(setting, weights), setting.config, budget))
+    return lambda: int(jax.block_until_ready(run(setting.parents, jax.random.key(0))).children)
+
+
+def predictor_alone(setting: Setting, weights: Weights) -> Callable[[], int]:
     """Scores of as many children, in batches of a generation: the limit of any search."""
-    run = jax.jit(score_of(task, weights))
-    batch = jnp.asarray(task.space.sample(np.random.default_rng(2), task.children))
-    return lambda: _repeat(lambda: run(batch), task)
+    run = jax.jit(score_of(setting, weights))
+    batch = jnp.asarray(setting.space.sample(np.random.default_rng(2), setting.children))
+    return lambda: _repeat(lambda: run(batch), setting)
 
 
-def matmul(task: Task, weights: Weights) -> Callable[[], int]:
+def matmul(setting: Setting, weights: Weights) -> Callable[[], int]:
     """The matrix products of the predictor alone, on features that are there already."""
-    run = jax.jit(lambda features: [_products(features, kernels) for kernels in weights])
-    batch = task.space.sample(np.random.default_rng(2), task.children)
-    features = jnp.concatenate([jnp.asarray(part) for part in task.features(batch)], -1)
-    return lambda: _repeat(lambda: run(features), task)
+    run = jax.jit(lambda features: mlp(features, weights, relu=lambda x: x))
+    batch = setting.space.sample(np.random.default_rng(2), setting.children)
+    features = jnp.concatenate([jnp.asarray(part) for part in setting.features(batch)], -1)
+    return lambda: _repeat(lambda: run(features), setting)
 
 
-def _products(x: jax.Array, kernels: list[np.ndarray]) -> jax.Array:
-    for kernel in kernels:
-        x = x @ kernel
-    return x
-
-
-def _repeat(call: Callable[[], Any], task: Task) -> int:
-    for _ in range(task.config.generations):
+def _repeat(call: Callable[[], Any], setting: Setting) -> int:
+    for _ in range(setting.config.generations):
         result = call()
     jax.block_until_ready(result)
-    return task.config.generations * task.children
+    return setting.config.generations * setting.children
 
 
-def numpy_torch(task: Task, weights: Weights) -> Callable[[], int]:
+def numpy_torch(setting: Setting, weights: Weights) -> Callable[[], int]:
     """The same generations as array operations of NumPy, with the predictor in PyTorch."""
     import torch
 
     kernels = [[torch.from_numpy(kernel) for kernel in member] for member in weights]
-    cards, size = task.space.cardinalities, len(task.parents)
-    litters = task.config.children_per_parent
+    cards, size = setting.space.cardinalities, len(setting.parents)
+    litters = setting.config.children_per_parent
 
     @torch.no_grad()
     def score(vectors: np.ndarray) -> np.ndarray:
-        features = torch.from_numpy(np.concatenate(task.features(vectors), -1))
-        outputs = []
-        for member in kernels:
-            x = features
-            for kernel in member[:-1]:
-                x = torch.relu(x @ kernel)
-            outputs.append(x @ member[-1])
-        return torch.stack(outputs).mean(0)[:, 0].numpy()
+        features = torch.from_numpy(np.concatenate(setting.features(vectors), -1))
+        return mlp(features, kernels, torch.relu).numpy()
 
     def run() -> int:
         rng = np.random.default_rng(0)
-        population, scores = task.parents, score(task.parents)
+        population = setting.parents
+        scores = score(population)
         rank = np.tile(np.linspace(0, 1, size, dtype=np.float32), litters)[:, None]
         cross, mutate = (
-            a + (b - a) * rank for a, b in (task.config.crossover, task.config.mutation)
+            a + (b - a) * rank for a, b in (setting.config.crossover, setting.config.mutation)
         )
-        for _ in range(task.config.generations):
-            shape = (task.children, len(cards))
+        for _ in range(setting.config.generations):
+            shape = (setting.children, len(cards))
             partners = population[rng.integers(size, size=len(rank))]
             genes = np.where(
                 rng.random(shape, np.float32) < cross, partners, np.tile(population, (litters, 1))
@@ -174,20 +169,20 @@ def numpy_torch(task: Task, weights: Weights) -> Callable[[], int]:
             mutated[np.arange(len(genes)), rng.integers(shape[1], size=len(genes))] = True
             jump = 1 + rng.integers(np.maximum(cards - 1, 1), size=shape, dtype=np.int32)
             genes = np.where(mutated, (genes + jump) % cards, genes)
-            over = np.flatnonzero(~task.feasible(genes))
-            genes[over] = task.repair(genes[over], population[over % size])
+            over = np.flatnonzero(~setting.feasible(genes))
+            genes[over] = setting.repair(genes[over], population[over % size])
             merged = np.concatenate([population, genes])
             _, first = np.unique(merged @ _FACTORS[: len(cards)], return_index=True)
-            found = np.concatenate([scores, score(genes)])
-            kept = first[np.argpartition(-found[first], size)[:size]]
-            kept = kept[np.argsort(-found[kept])]
-            population, scores = merged[kept], found[kept]
-        return task.config.generations * task.children
+            marks = np.concatenate([scores, score(genes)])
+            best = first[np.argpartition(-marks[first], size)[:size]]
+            best = best[np.argsort(-marks[best])]
+            population, scores = merged[best], marks[best]
+        return setting.config.generations * setting.children
 
     return run
 
 
-def pymoo(task: Task, weights: Weights) -> Callable[[], int]:
+def pymoo(setting: Setting, weights: Weights) -> Callable[[], int]:
     """pymoo's genetic algorithm, with the predictor under `jit`.
 
     As many children as parents: its search for duplicates takes longer than the predictor, and the
@@ -201,7 +196,7 @@ def pymoo(task: Task, weights: Weights) -> Callable[[], int]:
     from pymoo.operators.sampling.rnd import IntegerRandomSampling
     from pymoo.optimize import minimize
 
-    score = jax.jit(score_of(task, weights))
+    score = jax.jit(score_of(setting, weights))
     evaluated = 0
 
     class Searched(Problem):
@@ -210,16 +205,16 @@ def pymoo(task: Task, weights: Weights) -> Callable[[], int]:
             evaluated += len(x)
             vectors = x.astype(np.int32)
             out["F"] = -np.asarray(score(vectors))[:, None]
-            out["G"] = task.costs(vectors)[:, :1] / _BUDGET["flops"] - 1.0
+            out["G"] = setting.costs(vectors)[:, :1] / _BUDGET["flops"] - 1.0
 
-    cards = task.space.cardinalities
+    cards = setting.space.cardinalities
     problem = Searched(n_var=len(cards), n_obj=1, n_ieq_constr=1, xl=0, xu=cards - 1, vtype=int)
 
     def run() -> int:
         nonlocal evaluated
         evaluated = 0
         algorithm = GA(
-            pop_size=task.config.population,
+            pop_size=setting.config.population,
             sampling=IntegerRandomSampling(),
             crossover=UX(repair=RoundingRepair()),
             mutation=PM(repair=RoundingRepair(), vtype=float),
@@ -230,7 +225,7 @@ def pymoo(task: Task, weights: Weights) -> Callable[[], int]:
     return run
 
 
-MAKERS = {
+MAKERS: Mapping[str, Callable[[Setting, Weights], Callable[[], int]]] = {
     "evolution": evolution,
     "evolution-free": functools.partial(evolution, budget=False),
     "predictor": predictor_alone,
@@ -240,17 +235,13 @@ MAKERS = {
 }
 
 
-def compare(task: Task, repeats: int, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Measures children per second, warm; the contestants take turns, and medians count.
-
-    Returns:
-      Predictor -> contestant -> children per second, and `share`, of the predictor alone.
-    """
+def compare(setting: Setting, repeats: int, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Children per second, warm, by predictor and contestant: medians, in turns."""
     report = {}
     for predictor, (members, hidden) in PREDICTORS.items():
-        weights = task.weights(members, hidden)
-        runs = {name: MAKERS[name](task, weights) for name in names}
-        rates = {name: [] for name in names}
+        weights = setting.weights(members, hidden)
+        runs = {name: MAKERS[name](setting, weights) for name in names}
+        rates: dict[str, list[float]] = {name: [] for name in names}
         for turn in range(repeats + 1):
             for name, run in runs.items():
                 begin = time.perf_counter()
@@ -261,57 +252,46 @@ def compare(task: Task, repeats: int, names: Sequence[str]) -> dict[str, dict[st
     return report
 
 
-def fine_stage(task: Task, population: int, repeats: int) -> dict[str, Any]:
-    """Times a fine stage of the default predictor under a budget of FLOPs, to saturation.
-
-    Returns:
-      `seconds` (median, warm), `generations`, `children`, `duplicates`, `pretrain_seconds` of
-      20,000 architectures, `fit_seconds` of 200 trials.
-    """
-    space, costs = task.space, task.costs
-    config = PredictorConfig()
-    logs = costs.logs(("flops", "params"))
-    costs_of = lambda v: logs(v) - 18.0
-    predictor = Predictor(task.features, config, capacity=_TRIALS, costs=costs_of)
+def fine_stage(setting: Setting, repeats: int) -> dict[str, Any]:
+    """Times a fine stage of the default predictor under a budget of FLOPs, to saturation."""
+    logs = setting.costs.logs(("flops", "params"))
+    cost_features = lambda vectors: logs(vectors) - 18.0
+    predictor = Predictor(
+        setting.features, PredictorConfig(), capacity=_TRIALS, costs=cost_features
+    )
     rng = np.random.default_rng(0)
-    sample = space.sample(rng, 20_000)
-    pretrain = lambda: predictor.pretrain(sample, costs(sample)[:, :2], jax.random.key(0))
+    sample = setting.space.sample(rng, 20_000)
+    costs = setting.costs(sample)[:, :2]
+    pretrain = lambda: predictor.pretrain(sample, costs, jax.random.key(0))
     pretrained, pretrain_seconds = _median_time(pretrain, 1)
     trials = sample[:_TRIALS]
     # Larger is better, with diminishing returns, and the recipe matters.
-    scores = (
-        np.log(costs(trials)[:, 0]) + 0.02 * trials[:, -7:].sum(1) + 0.1 * rng.normal(size=_TRIALS)
-    )
+    noise = 0.1 * rng.normal(size=_TRIALS)
+    scores = np.log(costs[:_TRIALS, 0]) + 0.02 * trials[:, -7:].sum(1) + noise
     fit = lambda: predictor.fit(pretrained, trials, scores, key=jax.random.key(1))
     fitted, fit_seconds = _median_time(fit, repeats)
-    search = jax.jit(
-        lambda start, key, state: evolve(
-            start,
-            key,
-            predictor.score_fn(state),
-            task.feasible,
-            space.canonical,
-            space.cardinalities,
-            EvolutionConfig(population=population),
-            task.repair,
-        )
-    )
-    start = sample[task.feasible(sample)][:population]
-    found, seconds = _median_time(lambda: search(start, jax.random.key(2), fitted), repeats)
+    config = EvolutionConfig(population=setting.config.population)
+    start = sample[setting.feasible(sample)][: config.population]
+
+    @jax.jit
+    def search(start: np.ndarray, key: jax.Array, state: Fitted) -> Evolution:
+        return setting.evolution(predictor.score_fn(state), config)(start, key)
+
+    result, seconds = _median_time(lambda: search(start, jax.random.key(2), fitted), repeats)
     return {
         "seconds": seconds,
-        "generations": int(found.generations),
-        "children": int(found.children),
-        "duplicates": int(found.duplicates),
+        "generations": int(result.generations),
+        "children": int(result.children),
+        "duplicates": int(result.duplicates),
         "pretrain_seconds": pretrain_seconds,
         "fit_seconds": fit_seconds,
     }
 
 
-def costs_per_second(task: Task, repeats: int) -> float:
+def costs_per_second(setting: Setting, repeats: int) -> float:
     """Exact FLOPs and params of a million candidates on the device, per second."""
-    run = jax.jit(task.costs.limbs(("flops", "params")))
-    batch = jnp.asarray(task.space.sample(np.random.default_rng(3), 1_000_000))
+    run = jax.jit(setting.costs.limbs(("flops", "params")))
+    batch = jnp.asarray(setting.space.sample(np.random.default_rng(3), 1_000_000))
     return len(batch) / _median_time(lambda: run(batch), repeats)[1]
 
 
@@ -323,3 +303,41 @@ def _median_time(call: Callable[[], Any], repeats: int) -> tuple[Any, float]:
         result = jax.block_until_ready(call())
         seconds.append(time.perf_counter() - begin)
     return result, statistics.median(seconds[1:])
+
+
+def main(argv: list[str]) -> dict[str, Any]:
+    """Runs the comparison; returns the report."""
+    values = flags.FLAGS
+    parse_flags(argv, values)
+    for name in values.contestants:
+        if name not in MAKERS:
+            raise ConfigError(f"there is no contestant `{name}`{nearest(name, MAKERS)}")
+    missing = {name for name, p in _NEEDS.items() if importlib.util.find_spec(p) is None}
+    names = [name for name in values.contestants if name not in missing]
+    for name in missing.intersection(values.contestants):
+        print(f"{_NEEDS[name]} is not installed (pip install -e '.[bench]'): left out.")
+    setting = Setting(values.population, values.children_per_parent, values.generations)
+    rates = compare(setting, values.repeats, names)
+    print(f"children per second; generations of {setting.children:,}; {os.cpu_count()} cores")
+    layout = {"": "{predictor}"} | {name: f"{{{name}:,.0f}}" for name in names}
+    print(text_table([{**row, "predictor": who} for who, row in rates.items()], layout))
+    fine = fine_stage(setting, values.repeats)
+    print(
+        f"fine stage of {values.population:,}, to saturation: {fine['seconds']:.2f} s, "
+        f"{fine['generations']} generations, {fine['children']:,} children, "
+        f"{fine['duplicates']:,} of them duplicates\n"
+        f"pretraining on 20,000 architectures {fine['pretrain_seconds']:.2f} s, "
+        f"fit to 200 trials {fine['fit_seconds']:.2f} s"
+    )
+    costs = costs_per_second(setting, values.repeats)
+    print(f"exact FLOPs and params: {costs:,.0f} candidates per second")
+    return {"children_per_second": rates, "fine_stage": fine, "costs_per_second": costs}
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("population", 1000, "Survivors of a generation.", 2)
+    flags.DEFINE_integer("children_per_parent", 16, "Children of each.", 1)
+    flags.DEFINE_integer("generations", 20, "Generations of a measurement.", 1)
+    flags.DEFINE_integer("repeats", 5, "Repetitions; medians count.", 1)
+    flags.DEFINE_list("contestants", list(MAKERS), "Who takes part.")
+    sys.exit(run_measurement(__doc__, main))

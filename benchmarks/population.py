@@ -1,32 +1,52 @@
 """Trains the same candidates, recipes and images in four ways, each in a process of its own.
 
-- `program`: what a study runs: envelopes or exact programs, as the planner decides, all devices.
+python -m benchmarks.population --out=r.json
+python -m benchmarks.population --candidates=6 --long_steps=0 --contestants=program,torch
+
+- `program`: what a study runs: envelopes or exact programs, as the schedule says, all devices.
 - `jit`: one compiled program for each candidate, one after the other, same lowering.
 - `jit_lax`: likewise, step by step, with `lax` convolutions in NHWC, as one writes them in Flax.
-- `torch`: eager PyTorch at its best settings (`bench/torch_baseline.py`).
+- `torch`: eager PyTorch at its best settings (`torch_baseline.py`; extra `bench`).
 
-Seconds include building and compiling; a persistent compilation cache is not used.
+Seconds include building and compiling; a persistent compilation cache is not used. On an
+accelerator: --lanes=8 sets how many candidates train at once on one device.
 """
 
-import ast
 import dataclasses
-import json
+import functools
+import importlib.util
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import flags
 
-from jointnas_jax.config import Config, TrainConfig
+from jointnas_jax.command_line import load_config, parse_flags, run_measurement, text_table
+from jointnas_jax.config import Config, DataConfig, TrainConfig
+from jointnas_jax.errors import ConfigError
 from jointnas_jax.runtime.processes import in_a_process
 from jointnas_jax.space import Candidate, JointSpace
 
-CONTESTANTS = ("program", "jit", "jit_lax", "torch")
 # Steps of an epoch.
 _EPOCH = 60
+# Of the process of a contestant: memory stays with it, and all programs compile.
+_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": "1000000000",
+    "MALLOC_TRIM_THRESHOLD_": "1000000000",
+    "JAX_ENABLE_COMPILATION_CACHE": "false",
+}
 # Trainings whose weights are compared between contestants.
 _COMPARED = 3
+
+_LAYOUT = {
+    "": "{name}",
+    "seconds": "{seconds:.1f}",
+    "ratio": "{ratio:.2f}",
+    "ms/step": "{ms_per_step:.1f}",
+    "compiled": "{compilations}",
+}
 
 # 32x32 colour images, three stages at 16x16, 8x8 and 4x4.
 SPACE = dict(
@@ -61,39 +81,59 @@ SPACE = dict(
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What every contestant does.
+    """What every contestant does."""
 
-    Attributes:
-      candidates: how many, drawn at random.
-      steps: of each.
-      batch: images of a step.
-      lanes: candidates at once on one device (`program`); 0: as a study would.
-      threads: of PyTorch.
-      seed: of the draws.
-      space: description of the space, as in a config.
-    """
+    candidates: int = 24  # drawn at random
+    steps: int = 60  # of each
+    batch: int = 64  # images of a step
+    lanes: int = 0  # candidates at once on one device (`program`); 0: as a study would
+    threads: int = 2  # of PyTorch
+    seed: int = 0  # of candidates and images
+    space: Mapping[str, Any] = dataclasses.field(default_factory=lambda: SPACE)  # as in a config
 
-    candidates: int = 24
-    steps: int = 60
-    batch: int = 64
-    lanes: int = 0
-    threads: int = 2
-    seed: int = 0
-    space: Mapping[str, Any] = dataclasses.field(default_factory=lambda: SPACE)
+    @functools.cached_property
+    def joint_space(self) -> JointSpace:
+        """The space of the candidates."""
+        return JointSpace.from_config(self.space, image_channels=3, num_classes=10)
+
+    @functools.cached_property
+    def drawn(self) -> list[Candidate]:
+        """The candidates."""
+        rng = np.random.default_rng(self.seed)
+        return [self.joint_space.decode(v) for v in self.joint_space.sample(rng, self.candidates)]
+
+    def images(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Noise with a brighter patch for each class: an epoch, then one batch for validation.
+
+        Returns:
+          `uint8[N, R, R, 3]`, labels `int32[N]`, and which are for validation, `bool[N]`.
+        """
+        size, rng = self.drawn[0].arch.resolution, np.random.default_rng(self.seed)
+        labels = rng.integers(0, 10, (_EPOCH + 1) * self.batch).astype(np.int32)
+        images = rng.integers(0, 180, (len(labels), size, size, 3))
+        patch = size // 4
+        for i, label in enumerate(labels):
+            row, column = divmod(int(label), 4)
+            images[i, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] += 70
+        return images.astype(np.uint8), labels, np.arange(len(labels)) >= _EPOCH * self.batch
+
+    def config(self) -> Config:
+        """Config of a study that trains so."""
+        data = DataConfig(crop_padding=4, flip=True)
+        train = TrainConfig(batch_size=self.batch, lanes=self.lanes)
+        return Config(space=self.space, data=data, train=train)
 
 
-def compare(task: Task, contestants: tuple[str, ...] = CONTESTANTS) -> dict[str, Any]:
-    """Runs contestants one after the other and returns their results by name."""
+def compare(
+    task: Task, contestants: Sequence[str], call: Callable[..., Any] = in_a_process
+) -> dict[str, Any]:
+    """Runs contestants one after the other; returns their results by name."""
     results, weights = {}, {}
     for name in contestants:
-        environment = {
-            "MALLOC_MMAP_THRESHOLD_": "1000000000",
-            "MALLOC_TRIM_THRESHOLD_": "1000000000",
-            "JAX_ENABLE_COMPILATION_CACHE": "false",
-        }
-        if name != "program":  # one candidate after the other, with all cores
-            environment["JAX_NUM_CPU_DEVICES"] = "1"
-        results[name] = in_a_process("benchmarks.population", name, task, **environment)
+        # All but `program` train one candidate after the other, with all cores.
+        alone = {} if name == "program" else {"JAX_NUM_CPU_DEVICES": "1"}
+        given = dataclasses.asdict(task)
+        results[name] = call("benchmarks.population:run", name, given, **_ENVIRONMENT, **alone)
         weights[name] = results[name].pop("weights", None)
     if weights.get("program") and weights.get("jit"):
         pairs = zip(weights["program"], weights["jit"], strict=True)
@@ -107,23 +147,9 @@ def _deviation(a: list[float], b: list[float]) -> float:
     return float(np.abs(np.subtract(a, b)).max() / np.abs(b).max())
 
 
-def _candidates(task: Task) -> list[Candidate]:
-    space = JointSpace.from_config(task.space, image_channels=3, num_classes=10)
-    return [
-        space.decode(v) for v in space.sample(np.random.default_rng(task.seed), task.candidates)
-    ]
-
-
-def _images(task: Task, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Noise with a brighter patch for each class: an epoch, and one batch for validation."""
-    rng = np.random.default_rng(task.seed)
-    labels = rng.integers(0, 10, (_EPOCH + 1) * task.batch).astype(np.int32)
-    images = rng.integers(0, 180, (len(labels), size, size, 3))
-    patch = size // 4
-    for i, label in enumerate(labels):
-        row, column = divmod(int(label), 4)
-        images[i, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] += 70
-    return images.astype(np.uint8), labels
+def run(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs one contestant in this process."""
+    return CONTESTANTS[name](Task(**given))
 
 
 def run_program(task: Task) -> dict[str, Any]:
@@ -134,37 +160,34 @@ def run_program(task: Task) -> dict[str, Any]:
     from jointnas_jax.data.source import Split
     from jointnas_jax.execution.job import Job
     from jointnas_jax.execution.local import Evaluator
+    from jointnas_jax.runtime.jax_setup import prepare_jax
     from jointnas_jax.telemetry.stage_timer import StageTimer
 
-    candidates, config = _candidates(task), _config(task)
-    space = JointSpace.from_config(task.space, image_channels=3, num_classes=10)
-    split = Split(*_images(task, candidates[0].arch.resolution))
-    validation = np.arange(len(split.labels)) >= _EPOCH * task.batch
-    jobs = [
-        Job(candidate, jax.random.key(i), task.steps // _EPOCH)
-        for i, candidate in enumerate(candidates)
-    ]
-    meter = StageTimer()
-    with meter.listening():
-        with meter.stage("training"):
-            evaluator = Evaluator(config, space, split, validation, split)
-            outcomes = evaluator.run(jobs)
-        with meter.stage("again"):
-            evaluator.run([dataclasses.replace(job, epochs=1) for job in jobs])
-    step = meter.seconds["again"] / (_EPOCH * len(jobs))
+    prepare_jax(0)
+    images, labels, validation = task.images()
+    split = Split(images, labels)
+    job = lambda i, epochs: Job(task.drawn[i], jax.random.key(i), epochs)
+    timer = StageTimer()
+    with timer.listening():
+        with timer.stage("training"):
+            evaluator = Evaluator(task.config(), task.joint_space, split, validation, split)
+            results = evaluator.run([job(i, task.steps // _EPOCH) for i in range(task.candidates)])
+        with timer.stage("again"):
+            evaluator.run([job(i, 1) for i in range(task.candidates)])
+    step = timer.seconds["again"] / (_EPOCH * task.candidates)
     # One epoch can be packed in another way than many, into programs that must compile first.
-    steady = not meter.compilations["again"]
+    steady = not timer.compilations["again"]
     roofline = Roofline.measured(jax.local_devices())
-    archs = [candidate.arch for candidate in candidates]
+    archs = [candidate.arch for candidate in task.drawn]
     return dict(
-        seconds=meter.seconds["training"],
+        seconds=timer.seconds["training"],
         ms_per_step=1e3 * step if steady else None,
         roofline=roofline.shares(archs, task.batch, step) if steady else None,
-        compilations=meter.compilations["training"],
+        compilations=timer.compilations["training"],
         packing=str(evaluator.packings[0]),
         useful=evaluator.packings[0].efficiency,
-        failed=[o.reason for o in outcomes if o.reason],
-        weights=[_flat(o.variables) for o in outcomes[:_COMPARED]],
+        failed=[r.reason for r in results if r.reason],
+        weights=[_flat(r.variables) for r in results[:_COMPARED]],
     )
 
 
@@ -173,37 +196,34 @@ def run_jit(task: Task) -> dict[str, Any]:
     import jax
 
     from jointnas_jax.data.augment import Augmentation
+    from jointnas_jax.data.source import Split
     from jointnas_jax.telemetry.stage_timer import StageTimer
-    from jointnas_jax.train.feed import EvalData, Feed, TrainData, pixel_stats
-    from jointnas_jax.train.parallel import replicate
+    from jointnas_jax.train.feed import feeds
     from jointnas_jax.train.program import TrainProgram
 
-    candidates, config = _candidates(task), _config(task)
-    images, labels = _images(task, candidates[0].arch.resolution)
-    train = _EPOCH * task.batch
-    stats = pixel_stats(images)
-    used = jax.devices()[:1]
-    steady, weights, meter = [], [], StageTimer()
-    with meter.listening(), meter.stage("training"):
-        data = replicate(TrainData(images, labels, np.arange(len(labels)) < train, stats), used)
-        held_out = replicate(EvalData.of(images[train:], labels[train:], stats), used)
-        feed = Feed(data, held_out)
-        for i, candidate in enumerate(candidates):
-            augmentation = Augmentation(4, True)
+    config, used = task.config().train, jax.devices()[:1]
+    images, labels, validation = task.images()
+    split = Split(images, labels)
+    steady, weights, timer = [], [], StageTimer()
+    with timer.listening(), timer.stage("training"):
+        feed = feeds(split, validation, split, devices=used)[False]
+        for i, candidate in enumerate(task.drawn):
             program = TrainProgram(
-                candidate.arch, config.train, augmentation=augmentation, devices=used
+                candidate.arch, config, augmentation=Augmentation(4, True), devices=used
             )
-            key = jax.random.key(i)
-            trained = program.train([candidate], [key], feed, epochs=task.steps // _EPOCH)[0]
+            train = functools.partial(
+                program.train, [candidate], [jax.random.key(i)], feed
+            )
+            (trained,) = train(epochs=task.steps // _EPOCH)
             if i < _COMPARED:
                 weights.append(_flat(trained.variables))
             start = time.perf_counter()
-            program.train([candidate], [key], feed, epochs=1)
+            train(epochs=1)
             steady.append(time.perf_counter() - start)
     return dict(
-        seconds=meter.seconds["training"] - sum(steady),
+        seconds=timer.seconds["training"] - sum(steady),
         ms_per_step=1e3 * float(np.mean(steady)) / _EPOCH,
-        compilations=meter.compilations["training"],
+        compilations=timer.compilations["training"],
         weights=weights,
     )
 
@@ -223,23 +243,22 @@ def run_jit_lax(task: Task) -> dict[str, Any]:
     from jointnas_jax.train.feed import pixel_stats
     from jointnas_jax.train.recipe_arrays import RecipeArrays
 
-    candidates, augmentation = _candidates(task), Augmentation(4, True)
-    images, labels = _images(task, candidates[0].arch.resolution)
-    train = _EPOCH * task.batch
-    times, meter = [], StageTimer()
-    with meter.listening(), meter.stage("training"):
-        stats, members = pixel_stats(images), np.ones(train, bool)
-        images, labels = jax.device_put((images[:train], labels[:train]))
-        for i, candidate in enumerate(candidates):
+    augmentation = Augmentation(4, True)
+    drawn, classes, validation = task.images()
+    times, timer = [], StageTimer()
+    with timer.listening(), timer.stage("training"):
+        stats, members = pixel_stats(drawn), np.ones(_EPOCH * task.batch, bool)
+        images, labels = jax.device_put((drawn[~validation], classes[~validation]))
+        for i, candidate in enumerate(task.drawn):
             module, key = Network(candidate.arch, "conv"), jax.random.key(i)
             recipe = RecipeArrays.of(candidate.recipe)
 
             @jax.jit
             def step(
-                state: Any, recipe: Any, plan: Any, number: int, own: Any = (module, key)
+                state: Any, recipe: Any, plan: Any, number: int, fixed: Any = (module, key)
             ) -> Any:
                 chosen = plan.images[number]
-                module, key = own
+                module, key = fixed
                 row = jax.tree.map(lambda a: a[number], plan.replace(steps=None, images=None))
                 batch = steps.Batch(images[chosen], labels[chosen], row)
                 return steps.train_step(
@@ -264,9 +283,9 @@ def run_jit_lax(task: Task) -> dict[str, Any]:
                 loss.block_until_ready()
                 times.append(time.perf_counter() - pause)
     return dict(
-        seconds=meter.seconds["training"],
+        seconds=timer.seconds["training"],
         ms_per_step=1e3 * float(np.median(times)),
-        compilations=meter.compilations["training"],
+        compilations=timer.compilations["training"],
     )
 
 
@@ -274,42 +293,30 @@ def run_torch(task: Task) -> dict[str, Any]:
     """Contestant `torch`."""
     from benchmarks import torch_baseline
 
-    candidates = _candidates(task)
-    images, labels = _images(task, candidates[0].arch.resolution)
-    images, labels = images[: _EPOCH * task.batch], labels[: _EPOCH * task.batch]
-    mean, std = images.mean((0, 1, 2)), images.std((0, 1, 2))
-    results = []
-    # The first call sets PyTorch up, which is not what is compared.
-    for i, candidate in enumerate([candidates[0], *candidates]):
-        results.append(
-            torch_baseline.train(
-                candidate.arch,
-                candidate.recipe,
-                images,
-                labels,
-                steps=task.steps if i else 1,
-                batch_size=task.batch,
-                steps_per_epoch=_EPOCH,
-                crop_padding=4,
-                flip=True,
-                mean=mean.astype(np.float32),
-                std=std.astype(np.float32),
-                seed=i,
-                threads=task.threads,
-            )
-        )
+    images, labels, validation = task.images()
+    images, labels = images[~validation], labels[~validation]
+    train = functools.partial(
+        torch_baseline.train,
+        images=images,
+        labels=labels,
+        batch_size=task.batch,
+        steps_per_epoch=_EPOCH,
+        crop_padding=4,
+        flip=True,
+        mean=images.mean((0, 1, 2)).astype(np.float32),
+        std=images.std((0, 1, 2)).astype(np.float32),
+        threads=task.threads,
+    )
+    train(task.drawn[0].arch, task.drawn[0].recipe, steps=1, seed=0)  # sets PyTorch up
+    results = [
+        train(candidate.arch, candidate.recipe, steps=task.steps, seed=i)
+        for i, candidate in enumerate(task.drawn, start=1)
+    ]
     return dict(
-        seconds=sum(r["seconds"] for r in results[1:]),
-        ms_per_step=float(np.mean([r["ms_per_step"] for r in results[1:]])),
+        seconds=sum(r["seconds"] for r in results),
+        ms_per_step=float(np.mean([r["ms_per_step"] for r in results])),
         compilations=0,
     )
-
-
-def _config(task: Task) -> Config:
-    train = TrainConfig(batch_size=task.batch, lanes=task.lanes)
-    config = Config(space=task.space, train=train)
-    data = dataclasses.replace(config.data, crop_padding=4, flip=True)
-    return dataclasses.replace(config, data=data)
 
 
 def _flat(variables: Any) -> list[float]:
@@ -320,17 +327,77 @@ def _flat(variables: Any) -> list[float]:
     return np.concatenate([np.ravel(v) for v in jax.tree.leaves(variables["params"])]).tolist()
 
 
-def main(name: str, task: Task) -> dict[str, Any]:
-    """Runs one contestant in this process."""
-    if name == "torch":
-        return run_torch(task)
-    if name == "program":
-        from jointnas_jax.runtime.jax_setup import prepare_jax
+CONTESTANTS: Mapping[str, Callable[[Task], dict[str, Any]]] = {
+    "program": run_program,
+    "jit": run_jit,
+    "jit_lax": run_jit_lax,
+    "torch": run_torch,
+}
 
-        prepare_jax(0)
-        return run_program(task)
-    return run_jit_lax(task) if name == "jit_lax" else run_jit(task)
+
+def main(argv: list[str]) -> dict[str, Any]:
+    """Runs the comparison; returns the report."""
+    values = flags.FLAGS
+    parse_flags(argv, values)
+    names = list(values.contestants)
+    if "torch" in names and importlib.util.find_spec("torch") is None:
+        print("PyTorch is not installed (pip install -e '.[bench]'): left out.", file=sys.stderr)
+        names.remove("torch")
+    if unknown := set(names) - set(CONTESTANTS):
+        raise ConfigError(f"`--contestants` must be of {[*CONTESTANTS]}, got {sorted(unknown)}")
+    lengths = {"short": values.short_steps, "long": values.long_steps}
+    if bad := [s for s in lengths.values() if s % _EPOCH or s < 0]:
+        raise ConfigError(f"steps must be multiples of {_EPOCH}, got {bad[0]}")
+    space = load_config(values.config, argv[:1]).space.to_dict() if values.config else SPACE
+    task = Task(
+        candidates=values.candidates,
+        batch=values.batch,
+        lanes=values.lanes,
+        threads=values.threads,
+        seed=values.seed,
+        space=space,
+    )
+    report: dict[str, Any] = {"task": dataclasses.asdict(task)}
+    for length, steps in lengths.items():
+        if steps:
+            results = compare(dataclasses.replace(task, steps=steps), names)
+            report[length] = results | {"steps": steps}
+            print(f"{length}: {task.candidates} candidates, {steps} steps each, batch {task.batch}")
+            _print(results)
+    return report
+
+
+def _print(results: Mapping[str, Any]) -> None:
+    program = results.get("program")
+    rows = [
+        {"name": name, "ratio": program and result["seconds"] / program["seconds"], **result}
+        for name, result in results.items()
+    ]
+    print(text_table(rows, _LAYOUT))
+    if not program:
+        return
+    print(f"  {program['packing']}; largest deviation {program.get('largest_deviation')}")
+    if roofline := program["roofline"]:
+        print(
+            f"  {roofline['gigaoperations_per_second']:.0f} billion operations a second, "
+            f"{roofline['of_matmul_roof']:.0%} of what large matmuls do; "
+            f"{roofline['gigabytes_per_second']:.1f} GB of maps a second, "
+            f"{roofline['of_memory_roof']:.0%} of what memory does"
+        )
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], Task(**ast.literal_eval(sys.stdin.read())))))
+    flags.DEFINE_string("config", "", "Take the space of this config instead.")
+    flags.DEFINE_integer("candidates", Task.candidates, "Random candidates.", 1)
+    flags.DEFINE_integer("short_steps", 60, "Steps of a candidate, short; a multiple of 60.")
+    flags.DEFINE_integer("long_steps", 600, "Steps of a candidate, long; 0: leave it out.")
+    flags.DEFINE_integer("batch", Task.batch, "Images of a step.", 2)
+    flags.DEFINE_integer("lanes", 0, "Candidates at once on a device; 0: as many as fit.", 0)
+    flags.DEFINE_integer("threads", Task.threads, "Threads of PyTorch.", 1)
+    flags.DEFINE_integer("seed", 0, "Seed of candidates and images.")
+    flags.DEFINE_list(
+        "contestants",
+        ["program", "jit", "torch"],
+        f"Of {', '.join(CONTESTANTS)}; jit_lax takes hours.",
+    )
+    sys.exit(run_measurement(__doc__, main))

@@ -4,11 +4,11 @@ Each predictor learns from N random candidates of a table, with the mean of thei
 ranks 2,000 others. All but the `-plain` ones also get the costs, which are free, as features.
 """
 
-import dataclasses
+import collections
 import functools
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,6 @@ from jointnas_jax.errors import InputError, nearest
 from jointnas_jax.predictor.predictor import Predictor
 from jointnas_jax.space.features import FeatureTable
 
-SIZES = (20, 50, 100, 200, 400)
 _TEST = 2000
 _TOP = 10
 
@@ -40,17 +39,16 @@ OURS: Mapping[str, PredictorConfig] = {
 }
 
 
-def ours(table: Table, config: PredictorConfig, capacity: int, costs: bool = True) -> Contestant:
+def ours(table: Table, config: PredictorConfig, capacity: int, *, costs: bool = True) -> Contestant:
     """The project's predictor in one of its settings; pretrained once, on a random sample.
 
     Without `costs` the process does not see them; the networks are pretrained on them all the same.
     """
-    known = table.cost_features() if costs else None
+    cost_features = table.cost_features() if costs else None
     features = FeatureTable.of(table.space)
-    predictor = Predictor(features, config, capacity=capacity, costs=known)
+    predictor = Predictor(features, config, capacity=capacity, costs=cost_features)
     sample = table.space.sample(np.random.default_rng(0), config.pretrain_samples)
-    costs = table.costs[table.rows(sample)]
-    pretrained = predictor.pretrain(sample, costs, jax.random.key(0))
+    pretrained = predictor.pretrain(sample, table.costs[table.rows(sample)], jax.random.key(0))
 
     def learn(train: np.ndarray, test: np.ndarray, seed: int) -> Scores:
         key = jax.random.key(seed)
@@ -69,7 +67,7 @@ def peers(table: Table, with_costs: bool) -> dict[str, Contestant]:
     from sklearn.linear_model import RidgeCV
     from sklearn.svm import SVR
 
-    # A kernel at the bound of its noise is one that found none.
+    # A kernel at the bound of its noise has seen none.
     warnings.simplefilter("ignore", ConvergenceWarning)
     makers: dict[str, Callable[[int], Any]] = {
         "ridge": lambda seed: RidgeCV(np.logspace(-3, 3, 13)),
@@ -100,96 +98,92 @@ def peers(table: Table, with_costs: bool) -> dict[str, Contestant]:
     return {name + suffix: functools.partial(learn, make) for name, make in makers.items()}
 
 
-def check_names(names: Sequence[str], known: Mapping[str, Any]) -> None:
-    """Raises `InputError` for a contestant that is not known."""
+def check_names(names: Sequence[str], contestants: Collection[str]) -> None:
+    """Raises `InputError` for a name of no contestant."""
     for name in names:
-        if name not in known:
-            raise InputError(f"there is no contestant `{name}`{nearest(name, known)}")
+        if name not in contestants:
+            raise InputError(f"there is no contestant `{name}`{nearest(name, contestants)}")
 
 
-@dataclasses.dataclass
-class Marks:
-    """What one predictor reached with one N, over seeds.
+def standard_error(values: np.ndarray) -> np.ndarray:
+    """Standard error of the means over the first axis."""
+    return values.std(0) / np.sqrt(max(len(values) - 1, 1))
 
-    Attributes:
-      tau: Kendall's rank correlation with the mean of all runs.
-      regret: best score of the test minus the best among the ten predicted best.
-      inside: share of true scores within 1.64 spreads of the prediction, 0.9 if calibrated.
-      seconds: of learning and predicting.
+
+def marks(true: np.ndarray, scores: Scores) -> dict[str, float]:
+    """How good predictions of candidates with true scores `float64[N]` are.
+
+    Returns:
+      `tau`, Kendall's rank correlation; `regret`, best score minus the best among the ten predicted
+      best; `inside`, share of true scores within 1.64 spreads of the prediction (0.9 if
+      calibrated), where there are spreads.
     """
-
-    tau: list[float] = dataclasses.field(default_factory=list)
-    regret: list[float] = dataclasses.field(default_factory=list)
-    inside: list[float] = dataclasses.field(default_factory=list)
-    seconds: list[float] = dataclasses.field(default_factory=list)
-
-    def add(self, true: np.ndarray, found: Scores, seconds: float) -> None:
-        """Records one seed."""
-        mean, spread = found
-        self.tau.append(float(kendalltau(mean, true)[0]))
-        self.regret.append(float(true.max() - true[np.argsort(-mean)[:_TOP]].max()))
-        if spread is not None:
-            self.inside.append(float((np.abs(true - mean) <= 1.64 * spread).mean()))
-        self.seconds.append(seconds)
-
-    def summary(self) -> dict[str, float | None]:
-        """Means over seeds, the standard error of tau, and the median of the seconds."""
-        return {
-            "tau": float(np.mean(self.tau)),
-            "tau_error": float(np.std(self.tau) / np.sqrt(max(len(self.tau) - 1, 1))),
-            "regret": float(np.mean(self.regret)),
-            "inside": float(np.mean(self.inside)) if self.inside else None,
-            "seconds": float(np.median(self.seconds)),
-        }
+    mean, spread = scores
+    values = {
+        # A constant prediction ranks nothing.
+        "tau": float(np.nan_to_num(kendalltau(mean, true)[0])),
+        "regret": float(true.max() - true[np.argsort(-mean)[:_TOP]].max()),
+    }
+    if spread is not None:
+        values["inside"] = float((np.abs(true - mean) <= 1.64 * spread).mean())
+    return values
 
 
 def compare(
-    table: Table, sizes: Sequence[int], seeds: int, names: Sequence[str] = ()
+    table: Table, sizes: Sequence[int], seeds: int, *, names: Sequence[str] = ()
 ) -> Iterator[tuple[str, dict[int, dict[str, float | None]]]]:
     """Compares predictors on a table, each as soon as it is there.
 
     Args:
-      table: of measured candidates.
+      table: measured candidates.
       sizes: numbers N of candidates to learn from.
       seeds: repetitions with other candidates; all predictors get the same ones.
-      names: of the predictors; none: all.
+      names: predictors; none: all.
 
     Yields:
-      For each predictor its name, and for each N the summary of its `Marks`.
+      Name of a predictor, and for each N means of its `marks` over seeds, with the standard error
+      of tau and the median of the seconds.
     """
-    makers: dict[str, Callable[[], Contestant]] = {
-        name: functools.partial(ours, table, config, max(sizes), name != "ours-nocosts")
-        for name, config in OURS.items()
+    others = peers(table, with_costs=True) | peers(table, with_costs=False)
+    check_names(names, [*OURS, *others])
+    for name in names or [*OURS, *others]:
+        learn = others.get(name)
+        if learn is None:
+            learn = ours(table, OURS[name], max(sizes), costs=name != "ours-nocosts")
+        yield name, {size: _learnt(learn, table, size=size, seeds=seeds) for size in sizes}
+
+
+def _learnt(learn: Contestant, table: Table, *, size: int, seeds: int) -> dict[str, float | None]:
+    """Summary of a predictor that learns from so many candidates."""
+    values: dict[str, list[float]] = collections.defaultdict(list)
+    for seed in range(seeds):
+        order = np.random.default_rng(seed).permutation(len(table.vectors))
+        test = order[size : size + _TEST]
+        start = time.perf_counter()
+        scores = learn(order[:size], test, seed)
+        values["seconds"].append(time.perf_counter() - start)
+        for mark, value in marks(table.scores[test], scores).items():
+            values[mark].append(value)
+    return {
+        "tau": float(np.mean(values["tau"])),
+        "tau_error": float(standard_error(np.array(values["tau"]))),
+        "regret": float(np.mean(values["regret"])),
+        "inside": float(np.mean(values["inside"])) if values["inside"] else None,
+        "seconds": float(np.median(values["seconds"])),
     }
-    for with_costs in (True, False):
-        for name, learn in peers(table, with_costs).items():
-            makers[name] = functools.partial(lambda learn: learn, learn)
-    check_names(names, makers)
-    for name in names or makers:
-        learn, results = makers[name](), {}
-        for size in sizes:
-            marks = Marks()
-            for seed in range(seeds):
-                order = np.random.default_rng(seed).permutation(len(table.vectors))
-                train, test = order[:size], order[size : size + _TEST]
-                start = time.perf_counter()
-                found = learn(train, test, seed)
-                marks.add(table.scores[test], found, time.perf_counter() - start)
-            results[size] = marks.summary()
-        yield name, results
 
 
-def noise_ceiling(table: Table) -> float:
+def noise_ceiling(table: Table) -> float | None:
     """Kendall's tau that a perfect predictor of the noise-free scores can be expected to have.
 
     It is compared with labels of R runs: the mean of the runs is taken for the truth, and labels
     are the truth with normal noise as large as each candidate's runs differ, less by the root of R.
-    Nan with a single run. As that truth has noise, too, and spreads more by it, this is a little
+    None with a single run. As that truth has noise, too, and spreads more by it, this is a little
     too high.
     """
     runs = table.runs.shape[1]
     if runs < 2:
-        return float("nan")
+        return None
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(table.scores))[:_TEST]
     truth, noise = table.scores[rows], table.runs[rows].std(1, ddof=1) / np.sqrt(runs)

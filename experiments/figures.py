@@ -18,7 +18,7 @@ _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY)
 
 
 def draw_claim(name: str, report: dict[str, Any], path: Path) -> Path:
-    """Draws the figure of a claim by its name in `FIGURES`; returns the path."""
+    """Draws the figure of an experiment by its name; returns the path."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     FIGURES[name](axes, report)
     axes.spines[["top", "right"]].set_visible(False)
@@ -58,14 +58,14 @@ def _pretraining(axes: Axes, report: dict[str, Any]) -> None:
     axes.figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
 
 
-def _stopping(axes: Axes, report: dict[str, Any]) -> None:
+def _early_stop(axes: Axes, report: dict[str, Any]) -> None:
     """Correlation with the last epoch of all candidates, and what each first round chose."""
     curve = report["by_epoch"][report["correlation"]]
     epochs = range(1, len(curve) + 1)
     axes.plot(epochs, np.array(curve, float), color="black", marker=".", label="all candidates")
     rng = np.random.default_rng(0)
-    for (m, chosen), colour in zip(report["rounds"].items(), _COLOURS, strict=False):
-        stops, kept = np.ravel(chosen["epochs"]), np.ravel(chosen["kept"])
+    for (m, rounds), colour in zip(report["rounds"].items(), _COLOURS, strict=False):
+        stops, kept = np.ravel(rounds["epochs"]), np.ravel(rounds["kept"])
         # Apart from each other, since many coincide.
         stops = stops + rng.uniform(-0.2, 0.2, stops.size)
         axes.scatter(stops, kept, s=14, color=colour, alpha=0.6, label=f"m = {m}")
@@ -82,12 +82,12 @@ def _stopping(axes: Axes, report: dict[str, Any]) -> None:
     axes.figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
 
 
-def _modes(axes: Axes, report: dict[str, Any]) -> None:
+def _joint(axes: Axes, report: dict[str, Any]) -> None:
     """Test accuracy of the winner of each study, seeds connected, with the means."""
     modes = list(report["studies"])
     names = [*modes, "default"]
-    rows = [[s["test"] for s in report["studies"][mode]] for mode in modes]
-    tests = np.array([*rows, report["default"]], float)
+    winners = [[s["test"] for s in report["studies"][mode]] for mode in modes]
+    tests = np.array([*winners, report["default"]], float)
     for seed in range(tests.shape[1]):
         axes.plot(names, tests[:, seed], color=GREY, marker="o", linewidth=1, alpha=0.7)
     axes.scatter(
@@ -105,7 +105,7 @@ def _modes(axes: Axes, report: dict[str, Any]) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def _swap(axes: Axes, report: dict[str, Any]) -> None:
+def _swapped_recipes(axes: Axes, report: dict[str, Any]) -> None:
     """Test accuracy of each network with each recipe, all trainings and their means."""
     accuracies = np.array(report["accuracies"], float)
     count = len(accuracies)
@@ -127,4 +127,9 @@ def _swap(axes: Axes, report: dict[str, Any]) -> None:
     axes.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
 
 
-FIGURES = {"pretraining": _pretraining, "stopping": _stopping, "modes": _modes, "swap": _swap}
+FIGURES = {
+    "pretraining": _pretraining,
+    "early_stop": _early_stop,
+    "joint": _joint,
+    "swapped_recipes": _swapped_recipes,
+}

@@ -1,24 +1,29 @@
-"""Claim: pretraining the embedding on FLOPs and params helps the predictor to rank (section 3.2).
+"""Does pretraining on FLOPs and params raise the predictor's rank correlation at few samples?
 
-The predictor learns from N random candidates and ranks all others, with Kendall's tau as the mark;
-once as it is, once without pretraining, which is all that differs.
+python -m experiments.pretraining --trials=runs/trials.jsonl --out=pretraining.json
+
+The claim of section 3.2. Trains random candidates, or takes those that the file of trials holds.
+The predictor learns from N of them and ranks all others, with Kendall's tau as the mark: the
+config's predictor and the paper's, each with and without pretraining, which is all that differs.
+--seeds: how often the candidates are divided into disjoint sets of N.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
+from absl import flags
+from rich.console import Console
 
-from experiments.random_trials import RandomTrials, check_sizes
-from experiments.verdict import Row, disjoint_sets, judge, others
-from jointnas_jax.config import PredictorConfig
+from experiments.entry import define_trials, run_experiment
+from experiments.verdict import check_sizes, disjoint_sets, judge, others, row
+from jointnas_jax.config import Config, PredictorConfig
 from jointnas_jax.errors import ConfigError
-from jointnas_jax.predictor.predictor import Predictor
-from jointnas_jax.problem.problem import PRETRAIN_STREAM
-from jointnas_jax.search.early_stop import kendall
-from jointnas_jax.space.features import FeatureTable
+
+if TYPE_CHECKING:
+    from experiments.random_trials import RandomTrials
 
 CLAIM = "Pretraining raises the predictor's rank correlation at few samples"
 
@@ -29,13 +34,20 @@ PREDICTORS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def compare(trials: RandomTrials, sizes: Sequence[int], shuffles: int) -> dict[str, Any]:
+def compare(
+    trials: "RandomTrials",
+    sizes: Sequence[int],
+    shuffles: int,
+    *,
+    make: Callable[..., Any] | None = None,
+) -> dict[str, Any]:
     """Compares predictors with and without pretraining.
 
     Args:
       trials: trained candidates.
       sizes: numbers N of candidates to learn from.
       shuffles: how often the candidates are divided into disjoint sets of N.
+      make: makes a predictor, with the arguments of `Predictor`, which None stands for.
 
     Returns:
       The report: `rows`, and `taus` of every set by predictor, N, and `with` or `without`.
@@ -46,38 +58,44 @@ def compare(trials: RandomTrials, sizes: Sequence[int], shuffles: int) -> dict[s
     check_sizes("sizes", sizes, len(trials.vectors))
     rows, taus = [], {}
     for name, changes in PREDICTORS.items():
-        own = dataclasses.replace(settings, **changes)
-        pairs = {
-            "with": measure(trials, own, sizes, shuffles),
-            "without": measure(
-                trials, dataclasses.replace(own, pretrain_epochs=0), sizes, shuffles
-            ),
+        full = dataclasses.replace(settings, **changes)
+        bare = dataclasses.replace(full, pretrain_epochs=0)
+        pair = {
+            which: rank_correlations(trials, predictor, sizes=sizes, shuffles=shuffles, make=make)
+            for which, predictor in (("with", full), ("without", bare))
         }
-        for size in sizes:
-            found = {which: values[size] for which, values in pairs.items()}
-            rows.append(
-                Row(
-                    f"{name}, N = {size}",
-                    {which: values.mean() for which, values in found.items()},
-                    judge(found["with"] - found["without"]),
-                ).to_dict()
-                | {"predictor": name, "N": size}
-            )
         taus[name] = {
-            str(size): {which: values[size].tolist() for which, values in pairs.items()}
+            str(size): {which: values[size].tolist() for which, values in pair.items()}
             for size in sizes
         }
-    return {"claim": CLAIM, **trials.facts(), "shuffles": shuffles, "rows": rows, "taus": taus}
+        for size in sizes:
+            means = {which: values[size].mean() for which, values in pair.items()}
+            verdict = judge(pair["with"][size] - pair["without"][size])
+            line = row(f"{name}, N = {size}", means, verdict)
+            rows.append(line | {"predictor": name, "N": size})
+    return {"claim": CLAIM, **trials.summary(), "shuffles": shuffles, "rows": rows, "taus": taus}
 
 
-def measure(
-    trials: RandomTrials, settings: PredictorConfig, sizes: Sequence[int], shuffles: int
+def rank_correlations(
+    trials: "RandomTrials",
+    settings: PredictorConfig,
+    *,
+    sizes: Sequence[int],
+    shuffles: int,
+    make: Callable[..., Any] | None,
 ) -> dict[int, np.ndarray]:
     """Kendall's tau on the candidates that a set leaves, `float64[shuffles, sets]` for each N."""
+    import jax
+
+    from jointnas_jax.predictor.predictor import Predictor
+    from jointnas_jax.problem.problem import PRETRAIN_STREAM
+    from jointnas_jax.search.early_stop import kendall
+    from jointnas_jax.space.features import FeatureTable
+
     problem, scores = trials.problem, trials.curves[:, -1]
     features = FeatureTable.of(problem.space)
-    costs_of = problem.cost_features()
-    predictor = Predictor(features, settings, capacity=max(sizes), costs=costs_of)
+    cost_features = problem.cost_features()
+    predictor = (make or Predictor)(features, settings, capacity=max(sizes), costs=cost_features)
     rng = np.random.default_rng((problem.config.seed, PRETRAIN_STREAM))
     sample = problem.space.sample(rng, settings.pretrain_samples)
     costs = problem.costs(sample)[:, :2]
@@ -96,3 +114,17 @@ def measure(
                 # A constant prediction ranks nothing.
                 taus[size][shuffle, position] = np.nan_to_num(kendall(predicted, scores[rest]))
     return taus
+
+
+def measure(config: Config, console: Console) -> dict[str, Any]:
+    """Tries the claim; returns the report."""
+    from experiments.random_trials import trials_and_sizes
+
+    trials, sizes = trials_and_sizes(config, console, flag="sizes", texts=flags.FLAGS.sizes)
+    return compare(trials, sizes, flags.FLAGS.seeds)
+
+
+if __name__ == "__main__":
+    define_trials()
+    flags.DEFINE_list("sizes", ["10", "20", "40"], "Candidates that a predictor learns from: N.")
+    sys.exit(run_experiment(__doc__, measure, "pretraining"))

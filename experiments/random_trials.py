@@ -1,24 +1,28 @@
 """Random candidates, trained for all epochs: what two of the claims are tried on.
 
-They are kept in a file of JSON lines, since they are expensive: first the settings that they depend
-on, then one trial a line. A second call trains what is missing only.
+They are expensive, so a file of JSON lines stores them: first the settings that they depend on,
+then one trial a line. A second call trains what is missing only.
 """
 
 import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import flags
 from rich.console import Console
 
+from experiments.verdict import FEWEST, check_sizes
+from jointnas_jax.command_line import integers
 from jointnas_jax.config import Config
-from jointnas_jax.errors import InputError, WorkdirError
-from jointnas_jax.execution.job import Job, TrainResult
+from jointnas_jax.errors import WorkdirError
+from jointnas_jax.execution.executor import Executor
+from jointnas_jax.execution.job import Job
 from jointnas_jax.execution.local import Evaluator
 from jointnas_jax.nets.cost import count
 from jointnas_jax.problem.problem import Problem, build_problem
@@ -28,38 +32,31 @@ from jointnas_jax.storage.trial_store import COMPLETED, Trial
 from jointnas_jax.storage.workdir import jsonable
 from jointnas_jax.study.trial_runner import measured
 
-# Fewer candidates than this cannot be ranked in any way that means something.
-_FEWEST = 3
+# Makes what trains candidates like some of a problem.
+MakeExecutor = Callable[[Problem, Sequence[Candidate]], Executor]
 
 
 class RandomTrials(NamedTuple):
-    """Trained candidates, without those that failed.
-
-    Attributes:
-      problem: what they are candidates of.
-      vectors: `int32[n, K]`.
-      curves: `float64[n, T]`, validation accuracy after each epoch.
-      twice: `float64[a, 2]`, final accuracies of candidates that were trained twice, with other
-        weights, batches and augmentation.
-      failed: trainings that failed.
-    """
+    """Trained candidates, without those that failed."""
 
     problem: Problem
-    vectors: np.ndarray
-    curves: np.ndarray
+    vectors: np.ndarray  # int32[n, K]
+    curves: np.ndarray  # float64[n, T], validation accuracy after each epoch
+    # float64[a, 2], last accuracies of candidates that trained twice, with other weights, batches
+    # and augmentation.
     twice: np.ndarray
-    failed: int
+    failed: int  # number of failed trainings
 
-    def facts(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """What every report on them says first.
 
         `ceiling` is the rank correlation of a candidate's accuracy with that of its second
         training; a predictor of one training's accuracy cannot be expected to do better.
         """
         first, second = self.twice.T
-        good = len(self.twice) >= _FEWEST
+        good = len(self.twice) >= FEWEST
         return {
-            "dataset": self.problem.dataset.name,
+            "dataset": dataset_name(self.problem),
             "candidates": len(self.vectors),
             "failed": self.failed,
             "epochs": self.curves.shape[1],
@@ -71,123 +68,124 @@ class RandomTrials(NamedTuple):
         }
 
 
-def check_sizes(flag: str, sizes: Sequence[int], candidates: int) -> None:
-    """Raises `InputError` if a set of one of the sizes leaves too few candidates to test on."""
-    most = candidates - _FEWEST
-    for size in sizes:
-        if not _FEWEST <= size <= most:
-            raise InputError(
-                f"`--{flag}` must be from {_FEWEST} to {most}, since of {candidates} candidates "
-                f"{_FEWEST} have to be left to test on, got {size}; train more with --candidates="
-            )
+def trials_and_sizes(
+    config: Config, console: Console, *, flag: str, texts: Sequence[str]
+) -> tuple[RandomTrials, list[int]]:
+    """The trials of the flags of `define_trials`, and the sizes of sets of them in another flag."""
+    values = flags.FLAGS
+    sizes = integers(flag, texts, 1, 10**6)
+    check_sizes(flag, sizes, values.candidates)
+    trials = random_trials(
+        config,
+        Path(values.trials),
+        wanted=values.candidates,
+        twice=values.twice,
+        console=console,
+    )
+    return trials, sizes
+
+
+def dataset_name(problem: Problem) -> str:
+    """Name and version of the dataset of a problem that was built with it."""
+    assert problem.dataset is not None
+    return problem.dataset.name
+
+
+def local_executor(problem: Problem, candidates: Sequence[Candidate]) -> Executor:
+    """Trains on the devices of this process."""
+    train, validation, test = problem.divided_images()
+    sample = [candidate.arch for candidate in candidates]
+    return Evaluator(problem.config, problem.space, train, validation, test, sample)
 
 
 def random_trials(
-    config: Config, path: Path, wanted: int, twice: int, console: Console
+    config: Config,
+    path: Path,
+    *,
+    wanted: int,
+    twice: int,
+    console: Console,
+    make: MakeExecutor = local_executor,
 ) -> RandomTrials:
     """Reads trials from a file and trains those that it lacks.
 
+    Stored ones are scheduled all the same, so that the rest meets the same programs.
+
     Args:
-      config: of a study.
+      config: a study.
       path: the file.
       wanted: candidates; fewer where the space has no more within the budget.
-      twice: how many of them, the first ones, are trained a second time.
+      twice: how many of them, the first ones, train a second time.
       console: where progress goes.
+      make: makes what trains.
 
     Raises:
       InputError: bad config or data, or a file that holds something else; before anything trains.
     """
-    problem = build_problem(config)
+    problem, epochs, root = build_problem(config), config.train.epochs, jax.random.key(config.seed)
     vectors = problem.random_candidates(wanted)
-    counts = (len(vectors), min(twice, len(vectors)))
-    names = [(i, training) for training, n in enumerate(counts) for i in range(n)]
-    stored = _read(path, _settings(problem))
-    known = [position for position, name in enumerate(names) if name in stored]
-    if len(known) < len(names):
-        _train(problem, vectors, names, known, path, console)
-        stored = _read(path, _settings(problem))
-    sound = {name: stored[name] for name in names if stored[name].status == COMPLETED}
+    # By position and number of the training.
+    pairs = [(i, t) for t, n in enumerate((wanted, twice)) for i in range(min(n, len(vectors)))]
+    settings = _settings(problem)
+    trials = _read(path, settings)
+    trained = [position for position, pair in enumerate(pairs) if pair in trials]
+    if len(trained) < len(pairs):
+        candidates = [problem.space.decode(vector) for vector in vectors]
+        executor = make(problem, candidates)
+        left = len(pairs) - len(trained)
+        console.print(f"  {left} trainings of {epochs} epochs, stored in {path}", highlight=False)
+        if path.exists():
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        else:
+            _append(path, settings)
+        key = lambda i, training: jax.random.fold_in(jax.random.fold_in(root, training), i)
+        jobs = [Job(candidates[i], key(i, training), epochs) for i, training in pairs]
+        with contextlib.closing(executor.completed(jobs, known=trained)) as completed:
+            for position, result in completed:
+                i, training = pair = pairs[position]
+                trials[pair] = Trial(
+                    number=i,
+                    stage="random",
+                    round=None,
+                    seed=training,
+                    knobs=problem.space.values(vectors[i]),
+                    costs=dataclasses.asdict(count(candidates[i].arch)),
+                    predicted=None,
+                    epochs=len(result.accuracies),
+                    **measured(result),
+                )
+                _append(path, dataclasses.asdict(trials[pair]))
+        console.print(f"  {executor.packings[-1]}", highlight=False)
+    sound = {pair: trials[pair] for pair in pairs if trials[pair].status == COMPLETED}
     first = [i for i, training in sound if training == 0]
     both = [i for i in first if (i, 1) in sound]
     return RandomTrials(
-        problem,
-        vectors[first],
-        np.array([sound[i, 0].accuracies for i in first]).reshape(len(first), -1),
-        np.array([[sound[i, t].score for t in (0, 1)] for i in both]).reshape(-1, 2),
-        len(names) - len(sound),
-    )
-
-
-def _train(
-    problem: Problem,
-    vectors: np.ndarray,
-    names: list[tuple[int, int]],
-    known: list[int],
-    path: Path,
-    console: Console,
-) -> None:
-    """Trains candidates by (position, training), but for the known ones, which are planned only.
-
-    Appends them to the file.
-    """
-    config = problem.config
-    candidates = [problem.space.decode(vector) for vector in vectors]
-    evaluator = Evaluator(
-        config, problem.space, *problem.divided_images(), [c.arch for c in candidates]
-    )
-    root, epochs = jax.random.key(config.seed), config.train.epochs
-    key = lambda i, training: jax.random.fold_in(jax.random.fold_in(root, training), i)
-    console.print(
-        f"  {len(names) - len(known)} trainings of {epochs} epochs, kept in {path}", highlight=False
-    )
-    if path.exists():
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-    else:
-        _append(path, _settings(problem))
-    jobs = [Job(candidates[i], key(i, training), epochs) for i, training in names]
-    with contextlib.closing(evaluator.completed(jobs, known=known)) as completed:
-        for job, outcome in completed:
-            i, training = names[job]
-            trial = _trial(i, training, problem.space.values(vectors[i]), candidates[i], outcome)
-            _append(path, dataclasses.asdict(trial))
-    console.print(f"  {evaluator.packings[-1]}", highlight=False)
-
-
-def _trial(
-    number: int, training: int, knobs: dict[str, Any], candidate: Candidate, outcome: TrainResult
-) -> Trial:
-    """What is kept of a training."""
-    return Trial(
-        number=number,
-        stage="random",
-        round=None,
-        seed=training,
-        knobs=knobs,
-        costs=dataclasses.asdict(count(candidate.arch)),
-        predicted=None,
-        epochs=len(outcome.accuracies),
-        **measured(outcome),
+        problem=problem,
+        vectors=vectors[first],
+        curves=np.array([sound[i, 0].accuracies for i in first]).reshape(len(first), -1),
+        twice=np.array([[sound[i, t].score for t in (0, 1)] for i in both]).reshape(-1, 2),
+        failed=len(pairs) - len(sound),
     )
 
 
 def _settings(problem: Problem) -> dict[str, Any]:
     """Everything that trained candidates depend on; where the dataset lies is not of it."""
     config = problem.config.to_dict()
-    kept = {name: config[name] for name in ("seed", "budget", "data", "space", "train")}
-    kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("name", "dir")}
-    return json.loads(json.dumps(jsonable(kept | {"dataset": problem.dataset.name})))
+    settings = {name: config[name] for name in ("seed", "budget", "data", "space", "train")}
+    settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("name", "dir")}
+    return json.loads(json.dumps(jsonable(settings | {"dataset": dataset_name(problem)})))
 
 
-def _read(path: Path, settings: dict[str, Any]) -> dict[tuple[int, int], Trial]:
+def _read(path: Path, settings: Mapping[str, Any]) -> dict[tuple[int, int], Trial]:
     """The trials of a file by (position, training); none where there is no file."""
     if not path.exists():
         return {}
     try:
         head, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):  # what a kill tore
+        if lines and not lines[-1].endswith("\n"):  # torn by a kill
             lines.pop()
-        found = json.loads(head)
-        other = [name for name in settings if found.get(name) != settings[name]]
+        stored = json.loads(head)
+        other = [name for name, value in settings.items() if stored.get(name) != value]
         trials = [] if other else [Trial(**json.loads(line)) for line in lines]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise WorkdirError(
@@ -197,10 +195,10 @@ def _read(path: Path, settings: dict[str, Any]) -> dict[tuple[int, int], Trial]:
         raise WorkdirError(
             f"`--trials={path}` holds trials with another `{other[0]}`; give another file"
         )
-    return {(trial.number, trial.seed): trial for trial in trials}
+    return {(trial.number, trial.seed or 0): trial for trial in trials}
 
 
-def _append(path: Path, line: dict[str, Any]) -> None:
+def _append(path: Path, line: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:

@@ -15,77 +15,71 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
+
+from jointnas_jax.command_line import text_table
+from jointnas_jax.errors import InputError
 
 HOLDS, FAILS, NOISE = "holds", "does not hold", "within the noise"
 _CONFIDENCE = 0.95
+# Fewer candidates than this cannot be ranked in any way that means something.
+FEWEST = 3
 
 
 class Verdict(NamedTuple):
-    """What a sample of differences says.
+    """What a sample of differences says."""
 
-    Attributes:
-      mean: of the differences.
-      error: standard error of the mean; nan where there are fewer than two units.
-      low, high: the 95 % interval, likewise.
-      units: independent differences, on average over shuffles.
-      word: `HOLDS`, `FAILS` or `NOISE`.
-    """
-
-    mean: float
-    error: float
-    low: float
-    high: float
-    units: float
-    word: str
-
-
-class Row(NamedTuple):
-    """One line of a claim's table.
-
-    Attributes:
-      label: what was compared.
-      numbers: name of a column -> its mean.
-      difference: the verdict.
-    """
-
-    label: str
-    numbers: Mapping[str, float]
-    difference: Verdict
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, None where there is no number."""
-        number = lambda v: float(v) if math.isfinite(v) else None
-        *measured, word = self.difference
-        names = Verdict._fields[:-1]
-        return {
-            "label": self.label,
-            "numbers": {name: number(v) for name, v in self.numbers.items()},
-            "difference": {n: number(v) for n, v in zip(names, measured, strict=True)}
-            | {"verdict": word},
-        }
+    mean: float = math.nan
+    error: float = math.nan  # standard error of the mean; nan with fewer than two units
+    low: float = math.nan  # of the 95 % interval, likewise
+    high: float = math.nan
+    units: float = 0.0  # independent differences, on average over shuffles
+    verdict: str = NOISE  # or `HOLDS`, or `FAILS`
 
 
 def judge(differences: np.ndarray | Sequence[float]) -> Verdict:
-    """Applies the rule.
-
-    Args:
-      differences: `float[U]` of units, or `float[S, U]` of S shuffles; nan where there is none.
-    """
+    """Applies the rule to units `float[U]`, or `float[S, U]` of S shuffles; nan where missing."""
     values = np.atleast_2d(np.asarray(differences, float))
     values = values[np.isfinite(values).any(axis=1)]
     if not values.size:
-        return Verdict(*[math.nan] * 4, 0.0, NOISE)
+        return Verdict()
     mean, units = float(np.nanmean(values)), float(np.isfinite(values).sum(1).mean())
-    spread = values[np.isfinite(values).sum(1) > 1]
-    if units < 2 or not spread.size:
-        return Verdict(mean, *[math.nan] * 3, units, NOISE)
-    error = math.sqrt(np.nanvar(spread, axis=1, ddof=1).mean() / units)
-    half = error * stats.t.ppf((1 + _CONFIDENCE) / 2, units - 1)
+    several = values[np.isfinite(values).sum(1) > 1]
+    if units < 2 or not several.size:
+        return Verdict(mean, units=units)
+    error = math.sqrt(np.nanvar(several, axis=1, ddof=1).mean() / units)
+    half = error * float(stdtrit(units - 1, (1 + _CONFIDENCE) / 2))
     low, high = mean - half, mean + half
-    return Verdict(
-        mean, error, low, high, units, HOLDS if low > 0 else FAILS if high < 0 else NOISE
-    )
+    verdict = HOLDS if low > 0 else FAILS if high < 0 else NOISE
+    return Verdict(mean, error, low, high, units, verdict)
+
+
+def row(label: str, numbers: Mapping[str, float], difference: Verdict) -> dict[str, Any]:
+    """One line of a claim's table, as JSON has it: what was compared, means, and the verdict."""
+    shown = {
+        name: v if name == "verdict" else number(v) for name, v in difference._asdict().items()
+    }
+    return {
+        "label": label,
+        "numbers": {name: number(v) for name, v in numbers.items()},
+        "difference": shown,
+    }
+
+
+def number(value: float) -> float | None:
+    """A number for JSON, None where there is none."""
+    return float(value) if math.isfinite(value) else None
+
+
+def check_sizes(flag: str, sizes: Sequence[int], candidates: int) -> None:
+    """Raises `InputError` if a set of one of the sizes leaves too few candidates to test on."""
+    most = candidates - FEWEST
+    for size in sizes:
+        if not FEWEST <= size <= most:
+            raise InputError(
+                f"`--{flag}` must be from {FEWEST} to {most}, since of {candidates} candidates "
+                f"{FEWEST} have to be left to test on, got {size}; train more with --candidates="
+            )
 
 
 def disjoint_sets(count: int, size: int, shuffles: int) -> np.ndarray:
@@ -106,29 +100,19 @@ def others(count: int, chosen: np.ndarray) -> np.ndarray:
 
 def sentence(claim: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """The claim with its verdicts, each with the rows that it is about."""
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        found.setdefault(row["difference"]["verdict"], []).append(row["label"])
+    labels: dict[str, list[str]] = {}
+    for one in rows:
+        labels.setdefault(one["difference"]["verdict"], []).append(one["label"])
     parts = [
-        word if len(found) == 1 else f"{word} for {'; '.join(found[word])}"
+        word if len(labels) == 1 else f"{word} for {'; '.join(labels[word])}"
         for word in (HOLDS, NOISE, FAILS)
-        if word in found
+        if word in labels
     ]
     return f"{claim}: {', '.join(parts)}."
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The rows as lines of text: means, the difference with its standard error, the verdict."""
-    show = lambda v: "-" if v is None else f"{v:.3f}"
-    names = list(rows[0]["numbers"])
-    width = max(len(row["label"]) for row in rows)
-    lines = [f"  {'':<{width}}" + "".join(f"{n:>12}" for n in names) + f"{'difference':>18}"]
-    for row in rows:
-        difference = row["difference"]
-        mean = "-" if difference["mean"] is None else f"{difference['mean']:+.3f}"
-        lines.append(
-            f"  {row['label']:<{width}}"
-            + "".join(f"{show(row['numbers'][n]):>12}" for n in names)
-            + f"{mean + ' ± ' + show(difference['error']):>18}  {difference['verdict']}"
-        )
-    return lines
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as text: means, the difference with its standard error, the verdict."""
+    layout = {"": "{label}"} | {name: f"{{numbers[{name}]:.3f}}" for name in rows[0]["numbers"]}
+    layout["difference"] = "{difference[mean]:+.3f} ± {difference[error]:.3f}"
+    return text_table(rows, layout | {"verdict": "{difference[verdict]}"})

@@ -2,9 +2,11 @@
 
 import os
 import re
+import string
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -19,8 +21,12 @@ from jointnas_jax.errors import (
     one_line,
     shown,
 )
+from jointnas_jax.files import write_json
 from jointnas_jax.rules import DURATION, PATH, QUANTITY, TIMES, parse_limit
 from jointnas_jax.space import read_arch
+
+# Flags that functions here define are those of the script that calls them, in its `--help` too.
+flags.disclaim_key_flags()
 
 _HELP = ("--help", "-h", "-help", "--helpfull")
 _LIMIT = 'a number above 0 such as "450M" (units K, M, G), up to 1000000G'
@@ -49,6 +55,46 @@ def run_script(argv: list[str], doc: str, work: Callable[[list[str]], int]) -> i
     except KeyboardInterrupt:
         print("interrupted; the same command starts again", file=sys.stderr)
         return InterruptedStudyError.exit_code
+
+
+def run_measurement(
+    doc: str,
+    measure: Callable[[list[str]], dict[str, Any]],
+    draw: Callable[[dict[str, Any], Path], Path | None] | None = None,
+) -> int:
+    """Runs a script that measures: `run_script` with a flag `--out` for the report.
+
+    Args:
+      doc: docstring of the script, shown by `--help`.
+      measure: takes `argv`, whose flags it parses, and returns the report.
+      draw: draws a figure of the report beside the JSON file; returns its path, None without one.
+
+    Returns:
+      The exit code.
+    """
+    define_out("JSON file for the report" + ("; a figure is drawn beside it." if draw else "."))
+
+    def work(argv: list[str]) -> int:
+        report = measure(argv)
+        if flags.FLAGS.out:
+            path = Path(flags.FLAGS.out)
+            write_json(path, report)
+            print(f"  wrote {path}")
+            if draw and (figure := draw(report, path.with_suffix(".png"))):
+                print(f"  wrote {figure}")
+        return 0
+
+    return run_script(sys.argv, doc, work)
+
+
+def define_out(doc: str) -> None:
+    """Defines the flag `--out`, a JSON file; another file is an error before anything runs."""
+    flags.DEFINE_string("out", "", doc)
+    flags.register_validator(
+        "out",
+        lambda text: not text or (text.endswith(".json") and Path(text).parent.is_dir()),
+        message="must be a .json file in an existing folder",
+    )
 
 
 def parse_config(argv: list[str], default_file: str, flag_values: flags.FlagValues) -> Config:
@@ -159,6 +205,30 @@ def integers(flag: str, texts: Sequence[str], *, low: int, high: int) -> list[in
             f"{shown(','.join(texts))}"
         )
     return numbers
+
+
+def text_table(rows: Sequence[Mapping[str, Any]], layout: Mapping[str, str]) -> str:
+    """Rows as lines of text: the first column to the left, the others to the right.
+
+    Args:
+      rows: JSON objects.
+      layout: title of each column -> format of its cells, such as "{loss[mean]:.3f}"; None is "-".
+    """
+    cells = [[_CELL.vformat(text, (), row) for text in layout.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip([*layout], *cells, strict=True)]
+    lines = []
+    for first, *rest in ([*layout], *cells):
+        padded = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append("  ".join(["", first.ljust(widths[0]), *padded]))
+    return "\n".join(lines)
+
+
+class _Cell(string.Formatter):
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return "-" if value is None else format(value, format_spec)
+
+
+_CELL = _Cell()
 
 
 def _check_path(config: ConfigDict, path: str) -> None:

@@ -33,8 +33,14 @@ def _work(argv: list[str], interrupt: Interrupt) -> int:
     from jointnas_jax.study.entry import Options, run
 
     workdir = Path(WORKDIR.value or Path("runs") / config.name)
-    shown = (QUIET.value, TENSORBOARD.value)
-    options = Options(workdir, DRY_RUN.value, OVERWRITE.value, *shown, argv)
+    options = Options(
+        workdir,
+        dry=DRY_RUN.value,
+        overwrite=OVERWRITE.value,
+        quiet=QUIET.value,
+        tensorboard=TENSORBOARD.value,
+        argv=argv,
+    )
     return run(config, options, interrupt)
 
 

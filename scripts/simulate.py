@@ -17,19 +17,20 @@ by them, and how many results the search knew on average (`known`) and at least 
 it asked for a candidate after the first round. `gains` are over synchronous rounds.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from jointnas_jax.command_line import integers, parse_config, run_script
-from jointnas_jax.errors import ConfigError, WorkdirError
-from jointnas_jax.files import write_json
+from jointnas_jax.command_line import integers, parse_config, run_measurement
+from jointnas_jax.config import Config
+from jointnas_jax.errors import ConfigError
 from jointnas_jax.simulation.fleet import LARGEST, Fleet, parse_speeds, read_speeds
+from jointnas_jax.simulation.workload import Workload
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "imagenet_joint.py"
-_FLEET = Fleet()
 _SIZES = [str(2**power) for power in range(13)]
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a finished study, for its trial times.")
@@ -56,66 +57,42 @@ DEVICES = flags.DEFINE_list("devices", _SIZES, f"Sizes of the fleet, from 1 to {
 SPEED = flags.DEFINE_list(
     "speed", ["1"], "Of a device; by number where devices share their cores: 1:1,2:0.8,4:0.4."
 )
-SCALING = flags.DEFINE_string("scaling", "", "Speeds measured by benchmarks/device_scaling.py.")
-MEMORY = flags.DEFINE_float("memory_gb", _FLEET.memory_gb, "Of a device; 0: enough.")
-COMPILE = flags.DEFINE_float(
-    "compile_seconds", _FLEET.compile_seconds, "To compile a program on a device; -1: the model's."
-)
-PREEMPTIONS = flags.DEFINE_float(
-    "preemptions_per_hour", _FLEET.preemptions_per_hour, "Of a device that trains."
-)
-REPLACEMENT = flags.DEFINE_float(
-    "replacement_minutes", _FLEET.replacement_minutes, "Until a device is replaced."
-)
-CHECKPOINT = flags.DEFINE_float(
-    "checkpoint_minutes", _FLEET.checkpoint_minutes, "Between saved states of a training."
-)
-SPREAD = flags.DEFINE_float(
-    "spread", _FLEET.spread, "Deviation of the logarithm of a training's time: stragglers."
-)
-PER_TRIAL = flags.DEFINE_integer(
-    "devices_per_trial", _FLEET.devices_per_trial, "Devices that share a candidate's batches."
-)
-SHARING = flags.DEFINE_float(
-    "sharing", _FLEET.sharing, "What each doubling of them keeps of their speed."
-)
+SCALING = flags.DEFINE_string("scaling", "", "Speeds measured by benchmarks/scaling.py.")
+for field in dataclasses.fields(Fleet):
+    if field.name not in ("devices", "speed"):
+        define = flags.DEFINE_integer if field.type is int else flags.DEFINE_float
+        define(field.name, field.default, field.metadata["doc"])
 SEEDS = flags.DEFINE_integer("seeds", 5, "Plays of each fleet, over which times are averaged.", 1)
 VALIDATE = flags.DEFINE_list("validate", [], "Run the study on so many CPU devices, and compare.")
-OUT = flags.DEFINE_string("out", "", "JSON file for the report; a figure is drawn beside it.")
 
 
-def main(argv: list[str]) -> int:
-    """Simulates or validates; returns the exit code."""
-    config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
-    names = ("memory_gb", "compile_seconds", "preemptions_per_hour", "replacement_minutes")
-    names += ("checkpoint_minutes", "spread", "devices_per_trial", "sharing")
-    fleet = Fleet(**{name: flags.FLAGS[name].value for name in names})
+def main(argv: list[str]) -> dict[str, Any]:
+    """Simulates or validates; returns the report."""
+    values = flags.FLAGS
+    config = parse_config(argv, str(DEFAULT_CONFIG), values)
+    names = {field.name for field in dataclasses.fields(Fleet)} - {"devices", "speed"}
+    fleet = Fleet(**{name: values[name].value for name in names})
     speeds = read_speeds(Path(SCALING.value)) if SCALING.value else parse_speeds(SPEED.value)
-    limits = dict(low=1, high=LARGEST)
-    sizes = integers("devices", DEVICES.value, **limits)
-    counts = integers("validate", VALIDATE.value, **limits) if VALIDATE.value else []
-    if counts and (counts[0] != 1 or len(set(counts)) < 2):
-        raise ConfigError(f"`--validate` must begin with 1 and go on, such as 1,2,4, got {counts}")
-    out = Path(OUT.value) if OUT.value else None
-    if out and (out.suffix != ".json" or not out.parent.is_dir()):
-        raise WorkdirError(f"`--out` must be a .json file in an existing folder, got `{OUT.value}`")
-    if counts:
-        from jointnas_jax.simulation.validation import table, validate
+    sizes = integers("devices", DEVICES.value, 1, LARGEST)
+    if VALIDATE.value:
+        counts = integers("validate", VALIDATE.value, 1, LARGEST)
+        if counts[0] != 1 or len(set(counts)) < 2:
+            raise ConfigError(
+                f"`--validate` must begin with 1 and go on, such as 1,2,4, got {counts}"
+            )
+        from jointnas_jax.simulation import validation
 
-        report = validate(config, counts, speeds)
-        lines = table(report)
-    else:
-        from jointnas_jax.simulation.sweep import sentences, sweep, table
+        report = validation.validate(config, counts, speeds)
+        print(validation.table(report))
+        return report
+    from jointnas_jax.simulation.sweep import sentences, sweep, table
 
-        report = sweep(_workload(config), fleet, sizes, speeds, SEEDS.value)
-        lines = [*table(report), *sentences(report)]
-    print("\n".join(lines))
-    if out:
-        _write(report, out, drawn=not counts)
-    return 0
+    report = sweep(_workload(config), fleet, sizes, speeds=speeds, seeds=SEEDS.value)
+    print("\n".join([table(report), *sentences(report)]))
+    return report
 
 
-def _workload(config: Any) -> Any:
+def _workload(config: Config) -> Workload:
     """What to play; these imports take seconds, and an error in a flag should not."""
     if WORKDIR.value:
         from jointnas_jax.simulation.recorded import recorded
@@ -127,14 +104,11 @@ def _workload(config: Any) -> Any:
     return forecasted(config, images, MACHINE.value, STOP.value, FIT.value)
 
 
-def _write(report: dict[str, Any], out: Path, drawn: bool) -> None:
-    write_json(out, report)
-    print(f"  wrote {out}")
-    if drawn:
-        from jointnas_jax.report.simulation import draw
+def _draw(report: dict[str, Any], path: Path) -> Path | None:
+    from jointnas_jax.report.simulation import draw
 
-        print(f"  wrote {draw(report, out.with_suffix('.png'))}")
+    return draw(report, path) if "scaling" in report else None
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(sys.argv, __doc__, main))
+    sys.exit(run_measurement(__doc__, main, _draw))

@@ -1,7 +1,7 @@
 """Trains one candidate fully, on any dataset; goes on where it was interrupted.
 
 python scripts/train_candidate.py --candidate=runs/digits/winner0.json --config=configs/digits.py
-python scripts/train_candidate.py --candidate=fbnetv3_b --config=configs/imagenet_final.py --dry_run
+python scripts/train_candidate.py --candidate=fbnetv3_b --config=configs/imagenet_train.py --dry_run
 """
 
 import sys
@@ -38,8 +38,14 @@ def _work(argv: list[str], interrupt: Interrupt) -> int:
 
     name = f"{config.name}-{Path(CANDIDATE.value or 'default').stem}"
     workdir = Path(WORKDIR.value or Path("runs") / name)
-    shown = (QUIET.value, TENSORBOARD.value)
-    options = Options(workdir, DRY_RUN.value, OVERWRITE.value, *shown, argv)
+    options = Options(
+        workdir,
+        dry=DRY_RUN.value,
+        overwrite=OVERWRITE.value,
+        quiet=QUIET.value,
+        tensorboard=TENSORBOARD.value,
+        argv=argv,
+    )
     return train(config, CANDIDATE.value, options, interrupt)
 
 

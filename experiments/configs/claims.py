@@ -6,7 +6,7 @@ validation images beside 3,000 to train on, and recipes reach from far too timid
 (With 1,500 validation images and the recipes of `fashion_mnist.py` 100 candidates had a standard
 deviation of 1.0 points, no more than the noise, and no claim could be told from chance.)
 
-    python -m experiments.pretrain --config=experiments/configs/claims.py --config.data.dir=DIR \
+    python -m experiments.pretraining --config=experiments/configs/claims.py --config.data.dir=DIR \
         --trials=runs/claims.jsonl --out=pretraining.json
     python -m experiments.early_stop --config=experiments/configs/claims.py --config.data.dir=DIR \
         --trials=runs/claims.jsonl --out=early_stop.json

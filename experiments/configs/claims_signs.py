@@ -11,8 +11,6 @@ from pathlib import Path
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-
 
 def get_config():
     load = lambda file: runpy.run_path(str(file))["get_config"]()

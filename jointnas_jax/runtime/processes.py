@@ -1,6 +1,7 @@
-"""Work that needs a process of its own: JAX reads its settings once, when it starts."""
+"""Functions that need a process of their own: JAX reads its settings once, when it starts."""
 
-import dataclasses
+import ast
+import importlib
 import json
 import os
 import subprocess
@@ -10,21 +11,20 @@ from typing import Any
 from jointnas_jax.errors import StudyError, one_line
 
 
-def in_a_process(module: str, argument: object, data: Any, **environment: str) -> Any:
-    """Runs a module, and returns the JSON of its last line.
+def in_a_process(function: str, *arguments: Any, **environment: str) -> Any:
+    """Calls a function in a new process; returns its result, which passes through JSON.
 
     Args:
-      module: Dotted name of the module, such as `benchmarks.scaling`.
-      argument: Its only argument.
-      data: A dataclass, which it reads from its input by `ast.literal_eval`.
-      **environment: Additions to the environment of this process.
+      function: module and name, such as "benchmarks.scaling:steps_per_second".
+      *arguments: plain values. JSON would turn ranges, which are tuples, into lists.
+      **environment: variables added to those of this process.
 
     Raises:
-      StudyError: The module failed; with its last line.
+      StudyError: the process failed; with the last line of its errors.
     """
     done = subprocess.run(
-        [sys.executable, "-m", module, str(argument)],
-        input=repr(dataclasses.asdict(data)),  # JSON would turn ranges, which are tuples, to lists
+        [sys.executable, "-m", "jointnas_jax.runtime.processes", function],
+        input=repr(arguments),
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -32,5 +32,11 @@ def in_a_process(module: str, argument: object, data: Any, **environment: str) -
     )
     if done.returncode:
         last = (done.stderr.splitlines() or [""])[-1]
-        raise StudyError(f"`{module}` with {argument} failed: {one_line(last)}")
+        raise StudyError(f"`{function}` failed: {one_line(last)}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    module, _, name = sys.argv[1].partition(":")
+    call = getattr(importlib.import_module(module), name)
+    print(json.dumps(call(*ast.literal_eval(sys.stdin.read()))))

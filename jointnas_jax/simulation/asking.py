@@ -1,7 +1,8 @@
 """When a driver asks for candidates: in rounds as the paper does, or as results arrive.
 
-An asker tells the player what to train, and hears of every training that ends. All of them train
-the same candidates: which ones a search would choose at another moment, nobody knows beforehand.
+An asker names the trainings that the player starts, and hears of every training that ends. All
+askers train the same candidates: which ones a search would choose at another moment, nobody knows
+beforehand.
 """
 
 import abc
@@ -13,28 +14,23 @@ from jointnas_jax.simulation.workload import Phase, Training, Workload
 
 
 class Release(NamedTuple):
-    """Trainings that may start.
+    """Trainings that may start."""
 
-    Attributes:
-      at: time in seconds.
-      trainings: in order; none where the driver does something else until then.
-    """
-
-    at: float
-    trainings: tuple[Training, ...]
+    at: float  # time in seconds
+    trainings: tuple[Training, ...]  # in order; none where the driver is busy until then
 
 
 class Asker(abc.ABC):
     """A driver.
 
     Attributes:
-      known: number of a training of the coarse stage -> results that the search had seen when it
+      seen: number of a training of the coarse stage -> results that the search had seen when it
         asked for it.
       stopping: whether the early-stop rule has decided.
     """
 
     def __init__(self) -> None:
-        self.known: dict[int, int] = {}
+        self.seen: dict[int, int] = {}
         self.stopping = False
 
     @abc.abstractmethod
@@ -42,7 +38,7 @@ class Asker(abc.ABC):
         """What comes first."""
 
     @abc.abstractmethod
-    def told(self, now: float, training: Training) -> list[Release]:
+    def ended(self, now: float, training: Training) -> list[Release]:
         """What comes after a training has ended."""
 
     def released(self, now: float) -> list[Release]:
@@ -57,7 +53,8 @@ class Synchronous(Asker):
     def __init__(self, phases: Sequence[Phase]):
         super().__init__()
         self._phases = iter(phases)
-        self._left, self._results, self._coarse = 0, 0, False
+        self._left = self._results = 0
+        self._coarse = False
 
     def start(self, now: float) -> list[Release]:
         """The next phase; phases without trainings take the driver's time only."""
@@ -66,11 +63,11 @@ class Synchronous(Asker):
             if phase.trainings:
                 self._left, self._coarse = len(phase.trainings), phase.coarse
                 if phase.coarse:
-                    self.known |= {t.number: self._results for t in phase.trainings}
+                    self.seen |= {t.number: self._results for t in phase.trainings}
                 return [Release(now, phase.trainings)]
         return [Release(now, ())]
 
-    def told(self, now: float, training: Training) -> list[Release]:
+    def ended(self, now: float, training: Training) -> list[Release]:
         """Counts; the last one of a phase begins the next."""
         self._left -= 1
         self._results += self._coarse
@@ -78,7 +75,7 @@ class Synchronous(Asker):
 
 
 class Asynchronous(Asker):
-    """Tell as they finish, refit, ask again: a worker that is free gets the next candidate.
+    """Asks for the next candidate as soon as a worker is free, after a new fit.
 
     One fit serves all workers that wait when it begins. No more than a first round starts without a
     result. Trainings that begin before the early-stop rule has decided end when it has, after their
@@ -86,44 +83,36 @@ class Asynchronous(Asker):
     """
 
     def __init__(self, workload: Workload, workers: int, barrier: bool):
-        """Plans nothing yet.
-
-        Args:
-          workload: whose rounds are dissolved.
-          workers: candidates that train at once.
-          barrier: whether the first round ends before any other candidate is asked for.
-        """
+        """`barrier`: the first round ends before the driver asks for any other candidate."""
         super().__init__()
         phases = dataclasses.replace(workload, one_host=False).laid_out(workers)
-        coarse = [phase for phase in phases if phase.coarse and phase.trainings]
+        first, *later = [phase for phase in phases if phase.coarse and phase.trainings]
         self._rest = Synchronous([phase for phase in phases if not phase.coarse])
-        self._begin = coarse[0].before
-        fits = [phase.before for phase in coarse[1:]]
-        self._fit = sum(fits) / len(fits) if fits else 0.0
-        self._first = len(coarse[0].trainings)
-        self._queue = [t for phase in coarse for t in phase.trainings]
-        self._firsts = {t.number for t in self._queue[: self._first]}
-        self._names = {t.number for t in self._queue}
+        self._fit = sum(phase.before for phase in later) / max(1, len(later))
+        self._busy_until = first.before
+        self._workers = workers
+        self._barrier = barrier
+        self._first = len(first.trainings)
+        self._queue = [training for phase in (first, *later) for training in phase.trainings]
+        self._numbers = {training.number for training in self._queue}
+        self._firsts = {training.number for training in first.trainings}
         if not barrier:
-            full = max(t.epochs for t in self._queue)
-            late = self._queue[self._first :]
+            full, late = max(t.epochs for t in self._queue), self._queue[self._first :]
             self._queue[self._first :] = [t._replace(epochs=full, short=t.epochs) for t in late]
-        self._barrier, self._workers = barrier, workers
-        self._hungry = self._results = 0
-        self._busy_until, self._next = 0.0, 0
+        self._free = self._results = self._next = 0
 
     def start(self, now: float) -> list[Release]:
         """As many of the first round as there are workers."""
-        self._busy_until = now + self._begin
-        self._hungry = self._workers
+        self._busy_until += now
+        self._free = self._workers
         return [self._take(self._first)]
 
-    def told(self, now: float, training: Training) -> list[Release]:
+    def ended(self, now: float, training: Training) -> list[Release]:
         """Counts, and asks again if the driver is free."""
-        if training.number not in self._names:
-            return self._rest.told(now, training)
+        if training.number not in self._numbers:
+            return self._rest.ended(now, training)
         self._results += 1
-        self._hungry += 1
+        self._free += 1
         self._firsts.discard(training.number)
         self.stopping = not self._firsts
         if self._results == len(self._queue):
@@ -132,7 +121,7 @@ class Asynchronous(Asker):
 
     def released(self, now: float) -> list[Release]:
         """Asks for the workers that wait."""
-        if not self._hungry or self._next == len(self._queue):
+        if not self._free or self._next == len(self._queue):
             return []
         if self._next < self._first:  # the head of the pool needs no fit
             return [self._take(self._first)._replace(at=now)]
@@ -142,10 +131,10 @@ class Asynchronous(Asker):
         return [self._take(len(self._queue))]
 
     def _take(self, end: int) -> Release:
-        chosen = self._queue[self._next : min(end, self._next + self._hungry)]
+        chosen = self._queue[self._next : min(end, self._next + self._free)]
         self._next += len(chosen)
-        self._hungry -= len(chosen)
-        self.known |= {t.number: self._results for t in chosen}
+        self._free -= len(chosen)
+        self.seen |= {training.number: self._results for training in chosen}
         return Release(self._busy_until, tuple(chosen))
 
 
@@ -164,7 +153,7 @@ def widened(workload: Workload, workers: int) -> Workload:
     return dataclasses.replace(workload, phases=(coarse[0], *rounds, *rest))
 
 
-# By name, given a workload and the number of workers.
+# By name, made of the workload and the number of workers.
 ASKERS: dict[str, Callable[[Workload, int], Asker]] = {
     "sync": lambda workload, workers: Synchronous(workload.laid_out(workers)),
     "wide": lambda workload, workers: Synchronous(widened(workload, workers).laid_out(workers)),

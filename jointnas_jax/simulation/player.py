@@ -5,10 +5,12 @@ ways of asking are compared with the same stragglers.
 """
 
 import collections
+import dataclasses
+import functools
 import heapq
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,48 +26,30 @@ _MOST_ATTEMPTS = 1000
 
 
 class Played(NamedTuple):
-    """What a play took.
+    """What a play took; device-seconds count each device of a worker."""
 
-    Attributes:
-      seconds: wall time of the study.
-      search_seconds: until the coarse stage has ended.
-      training: device-seconds of epochs that counted.
-      compiling: device-seconds of compiling that counted.
-      lost: device-seconds that preemptions undid: epochs that were not saved, programs.
-      preemptions: how many.
-      known: number of a training of the coarse stage -> results known when it was asked for.
-    """
-
-    seconds: float
-    search_seconds: float
-    training: float
-    compiling: float
-    lost: float
+    seconds: float  # wall time of the study
+    search_seconds: float  # until the coarse stage has ended
+    training: float  # device-seconds of epochs that counted
+    compiling: float  # device-seconds of compiling that counted
+    lost: float  # device-seconds that preemptions undid: epochs that were not saved, programs
     preemptions: int
-    known: dict[int, int]
+    seen: dict[int, int]  # number of a coarse training -> results there were when it was asked for
 
 
+@dataclasses.dataclass(eq=False)
 class _Attempt:
-    """A training on a worker, until it ends or the worker is preempted.
+    """A training on a worker, until it ends or the worker is preempted."""
 
-    Attributes:
-      training, worker: which, where.
-      start: when it began; epochs begin at `ready`, after compiling.
-      epoch: seconds of one.
-      done: epochs that it began with.
-      target: epochs that it ends with.
-      fails: when the worker is preempted, if it still runs.
-      plan: number of its event; others of it are out of date.
-    """
-
-    __slots__ = (
-        *("training", "worker", "start", "ready", "epoch", "done", "target", "fails", "plan"),
-    )
-
-    def __init__(self, training: Training, worker: int, start: float, ready: float, epoch: float):
-        self.training, self.worker, self.start, self.ready = training, worker, start, ready
-        self.epoch, self.done, self.target, self.fails = epoch, 0, 0, math.inf
-        self.plan = -1
+    training: Training
+    worker: int
+    start: float
+    ready: float  # when epochs begin, after compiling
+    epoch: float  # seconds of one
+    done: int  # epochs that it began with
+    target: int  # epochs that it ends with
+    fails: float  # when the worker is preempted, if it still runs
+    version: int = 0  # of its next event, which older ones are not
 
     @property
     def end(self) -> float:
@@ -75,21 +59,19 @@ class _Attempt:
     def epochs(self, now: float) -> int:
         """Whole epochs that it has trained by now."""
         left = self.target - self.done
-        return (
-            min(left, max(0, math.floor((now - self.ready) / self.epoch))) if self.epoch else left
-        )
+        if not self.epoch:
+            return left
+        return min(left, max(0, math.floor((now - self.ready) / self.epoch)))
 
 
 class _Player:
-    """A play."""
-
-    def __init__(self, workload: Workload, fleet: Fleet, rounds: str, seed: int):
-        self._fleet, self._seed = fleet, seed
+    def __init__(self, workload: Workload, fleet: Fleet, rounds: str, *, seed: int):
+        self._fleet = fleet
+        self._seed = seed
         self._ask = ASKERS[rounds](workload, fleet.workers)
-        self._coarse = {
-            t.number for phase in workload.phases if phase.coarse for t in phase.trainings
-        }
-        self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []
+        coarse = [phase for phase in workload.phases if phase.coarse]
+        self._coarse = {training.number for phase in coarse for training in phase.trainings}
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._count = 0
         self._now = self._end = self._searched = 0.0
         self._waiting: collections.deque[Training] = collections.deque()
@@ -99,29 +81,36 @@ class _Player:
         self._saved: dict[int, int] = {}  # epochs, by number of a training
         self._attempts: collections.Counter[int] = collections.Counter()
         self._training = self._compiling = self._lost = 0.0
-        self._cut, self._preemptions = False, 0
+        self._cut = False
+        self._preemptions = 0
 
     def play(self) -> Played:
         """Plays to the end."""
         self._release(self._ask.start(0.0))
         while self._events:
-            self._now, _, happen, what = heapq.heappop(self._events)
-            happen(what)
+            self._now, _, happen = heapq.heappop(self._events)
+            happen()
             while self._waiting and self._idle:
                 self._start(self._waiting.popleft())
         devices = self._fleet.worker_devices
-        spent = (devices * s for s in (self._training, self._compiling, self._lost))
-        return Played(self._end, self._searched, *spent, self._preemptions, dict(self._ask.known))
+        return Played(
+            seconds=self._end,
+            search_seconds=self._searched,
+            training=devices * self._training,
+            compiling=devices * self._compiling,
+            lost=devices * self._lost,
+            preemptions=self._preemptions,
+            seen=dict(self._ask.seen),
+        )
 
-    def _at(self, time: float, happen: Callable[[Any], None], what: Any) -> int:
-        """Makes something happen at a time, after what was made for it before: gives its number."""
+    def _at(self, time: float, happen: Callable[[], object]) -> None:
+        """Makes something happen at a time, after what was made for it before."""
         self._count += 1
-        heapq.heappush(self._events, (time, self._count, happen, what))
-        return self._count
+        heapq.heappush(self._events, (time, self._count, happen))
 
     def _release(self, releases: Iterable[Release]) -> None:
         for release in releases:
-            self._at(release.at, self._released, release.trainings)
+            self._at(release.at, functools.partial(self._released, release.trainings))
 
     def _released(self, trainings: tuple[Training, ...]) -> None:
         self._end = self._now
@@ -135,14 +124,20 @@ class _Player:
         del self._idle[worker]
         compiling = 0.0
         if worker not in homes:
-            own = fleet.compile_seconds
-            compiling = own if own >= 0 else training.compile_seconds
+            fixed = fleet.compile_seconds
+            compiling = fixed if fixed >= 0 else training.compile_seconds
             homes.add(worker)
-        epoch = training.epoch_seconds * self._luck(number) / fleet.worker_speed
-        attempt = _Attempt(training, worker, self._now, self._now + compiling, epoch)
-        attempt.done = self._saved.get(number, 0)
-        attempt.target = max(self._wanted(training), attempt.done)
-        attempt.fails = self._now + self._lasts(number, self._attempts[number])
+        done = self._saved.get(number, 0)
+        attempt = _Attempt(
+            training,
+            worker,
+            start=self._now,
+            ready=self._now + compiling,
+            epoch=training.epoch_seconds * self._luck(number) / fleet.worker_speed,
+            done=done,
+            target=max(self._wanted(training), done),
+            fails=self._now + self._lasts(number, self._attempts[number]),
+        )
         self._attempts[number] += 1
         if self._attempts[number] > _MOST_ATTEMPTS:
             raise InputError(
@@ -150,30 +145,33 @@ class _Player:
                 "saved state to the next; lower --preemptions_per_hour or --checkpoint_minutes"
             )
         self._running[worker] = attempt
-        self._plan(attempt)
+        self._await(attempt)
 
     def _wanted(self, training: Training) -> int:
-        early = self._ask.stopping and training.short is not None
-        return training.short if early else training.epochs
+        early = training.short if self._ask.stopping else None
+        return training.epochs if early is None else early
 
-    def _plan(self, attempt: _Attempt) -> None:
-        """Notes what will happen to an attempt, instead of what was noted before."""
+    def _await(self, attempt: _Attempt) -> None:
+        """Notes the end of an attempt or its preemption, instead of what was noted before."""
+        attempt.version += 1
         fails = attempt.fails < attempt.end
         happen, time = (self._preempted, attempt.fails) if fails else (self._ended, attempt.end)
-        attempt.plan = self._count + 1
-        self._at(time, happen, (attempt, attempt.plan))
+        self._at(time, functools.partial(self._happen, attempt, attempt.version, happen))
 
-    def _ended(self, event: tuple[_Attempt, int]) -> None:
-        attempt, plan = event
-        if attempt.plan != plan:
-            return
+    def _happen(
+        self, attempt: _Attempt, version: int, happen: Callable[[_Attempt], object]
+    ) -> None:
+        if attempt.version == version:
+            del self._running[attempt.worker]
+            happen(attempt)
+
+    def _ended(self, attempt: _Attempt) -> None:
         training, self._end = attempt.training, self._now
-        del self._running[attempt.worker]
-        self._return(attempt.worker)
+        self._idle[attempt.worker] = None
         self._spend(attempt, attempt.target - attempt.done)
         if training.number in self._coarse:
             self._searched = self._now
-        self._release(self._ask.told(self._now, training))
+        self._release(self._ask.ended(self._now, training))
         if self._ask.stopping and not self._cut:
             self._cut = True
             self._cut_short()
@@ -186,40 +184,33 @@ class _Player:
             wanted = max(self._wanted(attempt.training), min(begun, attempt.target))
             if wanted < attempt.target:
                 attempt.target = wanted
-                self._plan(attempt)
+                self._await(attempt)
 
-    def _preempted(self, event: tuple[_Attempt, int]) -> None:
+    def _preempted(self, attempt: _Attempt) -> None:
         """The worker is gone; the training goes on elsewhere from its last saved state."""
-        attempt, plan = event
-        if attempt.plan != plan:
-            return
-        training, worker = attempt.training, attempt.worker
         interval = 60 * self._fleet.checkpoint_minutes
         every = max(1, math.ceil(interval / attempt.epoch)) if attempt.epoch else 1
-        kept = attempt.epochs(self._now) // every * every
-        self._saved[training.number] = attempt.done + kept
-        self._spend(attempt, kept)
+        saved = attempt.epochs(self._now) // every * every
+        self._saved[attempt.training.number] = attempt.done + saved
+        self._spend(attempt, saved)
         self._preemptions += 1
-        del self._running[worker]
         for homes in self._homes.values():
-            homes.discard(worker)
-        self._waiting.appendleft(training)
-        self._at(self._now + 60 * self._fleet.replacement_minutes, self._return, worker)
-
-    def _return(self, worker: int) -> None:
-        self._idle[worker] = None
+            homes.discard(attempt.worker)
+        self._waiting.appendleft(attempt.training)
+        replaced = self._now + 60 * self._fleet.replacement_minutes
+        self._at(replaced, functools.partial(self._idle.setdefault, attempt.worker))
 
     def _spend(self, attempt: _Attempt, epochs: int) -> None:
-        """Counts the time of an attempt, of which so many epochs are kept; one compilation is."""
+        """Counts the time of an attempt of which so many epochs count; one compilation does."""
         compiling = min(attempt.ready, self._now) - attempt.start
-        training, first = epochs * attempt.epoch, self._attempts[attempt.training.number] == 1
+        training = epochs * attempt.epoch
         self._training += training
-        if first:
+        if self._attempts[attempt.training.number] == 1:
             self._compiling += compiling
         else:
             self._lost += compiling
-        passed = self._now - attempt.start - compiling - training
-        self._lost += passed if attempt.fails <= self._now else 0.0
+        if attempt.fails <= self._now:
+            self._lost += self._now - attempt.start - compiling - training
 
     def _luck(self, number: int) -> float:
         """How many times as long as expected a training takes; 1 on average."""
@@ -238,16 +229,16 @@ class _Player:
         return rng.exponential(1 / rate)
 
 
-def play(workload: Workload, fleet: Fleet, rounds: str = "sync", seed: int = 0) -> Played:
+def play(workload: Workload, fleet: Fleet, rounds: str = "sync", *, seed: int = 0) -> Played:
     """Plays a workload on a fleet.
 
     Args:
       workload: the study.
-      fleet: that it runs on.
+      fleet: the machines.
       rounds: name of an asker.
-      seed: of stragglers and preemptions.
+      seed: seed of stragglers and preemptions.
 
     Raises:
       InputError: preemptions leave no time for a training to get anywhere.
     """
-    return _Player(workload, fleet, rounds, seed).play()
+    return _Player(workload, fleet, rounds, seed=seed).play()

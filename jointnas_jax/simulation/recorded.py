@@ -33,15 +33,11 @@ _BEFORE, _BETWEEN = ("data", "pool", "pretraining"), "fine stage"
 
 
 def recorded(workdir: Path, one_host: bool = False) -> Workload:
-    """Reads the workload of a finished study.
+    """Reads the workload of a finished study; `one_host` as in `Workload`.
 
     What a stage took besides its trainings is the driver's. Times are surest of a study on one
     device: a trial's seconds, compiling included, are wall time shared out among those that trained
-    side by side, and the idle ends of such a group cannot be told from training.
-
-    Args:
-      workdir: of the study.
-      one_host: see `Workload`.
+    side by side, and the idle ends of such a group look like training.
 
     Raises:
       WorkdirError: the workdir holds no finished study.
@@ -59,11 +55,13 @@ def recorded(workdir: Path, one_host: bool = False) -> Workload:
     programs: dict[ArchSpec, str] = {}
     phases = []
     for (stage, number), trials in stages.items():
-        trainings = tuple(_trainings(problem, trials, devices, programs))
+        trainings = tuple(_trainings(problem, trials, devices=devices, programs=programs))
         name = f"round {number}" if number else stage
-        phases.append((stage, Phase(name, 0.0, trainings, stage == "coarse")))
+        phases.append((stage, Phase(name, 0.0, trainings, coarse=stage == "coarse")))
     driven = _driven(phases, seconds, devices)
-    macs = {t.number: t.costs["macs"] * max(1, t.epochs) for own in stages.values() for t in own}
+    macs = {
+        t.number: t.costs["macs"] * max(1, t.epochs) for trials in stages.values() for t in trials
+    }
     source = f"trial times of `{workdir}` on {devices} devices"
     return Workload(config.name, source, tuple(_compiling_apart([*driven], macs)), one_host)
 
@@ -72,56 +70,57 @@ def _driven(
     phases: Sequence[tuple[str, Phase]], seconds: dict[str, Any], devices: int
 ) -> Iterator[Phase]:
     """Adds what the driver does before each phase, by the wall time of its stage."""
-    alone: collections.Counter[str] = collections.Counter()
-    parts: collections.Counter[str] = collections.Counter()
+    alone: dict[str, list[float]] = collections.defaultdict(list)
     for stage, phase in phases:
         there = Workload("", "", (phase,), one_host=True)
-        alone[stage] += play(there, Fleet(devices)).seconds
-        parts[stage] += 1
+        alone[stage].append(play(there, Fleet(devices)).seconds)
     before = sum(seconds.get(name, 0.0) for name in _BEFORE)
     earlier = "coarse"
     for stage, phase in phases:
-        before += max(0.0, seconds.get(_STAGES[stage], 0.0) - alone[stage]) / parts[stage]
+        rest = seconds.get(_STAGES[stage], 0.0) - sum(alone[stage])
+        before += max(0.0, rest) / len(alone[stage])
         if stage != earlier == "coarse":
             before += seconds.get(_BETWEEN, 0.0)
         yield phase._replace(before=before)
         before, earlier = 0.0, stage
 
 
-def _compiling_apart(phases: Sequence[Phase], macs: dict[int, float]) -> Iterator[Phase]:
+def _compiling_apart(phases: Sequence[Phase], macs: dict[int, int]) -> Iterator[Phase]:
     """Takes the time of compiling out of the training that waited for it.
 
     A program's first training takes longer for its multiply-adds than others. Where no other is in
-    the program, those of the same kind tell what it would have taken.
+    the program, those of the same kind show what it would have taken.
     """
     pace = lambda t: t.seconds / macs[t.number]
     by_program: dict[str, list[Training]] = collections.defaultdict(list)
     for training in (t for phase in phases for t in phase.trainings):
         by_program[training.program].append(training)
-    firsts = {name: max(own, key=pace) for name, own in by_program.items()}
-    others = {name: [pace(t) for t in own if t != firsts[name]] for name, own in by_program.items()}
+    firsts = {name: max(same, key=pace) for name, same in by_program.items()}
+    others = {
+        name: [pace(t) for t in same if t != firsts[name]] for name, same in by_program.items()
+    }
     kinds: dict[bool, list[float]] = collections.defaultdict(list)
     for name, paces in others.items():
         kinds[firsts[name].envelope] += paces
     compiling = {}
     for name, first in firsts.items():
-        known = others[name] or kinds[first.envelope]
-        usual = statistics.median(known) if known else pace(first)
+        paces = others[name] or kinds[first.envelope] or [pace(first)]
+        usual = statistics.median(paces)
         compiling[name] = max(0.0, first.seconds - usual * macs[first.number])
 
     def apart(training: Training) -> Training:
-        own = compiling[training.program]
-        rest = training.seconds - own * (training == firsts[training.program])
-        return training._replace(epoch_seconds=rest / training.epochs, compile_seconds=own)
+        waited = compiling[training.program]
+        rest = training.seconds - waited * (training == firsts[training.program])
+        return training._replace(epoch_seconds=rest / training.epochs, compile_seconds=waited)
 
     for phase in phases:
         yield phase._replace(trainings=tuple(map(apart, phase.trainings)))
 
 
 def _trainings(
-    problem: Problem, trials: Sequence[Trial], devices: int, programs: dict[ArchSpec, str]
+    problem: Problem, trials: Sequence[Trial], *, devices: int, programs: dict[ArchSpec, str]
 ) -> Iterator[Training]:
-    """The trainings of a phase; gives new architectures a program of their own."""
+    """The trainings of a phase; new architectures get a program of their own."""
     vectors = [problem.space.vector_from_values(trial.knobs) for trial in trials]
     archs = [problem.space.decode(vector).arch for vector in vectors]
     names = [
@@ -135,10 +134,10 @@ def _trainings(
         together = min(devices, sizes[name]) if envelope or exact < devices else 1
         epochs = max(1, trial.epochs)
         yield Training(
-            trial.number,
-            name,
-            trial.seconds * together / epochs,
-            epochs,
+            number=trial.number,
+            program=name,
+            epoch_seconds=trial.seconds * together / epochs,
+            epochs=epochs,
             memory=training_bytes(arch, problem.config.train.batch_size, _VALUE_BYTES),
             envelope=envelope,
         )

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from jointnas_jax.command_line import text_table
 from jointnas_jax.errors import InputError
 from jointnas_jax.simulation.asking import ASKERS
 from jointnas_jax.simulation.fleet import Fleet, Speeds, speed_at
@@ -16,43 +17,57 @@ WORTH = 0.10
 # What asynchronous rounds must gain to be worth having.
 WANTED = 0.20
 
+_LAYOUT = {
+    "devices": "{devices:,}",
+    "rounds": "{rounds}",
+    "hours": "{hours:,.4g}",
+    "search": "{search_hours:,.4g}",
+    "busy": "{utilisation:.0%}",
+    "preempted": "{preemptions:,.0f}",
+    "lost dev-h": "{lost_device_hours:,.4g}",
+    "delay": "{delay:.1%}",
+    "known": "{known:.0f}",
+}
+
 
 def sweep(
-    workload: Workload, fleet: Fleet, sizes: Sequence[int], speeds: Speeds, seeds: int
+    workload: Workload, fleet: Fleet, sizes: Sequence[int], *, speeds: Speeds, seeds: int
 ) -> dict[str, Any]:
     """Plays a workload on fleets of several sizes, in rounds and as results arrive.
 
     Args:
       workload: the study.
-      fleet: what does not depend on its size.
+      fleet: everything about it but its size and speed.
       sizes: numbers of devices.
-      speeds: of a device, by number of devices.
+      speeds: speed of a device, by number of devices.
       seeds: plays of each, over which times are averaged.
 
     Returns:
-      The report: JSON, documented in the README.
+      The report, documented in `scripts/simulate.py`.
 
     Raises:
       InputError: no candidate fits on a device, or no training gets anywhere.
     """
     rows = []
     for devices in sorted(set(sizes)):
-        own = dataclasses.replace(fleet, devices=devices, speed=speed_at(speeds, devices))
-        fits = workload.fitting(own.worker_bytes)
+        sized = dataclasses.replace(fleet, devices=devices, speed=speed_at(speeds, devices))
+        fits = workload.fitting(sized.worker_bytes)
         if not all(phase.trainings for phase in fits.phases if phase.coarse):
             raise InputError(
                 f"a round has no candidate that fits in `--memory_gb` = {fleet.memory_gb:g} of "
-                f"{own.worker_devices} devices; the smallest one needs "
+                f"{sized.worker_devices} devices; the smallest one needs "
                 f"{min(t.memory for t in workload.trainings) / 1e9:.1f} GB"
             )
         for rounds in ASKERS:
-            plays = [play(fits, own, rounds, seed) for seed in range(seeds)]
+            plays = [play(fits, sized, rounds, seed=seed) for seed in range(seeds)]
             calm = plays
-            if own.preemptions_per_hour:
-                lasting = own.without_preemptions()
-                calm = [play(fits, lasting, rounds, seed) for seed in range(seeds)]
-            rows.append(_row(fits, own, rounds, plays, calm))
-            rows[-1]["too_large"] = len(workload.trainings) - len(fits.trainings)
+            if sized.preemptions_per_hour:
+                lasting = dataclasses.replace(sized, preemptions_per_hour=0.0)
+                calm = [play(fits, lasting, rounds, seed=seed) for seed in range(seeds)]
+            row = {"devices": devices, "rounds": rounds} | _means(
+                fits, sized, plays=plays, calm=calm
+            )
+            rows.append(row | {"too_large": len(workload.trainings) - len(fits.trainings)})
     return {
         "study": workload.name,
         "source": workload.source,
@@ -66,29 +81,25 @@ def sweep(
     }
 
 
-def _row(
-    workload: Workload, fleet: Fleet, rounds: str, plays: Sequence[Played], calm: Sequence[Played]
-) -> dict[str, Any]:
+def _means(
+    workload: Workload, fleet: Fleet, *, plays: Sequence[Played], calm: Sequence[Played]
+) -> dict[str, float | None]:
     """Means over plays; `calm` are the same ones without preemptions."""
-    mean = lambda values: statistics.fmean(values)
+    mean = statistics.fmean
     seconds = mean(p.seconds for p in plays)
-    first = len(next(p for p in workload.phases if p.coarse).trainings)
-    coarse = [t.number for phase in workload.phases if phase.coarse for t in phase.trainings]
-    informed = [p.known[n] for p in plays for n in coarse[first:]]
+    devices = fleet.workers * fleet.worker_devices
+    _, *later = [phase for phase in workload.phases if phase.coarse]
+    seen = [p.seen[t.number] for p in plays for phase in later for t in phase.trainings]
     return {
-        "devices": fleet.devices,
-        "rounds": rounds,
         "hours": seconds / 3600,
         "search_hours": mean(p.search_seconds for p in plays) / 3600,
-        "utilisation": mean(
-            p.training / (fleet.workers * fleet.worker_devices * p.seconds) for p in plays
-        ),
+        "utilisation": mean(p.training / (devices * p.seconds) for p in plays),
         "compile_share": mean(p.compiling / (p.training + p.compiling + p.lost) for p in plays),
         "preemptions": mean(p.preemptions for p in plays),
         "lost_device_hours": mean(p.lost for p in plays) / 3600,
         "delay": seconds / mean(p.seconds for p in calm) - 1,
-        "known": mean(informed) if informed else None,
-        "least_known": min(informed, default=None),
+        "known": mean(seen) if seen else None,
+        "least_known": min(seen, default=None),
     }
 
 
@@ -100,16 +111,14 @@ def scaling(rows: Sequence[dict[str, Any]], rounds: str) -> dict[str, Any]:
       `WORTH` of the time, None if there is none; `half_busy`: the largest size at which devices
       train half of the time.
     """
-    own = [row for row in rows if row["rounds"] == rounds]
-    stops = None
-    for i, row in enumerate(own):
-        larger = (other for other in own[i + 1 :] if other["devices"] >= 2 * row["devices"])
-        twice = next(larger, None)
+    line = [row for row in rows if row["rounds"] == rounds]
+    stops = []
+    for row in line:
+        twice = next((other for other in line if other["devices"] >= 2 * row["devices"]), None)
         if twice and twice["hours"] > (1 - WORTH) * row["hours"]:
-            stops = row["devices"]
-            break
-    busy = [row["devices"] for row in own if row["utilisation"] >= 0.5]
-    return {"stops": stops, "half_busy": max(busy, default=None)}
+            stops.append(row["devices"])
+    busy = [row["devices"] for row in line if row["utilisation"] >= 0.5]
+    return {"stops": min(stops, default=None), "half_busy": max(busy, default=None)}
 
 
 def gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -121,65 +130,48 @@ def gains(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     by_size: dict[int, dict[str, dict[str, Any]]] = {}
     for row in rows:
         by_size.setdefault(row["devices"], {})[row["rounds"]] = row
-    found = []
-    for devices, own in by_size.items():
-        sync = own["sync"]
+    gained = []
+    for devices, others in by_size.items():
+        sync = others.pop("sync")
         saved = {
             name: {
-                "search": 1 - own[name]["search_hours"] / sync["search_hours"],
-                "study": 1 - own[name]["hours"] / sync["hours"],
-                "over_wide": 1 - own[name]["search_hours"] / own["wide"]["search_hours"],
-                "known": own[name]["known"],
+                "search": 1 - row["search_hours"] / sync["search_hours"],
+                "study": 1 - row["hours"] / sync["hours"],
+                "over_wide": 1 - row["search_hours"] / others["wide"]["search_hours"],
+                "known": row["known"],
             }
-            for name in own
-            if name != "sync"
+            for name, row in others.items()
         }
-        found.append({"devices": devices, "known": sync["known"], **saved})
-    return found
+        gained.append({"devices": devices, "known": sync["known"], **saved})
+    return gained
 
 
-def table(report: dict[str, Any]) -> list[str]:
-    """The report's rows for people."""
-    hours = report["device_hours"]
-    lines = [
-        f"{report['study']}: {report['trainings']} trainings, {hours:,.4g} device-hours, by "
-        f"{report['source']}",
-        f"  {'devices':>7} {'rounds':<6}{'hours':>10}{'search':>10}{'busy':>6}{'preempted':>10}"
-        f"{'lost dev-h':>11}{'delay':>7}{'known':>7}",
-    ]
-    for row in report["rows"]:
-        known = "-" if row["known"] is None else f"{row['known']:.0f}"
-        lines.append(
-            f"  {row['devices']:>7,} {row['rounds']:<6}{row['hours']:>10,.4g}"
-            f"{row['search_hours']:>10,.4g}{row['utilisation']:>6.0%}{row['preemptions']:>10,.0f}"
-            f"{row['lost_device_hours']:>11,.4g}{row['delay']:>7.1%}{known:>7}"
-        )
-    return lines
+def table(report: dict[str, Any]) -> str:
+    """The report's rows as text."""
+    hours = f"{report['device_hours']:,.4g} device-hours, by {report['source']}"
+    head = f"{report['study']}: {report['trainings']} trainings, {hours}"
+    return f"{head}\n{text_table(report['rows'], _LAYOUT)}"
 
 
 def sentences(report: dict[str, Any]) -> list[str]:
     """The report's answers in words."""
     lines = []
-    for name, found in report["scaling"].items():
-        stops = found["stops"]
-        last = max(row["devices"] for row in report["rows"])
-        lines.append(
-            f"{name}: "
-            + (
-                f"stops scaling at {stops:,} devices (twice as many save less than {WORTH:.0%})"
-                if stops
-                else f"still scales at {last:,} devices"
-            )
-            + f"; devices train half of the time up to {found['half_busy'] or 0:,}"
-        )
+    last = max(row["devices"] for row in report["rows"])
+    for name, answers in report["scaling"].items():
+        answer = f"still scales at {last:,} devices"
+        if stops := answers["stops"]:
+            little = f"twice as many save less than {WORTH:.0%}"
+            answer = f"stops scaling at {stops:,} devices ({little})"
+        busy = f"devices train half of the time up to {answers['half_busy'] or 0:,}"
+        lines.append(f"{name}: {answer}; {busy}")
     for name in ("wide", "mixed", "async"):
         saved = {gain["devices"]: gain[name] for gain in report["gains"]}
         best = max(saved, key=lambda devices: saved[devices]["search"])
-        many = [f"{n:,}" for n, gain in saved.items() if gain["search"] > WANTED]
-        beyond = max(gain["over_wide"] for gain in saved.values())
-        lines.append(
-            f"{name}: saves up to {saved[best]['search']:.0%} of the search ({best:,} devices)"
-            + (f", up to {beyond:.0%} of one in wide rounds" if name != "wide" else "")
-            + (f"; more than {WANTED:.0%} with {' '.join(many)} devices" if many else "")
-        )
+        line = f"{name}: saves up to {saved[best]['search']:.0%} of the search ({best:,} devices)"
+        if name != "wide":
+            beyond = max(gain["over_wide"] for gain in saved.values())
+            line += f", up to {beyond:.0%} of one in wide rounds"
+        if many := [f"{n:,}" for n, gain in saved.items() if gain["search"] > WANTED]:
+            line += f"; more than {WANTED:.0%} with {' '.join(many)} devices"
+        lines.append(line)
     return lines

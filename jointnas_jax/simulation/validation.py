@@ -1,14 +1,12 @@
 """Is the simulation right? Runs a study on several numbers of CPU devices, and plays it."""
 
-import ast
-import json
 import os
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jointnas_jax.command_line import text_table
 from jointnas_jax.config import Config, check_config
 from jointnas_jax.runtime.processes import in_a_process
 from jointnas_jax.simulation.fleet import Fleet, Speeds, speed_at
@@ -21,36 +19,45 @@ TOLERANCE = 0.20
 
 
 def validate(config: Config, counts: Sequence[int], speeds: Speeds) -> dict[str, Any]:
-    """Runs a study on each number of devices, nothing compiled before.
+    """Runs a study on each number of devices, nothing compiled before; raises `StudyError`.
 
-    Args:
-      config: of the study.
-      counts: numbers of devices; times of the first one are played on all of them.
-      speeds: of a device, by number of devices.
-
-    Raises:
-      StudyError: a run failed.
+    The times of the first number are played on all of them.
     """
     measured: dict[int, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for devices in counts:
-            workdir = Path(folder) / str(devices)
-            measured[devices] = _run(config, workdir, devices, Path(folder) / f"cache{devices}")
+            cache = Path(folder) / f"cache{devices}"
+            cache.mkdir()
+            measured[devices] = in_a_process(
+                "jointnas_jax.simulation.validation:stage_seconds",
+                str(Path(folder) / str(devices)),
+                config.to_dict(),
+                JAX_NUM_CPU_DEVICES=str(devices),
+                JAX_COMPILATION_CACHE_DIR=str(cache),
+            )
         workload = recorded(Path(folder) / str(counts[0]), one_host=True)
     return compare(workload, measured, speeds)
 
 
-def compare(
-    workload: Workload, measured: dict[int, dict[str, float]], speeds: Speeds
-) -> dict[str, Any]:
-    """Plays a workload on the fleets that were measured.
+def stage_seconds(workdir: str, settings: Mapping[str, Any]) -> dict[str, float]:
+    """Runs a study in this process; returns its seconds by stage."""
+    from rich.console import Console
 
-    Args:
-      workload: of the smallest fleet.
-      measured: number of devices -> seconds by stage.
-      speeds: of a device, by number of devices.
-    """
-    rows = []
+    from jointnas_jax.problem.problem import build_problem
+    from jointnas_jax.runtime.jax_setup import prepare_jax
+    from jointnas_jax.study.run import run_study
+
+    prepare_jax(0)
+    config = check_config(settings)
+    build_problem(config)  # prepares the digits if nobody did: that is no part of a study
+    return run_study(config, Path(workdir), Console(quiet=True))["seconds"]
+
+
+def compare(
+    workload: Workload, measured: Mapping[int, dict[str, float]], speeds: Speeds
+) -> dict[str, Any]:
+    """Plays a workload on all fleets that were measured: number of devices -> seconds by stage."""
+    rows: list[dict[str, Any]] = []
     for devices, seconds in measured.items():
         fleet = Fleet(devices, speed_at(speeds, devices))
         real, played = sum(seconds.values()), play(workload, fleet).seconds
@@ -69,35 +76,14 @@ def compare(
     return {"study": workload.name, "rows": rows, "right": right, "load": load}
 
 
-def table(report: dict[str, Any]) -> list[str]:
-    """The report for people."""
-    lines = [f"{report['study']}: {'devices':>8}{'measured':>10}{'simulated':>11}{'error':>8}"]
-    for r in report["rows"]:
-        times = f"{r['measured']:>8.1f} s{r['simulated']:>9.1f} s{r['error']:>+8.1%}"
-        lines.append(" " * (len(report["study"]) + 2) + f"{r['devices']:>8}" + times)
+def table(report: dict[str, Any]) -> str:
+    """The report as text."""
+    layout = {
+        "devices": "{devices}",
+        "measured": "{measured:.1f} s",
+        "simulated": "{simulated:.1f} s",
+        "error": "{error:+.1%}",
+    }
     verdict = "within" if report["right"] else "not within"
-    return [*lines, f"  {verdict} {TOLERANCE:.0%}; load of the machine {report['load']}"]
-
-
-def _run(config: Config, workdir: Path, devices: int, cache: Path) -> dict[str, float]:
-    """Seconds by stage of the study in a process of its own, with an empty cache of programs."""
-    cache.mkdir()
-    own = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_COMPILATION_CACHE_DIR": str(cache)}
-    return in_a_process("jointnas_jax.simulation.validation", workdir, config, **own)
-
-
-def _main(workdir: Path, config: Config) -> None:
-    from rich.console import Console
-
-    from jointnas_jax.problem.problem import build_problem
-    from jointnas_jax.runtime.jax_setup import prepare_jax
-    from jointnas_jax.study.run import run_study
-
-    prepare_jax(0)
-    build_problem(config)  # prepares the digits where nobody did: that is no part of a study
-    result = run_study(config, workdir, Console(quiet=True))
-    print(json.dumps(result["seconds"]))
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]), check_config(ast.literal_eval(sys.stdin.read())))
+    end = f"  {verdict} {TOLERANCE:.0%}; load of the machine {report['load']}"
+    return f"{report['study']}:\n{text_table(report['rows'], layout)}\n{end}"

@@ -8,70 +8,46 @@ from typing import NamedTuple
 
 
 class Training(NamedTuple):
-    """One training.
+    """One training."""
 
-    Attributes:
-      number: in the workload.
-      program: that it trains in; a device compiles each once.
-      epoch_seconds: on a device of speed 1.
-      epochs: of it.
-      compile_seconds: of the program.
-      memory: bytes that it needs on a device.
-      short: epochs that are enough once the early-stop rule has decided; None: all of them.
-      envelope: whether other architectures share its program.
-    """
-
-    number: int
-    program: str
-    epoch_seconds: float
+    number: int  # in the workload
+    program: str  # a device compiles each once
+    epoch_seconds: float  # on a device of speed 1
     epochs: int
-    compile_seconds: float = 0.0
-    memory: int = 0
-    short: int | None = None
-    envelope: bool = False
+    compile_seconds: float = 0.0  # of the program
+    memory: int = 0  # bytes on a device
+    short: int | None = None  # epochs once the early-stop rule has decided; None: all of them
+    envelope: bool = False  # whether other architectures share its program
 
     @property
     def seconds(self) -> float:
-        """Of training, without compiling."""
+        """Time of training, without compiling."""
         return self.epoch_seconds * self.epochs
 
 
 class Phase(NamedTuple):
-    """Trainings that are there at once; all must end before the next phase.
+    """Trainings that may start at once; all must end before the next phase."""
 
-    Attributes:
-      name: of the stage, or the round.
-      before: seconds of the driver before it: fits, evolution.
-      trainings: of the phase.
-      coarse: whether it is a round of the coarse stage.
-    """
-
-    name: str
-    before: float
+    name: str  # of the stage or the round
+    before: float  # seconds of the driver before it: fits, evolution
     trainings: tuple[Training, ...]
-    coarse: bool = False
+    coarse: bool = False  # whether it is a round of the coarse stage
 
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A study.
-
-    Attributes:
-      name: of it.
-      source: where its times are from, in words.
-      phases: in order.
-      one_host: trainings of an envelope wait for each other, one on each device, as in the program
-        of one host; else a device takes the next one when it is free, as on a fleet.
-    """
+    """A study."""
 
     name: str
-    source: str
-    phases: tuple[Phase, ...]
+    source: str  # where its times are from, in words
+    phases: tuple[Phase, ...]  # in order
+    # Trainings of an envelope wait for each other, one on each device, as in the program of one
+    # host; else a device takes the next one when it is free, as on a fleet.
     one_host: bool = False
 
     @property
     def trainings(self) -> list[Training]:
-        """Of all phases."""
+        """Trainings of all phases."""
         return [training for phase in self.phases for training in phase.trainings]
 
     @property
@@ -87,7 +63,7 @@ class Workload:
         return dataclasses.replace(self, phases=phases)
 
     def laid_out(self, workers: int) -> tuple[Phase, ...]:
-        """The phases as so many workers go through them; mirrors `Evaluator.completed`."""
+        """The phases as so many workers go through them; as in the local executor."""
         return tuple(part for phase in self.phases for part in self._parts(phase, workers))
 
     def _parts(self, phase: Phase, workers: int) -> Iterator[Phase]:
@@ -95,15 +71,14 @@ class Workload:
         by_program: dict[str, list[Training]] = {}
         for training in sorted(phase.trainings, key=lambda t: -t.seconds):
             by_program.setdefault(training.program, []).append(training)
-        exact = [own for own in by_program.values() if not own[0].envelope]
-        groups: list[list[Training]] = []
+        waiting: list[list[Training]] = []
+        exact = [*by_program.values()]
         if self.one_host:
-            groups = [own for own in by_program.values() if own[0].envelope]
+            waiting = [same for same in exact if same[0].envelope]
+            exact = [same for same in exact if not same[0].envelope]
             if len(exact) < workers:
-                groups, exact = groups + exact, []
-        else:
-            exact = [*by_program.values()]
-        parts = [own[i : i + workers] for own in groups for i in range(0, len(own), workers)]
+                waiting, exact = waiting + exact, []
+        parts = [same[i : i + workers] for same in waiting for i in range(0, len(same), workers)]
         parts += [[*itertools.chain(*exact)]] if exact or not parts else []
         for i, part in enumerate(parts):
             yield phase._replace(before=0.0 if i else phase.before, trainings=tuple(part))

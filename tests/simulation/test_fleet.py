@@ -60,7 +60,7 @@ def test_measured_speeds_are_per_device(tmp_path):
 def report():
     workload = rounds_of(*[[3600.0 * n for n in range(1, 9)]] * 2, before=10.0)
     fleet = Fleet(preemptions_per_hour=0.05, checkpoint_minutes=1.0)
-    return sweep(workload, fleet, [16, 1, 4, 8], {1: 1.0}, seeds=2)
+    return sweep(workload, fleet, [16, 1, 4, 8], speeds={1: 1.0}, seeds=2)
 
 
 def test_a_report_has_a_row_for_each_fleet_and_way(report):
@@ -101,7 +101,7 @@ def test_gains_are_over_synchronous_rounds(report):
 
 
 def test_the_report_can_be_read_and_seen(report, tmp_path):
-    assert len(table(report)) == 2 + len(report["rows"])
+    assert table(report).count("\n") == 1 + len(report["rows"])
     assert any("sync: stops scaling at 8 devices" in line for line in sentences(report))
     assert draw(report, tmp_path / "a.png").stat().st_size > 10_000
 
@@ -112,7 +112,7 @@ def test_candidates_that_do_not_fit_fail_and_a_round_of_them_is_an_error():
     phases = tuple(p._replace(trainings=tuple(map(large, p.trainings))) for p in workload.phases)
     workload = dataclasses.replace(workload, phases=phases)
     look = lambda memory, **more: sweep(
-        workload, Fleet(memory_gb=memory, **more), [4], {1: 1.0}, 1
+        workload, Fleet(memory_gb=memory, **more), [4], speeds={1: 1.0}, seeds=1
     )["rows"][0]
     assert look(2.0)["too_large"] == 2
     assert look(2.0)["hours"] * 3600 == pytest.approx(1 + 3)

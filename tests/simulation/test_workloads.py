@@ -18,7 +18,7 @@ from jointnas_jax.storage.database import sqlite_url
 from jointnas_jax.storage.distributions import distributions
 from jointnas_jax.storage.provenance import Provenance
 from jointnas_jax.storage.trial_store import Trial, TrialStore
-from jointnas_jax.storage.workdir import start
+from jointnas_jax.storage.workdir import SCHEMA, start
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = str(ROOT / "tests" / "support" / "tiny.py")
@@ -35,8 +35,22 @@ def config(*arguments, file=TINY):
 def trial(problem, number, stage, seconds, vector, round=None, epochs=3, pack="exact"):
     values = problem.space.values(vector)
     costs = {"macs": count(problem.space.decode(vector).arch).macs}
-    own = (number, stage, round, None, values, costs, None, epochs, (0.5,) * epochs, 0.5)
-    return Trial(*own, "COMPLETED", None, pack, seconds)
+    return Trial(
+        number=number,
+        stage=stage,
+        round=round,
+        seed=None,
+        knobs=values,
+        costs=costs,
+        predicted=None,
+        epochs=epochs,
+        accuracies=(0.5,) * epochs,
+        score=0.5,
+        status="COMPLETED",
+        reason=None,
+        pack=pack,
+        seconds=seconds,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +65,7 @@ def written(problem, tmp_path):
     def write(trials, devices=1, seconds=SECONDS):
         start(tmp_path, config())
         machine = {"devices": devices}
-        Provenance(1, machine, (1.0, 1.0), "", "tiny").write(tmp_path)
+        Provenance(SCHEMA, machine, (1.0, 1.0), "", "tiny").write(tmp_path)
         store = TrialStore(sqlite_url(tmp_path), "tiny")
         store.create()
         for one in trials:

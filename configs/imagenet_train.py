@@ -1,6 +1,6 @@
-"""The paper's final training on ImageNet: 400 epochs of one network, and a teacher if there is one.
+"""The paper's full training on ImageNet: 400 epochs of one network, and a teacher if there is one.
 
-    python scripts/train_candidate.py --config=configs/imagenet_final.py --config.data.dir=DIR \
+    python scripts/train_candidate.py --config=configs/imagenet_train.py --config.data.dir=DIR \
         --candidate=fbnetv3_b --config.train.teacher=MODEL
 
 MODEL is the folder of a trained model, of `import_weights.py` or of this script; the paper's
@@ -15,14 +15,14 @@ from pathlib import Path
 def get_config():
     joint = runpy.run_path(str(Path(__file__).parent / "imagenet_joint.py"))
     config = joint["get_config"]()
-    config.name = "imagenet_final"
+    config.name = "imagenet_train"
     config.arch_file = "fbnetv3_b"
     config.mode = "recipe"
     config.budget.flops = ""
     config.data.classes = 0
     config.data.val_images = 0  # it trains on all images and measures on the test split
     config.data.image_size = 352  # FBNetV3-G's resolution is 320
-    config.data.transforms = 2  # RandAugment; the paper's final training used AutoAugment
+    config.data.transforms = 2  # RandAugment; the paper used AutoAugment
     config.data.strength = 0.9
     # What a recipe fixes here holds for every candidate, whatever it was searched with.
     config.space.recipe.lr_decay = 0.9875

@@ -1,4 +1,4 @@
-"""Scripts, called as a user calls them."""
+"""Scripts and modules, called as a user calls them."""
 
 import os
 import subprocess
@@ -11,10 +11,20 @@ TINY = f"--config={ROOT / 'tests' / 'support' / 'tiny.py'}"
 
 def script(name, *arguments, cwd=ROOT, without=""):
     """Runs a script, without a variable of the environment that the tests set."""
+    return _run(str(ROOT / "scripts" / f"{name}.py"), *arguments, cwd=cwd, without=without)
+
+
+def module(name, *arguments, cwd=ROOT, without=""):
+    """Runs `python -m NAME` likewise."""
+    return _run("-m", name, *arguments, cwd=cwd, without=without)
+
+
+def _run(*command, cwd, without):
+    variables = {k: v for k, v in os.environ.items() if k != without}
     return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)],
+        [sys.executable, *map(str, command)],
         cwd=cwd,
-        env={k: v for k, v in os.environ.items() if k != without},
+        env=variables | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
         capture_output=True,
         text=True,
         timeout=600,
