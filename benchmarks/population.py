@@ -211,9 +211,7 @@ def run_jit(task: Task) -> dict[str, Any]:
             program = TrainProgram(
                 candidate.arch, config, augmentation=Augmentation(4, True), devices=used
             )
-            train = functools.partial(
-                program.train, [candidate], [jax.random.key(i)], feed
-            )
+            train = functools.partial(program.train, [candidate], [jax.random.key(i)], feed)
             (trained,) = train(epochs=task.steps // _EPOCH)
             if i < _COMPARED:
                 weights.append(_flat(trained.variables))

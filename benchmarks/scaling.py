@@ -114,7 +114,7 @@ def main(argv: list[str]) -> dict[str, Any]:
     """Measures; returns the report."""
     values = flags.FLAGS
     config = parse_config(argv, str(DEFAULT_CONFIG), values)
-    counts = sorted(set(integers("devices", values.devices, 1, 4096)))
+    counts = sorted(set(integers("devices", values.devices, low=1, high=4096)))
     if odd := [n for n in counts if config.train.batch_size % n]:
         raise ConfigError(
             f"`config.train.batch_size` must be a multiple of the devices that share a batch, "

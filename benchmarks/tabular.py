@@ -25,7 +25,7 @@ from jointnas_jax.rules import parse_quantity
 def predictor() -> Iterator[dict[str, Any]]:
     """Compares predictors on all tables; the report grows with each of them."""
     values = flags.FLAGS
-    sizes = integers("sizes", values.sizes, 1, 100_000)
+    sizes = integers("sizes", values.sizes, low=1, high=100_000)
     from benchmarks import predictors
 
     report: dict[str, Any] = {}

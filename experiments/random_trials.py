@@ -73,7 +73,7 @@ def trials_and_sizes(
 ) -> tuple[RandomTrials, list[int]]:
     """The trials of the flags of `define_trials`, and the sizes of sets of them in another flag."""
     values = flags.FLAGS
-    sizes = integers(flag, texts, 1, 10**6)
+    sizes = integers(flag, texts, low=1, high=10**6)
     check_sizes(flag, sizes, values.candidates)
     trials = random_trials(
         config,

@@ -147,7 +147,6 @@ def test_an_upward_import_would_be_seen(tmp_path):
         "jointnas_jax.report.card",
         "jointnas_jax.report.figures",
         "jointnas_jax.report.page",
-        "experiments.figures",
         "jointnas_jax.report.simulation",
         "jointnas_jax.storage.study_reader",
         "jointnas_jax.telemetry.console",
