@@ -133,7 +133,7 @@ def run_program(task: Task) -> dict[str, Any]:
     from benchmarks.roofline import Roofline
     from jointnas_jax.data.source import Split
     from jointnas_jax.execution.job import Job
-    from jointnas_jax.execution.local import Evaluator
+    from jointnas_jax.execution.local import LocalExecutor
     from jointnas_jax.telemetry.stage_timer import StageTimer
 
     candidates, config = _candidates(task), _config(task)
@@ -147,10 +147,10 @@ def run_program(task: Task) -> dict[str, Any]:
     meter = StageTimer()
     with meter.listening():
         with meter.stage("training"):
-            evaluator = Evaluator(config, space, split, validation, split)
-            outcomes = evaluator.run(jobs)
+            executor = LocalExecutor(config, space, (split, validation, split))
+            outcomes = executor.run(jobs)
         with meter.stage("again"):
-            evaluator.run([dataclasses.replace(job, epochs=1) for job in jobs])
+            executor.run([dataclasses.replace(job, epochs=1) for job in jobs])
     step = meter.seconds["again"] / (_EPOCH * len(jobs))
     # One epoch can be packed in another way than many, into programs that must compile first.
     steady = not meter.compilations["again"]
@@ -161,8 +161,8 @@ def run_program(task: Task) -> dict[str, Any]:
         ms_per_step=1e3 * step if steady else None,
         roofline=roofline.shares(archs, task.batch, step) if steady else None,
         compilations=meter.compilations["training"],
-        packing=str(evaluator.packings[0]),
-        useful=evaluator.packings[0].efficiency,
+        packing=str(executor.schedules[0]),
+        useful=executor.schedules[0].efficiency,
         failed=[o.reason for o in outcomes if o.reason],
         weights=[_flat(o.variables) for o in outcomes[:_COMPARED]],
     )

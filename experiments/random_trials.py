@@ -19,7 +19,8 @@ from rich.console import Console
 from jointnas_jax.config import Config
 from jointnas_jax.errors import InputError, WorkdirError
 from jointnas_jax.execution.job import Job, TrainResult
-from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.execution.lane_batches import TrainFn
+from jointnas_jax.execution.local import LocalExecutor
 from jointnas_jax.nets.cost import count
 from jointnas_jax.problem.problem import Problem, build_problem
 from jointnas_jax.search.early_stop import kendall, spearman
@@ -83,7 +84,12 @@ def check_sizes(flag: str, sizes: Sequence[int], candidates: int) -> None:
 
 
 def random_trials(
-    config: Config, path: Path, wanted: int, twice: int, console: Console
+    config: Config,
+    path: Path,
+    wanted: int,
+    twice: int,
+    console: Console,
+    train_fn: TrainFn | None = None,
 ) -> RandomTrials:
     """Reads trials from a file and trains those that it lacks.
 
@@ -93,6 +99,7 @@ def random_trials(
       wanted: candidates; fewer where the space has no more within the budget.
       twice: how many of them, the first ones, are trained a second time.
       console: where progress goes.
+      train_fn: see `LocalExecutor`.
 
     Raises:
       InputError: bad config or data, or a file that holds something else; before anything trains.
@@ -104,7 +111,7 @@ def random_trials(
     stored = _read(path, _settings(problem))
     known = [position for position, name in enumerate(names) if name in stored]
     if len(known) < len(names):
-        _train(problem, vectors, names, known, path, console)
+        _train(problem, vectors, names, known, path, console, train_fn)
         stored = _read(path, _settings(problem))
     sound = {name: stored[name] for name in names if stored[name].status == COMPLETED}
     first = [i for i, training in sound if training == 0]
@@ -125,6 +132,7 @@ def _train(
     known: list[int],
     path: Path,
     console: Console,
+    train_fn: TrainFn | None,
 ) -> None:
     """Trains candidates by (position, training), but for the known ones, which are planned only.
 
@@ -132,9 +140,9 @@ def _train(
     """
     config = problem.config
     candidates = [problem.space.decode(vector) for vector in vectors]
-    evaluator = Evaluator(
-        config, problem.space, *problem.divided_images(), [c.arch for c in candidates]
-    )
+    sample = [candidate.arch for candidate in candidates]
+    images = problem.divided_images()
+    executor = LocalExecutor(config, problem.space, images, sample=sample, train_fn=train_fn)
     root, epochs = jax.random.key(config.seed), config.train.epochs
     key = lambda i, training: jax.random.fold_in(jax.random.fold_in(root, training), i)
     console.print(
@@ -145,12 +153,12 @@ def _train(
     else:
         _append(path, _settings(problem))
     jobs = [Job(candidates[i], key(i, training), epochs) for i, training in names]
-    with contextlib.closing(evaluator.completed(jobs, known=known)) as completed:
-        for job, outcome in completed:
+    with contextlib.closing(executor.train(jobs, stored=known)) as results:
+        for job, outcome in results:
             i, training = names[job]
             trial = _trial(i, training, problem.space.values(vectors[i]), candidates[i], outcome)
             _append(path, dataclasses.asdict(trial))
-    console.print(f"  {evaluator.packings[-1]}", highlight=False)
+    console.print(f"  {executor.schedules[-1]}", highlight=False)
 
 
 def _trial(

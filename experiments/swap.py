@@ -16,7 +16,8 @@ from experiments.verdict import Row, judge
 from jointnas_jax.config import Config
 from jointnas_jax.errors import InputError, SpaceError
 from jointnas_jax.execution.job import Job
-from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.execution.lane_batches import TrainFn
+from jointnas_jax.execution.local import LocalExecutor
 from jointnas_jax.nets.cost import count
 from jointnas_jax.problem.problem import Problem, build_problem
 from jointnas_jax.space import Candidate
@@ -25,13 +26,16 @@ from jointnas_jax.space.joint import read_candidate
 CLAIM = "Swapping the found recipes of networks costs accuracy"
 
 
-def compare(config: Config, files: Sequence[Path], seeds: int) -> dict[str, Any]:
+def compare(
+    config: Config, files: Sequence[Path], seeds: int, train_fn: TrainFn | None = None
+) -> dict[str, Any]:
     """Trains all pairs of network and recipe.
 
     Args:
       config: with the dataset, the space that the candidates come from, and the final epochs.
       files: of found candidates, two or more.
       seeds: trainings of each pair.
+      train_fn: see `LocalExecutor`.
 
     Raises:
       InputError: before anything trains.
@@ -43,16 +47,16 @@ def compare(config: Config, files: Sequence[Path], seeds: int) -> dict[str, Any]
     epochs = config.train.epochs_of_winners
     stretch = epochs / config.train.epochs
     pairs = [Candidate(a.arch, b.recipe.stretched(stretch)) for a in candidates for b in candidates]
-    evaluator = Evaluator(
-        config, problem.space, *problem.divided_images(), [c.arch for c in candidates]
-    )
+    sample = [candidate.arch for candidate in candidates]
+    images = problem.divided_images()
+    executor = LocalExecutor(config, problem.space, images, sample=sample, train_fn=train_fn)
     root = jax.random.key(config.seed)
     jobs = [
         Job(pair, jax.random.fold_in(root, seed), epochs, on_full_split=True)
         for pair in pairs
         for seed in range(seeds)
     ]
-    accuracies = np.array([o.accuracy for o in evaluator.run(jobs)], float).reshape(
+    accuracies = np.array([o.accuracy for o in executor.run(jobs)], float).reshape(
         len(files), len(files), seeds
     )
     names = [f"network {i + 1}" for i in range(len(files))]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jointnas_jax.config import Config
+from jointnas_jax.execution.lane_batches import TrainFn
 from jointnas_jax.files import write_json
 from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.runtime.jax_setup import prepare_jax
@@ -48,8 +49,17 @@ class Options(NamedTuple):
         return watched(plain_console(self.quiet and not self.dry), *scalars, command=command)
 
 
-def run(config: Config, options: Options, interrupt: Interrupt) -> int:
-    """Runs a study in a workdir, or prints its plan; returns the exit code."""
+def run(
+    config: Config, options: Options, interrupt: Interrupt, train_fn: TrainFn | None = None
+) -> int:
+    """Runs a study in a workdir, or prints its forecast; returns the exit code.
+
+    Args:
+      config: of the study.
+      options: of the script.
+      interrupt: tells when to save and stop.
+      train_fn: see `LocalExecutor`.
+    """
     workdir, progress = options.workdir, options.progress()
     prepare_jax(config.study.devices)
     interrupt.check()
@@ -57,7 +67,7 @@ def run(config: Config, options: Options, interrupt: Interrupt) -> int:
     if options.dry:
         dry_run(config, console)
         return 0
-    result = run_study(config, workdir, console, options.overwrite, interrupt, progress)
+    result = run_study(config, workdir, console, options.overwrite, interrupt, progress, train_fn)
     if not result:  # another process tells what came out
         return 0
     # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.

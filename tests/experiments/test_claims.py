@@ -15,7 +15,6 @@ from experiments.verdict import HOLDS, NOISE
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import ConfigError, InputError, SpaceError, WorkdirError
 from jointnas_jax.execution.job import TrainResult
-from jointnas_jax.execution.local import Evaluator
 from jointnas_jax.files import read_json, write_json
 from jointnas_jax.problem.problem import build_problem
 from jointnas_jax.report import claims
@@ -29,27 +28,31 @@ def config(*arguments):
     return parse_config(["claim", *arguments], TINY, flags.FlagValues())
 
 
-@pytest.fixture
-def trained(monkeypatch):
-    """Replaces training: accuracies rise with the epochs to 20 times the learning rate.
+class Rising:
+    """Instead of training, accuracies that rise with the epochs to 20 times the learning rate.
 
-    Returns the jobs so far.
+    Attributes:
+      trained: jobs so far.
     """
-    jobs = []
 
-    def train_lanes(self, shape, some, lanes, device, *_):
-        jobs.extend(some)
+    def __init__(self):
+        self.trained = []
+
+    def __call__(self, assignment, some, stop):
+        self.trained += some
         outcomes = []
         for job in some:
             end = 20 * job.candidate.recipe.lr + job.candidate.arch.head.channels / 1e4
             curve = tuple(
                 end * (t + 1) / job.epochs for t in range(1 if job.on_full_split else job.epochs)
             )
-            outcomes.append(TrainResult(curve, None, {"params": {"w": np.zeros(2)}}, 0.0))
+            outcomes.append(TrainResult(curve, None, {"params": {"w": np.zeros(2)}}))
         return outcomes
 
-    monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)
-    return jobs
+
+@pytest.fixture
+def rising():
+    return Rising()
 
 
 def made_up(curves, twice=()):
@@ -62,48 +65,47 @@ def made_up(curves, twice=()):
 # -- random trials -------------------------------------------------------------------------------
 
 
-def test_trials_are_trained_once_and_more_of_them_start_with_the_same(trained, tmp_path):
+def test_trials_are_trained_once_and_more_of_them_start_with_the_same(rising, tmp_path):
     path = tmp_path / "new" / "trials.jsonl"
-    few = random_trials(config(), path, 6, 2, CONSOLE)
-    assert (len(trained), few.curves.shape, few.twice.shape) == (8, (6, 3), (2, 2))
-    again = random_trials(config(), path, 6, 2, CONSOLE)
-    assert len(trained) == 8
+    few = random_trials(config(), path, 6, 2, CONSOLE, rising)
+    assert (len(rising.trained), few.curves.shape, few.twice.shape) == (8, (6, 3), (2, 2))
+    again = random_trials(config(), path, 6, 2, CONSOLE, rising)
+    assert len(rising.trained) == 8
     np.testing.assert_array_equal(again.curves, few.curves)
-    more = random_trials(config(), path, 9, 3, CONSOLE)
-    assert len(trained) == 12
+    more = random_trials(config(), path, 9, 3, CONSOLE, rising)
+    assert len(rising.trained) == 12
     np.testing.assert_array_equal(more.vectors[:6], few.vectors)
     np.testing.assert_array_equal(more.curves[:6], few.curves)
     assert len(path.read_text().splitlines()) == 1 + 12
 
 
-def test_an_interrupted_run_goes_on_where_it_was(trained, tmp_path):
+def test_an_interrupted_run_goes_on_where_it_was(rising, tmp_path):
     path = tmp_path / "trials.jsonl"
-    whole = random_trials(config(), path, 6, 2, CONSOLE)
+    whole = random_trials(config(), path, 6, 2, CONSOLE, rising)
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[:4]) + "\n")
-    rest = random_trials(config(), path, 6, 2, CONSOLE)
-    assert len(trained) == 8 + 5
+    rest = random_trials(config(), path, 6, 2, CONSOLE, rising)
+    assert len(rising.trained) == 8 + 5
     np.testing.assert_array_equal(whole.curves, rest.curves)
     assert sorted(path.read_text().splitlines()[1:]) == sorted(lines[1:])
 
 
-def test_a_second_training_has_another_key(trained, tmp_path):
-    random_trials(config(), tmp_path / "trials.jsonl", 4, 4, CONSOLE)
-    assert len({str(job.key) for job in trained}) == 8
-    assert len({str(job.candidate) for job in trained}) == 4
+def test_a_second_training_has_another_key(rising, tmp_path):
+    random_trials(config(), tmp_path / "trials.jsonl", 4, 4, CONSOLE, rising)
+    assert len({str(job.key) for job in rising.trained}) == 8
+    assert len({str(job.candidate) for job in rising.trained}) == 4
 
 
-def test_failed_trainings_are_counted_and_left_out(monkeypatch, tmp_path):
-    def train_lanes(self, shape, jobs, lanes, device, *_):
+def test_failed_trainings_are_counted_and_left_out(tmp_path):
+    def train_fn(assignment, jobs, stop):
         return [
-            TrainResult((), "made to fail", None, 0.0)
+            TrainResult((), "made to fail", None)
             if job.candidate.recipe.optimizer == "rmsprop"
-            else TrainResult((0.1, 0.2, 0.3), None, None, 0.0)
+            else TrainResult((0.1, 0.2, 0.3), None, None)
             for job in jobs
         ]
 
-    monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)
-    found = random_trials(config(), tmp_path / "trials.jsonl", 12, 0, CONSOLE)
+    found = random_trials(config(), tmp_path / "trials.jsonl", 12, 0, CONSOLE, train_fn)
     assert found.failed > 0
     assert found.failed + len(found.curves) == 12
     position = found.problem.space.positions["optimizer"]
@@ -120,13 +122,14 @@ def test_failed_trainings_are_counted_and_left_out(monkeypatch, tmp_path):
         ("--config.budget.flops=70K", "budget"),
     ],
 )
-def test_trials_of_another_config_are_refused(trained, tmp_path, change, section):
+def test_trials_of_another_config_are_refused(rising, tmp_path, change, section):
     path = tmp_path / "trials.jsonl"
-    random_trials(config(), path, 4, 0, CONSOLE)
+    random_trials(config(), path, 4, 0, CONSOLE, rising)
     with pytest.raises(WorkdirError, match=f"another `{section}`"):
-        random_trials(config(change), path, 4, 0, CONSOLE)
-    assert len(random_trials(config("--config.predictor.width=8"), path, 4, 0, CONSOLE).curves) == 4
-    assert len(trained) == 4
+        random_trials(config(change), path, 4, 0, CONSOLE, rising)
+    other = config("--config.predictor.width=8")
+    assert len(random_trials(other, path, 4, 0, CONSOLE, rising).curves) == 4
+    assert len(rising.trained) == 4
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]\n", "no JSON\n"])
@@ -134,7 +137,7 @@ def test_a_file_of_something_else_is_one_line_and_stays_as_it_is(tmp_path, text)
     path = tmp_path / "trials.jsonl"
     path.write_text(text)
     with pytest.raises(WorkdirError, match=r"trials\.jsonl") as error:
-        random_trials(config(), path, 4, 0, CONSOLE)
+        random_trials(config(), path, 4, 0, CONSOLE, rising)
     assert "\n" not in str(error.value)
     assert path.read_text() == text
 
@@ -362,13 +365,13 @@ def files(tmp_path):
     return paths
 
 
-def test_every_network_is_trained_with_every_recipe(trained, files, tmp_path):
-    found = swap.compare(config("--config.train.winner_epochs=6"), files, 3)
-    assert len(trained) == 12
-    assert all(job.on_full_split and job.epochs == 6 for job in trained)
-    cells = {(job.candidate.arch.head.channels, job.candidate.recipe.lr) for job in trained}
+def test_every_network_is_trained_with_every_recipe(rising, files, tmp_path):
+    found = swap.compare(config("--config.train.winner_epochs=6"), files, 3, rising)
+    assert len(rising.trained) == 12
+    assert all(job.on_full_split and job.epochs == 6 for job in rising.trained)
+    cells = {(job.candidate.arch.head.channels, job.candidate.recipe.lr) for job in rising.trained}
     assert cells == {(c, lr) for c in (16, 32) for lr in (0.01, 0.05)}
-    assert len({str(job.key) for job in trained}) == 3
+    assert len({str(job.key) for job in rising.trained}) == 3
     accuracies = np.array(found["accuracies"])
     assert accuracies.shape == (2, 2, 3)
     # As the recipe, in the columns, says.
