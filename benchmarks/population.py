@@ -159,7 +159,7 @@ def run_program(task: Task) -> dict[str, Any]:
     from benchmarks.roofline import Roofline
     from jointnas_jax.data.source import Split
     from jointnas_jax.execution.job import Job
-    from jointnas_jax.execution.local import Evaluator
+    from jointnas_jax.execution.local import LocalExecutor
     from jointnas_jax.runtime.jax_setup import prepare_jax
     from jointnas_jax.telemetry.stage_timer import StageTimer
 
@@ -170,10 +170,10 @@ def run_program(task: Task) -> dict[str, Any]:
     timer = StageTimer()
     with timer.listening():
         with timer.stage("training"):
-            evaluator = Evaluator(task.config(), task.joint_space, split, validation, split)
-            results = evaluator.run([job(i, task.steps // _EPOCH) for i in range(task.candidates)])
+            executor = LocalExecutor(task.config(), task.joint_space, (split, validation, split))
+            results = executor.run([job(i, task.steps // _EPOCH) for i in range(task.candidates)])
         with timer.stage("again"):
-            evaluator.run([job(i, 1) for i in range(task.candidates)])
+            executor.run([job(i, 1) for i in range(task.candidates)])
     step = timer.seconds["again"] / (_EPOCH * task.candidates)
     # One epoch can be packed in another way than many, into programs that must compile first.
     steady = not timer.compilations["again"]
@@ -184,8 +184,8 @@ def run_program(task: Task) -> dict[str, Any]:
         ms_per_step=1e3 * step if steady else None,
         roofline=roofline.shares(archs, task.batch, step) if steady else None,
         compilations=timer.compilations["training"],
-        packing=str(evaluator.packings[0]),
-        useful=evaluator.packings[0].efficiency,
+        packing=str(executor.schedules[0]),
+        useful=executor.schedules[0].efficiency,
         failed=[r.reason for r in results if r.reason],
         weights=[_flat(r.variables) for r in results[:_COMPARED]],
     )

@@ -23,7 +23,7 @@ from jointnas_jax.config import Config
 from jointnas_jax.errors import WorkdirError
 from jointnas_jax.execution.executor import Executor
 from jointnas_jax.execution.job import Job
-from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.execution.local import LocalExecutor
 from jointnas_jax.nets.cost import count
 from jointnas_jax.problem.problem import Problem, build_problem
 from jointnas_jax.search.early_stop import kendall, spearman
@@ -93,9 +93,8 @@ def dataset_name(problem: Problem) -> str:
 
 def local_executor(problem: Problem, candidates: Sequence[Candidate]) -> Executor:
     """Trains on the devices of this process."""
-    train, validation, test = problem.divided_images()
     sample = [candidate.arch for candidate in candidates]
-    return Evaluator(problem.config, problem.space, train, validation, test, sample)
+    return LocalExecutor(problem.config, problem.space, problem.divided_images(), sample=sample)
 
 
 def random_trials(
@@ -140,7 +139,7 @@ def random_trials(
             _append(path, settings)
         key = lambda i, training: jax.random.fold_in(jax.random.fold_in(root, training), i)
         jobs = [Job(candidates[i], key(i, training), epochs) for i, training in pairs]
-        with contextlib.closing(executor.completed(jobs, known=trained)) as completed:
+        with contextlib.closing(executor.train(jobs, stored=trained)) as completed:
             for position, result in completed:
                 i, training = pair = pairs[position]
                 trials[pair] = Trial(
@@ -155,7 +154,7 @@ def random_trials(
                     **measured(result),
                 )
                 _append(path, dataclasses.asdict(trials[pair]))
-        console.print(f"  {executor.packings[-1]}", highlight=False)
+        console.print(f"  {executor.schedules[-1]}", highlight=False)
     sound = {pair: trials[pair] for pair in pairs if trials[pair].status == COMPLETED}
     first = [i for i, training in sound if training == 0]
     both = [i for i in first if (i, 1) in sound]

@@ -71,7 +71,7 @@ def compare(
         for pair in pairs
         for seed in range(seeds)
     ]
-    results = dict((make or local_executor)(problem, candidates).completed(jobs))
+    results = dict((make or local_executor)(problem, candidates).train(jobs))
     accuracies = np.array([results[i].accuracy for i in range(len(jobs))], float)
     names = [f"network {i + 1}" for i in range(len(files))]
     return report(names, accuracies.reshape(len(files), len(files), seeds)) | {

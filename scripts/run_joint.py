@@ -5,6 +5,7 @@ python scripts/run_joint.py --config=configs/digits.py --config.search.pool_size
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -22,12 +23,12 @@ TENSORBOARD = flags.DEFINE_bool(
 )
 
 
-def main(argv: list[str]) -> int:
-    """Runs one study; returns the exit code."""
-    return run_interruptible(lambda interrupt: _work(argv, interrupt))
+def main(argv: list[str], train_fn: Any = None) -> int:
+    """Runs one study; returns the exit code. Tests give a `train_fn`, see `LocalExecutor`."""
+    return run_interruptible(lambda interrupt: _work(argv, interrupt, train_fn))
 
 
-def _work(argv: list[str], interrupt: Interrupt) -> int:
+def _work(argv: list[str], interrupt: Interrupt, train_fn: Any) -> int:
     config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
     # Only now: the imports below take seconds, and a config error should not.
     from jointnas_jax.study.entry import Options, run
@@ -41,7 +42,7 @@ def _work(argv: list[str], interrupt: Interrupt) -> int:
         tensorboard=TENSORBOARD.value,
         argv=argv,
     )
-    return run(config, options, interrupt)
+    return run(config, options, interrupt, train_fn)
 
 
 if __name__ == "__main__":

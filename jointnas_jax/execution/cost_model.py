@@ -7,7 +7,6 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +35,7 @@ class Speed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Machine:
+class CostModel:
     """What compiling and training cost on a kind of device.
 
     Attributes:
@@ -49,8 +48,8 @@ class Machine:
     exact: Speed
     envelope: Speed
 
-    def compiling_fast(self) -> "Machine":
-        """The machine with `train.fast_compile`, which acts on exact programs.
+    def compiling_fast(self) -> "CostModel":
+        """The model with `train.fast_compile`, which acts on exact programs.
 
         Measured on three candidates of the digits space: 3.4 CPU seconds for 6.0 to 6.6, steps of
         2.7 to 2.9 ms for 2.4.
@@ -61,17 +60,20 @@ class Machine:
             exact=Speed(exact.compile_fixed / 2, exact.compile_block / 2, 1.2 * exact.step_block),
         )
 
-    def scaled(self, compiling: float, training: float) -> "Machine":
-        """A machine on which compiling and training take so many times as long."""
-        scale = lambda s: Speed(
-            s.compile_fixed * compiling, s.compile_block * compiling, s.step_block * training
-        )
-        return Machine(self.rate / training, scale(self.exact), scale(self.envelope))
+    def scaled(self, compiling: float, training: float) -> "CostModel":
+        """The model of a device on which compiling and training take so many times as long."""
+
+        def scale(s: Speed) -> Speed:
+            return Speed(
+                s.compile_fixed * compiling, s.compile_block * compiling, s.step_block * training
+            )
+
+        return CostModel(self.rate / training, scale(self.exact), scale(self.envelope))
 
 
 # Fitted by eye to runs on two CPU cores. For accelerators a guess on the safe side.
-CPU = Machine(rate=6e10, exact=Speed(3.0, 1.0, 4e-4), envelope=Speed(2.0, 0.85, 8e-4))
-ACCELERATOR = Machine(rate=2e12, exact=Speed(10.0, 1.5, 1e-4), envelope=Speed(10.0, 1.5, 1e-4))
+CPU = CostModel(rate=6e10, exact=Speed(3.0, 1.0, 4e-4), envelope=Speed(2.0, 0.85, 8e-4))
+ACCELERATOR = CostModel(rate=2e12, exact=Speed(10.0, 1.5, 1e-4), envelope=Speed(10.0, 1.5, 1e-4))
 
 # A small network, to compile and train for comparison, and what it takes where the constants are
 # from: seconds to compile, seconds of a step. For accelerators a guess that fits the other one.
@@ -86,16 +88,19 @@ _CPU_PROBE = (0.57, 0.0038)
 _ACCELERATOR_PROBE = (13.0, 1.0)
 
 
-def machine_of(device: Any, speed_factors: tuple[float, float]) -> Machine:
-    """What compiling and training cost on a device (of JAX, or `Hardware`), by its factors."""
-    return (CPU if device.platform == "cpu" else ACCELERATOR).scaled(*speed_factors)
+def cost_model_of(
+    platform: str, speed_factors: tuple[float, float], *, fast_compile: bool
+) -> CostModel:
+    """The cost model of a platform's devices; `config.train.fast_compile` acts on CPU."""
+    model = (CPU if platform == "cpu" else ACCELERATOR).scaled(*speed_factors)
+    return model.compiling_fast() if fast_compile and platform == "cpu" else model
 
 
 def measured_speed_factors(device: jax.Device, folder: Path) -> tuple[float, float]:
     """How many times as long as by the constants compiling and training take on a device.
 
-    Measured once on each machine and kept in a file, in whole powers of two, so that a study plans
-    the same whenever it runs there.
+    Measured once on each machine and kept in a file, in whole powers of two, so that a study has
+    the same programs whenever it runs there.
 
     Args:
       device: of the candidates.
@@ -104,8 +109,8 @@ def measured_speed_factors(device: jax.Device, folder: Path) -> tuple[float, flo
     on_cpu = device.platform == "cpu"
     file = folder / "machine.json"
     name = f"{device.device_kind}, jax {jax.__version__}"
-    known = _read(file)
-    if name not in known:
+    stored = _read(file)
+    if name not in stored:
         compiling, training = (
             2.0 ** round(math.log2(seconds / usual))
             for seconds, usual in zip(
@@ -113,19 +118,18 @@ def measured_speed_factors(device: jax.Device, folder: Path) -> tuple[float, flo
             )
         )
         # So small a network says nothing about the speed of an accelerator.
-        known[name] = [compiling, training if on_cpu else 1.0]
+        stored[name] = (compiling, training if on_cpu else 1.0)
         with contextlib.suppress(OSError):  # then the next study measures again
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file.write_text(json.dumps(known), encoding="utf-8")
-    compiling, training = known[name]
-    return compiling, training
+            file.write_text(json.dumps(stored), encoding="utf-8")
+    return stored[name]
 
 
-def _read(file: Path) -> dict[str, list[float]]:
-    """What was measured before; nothing if there is no such file, or not in this form."""
+def _read(file: Path) -> dict[str, tuple[float, float]]:
+    """Stored measurements; none where there is no such file, or not in this form."""
     try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-        speed_factors = {str(k): [float(c), float(t)] for k, (c, t) in known.items()}
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        speed_factors = {str(k): (float(c), float(t)) for k, (c, t) in stored.items()}
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
     return {k: v for k, v in speed_factors.items() if all(0 < s < math.inf for s in v)}

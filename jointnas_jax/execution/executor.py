@@ -1,38 +1,62 @@
-"""Who trains a study's jobs: the protocol, see `execution/factory.py` for its implementations."""
+"""Who trains a study's jobs: the protocols, see `execution/factory.py` for implementations."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
-from jointnas_jax.execution.job import Job, Packing, TrainResult
+from jointnas_jax.execution.job import Job, Results, TrainResult
+from jointnas_jax.execution.schedule import Schedule
 
 
 class Executor(Protocol):
-    """Trains jobs, wherever that may be.
+    """Trains jobs, wherever that may be."""
 
-    Attributes:
-      packings: of all calls so far.
-      pixels: `mean` and `std` per channel of the training split.
-      speed_factors: that the planner goes by, see `measured_speed_factors`.
-      machine: what results may depend on, see `Provenance`.
-    """
+    @property
+    def schedules(self) -> Sequence[Schedule]:
+        """Those of all batches so far."""
 
-    packings: list[Packing]
-    pixels: dict[str, list[float]]
-    speed_factors: tuple[float, float]
-    machine: dict[str, Any]
+    @property
+    def pixels(self) -> dict[str, list[float]]:
+        """`mean` and `std` per channel of the training split."""
 
-    def completed(
-        self, jobs: Sequence[Job], later: int = 0, known: Collection[int] = ()
-    ) -> Iterator[tuple[int, TrainResult]]:
-        """Yields a position and outcome for each job that is not known, as soon as it is there.
+    @property
+    def speed_factors(self) -> tuple[float, float]:
+        """Those that schedules depend on, see `measured_speed_factors`."""
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What results may depend on, see `Provenance`."""
+
+    def train(
+        self, jobs: Sequence[Job], *, later: int = 0, stored: Collection[int] = ()
+    ) -> Results:
+        """Yields position and result of each job that is not stored, as soon as it has ended.
+
+        A job that fails has a result like any other. Closing the generator stops the rest.
 
         Args:
           jobs: to train.
           later: how many jobs like these will follow.
-          known: positions of jobs that are planned, but do not train.
-
-        A job that fails has an outcome like any other. Closing the generator stops the rest.
+          stored: positions of jobs that are scheduled, but do not train.
         """
 
     def close(self) -> None:
         """Ends whatever trains elsewhere."""
+
+
+class StreamingExecutor(Executor, Protocol):
+    """Trains jobs one by one, as lanes become free."""
+
+    def free_lanes(self) -> int:
+        """Number of jobs that would begin at once."""
+
+    def submit(self, position: int, job: Job, *, later: int) -> None:
+        """Hands in a job.
+
+        Args:
+          position: of the job, for its result.
+          job: to train.
+          later: about how many jobs there will be.
+        """
+
+    def next_result(self) -> tuple[int, TrainResult] | None:
+        """Waits for the next job to end; its position and result, None where none trains."""

@@ -8,7 +8,8 @@ from jointnas_jax.config import Config
 from jointnas_jax.data.source import Images
 from jointnas_jax.execution.executor import Executor
 from jointnas_jax.execution.job import RunContext
-from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.execution.lane_batches import TrainFn
+from jointnas_jax.execution.local import LocalExecutor
 from jointnas_jax.space import ArchSpec, JointSpace
 
 
@@ -16,13 +17,12 @@ def make_executor(
     config: Config,
     space: JointSpace,
     images: tuple[Images, np.ndarray, Images],
+    *,
     sample: Sequence[ArchSpec],
-    keeping: RunContext,
+    context: RunContext,
+    train_fn: TrainFn | None = None,
 ) -> Executor:
-    """Makes the executor that the config names.
-
-    Args:
-      config, space, images, sample, keeping: as of `Evaluator`.
+    """Makes the executor that the config names; arguments as of `LocalExecutor`.
 
     Raises:
       InputError: it cannot work here.
@@ -31,5 +31,6 @@ def make_executor(
         # Only now: it is an extra.
         from jointnas_jax.execution.ray_executor import RayExecutor
 
-        return RayExecutor(config, space, sample, keeping)
-    return Evaluator(config, space, *images, sample, keeping)
+        assert train_fn is None, "actors train by themselves"
+        return RayExecutor(config, space, sample, context)
+    return LocalExecutor(config, space, images, sample=sample, context=context, train_fn=train_fn)

@@ -1,19 +1,15 @@
-"""What the evaluator takes and gives."""
+"""What an executor takes and returns, and which errors are a candidate's fault."""
 
 import dataclasses
-import hashlib
-import queue
-import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jointnas_jax.errors import InputError, JointNASError, StorageError, StudyError, one_line
-from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.runtime.interrupt import Interrupt
-from jointnas_jax.space import ArchSpec, Candidate
+from jointnas_jax.space import Candidate
 from jointnas_jax.telemetry.progress import Progress
 
 # What the system says of a full disk; XLA calls it RESOURCE_EXHAUSTED, as it calls a full memory.
@@ -42,13 +38,18 @@ class Job:
     progress: Callable[[int, float], None] | None = None
     kept: bool = False
 
+    @property
+    def kind(self) -> tuple[int, bool]:
+        """Jobs of one kind can train side by side."""
+        return self.epochs, self.on_full_split
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """What a job gave.
+    """What a job returns.
 
     Attributes:
-      accuracies: after each epoch (after the last one only for a final training), fractions.
+      accuracies: after each epoch (on the full split: after the last one only), fractions.
       reason: why the job failed, None if it did not.
       variables: trained Flax variables on the host, None after a failure.
       seconds: wall time, compiling included, shared out among those that trained side by side.
@@ -67,94 +68,25 @@ class TrainResult:
         return self.accuracies[-1] if self.reason is None else None
 
 
+# Positions with their results; closing it stops what trains.
+Results = Generator[tuple[int, TrainResult], None, None]
+
+
 @dataclasses.dataclass(frozen=True)
 class RunContext:
-    """What an evaluator keeps on disk, and what can end a training before its time.
+    """Where an executor saves, how fast its devices count as, and who can end its trainings.
 
     Attributes:
-      folder: the workdir, where states of trainings are kept; None: they are not.
-      speed_factors: that the planner went by where the study began; None: those of this machine.
+      folder: the workdir, for states of trainings; None: they are not saved.
+      speed_factors: those that the study began with; None: the devices here are measured.
       interrupt: tells when to save all states and stop.
-      progress: told what trains, and of states that cannot be used.
+      progress: of the run.
     """
 
     folder: Path | None = None
     speed_factors: tuple[float, float] | None = None
     interrupt: Interrupt = dataclasses.field(default_factory=Interrupt)
     progress: Progress = dataclasses.field(default_factory=Progress)
-
-
-@dataclasses.dataclass(frozen=True)
-class Packing:
-    """How the jobs of one call were divided.
-
-    Attributes:
-      candidates: jobs.
-      envelopes: programs that several architectures share.
-      exact: programs of one architecture.
-      efficiency: useful over executed multiply-adds.
-    """
-
-    candidates: int
-    envelopes: int
-    exact: int
-    efficiency: float
-
-    @staticmethod
-    def of(packs: Sequence[Any], efficiency: float) -> "Packing":
-        """Counts packs; `efficiency` as above."""
-        shared = sum(isinstance(pack.shape, Envelope) for pack in packs)
-        jobs = sum(len(pack.members) for pack in packs)
-        return Packing(jobs, shared, len(packs) - shared, efficiency)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.candidates} trainings in {self.envelopes} envelopes and {self.exact} exact "
-            f"programs, {self.efficiency:.0%} of the executed FLOPs useful"
-        )
-
-
-class Call:
-    """One call of the evaluator, which several workers serve.
-
-    Attributes:
-      jobs: all of them.
-      known: positions of those that do not train.
-      done: positions with outcomes, or the error that ended the work.
-      stop: nobody waits for the rest any more: it ends, and saves nothing.
-    """
-
-    def __init__(self, jobs: Sequence[Job], known: Collection[int]):
-        """Nothing is claimed but what is known."""
-        self.jobs, self.known = jobs, frozenset(known)
-        self.done: queue.SimpleQueue = queue.SimpleQueue()
-        self.stop = threading.Event()
-        self._claimed = set(known)
-        self._lock = threading.Lock()
-
-    def claim(self, positions: Collection[int]) -> list[int]:
-        """Those that no worker has; the caller has them from now on."""
-        with self._lock:
-            free = [i for i in positions if i not in self._claimed]
-            self._claimed.update(free)
-            return free
-
-    def release(self, positions: Collection[int]) -> None:
-        """Gives back what was claimed and did not train."""
-        with self._lock:
-            self._claimed.difference_update(positions)
-
-    def waiting(self, positions: Collection[int]) -> bool:
-        """Whether any of them is still to be claimed."""
-        with self._lock:
-            return not self._claimed.issuperset(positions)
-
-
-def pack_name(shape: ArchSpec | Envelope) -> str:
-    """What a trial calls the pack that it trained in."""
-    if not isinstance(shape, Envelope):
-        return "exact"
-    return "envelope-" + hashlib.sha256(repr(shape).encode()).hexdigest()[:8]
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,159 +1,169 @@
-"""Jobs in groups that train side by side; a group that fails is tried job by job."""
+"""Jobs in batches that train side by side; a batch that fails is tried job by job."""
 
 import dataclasses
 import hashlib
+import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from jointnas_jax.errors import InterruptedStudyError
 from jointnas_jax.execution.job import (
-    Call,
     Job,
     RunContext,
     TrainResult,
     is_out_of_memory,
-    pack_name,
     raise_if_blameless,
     reason_of,
 )
-from jointnas_jax.nets.envelope import Envelope
-from jointnas_jax.space import ArchSpec
+from jointnas_jax.execution.packing import pack_name
+from jointnas_jax.execution.schedule import Assignment, Layout, Schedule
 from jointnas_jax.storage.workdir import STATE
 
-
-class Place(NamedTuple):
-    """Where jobs train side by side.
-
-    Attributes:
-      shape: of the program.
-      lanes: on each device.
-      device: the only one; None: all.
-      together: all devices share one lane.
-      devices: number of devices.
-    """
-
-    shape: ArchSpec | Envelope
-    lanes: int
-    device: int | None
-    together: bool
-    devices: int
-
-    @property
-    def size(self) -> int:
-        """Jobs that train at once."""
-        return self.lanes if self.together else self.lanes * self.devices
-
-    def with_fewer_lanes(self) -> "Place":
-        """The next power of two below, so that it is the same whatever was tried before."""
-        return self._replace(lanes=1 << (self.lanes - 1).bit_length() - 1)
+# Trains jobs of one kind at once, in the program of an assignment, until the event is set.
+TrainFn = Callable[[Assignment, Sequence[Job], threading.Event], list[TrainResult]]
 
 
-def state_folder(workdir: Path | None, place: Place, jobs: Sequence[Job]) -> Path | None:
-    """Where the state of just these trainings is kept, in a program of just these shapes."""
+def state_folder(
+    workdir: Path | None, assignment: Assignment, jobs: Sequence[Job], devices: int
+) -> Path | None:
+    """Folder for the state of just these trainings, in a program of just these shapes."""
     if workdir is None:
         return None
     keys = [np.asarray(jax.random.key_data(job.key)).tolist() for job in jobs]
     what = [(job.candidate, job.epochs, job.on_full_split) for job in jobs]
-    program = (place.shape, place.lanes, place.devices, place.together)
+    together = assignment.layout is Layout.TOGETHER
+    program = (assignment.shape, assignment.lanes, assignment.devices(devices), together)
     name = hashlib.sha256(repr((program, keys, what)).encode()).hexdigest()[:16]
     return workdir / STATE / name
 
 
-@dataclasses.dataclass(frozen=True)
-class Groups:
-    """Trains jobs of a call in groups.
+class LaneBatcher:
+    """Trains the jobs of a schedule in lane batches; several workers share it.
 
     Attributes:
-      call: that the jobs are of.
-      train_at: trains jobs side by side at a place, until it is told to stop.
-      keeping: of the evaluator.
+      jobs: position -> job.
+      stored: positions of those that do not train.
+      results: positions with results, or the error that ended the work.
+      stop: set when nobody waits for the rest any more: it ends, and saves nothing.
     """
 
-    call: Call
-    train_at: Callable[[Place, Sequence[Job], threading.Event], list[TrainResult]]
-    keeping: RunContext
-
-    def train(self, place: Place, ordered: Sequence[int]) -> Place:
-        """Trains jobs of one kind, but for those that are known or that another worker has.
+    def __init__(self, schedule: Schedule, devices: int, train_fn: TrainFn, context: RunContext):
+        """Has trained nothing yet.
 
         Args:
-          place: where to begin.
-          ordered: positions in the call.
+          schedule: to train.
+          devices: of this worker.
+          train_fn: trains one lane batch.
+          context: of the run.
+        """
+        self.jobs: Mapping[int, Job] = schedule.jobs
+        self.stored = schedule.stored
+        self.results: queue.SimpleQueue[tuple[int, TrainResult] | BaseException]
+        self.results = queue.SimpleQueue()
+        self.stop = threading.Event()
+        self._devices = devices
+        self._train_fn = train_fn
+        self._context = context
+        # Positions that a worker trains or has trained.
+        self._claimed = set(self.stored)
+        self._lock = threading.Lock()
+
+    def train(self, assignment: Assignment) -> int:
+        """Trains an assignment, but for jobs that are stored or that another worker has.
 
         Returns:
-          The place with as many lanes as fitted into the memory.
+          The lanes that fitted into the memory.
 
         Raises:
           JointNASError: the run cannot go on; see `raise_if_blameless`.
         """
-        left = set(ordered) - self.call.known
-        while left:
-            for group in self._divide(place, ordered, left):
-                wanted = [i for i in group if i in left]
-                mine = self.call.claim(wanted)
-                left.difference_update(set(wanted) - set(mine))
-                if mine and not self._train(place, group if mine == wanted else mine, left):
-                    self.call.release(mine)
-                    place = place.with_fewer_lanes()
-                    break
-        return place
+        for ordered in assignment.kinds(self.jobs):
+            left = set(ordered) - self.stored
+            while left:
+                for batch in self._divide(assignment, ordered, left):
+                    wanted = [i for i in batch if i in left]
+                    mine = self._claim(wanted)
+                    left.difference_update(set(wanted) - set(mine))
+                    batch = batch if mine == wanted else mine
+                    if mine and not self._train(assignment, batch, left):
+                        self._release(mine)
+                        assignment = assignment.with_fewer_lanes()
+                        break
+        return assignment.lanes
+
+    def waiting(self, assignment: Assignment) -> bool:
+        """Whether any of its jobs is still to be claimed."""
+        with self._lock:
+            return not self._claimed.issuperset(assignment.members)
+
+    def _claim(self, positions: Collection[int]) -> list[int]:
+        """Those that no worker has; the caller has them from now on."""
+        with self._lock:
+            free = [i for i in positions if i not in self._claimed]
+            self._claimed.update(free)
+            return free
+
+    def _release(self, positions: Collection[int]) -> None:
+        with self._lock:
+            self._claimed.difference_update(positions)
 
     def _divide(
-        self, place: Place, ordered: Sequence[int], left: Collection[int]
+        self, assignment: Assignment, ordered: Sequence[int], left: Collection[int]
     ) -> list[list[int]]:
         """Divides the jobs that are left.
 
-        A run may have ended when a part of a group was stored: if the group has a state, all of it
+        A run may have ended when a part of a batch was stored: if the batch has a state, all of it
         goes on from there.
         """
-        cut = lambda some: [some[i : i + place.size] for i in range(0, len(some), place.size)]
-        begun = []
-        for group in cut(ordered):
-            if 0 < sum(i in left for i in group) < len(group):
-                jobs = [self.call.jobs[i] for i in group]
-                folder = state_folder(self.keeping.folder, place, jobs)
-                if folder is not None and folder.exists():
-                    begun.append(group)
-        return begun + cut([i for i in ordered if i in left and not any(i in g for g in begun)])
+        size = assignment.size(self._devices)
 
-    def _train(self, place: Place, group: Sequence[int], left: set[int]) -> bool:
+        def cut(some: Sequence[int]) -> list[list[int]]:
+            return [[*some[i : i + size]] for i in range(0, len(some), size)]
+
+        begun = []
+        for batch in cut(ordered):
+            if 0 < sum(i in left for i in batch) < len(batch):
+                jobs = [self.jobs[i] for i in batch]
+                folder = state_folder(self._context.folder, assignment, jobs, self._devices)
+                if folder is not None and folder.exists():
+                    begun.append(batch)
+        return begun + cut([i for i in ordered if i in left and not any(i in b for b in begun)])
+
+    def _train(self, assignment: Assignment, batch: Sequence[int], left: set[int]) -> bool:
         """Trains jobs side by side, and one after the other where that fails: it is one's fault.
 
         What a lane computes depends on its candidate and key alone, so the others lose time only.
 
         Args:
-          place: where.
-          group: the jobs; outcomes of those that are not `left` are not wanted.
-          left: jobs without an outcome; those that get one are removed.
+          assignment: the program.
+          batch: positions of the jobs; results of those that are not `left` are dropped.
+          left: jobs without a result; those that get one are removed.
 
         Returns:
           Whether there was memory for so many lanes.
         """
-        self.keeping.interrupt.check()
-        if self.call.stop.is_set():
+        self._context.interrupt.check()
+        if self.stop.is_set():
             raise InterruptedStudyError
-        wanted, start = [i for i in group if i in left], time.perf_counter()
+        wanted, start = [i for i in batch if i in left], time.perf_counter()
         try:
-            jobs = [self.call.jobs[i] for i in group]
-            outcomes = self.train_at(place, jobs, self.call.stop)
+            results = self._train_fn(assignment, [self.jobs[i] for i in batch], self.stop)
         except Exception as error:  # a candidate must not end the study
             raise_if_blameless(error)
-            if is_out_of_memory(error) and place.lanes > 1:
+            if is_out_of_memory(error) and assignment.lanes > 1:
                 return False
-            outcomes = [TrainResult((), reason_of(error), None)] if len(group) == 1 else []
+            results = [TrainResult((), reason_of(error), None)] if len(batch) == 1 else []
         # Not before the error is gone, which holds what it has in memory.
-        if not outcomes:
-            return all(self._train(place, [i], left) for i in wanted)
-        seconds = (time.perf_counter() - start) / len(wanted)
-        for index, outcome in zip(group, outcomes, strict=True):
+        if not results:
+            return all(self._train(assignment, [i], left) for i in wanted)
+        seconds, pack = (time.perf_counter() - start) / len(wanted), pack_name(assignment.shape)
+        for index, result in zip(batch, results, strict=True):
             if index in left:
                 left.remove(index)
-                measured = {"seconds": seconds, "pack": pack_name(place.shape)}
-                self.call.done.put((index, dataclasses.replace(outcome, **measured)))
+                self.results.put((index, dataclasses.replace(result, seconds=seconds, pack=pack)))
         return True

@@ -5,8 +5,8 @@ from round to round. So a shape keeps to few numbers, and lanes that are too man
 """
 
 from collections.abc import Callable
-from typing import Any
 
+from jointnas_jax.execution.hardware import Hardware
 from jointnas_jax.execution.packing import Shape
 from jointnas_jax.nets.cost import training_bytes
 
@@ -20,25 +20,21 @@ class LaneCounts:
     """The numbers of lanes of all shapes; those of a shape are at least `_GROWTH` times apart."""
 
     def __init__(self, most: Callable[[Shape], int]):
-        """Knows no shape yet.
-
-        Args:
-          most: lanes of a shape that fit on a device.
-        """
+        """Creates the counts; `most` returns the lanes of a shape that fit on a device."""
         self._most = most
-        self._known: dict[Shape, list[int]] = {}
+        self._lanes: dict[Shape, list[int]] = {}
         self._limits: dict[Shape, int] = {}
 
     def of(self, shape: Shape, wanted: int) -> int:
         """Lanes of the program that trains `wanted` candidates of a shape on a device."""
-        known = self._known.setdefault(shape, [])
-        if enough := [lanes for lanes in known if lanes >= wanted]:
+        used = self._lanes.setdefault(shape, [])
+        if enough := [lanes for lanes in used if lanes >= wanted]:
             return min(enough)
         # Some more than are wanted: the next round may bring a few more.
         lanes = min(1 << (wanted - 1).bit_length(), self.most(shape))
-        if known and lanes < _GROWTH * max(known):
-            return max(known)
-        known.append(lanes)
+        if used and lanes < _GROWTH * max(used):
+            return max(used)
+        used.append(lanes)
         return lanes
 
     def most(self, shape: Shape) -> int:
@@ -48,21 +44,18 @@ class LaneCounts:
     def limit(self, shape: Shape, lanes: int) -> None:
         """Remembers that more lanes than these did not fit: no later pack tries more."""
         self._limits[shape] = lanes
-        self._known[shape] = [n for n in self._known.get(shape, []) if n < lanes] + [lanes]
+        self._lanes[shape] = [n for n in self._lanes.get(shape, []) if n < lanes] + [lanes]
 
 
-def lanes_that_fit(device: Any, shape: Shape, batch: int, value_bytes: int, taken: int = 0) -> int:
+def lanes_that_fit(hardware: Hardware, shape: Shape, batch: int) -> int:
     """Lanes that fit in a device's memory, at least 1; 1 on CPU: more fall out of its caches.
 
     Args:
-      device: to train on, of JAX or `Hardware`.
+      hardware: devices to train on.
       shape: of the networks.
       batch: images of a step.
-      value_bytes: of one value of a feature map.
-      taken: bytes that are on the device anyway.
     """
-    memory = (device.memory_stats() or {}).get("bytes_limit", 0)
-    if device.platform == "cpu" or not memory:
+    if hardware.platform == "cpu" or not hardware.memory:
         return 1
-    lane = training_bytes(shape, batch, value_bytes)
-    return max(1, int((_MEMORY_SHARE * memory - taken) / lane))
+    lane = training_bytes(shape, batch, hardware.value_bytes)
+    return max(1, int((_MEMORY_SHARE * hardware.memory - hardware.taken) / lane))

@@ -1,4 +1,4 @@
-"""Trains candidates: the one place that turns them into networks.
+"""Trains candidates on the devices of this process: the one place that turns them into networks.
 
 Candidates that share an envelope train side by side in one program on all devices. Those that run
 exactly have a program each: every device has a worker thread that compiles and trains one after the
@@ -9,7 +9,6 @@ large network trains on all devices together.
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -22,93 +21,91 @@ from jointnas_jax.config import Config
 from jointnas_jax.data.augment import Augmentation
 from jointnas_jax.data.source import Images, SplitOnDisk
 from jointnas_jax.errors import ConfigError, InterruptedStudyError
-from jointnas_jax.execution.forecast import Counter
-from jointnas_jax.execution.hardware import Hardware, machine_here, training_devices
-from jointnas_jax.execution.job import Call, Job, RunContext, TrainResult, pack_name
-from jointnas_jax.execution.lane_batches import Groups, Place, state_folder
-from jointnas_jax.execution.packing import Shape
-from jointnas_jax.execution.placing import Placed, Way
-from jointnas_jax.execution.planning import Planning, Unit, speed_factors_here
+from jointnas_jax.execution.hardware import Hardware, training_devices
+from jointnas_jax.execution.job import Job, Results, RunContext, TrainResult
+from jointnas_jax.execution.lane_batches import LaneBatcher, TrainFn, state_folder
+from jointnas_jax.execution.packing import pack_name
+from jointnas_jax.execution.schedule import Assignment, Layout, Schedule, Scheduler
 from jointnas_jax.models.teacher import load_teacher
 from jointnas_jax.nets.envelope import Envelope
-from jointnas_jax.space import ArchSpec, Candidate, JointSpace
+from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.storage.provenance import environment
-from jointnas_jax.telemetry.time_left import Group
+from jointnas_jax.telemetry.time_left import Lanes
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.feed import feeds
 from jointnas_jax.train.parallel import on_device, replicate
 from jointnas_jax.train.program import TrainProgram
-from jointnas_jax.train.step import Teacher
 
 # Programs of single architectures kept for a second use, retraining a finalist, besides those in
 # use. Envelopes are kept for good.
 _PROGRAMS_KEPT = 8
 
 
-class Evaluator:
-    """Trains candidates on all devices; the executor of one process, and of each one of several.
+class LocalExecutor:
+    """Trains candidates on all devices of this process; an `Executor`, and a part of others.
 
     Attributes:
       hardware: that trains.
+      scheduler: of its batches.
+      schedules: of all batches so far.
       pixels: `mean` and `std` per channel of the training split, validation images included.
-      packings: of all calls so far.
-      speed_factors: that the planner goes by, see `measured_speed_factors`.
     """
 
     def __init__(
         self,
         config: Config,
         space: JointSpace,
-        train: Images,
-        validation: np.ndarray,
-        test: Images,
+        images: tuple[Images, np.ndarray, Images],
+        *,
         sample: Sequence[ArchSpec] = (),
-        keeping: RunContext | None = None,
+        context: RunContext | None = None,
+        train_fn: TrainFn | None = None,
     ):
         """Puts the images on every device, except for those that stay on disk.
 
         Args:
           config: of the study.
           space: of all candidates.
-          train: the training split.
-          validation: `bool[N]`, images of it kept for validation.
-          test: the test split, used by final jobs only.
-          sample: architectures like them, for the planner.
-          keeping: None: nothing is kept.
+          images: the training split; `bool[N]`, images of it for validation; the test split, which
+            only jobs on the full split use.
+          sample: architectures like the candidates, for the packer.
+          context: of the run; None: nothing is saved.
+          train_fn: trains one lane batch; None: it is really trained.
 
         Raises:
           ConfigError: devices cannot share a batch as they are told to.
           ModelError: the teacher cannot be loaded, or does not know these images and classes.
         """
-        self._train, self._study = config.train, config.study
-        self._keeping = keeping or RunContext()
+        train, validation, test = images
+        self._config = config
+        self._context = context or RunContext()
+        self._train_fn = train_fn or self._train_lanes
         data = config.data
         self._augmentation = Augmentation(
             data.crop_padding, data.flip, data.min_area, data.transforms, data.strength
         )
         self._devices = training_devices(config)
-        self._teacher = replicate(load_teacher(config, space), self._devices)
-        if config.train.data_parallel == "always" and config.train.batch_size % self.devices:
+        teacher = load_teacher(config, space)
+        self._teacher = replicate(teacher, self._devices)
+        batch = config.train.batch_size
+        if config.train.data_parallel == "always" and batch % self.devices:
             raise ConfigError(
                 "`config.train.batch_size` must be a multiple of the "
-                f"{self.devices} devices that share a batch, got {config.train.batch_size}"
+                f"{self.devices} devices that share a batch, got {batch}"
             )
         self._streamed = isinstance(train, SplitOnDisk)
         self._data = feeds(train, validation, test, devices=self._devices)
         stats = jax.device_get(self._data[False].train.stats)
         self.pixels = {"mean": stats.mean.tolist(), "std": stats.std.tolist()}
-        images = {False: int((~validation).sum()), True: len(validation)}
-        self._steps = {final: n // config.train.batch_size for final, n in images.items()}
-        self.speed_factors = speed_factors_here(config, self._keeping)
-        self.hardware = Hardware.here(config, self.speed_factors, self._resident_bytes())
-        self._planning = Planning(config, space, self.hardware, self._steps, sample)
-        self._placing, self.packings = self._planning.placing, self._planning.packings
-        self._planner = self._placing.planner
-        machine, taught = machine_here(config, self.speed_factors), self._teacher
-        self._counter = Counter(
-            *(config, machine, self._planner, self._devices, self.hardware.taken),
-            taught and taught.module.arch,
+        resident = 0 if self._streamed else sum(x.nbytes for x in jax.tree.leaves(self._data))
+        self.hardware = Hardware.here(config, self._context.speed_factors, resident)
+        self._steps = {False: int((~validation).sum()) // batch, True: len(validation) // batch}
+        self._taught_by = teacher.module.arch if teacher else None
+        assert not isinstance(self._taught_by, Envelope)
+        self.scheduler = Scheduler(
+            config, space, self.hardware, self._steps, sample=sample, teacher=self._taught_by
         )
+        self.schedules: list[Schedule] = []
         self._programs: collections.OrderedDict[tuple, TrainProgram] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -118,202 +115,157 @@ class Evaluator:
         return len(self._devices)
 
     @property
+    def speed_factors(self) -> tuple[float, float]:
+        """See `Executor`."""
+        return self.hardware.speed_factors
+
+    @property
     def machine(self) -> dict[str, Any]:
-        """What results may depend on, see `Provenance`."""
+        """See `Executor`."""
         return environment(self.hardware.all_devices)
 
     def describe(self) -> dict[str, Any]:
-        """What somebody else needs to plan for this evaluator."""
-        names = ("hardware", "machine", "pixels", "speed_factors")
-        return {name: getattr(self, name) for name in names} | {"steps": self._steps}
-
-    def train_unit(self, unit: Unit) -> list[tuple[int, TrainResult]]:
-        """Trains a unit; gives positions and outcomes."""
-        completed = self.train(unit.packs, unit.jobs_here(), unit.known)
-        return [(unit.positions[place], outcome) for place, outcome in completed]
+        """What another process needs to schedule for this one."""
+        return {
+            "hardware": self.hardware,
+            "machine": self.machine,
+            "pixels": self.pixels,
+            "steps": self._steps,
+            "teacher": self._taught_by,
+        }
 
     def close(self) -> None:
         """Nothing of it runs elsewhere."""
 
-    def run(self, jobs: Sequence[Job], later: int = 0) -> list[TrainResult]:
-        """Trains all jobs; `later` as in `completed`."""
-        return [outcome for _, outcome in sorted(self.completed(jobs, later), key=lambda d: d[0])]
-
-    def completed(
-        self, jobs: Sequence[Job], later: int = 0, known: Collection[int] = ()
-    ) -> Iterator[tuple[int, TrainResult]]:
-        """Trains all jobs; yields their positions and outcomes, each as soon as it is there.
-
-        Args:
-          jobs: to train.
-          later: how many jobs like these will follow; it can pay to compile for them as well.
-          known: positions of jobs that are planned, but do not train.
-
-        Whoever stops asking closes the generator: what trains then ends after its epoch.
-        """
-        return self.train(self._planning.place(jobs, later), jobs, known)
+    def run(self, jobs: Sequence[Job], *, later: int = 0) -> list[TrainResult]:
+        """Trains all jobs; `later` as in `train`."""
+        results = dict(self.train(jobs, later=later))
+        return [results[i] for i in range(len(jobs))]
 
     def train(
-        self, packs: Sequence[Placed], jobs: Sequence[Job], known: Collection[int] = ()
-    ) -> Iterator[tuple[int, TrainResult]]:
-        """Trains packs as they are placed; yields positions and outcomes.
-
-        Args:
-          packs: some of the jobs, or all of them.
-          jobs: that the packs are made of.
-          known: positions of jobs that do not train.
-
-        Whoever stops asking closes the generator: what trains then ends after its epoch.
-        """
-        call = self.begin(packs, jobs, known)
+        self, jobs: Sequence[Job], *, later: int = 0, stored: Collection[int] = ()
+    ) -> Results:
+        """See `Executor`. After closing the generator, what trains ends after its epoch."""
+        schedule = self.scheduler.schedule(dict(enumerate(jobs)), later=later, stored=stored)
+        self.schedules.append(schedule)
+        schedule.report(self._context.progress)
         try:
-            for _ in set().union(*(pack.members for pack in packs)) - call.known:
-                done = call.done.get()
-                if isinstance(done, BaseException):
-                    raise done
-                yield done
+            yield from self.train_schedule(schedule)
         finally:
-            call.stop.set()
-            self._keeping.progress.batch_ends()
+            self._context.progress.batch_ends()
 
-    def begin(
-        self, packs: Sequence[Placed], jobs: Sequence[Job], known: Collection[int] = ()
-    ) -> Call:
-        """Begins to train as `train` does; what comes out, and how to stop it, is in the call."""
-        call = Call(jobs, known)
-        self._tell(packs, call)
+    def train_schedule(self, schedule: Schedule) -> Results:
+        """Trains a schedule, or a part of one, which may come from another process.
 
-        exact = [p for p in packs if p.way is Way.ONE]
+        Yields as `train` does, and ends as it does.
+        """
+        batcher = LaneBatcher(schedule, self.devices, self._train_fn, self._context)
 
         def work() -> None:
             try:
-                self._run_on_all([p for p in packs if p.way is not Way.ONE], call)
-                if exact:
-                    self._run_exact(exact, call)
-            except BaseException as error:  # whoever waits must hear of it
-                call.done.put(error)
+                self._run_on_all(schedule, batcher)
+                self._run_exact(schedule, batcher)
+            except BaseException as error:  # the generator must raise it
+                batcher.results.put(error)
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        self._keeping.interrupt.worker = thread
-        return call
+        self._context.interrupt.worker = thread
+        try:
+            for _ in schedule.waiting:
+                result = batcher.results.get()
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        finally:
+            batcher.stop.set()
 
-    def _tell(self, packs: Sequence[Placed], call: Call) -> None:
-        """Tells of a call that begins, and what those of its jobs that train will take."""
-        left = [
-            dataclasses.replace(p, members=tuple(i for i in p.members if i not in call.known))
-            for p in packs
-        ]
-        left = [pack for pack in left if pack.members]
-        seconds = (0.0, 0.0)
-        if left:
-            works, together = self._planning.works(call.jobs), left[0].way is Way.TOGETHER
-            seconds = self._counter.add_packs(works, left, together, call.jobs[0].on_full_split)
-        useful = self.packings[-1].efficiency if self.packings else 1.0  # planned elsewhere
-        self._keeping.progress.batch_begins(sum(len(p.members) for p in left), *seconds, useful)
+    def _run_on_all(self, schedule: Schedule, batcher: LaneBatcher) -> None:
+        """Trains assignments one after the other, each on all devices."""
+        on_all = [a for a in schedule.assignments if a.layout is not Layout.ONE]
+        self._compile_side_by_side([a for a in on_all if isinstance(a.shape, Envelope)], batcher)
+        for assignment in on_all:
+            self._run(assignment, batcher)
 
-    def _run_on_all(self, packs: Sequence[Placed], call: Call) -> None:
-        """Trains packs one after the other, each on all devices."""
-        self._compile_side_by_side([p for p in packs if isinstance(p.shape, Envelope)], call)
-        for pack in packs:
-            self._run_pack(pack, call, None)
-
-    def _compile_side_by_side(self, packs: Sequence[Placed], call: Call) -> None:
-        """Compiles the programs of packs that train on all devices."""
-        waiting = [pack for pack in packs if set(pack.members) - call.known]
+    def _compile_side_by_side(
+        self, assignments: Sequence[Assignment], batcher: LaneBatcher
+    ) -> None:
+        """Compiles the programs of assignments that train on all devices."""
+        waiting = [a for a in assignments if batcher.waiting(a)]
         if len(waiting) < 2:
             return
         with concurrent.futures.ThreadPoolExecutor(self.devices) as workers:
-            for pack in waiting:
-                jobs = [call.jobs[i] for i in pack.members]
-                for final in {job.on_full_split for job in jobs}:
-                    workers.submit(self._compile_one, pack, jobs[0].candidate, final)
+            for assignment in waiting:
+                jobs = [batcher.jobs[i] for i in assignment.members]
+                for job in {job.on_full_split: job for job in jobs}.values():
+                    workers.submit(self._compile, assignment, job)
 
-    def _compile_one(self, pack: Placed, candidate: Candidate, final: bool) -> None:
-        teacher = self._teacher if final else None
-        program = self._program(pack.shape, None, pack.lanes, self._devices, False, teacher)
-        # What goes wrong does so again when the pack trains, and is dealt with there.
+    def _compile(self, assignment: Assignment, job: Job) -> None:
+        program = self._program(assignment, job.on_full_split)
+        # What goes wrong does so again when the assignment trains, and is dealt with there.
         with contextlib.suppress(Exception):
-            program.compile(candidate, self._data[final])
+            program.compile(job.candidate, self._data[job.on_full_split])
 
-    def _run_exact(self, packs: Sequence[Placed], call: Call) -> None:
+    def _run_exact(self, schedule: Schedule, batcher: LaneBatcher) -> None:
         """One worker for each device takes one architecture after the other.
 
         In the end a worker without one helps the others with theirs: it has their program in less
         time than a training takes.
         """
-        cost = lambda p: self._planner.macs(p.shape, p.shape) * len(set(p.members) - call.known)
-        waiting = sorted(packs, key=cost, reverse=True)
+        exact = [a for a in schedule.assignments if a.layout is Layout.ONE]
+        if not exact:
+            return
+        waiting = self.scheduler.dearest_first(exact, batcher.jobs, batcher.stored)
 
-        def take(worker: int) -> Placed | None:
+        def take(worker: int) -> Assignment | None:
             """An architecture that this device compiled before, or no other did, or any."""
             with self._lock:
                 for others in (False, True):
-                    for position, pack in enumerate(waiting):
-                        homes = {name[1] for name in self._programs if name[0] == pack.shape}
+                    for position, assignment in enumerate(waiting):
+                        homes = {n[1] for n in self._programs if n[0] == assignment.shape}
                         if others or not homes - {None} or worker in homes:
                             return waiting.pop(position)
-            return next((pack for pack in packs if call.waiting(pack.members)), None)
+            return next((a for a in exact if batcher.waiting(a)), None)
 
         def work(worker: int) -> None:
             try:
-                while pack := take(worker):
-                    self._run_pack(pack, call, worker)
+                while assignment := take(worker):
+                    self._run(assignment.on(worker), batcher)
             except InterruptedStudyError:  # the other workers save their states as well
                 raise
             except BaseException as error:  # they shall not go on for hours
-                call.done.put(error)
-                call.stop.set()
+                batcher.results.put(error)
+                batcher.stop.set()
 
         with concurrent.futures.ThreadPoolExecutor(self.devices) as pool:
             list(pool.map(work, range(self.devices)))
 
-    def _run_pack(self, pack: Placed, call: Call, device: int | None) -> None:
-        """Trains a pack on one device, or on all (None); jobs of one kind side by side."""
-        together, devices = pack.way is Way.TOGETHER, self.devices if device is None else 1
-        place = Place(pack.shape, pack.lanes, device, together, devices)
-        groups = Groups(call, self._train_at, self._keeping)
-        for ordered in self._placing.in_order(pack, self._planning.works(call.jobs)):
-            fitting = groups.train(place, ordered)
-            if fitting != place:  # what comes later need not find out again
-                place = fitting
-                self._placing.limit(pack.shape, place.lanes)
-
-    def _train_at(
-        self, place: Place, jobs: Sequence[Job], stop: threading.Event
-    ) -> list[TrainResult]:
-        return self._train_lanes(place.shape, jobs, place.lanes, place.device, place.together, stop)
+    def _run(self, assignment: Assignment, batcher: LaneBatcher) -> None:
+        """Trains an assignment; later ones of its shape need not try again how many lanes fit."""
+        lanes = batcher.train(assignment)
+        if lanes != assignment.lanes:
+            self.scheduler.limit(assignment.shape, lanes)
 
     def _train_lanes(
-        self,
-        shape: Shape,
-        jobs: Sequence[Job],
-        lanes: int,
-        device: int | None,
-        together: bool,
-        stop: threading.Event,
+        self, assignment: Assignment, jobs: Sequence[Job], stop: threading.Event
     ) -> list[TrainResult]:
-        """Trains jobs of one kind at once."""
-        final, epochs = jobs[0].on_full_split, jobs[0].epochs
-        feed = self._data[final]
-        devices = self._devices
-        if device is not None:
-            devices = devices[device : device + 1]
-            if not self._streamed:
-                feed = on_device(feed, devices[0])
-        teacher = self._teacher if final else None
-        program = self._program(shape, device, lanes, devices, together, teacher)
-        place = Place(shape, lanes, device, together, len(devices))
-        with jax.default_device(devices[0]), self._checkpoints(place, jobs) as checkpoints:
+        """Trains jobs of one kind at once; a `TrainFn`."""
+        on_full_split = jobs[0].on_full_split
+        feed = self._data[on_full_split]
+        devices = self._devices_of(assignment)
+        if assignment.device is not None and not self._streamed:
+            feed = on_device(feed, devices[0])
+        program = self._program(assignment, on_full_split)
+        with jax.default_device(devices[0]), self._checkpoints(assignment, jobs) as checkpoints:
             trainings = program.train(
                 [job.candidate for job in jobs],
                 [job.key for job in jobs],
                 feed,
-                epochs=epochs,
-                every_epoch=not final,
+                epochs=jobs[0].epochs,
+                every_epoch=not on_full_split,
                 checkpoints=checkpoints,
-                stop=self._keeping.interrupt.asked,
-                progress=self._progress(jobs, shape, device, stop),
+                stop=self._context.interrupt.asked,
+                progress=self._after_epoch(assignment, jobs, stop),
             )
         return [
             TrainResult(
@@ -327,33 +279,38 @@ class Evaluator:
         ]
 
     @contextlib.contextmanager
-    def _checkpoints(self, place: Place, jobs: Sequence[Job]) -> Iterator[Checkpoints | None]:
+    def _checkpoints(
+        self, assignment: Assignment, jobs: Sequence[Job]
+    ) -> Iterator[Checkpoints | None]:
         """States of these trainings side by side."""
-        folder = state_folder(self._keeping.folder, place, jobs)
+        folder = state_folder(self._context.folder, assignment, jobs, self.devices)
         if folder is None:
             yield None
             return
-        seconds, say = 60 * self._study.checkpoint_minutes, self._keeping.progress.say
+        seconds = 60 * self._config.study.checkpoint_minutes
+        say = self._context.progress.say
         with contextlib.closing(Checkpoints(folder, seconds, say)) as checkpoints:
             yield checkpoints
 
-    def _progress(
-        self, jobs: Sequence[Job], shape: Shape, device: int | None, stop: threading.Event
+    def _after_epoch(
+        self, assignment: Assignment, jobs: Sequence[Job], stop: threading.Event
     ) -> Callable[[int, float], None]:
         """What is called after each epoch of jobs that train side by side.
 
         The time of a trial counts from its first epoch in this run, which follows compilation.
         """
-        start, minutes = None, self._study.trial_minutes
-        images = len(jobs) * self._steps[jobs[0].on_full_split] * self._train.batch_size
-        group = Group(pack_name(shape), len(jobs), jobs[0].epochs, device)
-        tell = self._keeping.progress.group(group, images)
+        start, minutes = None, self._config.study.trial_minutes
+        steps = self._steps[jobs[0].on_full_split]
+        images = len(jobs) * steps * self._config.train.batch_size
+        pack = pack_name(assignment.shape)
+        lanes = Lanes(pack, len(jobs), jobs[0].epochs, assignment.device)
+        epoch_ends = self._context.progress.lanes_begin(lanes, images)
 
-        def progress(epoch: int, loss: float) -> None:
+        def after(epoch: int, loss: float) -> None:
             nonlocal start
             if stop.is_set():
                 raise InterruptedStudyError
-            tell(epoch)
+            epoch_ends(epoch)
             if jobs[0].progress:
                 jobs[0].progress(epoch, loss)
             start = time.monotonic() if start is None else start
@@ -363,33 +320,27 @@ class Evaluator:
                     f"{epoch} of {jobs[0].epochs}"
                 )
 
-        return progress
+        return after
 
-    def _resident_bytes(self) -> int:
-        """Bytes of images that stay on the devices."""
-        if self._streamed:
-            return 0
-        return sum(leaf.nbytes for leaf in jax.tree.leaves(self._data))
+    def _devices_of(self, assignment: Assignment) -> tuple[jax.Device, ...]:
+        device = assignment.device
+        return self._devices if device is None else self._devices[device : device + 1]
 
-    def _program(
-        self,
-        shape: Shape,
-        device: int | None,
-        lanes: int,
-        devices: Sequence[jax.Device],
-        together: bool,
-        teacher: Teacher | None,
-    ) -> TrainProgram:
+    def _program(self, assignment: Assignment, on_full_split: bool) -> TrainProgram:
+        teacher = self._teacher if on_full_split else None
+        together = assignment.layout is Layout.TOGETHER
+        shape, device, lanes = assignment.shape, assignment.device, assignment.lanes
         name = (shape, device, lanes, together, teacher is not None)
         with self._lock:
             if name in self._programs:
                 self._programs.move_to_end(name)
                 return self._programs[name]
+            devices = self._devices_of(assignment)
             if device is not None:
                 teacher = on_device(teacher, devices[0])
             program = TrainProgram(
                 shape,
-                self._train,
+                self._config.train,
                 augmentation=self._augmentation,
                 devices=devices,
                 lanes_per_device=lanes,

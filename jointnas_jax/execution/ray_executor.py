@@ -1,7 +1,7 @@
-"""Trains on a Ray cluster: one actor for each set of devices, packs go to whoever is free.
+"""Trains on a Ray cluster: one actor for each set of devices; one that is free gets a pack.
 
-Ray starts the actors, finds them places and tells when one dies. The driver plans for all of them
-as one process with as many devices would, so results are those of such a process.
+Ray starts the actors, finds machines for them and reports when one dies. The driver schedules for
+all of them as for one process with as many devices, so results are those of such a process.
 """
 
 import collections
@@ -11,15 +11,18 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from jointnas_jax.config import Config
 from jointnas_jax.errors import ConfigError, InputError, JointNASError, StudyError, one_line
-from jointnas_jax.execution.job import Job, RunContext, TrainResult
-from jointnas_jax.execution.local import Evaluator
-from jointnas_jax.execution.planning import Planning, Unit
+from jointnas_jax.execution.job import Job, Results, RunContext, TrainResult
+from jointnas_jax.execution.local import LocalExecutor
+from jointnas_jax.execution.schedule import Schedule, Scheduler
 from jointnas_jax.problem.problem import build_problem
 from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.storage.lock import FILE as LOCK
@@ -40,7 +43,7 @@ _PASSED_ON = ("JAX_", "XLA_", "XDG_CACHE_HOME", "PYTHONPATH")
 
 
 class Worker:
-    """What an actor is: an evaluator that makes itself from the config."""
+    """The class of the actors: a local executor that makes itself from the config."""
 
     def __init__(
         self, config: Config, lock: tuple[Path, str], speed_factors: tuple[float, float] | None
@@ -49,29 +52,33 @@ class Worker:
 
         Args:
           config: of the study.
-          lock: the workdir, and what its lock says; states are kept where that is seen.
-          speed_factors: of the planner, where they are known.
+          lock: the workdir, and the content of its lock; states are saved where that is seen.
+          speed_factors: those that the study began with, if it did.
         """
         from jointnas_jax.runtime.jax_setup import prepare_jax
 
         prepare_jax(config.study.devices)
         folder, text = lock
         shared = (folder / LOCK).is_file() and (folder / LOCK).read_text() == text
-        keeping = RunContext(
+        context = RunContext(
             folder if shared else None, speed_factors, progress=Progress(plain_console())
         )
         problem = build_problem(config)
         images = problem.divided_images()
-        self._evaluator = Evaluator(config, problem.space, *images, keeping=keeping)
+        self._executor = LocalExecutor(config, problem.space, images, context=context)
 
     def describe(self) -> dict[str, Any]:
-        """What the driver plans by."""
-        return self._evaluator.describe()
+        """What the driver schedules by."""
+        return self._executor.describe()
 
-    def train(self, unit: Unit) -> list[tuple[int, TrainResult]] | JointNASError:
-        """Trains a unit; an error that ends the study comes back as a value."""
+    def train(self, part: Schedule) -> list[tuple[int, TrainResult]] | JointNASError:
+        """Trains a part of a schedule; returns an error that ends the study as a value."""
+        with_keys = {
+            i: dataclasses.replace(job, key=jax.random.wrap_key_data(job.key))
+            for i, job in part.jobs.items()
+        }
         try:
-            return self._evaluator.train_unit(unit)
+            return list(self._executor.train_schedule(dataclasses.replace(part, jobs=with_keys)))
         except JointNASError as error:
             return StudyError(str(error))
 
@@ -84,50 +91,62 @@ class RayExecutor:
     """The executor on a Ray cluster; see `Executor`."""
 
     def __init__(
-        self, config: Config, space: JointSpace, sample: Sequence[ArchSpec], keeping: RunContext
+        self, config: Config, space: JointSpace, sample: Sequence[ArchSpec], context: RunContext
     ):
         """Starts a cluster here, or connects to `RAY_ADDRESS`, and starts the actors.
 
         Args:
           config: of the study.
           space: of all candidates.
-          sample: architectures like them, for the planner.
-          keeping: where the workdir is, and what can end the run.
+          sample: architectures like the candidates, for the packer.
+          context: of the run.
 
         Raises:
           ConfigError: the cluster cannot be reached, or has no room for the actors.
           InputError: an actor cannot use the config.
         """
-        self._config, self._keeping = config, keeping
-        folder = (keeping.folder or Path("/nonexistent")).resolve()
+        self._config = config
+        self._context = context
+        folder = (context.folder or Path("/nonexistent")).resolve()
         lock = folder / LOCK
         self._lock = (folder, lock.read_text() if lock.is_file() else "")
-        _connect(config)
+        self.schedules: list[Schedule] = []
         self.workers: list[Any] = []
+        _connect(config)
         try:
-            self.workers = [self._start(keeping.speed_factors) for _ in range(config.ray.workers)]
+            self.workers = [self._start(context.speed_factors) for _ in range(config.ray.workers)]
             described = self._described(self.workers[0])
-            self.speed_factors, self.pixels = described["speed_factors"], described["pixels"]
+            self.pixels: dict[str, list[float]] = described["pixels"]
             hardware = dataclasses.replace(described["hardware"], workers=config.ray.workers)
-            self.machine = described["machine"] | {"devices": hardware.all_devices}
-            self._planning = Planning(config, space, hardware, described["steps"], sample)
+            self.speed_factors: tuple[float, float] = hardware.speed_factors
+            self.machine: dict[str, Any] = described["machine"] | {"devices": hardware.all_devices}
+            self._scheduler = Scheduler(
+                config,
+                space,
+                hardware,
+                described["steps"],
+                sample=sample,
+                teacher=described["teacher"],
+            )
         except BaseException:
             self.close()
             raise
-        self.packings = self._planning.packings
 
-    def completed(
-        self, jobs: Sequence[Job], later: int = 0, known: Collection[int] = ()
-    ) -> Iterator[tuple[int, TrainResult]]:
+    def train(
+        self, jobs: Sequence[Job], *, later: int = 0, stored: Collection[int] = ()
+    ) -> Results:
         """See `Executor`."""
-        known = frozenset(known)
-        waiting = collections.deque(
-            unit for unit in self._planning.units(jobs, later, known) if unit.wanted
-        )
-        useful = self.packings[-1].efficiency
-        trainings = sum(len(unit.wanted) for unit in waiting)
-        self._keeping.progress.batch_begins(trainings, 0.0, 0.0, useful)
+        schedule = self._schedule(dict(enumerate(jobs)), later, stored)
+        waiting = collections.deque(p for p in self._scheduler.units(schedule) if p.waiting)
+        schedule.report(self._context.progress)
         yield from self._serve(waiting, lambda free: None)
+
+    def _schedule(
+        self, jobs: Mapping[int, Job], later: int, stored: Collection[int] = ()
+    ) -> Schedule:
+        schedule = self._scheduler.schedule(jobs, later=later, stored=stored)
+        self.schedules.append(schedule)
+        return schedule
 
     def streamed(
         self, ask: Callable[[], tuple[int, Job] | None], later: int, past: Sequence[Job] = ()
@@ -138,27 +157,27 @@ class RayExecutor:
           ask: gives the next job and its position, None where there is none; not called before
             everything that was yielded is dealt with.
           later: about how many jobs there will be.
-          past: jobs that are planned as if they had been asked for, so that programs are the same.
+          past: jobs that are scheduled as if they had been asked for, so that programs are the
+            same.
         """
         for job in past:
-            self._planning.place([job], later)
-        waiting: collections.deque[Unit] = collections.deque()
+            self._schedule({0: job}, later)
+        waiting: collections.deque[Schedule] = collections.deque()
 
         def refill(free: int) -> None:
             while len(waiting) < free and (asked := ask()):
                 position, job = asked
-                (unit,) = self._planning.units([job], later, frozenset())
-                waiting.append(dataclasses.replace(unit, positions=(position,)))
+                waiting.append(self._schedule({position: job}, later))
 
         yield from self._serve(waiting, refill)
 
     def _serve(
-        self, waiting: collections.deque, refill: Callable[[int], None]
+        self, waiting: collections.deque[Schedule], refill: Callable[[int], None]
     ) -> Iterator[tuple[int, TrainResult]]:
-        """Has units trained until none waits; `refill` may add some for so many free actors."""
-        progress = self._keeping.progress
+        """Has parts trained until none waits; `refill` may add some for so many free actors."""
+        progress = self._context.progress
         tries: collections.Counter[tuple] = collections.Counter()
-        running: dict[Any, tuple[Any, Unit]] = {}
+        running: dict[Any, tuple[Any, Schedule]] = {}
         try:
             while True:
                 refill(len(self.workers) - len(running))
@@ -166,43 +185,46 @@ class RayExecutor:
                     return
                 self._hand_out(waiting, running)
                 ready, _ = ray.wait([*running], timeout=_LOOK)
-                self._keeping.interrupt.check()
+                self._context.interrupt.check()
                 for reference in ready:
-                    worker, unit = running.pop(reference)
-                    yield from self._received(reference, worker, unit, tries, waiting)
+                    worker, part = running.pop(reference)
+                    yield from self._received(reference, worker, part, tries, waiting)
         finally:
             progress.batch_ends()
             for worker, _ in running.values():  # nobody waits for what they train
                 self._replace(worker)
 
-    def _hand_out(self, waiting: collections.deque, running: dict[Any, tuple[Any, Unit]]) -> None:
-        """Gives units to actors that have none."""
+    def _hand_out(
+        self, waiting: collections.deque[Schedule], running: dict[Any, tuple[Any, Schedule]]
+    ) -> None:
+        """Gives parts to actors that have none."""
         busy = [worker for worker, _ in running.values()]
         for worker in self.workers:
             if waiting and worker not in busy:
-                unit = waiting.popleft()
-                running[worker.train.remote(unit)] = (worker, unit)
+                part = waiting.popleft()
+                running[worker.train.remote(_portable(part))] = (worker, part)
 
     def _received(
         self,
         reference: Any,
         worker: Any,
-        unit: Unit,
-        tries: collections.Counter,
-        waiting: collections.deque,
+        part: Schedule,
+        tries: collections.Counter[tuple],
+        waiting: collections.deque[Schedule],
     ) -> Iterator[tuple[int, TrainResult]]:
-        """The outcomes of a unit; where its actor died, it waits again, or has failed."""
+        """The results of a part; where its actor died, it waits again, or has failed."""
         try:
             answer = ray.get(reference)
         except ray.exceptions.RayActorError as error:
             self._replace(worker)
-            tries[unit.positions] += 1
-            if tries[unit.positions] <= self._config.ray.retries:
-                self._keeping.progress.say("an actor died; what it trained is given to another")
-                waiting.appendleft(unit)
+            name = tuple(part.jobs)
+            tries[name] += 1
+            if tries[name] <= self._config.ray.retries:
+                self._context.progress.say("an actor died; what it trained is given to another")
+                waiting.appendleft(part)
                 return
-            reason = f"actor_died: {tries[unit.positions]} actors died of it: {one_line(error)}"
-            yield from ((i, TrainResult((), reason, None)) for i in unit.wanted)
+            reason = f"actor_died: {tries[name]} actors died of it: {one_line(error)}"
+            yield from ((i, TrainResult((), reason, None)) for i in part.waiting)
             return
         except ray.exceptions.RayError as error:
             raise StudyError(f"Ray failed: {one_line(error)}") from error
@@ -234,7 +256,7 @@ class RayExecutor:
         """What an actor says of itself, as soon as it is there."""
         reference = worker.describe.remote()
         while not ray.wait([reference], timeout=_LOOK)[0]:
-            self._keeping.interrupt.check()
+            self._context.interrupt.check()
         try:
             return ray.get(reference)
         except ray.exceptions.RayError as error:
@@ -247,6 +269,15 @@ class RayExecutor:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.kill(worker)
         ray.shutdown()
+
+
+def _portable(part: Schedule) -> Schedule:
+    """A part for another process: keys as NumPy data, no callbacks."""
+    jobs = {}
+    for i, job in part.jobs.items():
+        key: Any = np.asarray(jax.random.key_data(job.key))
+        jobs[i] = dataclasses.replace(job, key=key, progress=None)
+    return dataclasses.replace(part, jobs=jobs)
 
 
 def _connect(config: Config) -> None:

@@ -1,27 +1,25 @@
-"""The workload of a study that has not run, from the cost model that the planner goes by."""
+"""The workload of a study that has not run, from the cost model that schedules go by."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.source import validation_count
-from jointnas_jax.execution.cost_model import ACCELERATOR, CPU
-from jointnas_jax.execution.forecast import Batch
-from jointnas_jax.execution.packing import Planner, Shape, Work
+from jointnas_jax.execution.cost_model import cost_model_of
+from jointnas_jax.execution.job import Job
+from jointnas_jax.execution.packing import Packer, Shape
 from jointnas_jax.nets.cost import training_bytes
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.problem.problem import Problem, build_problem, restore_problem
 from jointnas_jax.simulation.workload import Phase, Training, Workload
 from jointnas_jax.space import JointSpace
-from jointnas_jax.study.study_forecast import SAMPLE, study_batches
-
-MACHINES = {"accelerator": ACCELERATOR, "cpu": CPU}
+from jointnas_jax.study.study_forecast import SAMPLE, stand_in_batches, steps_of_epochs
 
 
-class Images(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Images:
     """A dataset that is not there.
 
     Attributes:
@@ -42,7 +40,7 @@ def forecasted(
     stop_epochs: int = 0,
     fit_seconds: float = 30.0,
 ) -> Workload:
-    """Plans a study, one candidate on a device at a time.
+    """Schedules a study, one candidate on a device at a time.
 
     The first round is known. Candidates further down the pool stand in for those that the search
     will choose.
@@ -66,18 +64,18 @@ def forecasted(
     short = dataclasses.replace(problem, config=dataclasses.replace(config, search=small))
     pool = short.pool()
     held = validation_count(count, config.data.val_fraction, config.data.val_images)
-    batches = study_batches(short, pool, count - held, count)
-    model = _CostModel(problem, pool, machine)
-    phases, left, first = [], sum(len(b.archs) for b in batches), 0
+    batches = [batch.jobs for batch in stand_in_batches(short, pool)]
+    trainings = _Trainings(problem, pool, machine, steps_of_epochs(config, count - held, count))
+    phases, left, first = [], sum(map(len, batches)), 0
     rounds = -(-min(search.rounds * search.per_round, len(pool)) // search.per_round)
-    for i, batch in enumerate(batches):
-        left -= len(batch.archs)
+    for i, jobs in enumerate(batches):
+        left -= len(jobs)
         if stop_epochs and 0 < i < rounds:
-            batch = dataclasses.replace(batch, epochs=min(stop_epochs, batch.epochs))
-        trainings = tuple(model.trainings(batch, first, left))
+            jobs = [dataclasses.replace(j, epochs=min(stop_epochs, j.epochs)) for j in jobs]
         name = f"round {i + 1}" if i < rounds else f"stage {i - rounds + 1} after the search"
-        phases.append(Phase(name, fit_seconds, trainings, coarse=i < rounds))
-        first += len(trainings)
+        some = tuple(trainings.of(jobs, first, left))
+        phases.append(Phase(name, fit_seconds, some, coarse=i < rounds))
+        first += len(jobs)
     source = f"the cost model of `{machine}`, {count:,} images, batches of "
     return Workload(config.name, source + f"{config.train.batch_size}", tuple(phases))
 
@@ -86,6 +84,7 @@ def _problem(config: Config, images: Images | None) -> tuple[Problem, int]:
     """The problem, and how many images its training split has."""
     if images is None:
         problem = build_problem(config)
+        assert problem.dataset is not None
         return problem, problem.dataset.count(config.data.train_split)
     classes = config.data.classes or images.classes
     space = JointSpace.from_config(config.space, images.channels, classes)
@@ -93,40 +92,40 @@ def _problem(config: Config, images: Images | None) -> tuple[Problem, int]:
     return restore_problem(config, default.arch), images.count
 
 
-class _CostModel:
-    """Times of trainings, programs as the planner divides them for one device."""
+class _Trainings:
+    """Trainings with their times, in programs as they are packed for one device."""
 
-    def __init__(self, problem: Problem, pool: np.ndarray, machine: str):
-        sample = [problem.space.decode(vector).arch for vector in pool[:SAMPLE]]
+    def __init__(self, problem: Problem, pool: np.ndarray, machine: str, steps: Mapping[bool, int]):
         train, tiled = problem.config.train, machine == "cpu"
         half = train.dtype == "bfloat16" or (train.dtype == "auto" and not tiled)
-        self._train, self._value_bytes = train, 2 if half else 4
-        own = MACHINES[machine]
-        own = own.compiling_fast() if train.fast_compile and tiled else own
-        self._planner = Planner(
-            *(problem.space, own, 1, train.batch_size, tiled, train.program), sample=sample
+        self._batch_size = train.batch_size
+        self._value_bytes = 2 if half else 4
+        self._steps = steps
+        self._packer = Packer(
+            problem.space,
+            cost_model_of(machine, (1.0, 1.0), fast_compile=train.fast_compile),
+            devices=1,
+            batch=train.batch_size,
+            tiled=tiled,
+            program=train.program,
+            sample=[problem.space.decode(vector).arch for vector in pool[:SAMPLE]],
         )
         self._names: dict[Shape, str] = {}
 
-    def trainings(self, batch: Batch, first: int, later: int) -> Iterator[Training]:
-        """Those of a batch; their numbers begin with `first`, so many others will follow."""
-        steps = max(1, batch.images // self._train.batch_size)
-        works = [Work(arch, steps * batch.epochs) for arch in batch.archs]
-        shapes = self._shapes(works, later)
-        for i, (work, shape) in enumerate(zip(works, shapes, strict=True)):
-            compiling, training = self._planner.seconds(shape, work)
+    def of(self, jobs: Sequence[Job], first: int, later: int) -> Iterator[Training]:
+        """Trainings of jobs; their numbers begin with `first`, so many others will follow."""
+        archs = [job.candidate.arch for job in jobs]
+        steps = [job.epochs * self._steps[job.on_full_split] for job in jobs]
+        packs = self._packer.pack(archs, steps, later)
+        shapes = {i: shape for shape, members in packs.items() for i in members}
+        for i, job in enumerate(jobs):
+            shape, seconds = shapes[i], self._packer.train_seconds(shapes[i], archs[i], steps[i])
             yield Training(
                 first + i,
                 self._names.setdefault(shape, f"program {len(self._names)}"),
-                training / batch.epochs,
-                batch.epochs,
-                compiling,
-                training_bytes(shape, self._train.batch_size, self._value_bytes),
+                seconds / job.epochs,
+                job.epochs,
+                self._packer.compile_seconds(shape),
+                training_bytes(shape, self._batch_size, self._value_bytes),
                 envelope=isinstance(shape, Envelope),
             )
-
-    def _shapes(self, works: Sequence[Work], later: int) -> list[Shape]:
-        """The shape of the program of each training."""
-        packs = self._planner.plan(works, later)
-        shapes = {i: pack.shape for pack in packs for i in pack.members}
-        return [shapes[i] for i in range(len(works))]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jointnas_jax.config import Config
+from jointnas_jax.execution.lane_batches import TrainFn
 from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.runtime.jax_setup import prepare_jax
 from jointnas_jax.storage import workdir as workdirs
@@ -44,8 +45,17 @@ class Options(NamedTuple):
         return watched(plain_console(self.quiet and not self.dry), *scalars, command=command)
 
 
-def run(config: Config, options: Options, interrupt: Interrupt) -> int:
-    """Runs a study in a workdir, or prints its schedule; returns the exit code."""
+def run(
+    config: Config, options: Options, interrupt: Interrupt, train_fn: TrainFn | None = None
+) -> int:
+    """Runs a study in a workdir, or prints its forecast; returns the exit code.
+
+    Args:
+      config: of the study.
+      options: of the script.
+      interrupt: tells when to save and stop.
+      train_fn: see `LocalExecutor`.
+    """
     workdir, progress = options.workdir, options.progress()
     prepare_jax(config.study.devices)
     interrupt.check()
@@ -60,6 +70,7 @@ def run(config: Config, options: Options, interrupt: Interrupt) -> int:
         overwrite=options.overwrite,
         interrupt=interrupt,
         progress=progress,
+        train_fn=train_fn,
     )
     if not result:  # another process reports
         return 0

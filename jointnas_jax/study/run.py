@@ -17,6 +17,7 @@ from jointnas_jax.data.source import Images
 from jointnas_jax.errors import StudyError
 from jointnas_jax.execution.factory import make_executor
 from jointnas_jax.execution.job import Job, RunContext, TrainResult
+from jointnas_jax.execution.lane_batches import TrainFn
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.predictor import Fitted
 from jointnas_jax.problem.problem import PRETRAIN_STREAM, Problem, build_problem
@@ -28,7 +29,13 @@ from jointnas_jax.storage.workdir import WorkdirState
 from jointnas_jax.study.coarse_stage import CoarseStage, Searched, completed_trials
 from jointnas_jax.study.result import Contender, build_result, print_result
 from jointnas_jax.study.study_files import StudyFiles
-from jointnas_jax.study.study_forecast import SAMPLE, Plan, find_teacher, make_plan, print_plan
+from jointnas_jax.study.study_forecast import (
+    SAMPLE,
+    StudyForecast,
+    find_teacher,
+    forecast_study,
+    print_forecast,
+)
 from jointnas_jax.study.trial_runner import Batch, Trials
 from jointnas_jax.telemetry.console import watched
 from jointnas_jax.telemetry.progress import Progress
@@ -40,11 +47,12 @@ _PRETRAIN, _SEARCH, _EVOLVE, _COARSE, _RANDOM, _VALIDATE, _RETRAIN = range(7)
 
 
 def dry_run(config: Config, console: Console) -> None:
-    """Prints the plan of a study; opens the dataset, trains nothing."""
+    """Prints the forecast of a study; opens the dataset, trains nothing."""
     check_asking(config)
     problem = build_problem(config)
     images = problem.dataset.count(config.data.train_split)
-    print_plan(problem, make_plan(problem, problem.pool(), images, find_teacher(config)), console)
+    forecast = forecast_study(problem, problem.pool(), images, find_teacher(config))
+    print_forecast(problem, forecast, console)
 
 
 def run_study(
@@ -54,6 +62,7 @@ def run_study(
     overwrite: bool = False,
     interrupt: Interrupt | None = None,
     progress: Progress | None = None,
+    train_fn: TrainFn | None = None,
 ) -> dict[str, Any]:
     """Runs a whole study, or goes on with it.
 
@@ -64,6 +73,7 @@ def run_study(
       overwrite: replace what the workdir holds of a study.
       interrupt: tells when to save and stop.
       progress: told where the study is; None: it is shown as suits the console.
+      train_fn: see `LocalExecutor`.
 
     Returns:
       The content of `result.json`, which is written too.
@@ -88,7 +98,7 @@ def run_study(
         interrupt.check()
         meter = StageTimer(progress.stage)
         with meter.listening(), progress.shown():
-            return _run(config, files, progress, interrupt, meter)
+            return _run(config, files, progress, interrupt, meter, train_fn)
 
 
 def _run(
@@ -97,16 +107,17 @@ def _run(
     progress: Progress,
     interrupt: Interrupt,
     meter: StageTimer,
+    train_fn: TrainFn | None,
 ) -> dict[str, Any]:
     with meter.stage("data"):
         problem = files.problem()
         images = problem.divided_images()
     with meter.stage("pool"):
         pool = problem.pool()
-        plan = make_plan(problem, pool, len(images[0]), find_teacher(config))
-        study = Study(problem, pool, images, plan, files, progress, interrupt)
+        forecast = forecast_study(problem, pool, len(images[0]), find_teacher(config))
+        study = Study(problem, pool, images, forecast, files, progress, interrupt, train_fn)
     with contextlib.closing(study.evaluator):
-        print_plan(problem, plan, progress.console)
+        print_forecast(problem, forecast, progress.console)
         study.open()  # the last thing before training: bad input leaves no trace
         interrupt.command = progress.command
         with contextlib.closing(study.trials):
@@ -153,10 +164,11 @@ class Study:
         problem: Problem,
         pool: np.ndarray,
         images: tuple[Images, np.ndarray, Images],
-        plan: Plan,
+        forecast: StudyForecast,
         files: StudyFiles,
         progress: Progress,
         interrupt: Interrupt,
+        train_fn: TrainFn | None = None,
     ):
         """Puts the images on the devices.
 
@@ -164,22 +176,28 @@ class Study:
           problem: the problem.
           pool: `int32[P, K]`.
           images: training split, `bool[N]` which of it are for validation, test split.
-          plan: of the study.
+          forecast: of the study.
           files: where everything is written.
           progress: told where the study is.
           interrupt: tells when to save and stop.
+          train_fn: see `LocalExecutor`.
 
         Raises:
           InputError: the study may not go on here.
           DamagedError: what is stored of it is not what was written.
         """
         self.problem, self.config = problem, problem.config
-        self.files, self.progress, self._plan = files, progress, plan
+        self.files, self.progress, self._forecast = files, progress, forecast
         sample = [problem.space.decode(vector).arch for vector in pool[:SAMPLE]]
         factors = files.provenance and files.provenance.speed_factors
-        keeping = RunContext(files.workdir, factors, interrupt, progress)
-        given = (self.config, problem.space, images, sample, keeping)
-        self.evaluator = make_executor(*given)
+        self.evaluator = make_executor(
+            self.config,
+            problem.space,
+            images,
+            sample=sample,
+            context=RunContext(files.workdir, factors, interrupt, progress),
+            train_fn=train_fn,
+        )
         self.searcher, self._epochs = problem.searcher(), self.config.train.epochs
 
     def open(self) -> None:
@@ -193,10 +211,10 @@ class Study:
         folder = self.files.workdir
         self.trials = Trials(
             *(self.evaluator, store, self.problem.space, folder),
-            *(self._plan.trainings, self.progress, self.problem.costs_of),
+            *(self._forecast.forecast.trainings, self.progress, self.problem.costs_of),
         )
         known, scale = self.trials.stored.values(), self.evaluator.speed_factors[0]
-        self.progress.begin(folder, self._plan.parts, scale, known)
+        self.progress.begin(folder, self._forecast.parts, scale, known)
 
     def pretrain(self) -> PredictorState:
         """Pretrains the predictor's encoders on the costs of random architectures."""

@@ -3,183 +3,266 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import jax
 import numpy as np
 from rich.console import Console
 
 from jointnas_jax.config import Config
-from jointnas_jax.data.digits import cache_dir
 from jointnas_jax.data.source import ImageDataset, validation_count
-from jointnas_jax.execution.cost_model import measured_speed_factors
-from jointnas_jax.execution.forecast import Batch, Forecast, forecast
-from jointnas_jax.execution.hardware import machine_here, make_planner, training_devices
+from jointnas_jax.execution.cost_model import CostModel
+from jointnas_jax.execution.hardware import Hardware
+from jointnas_jax.execution.job import Job
+from jointnas_jax.execution.schedule import Schedule, Scheduler
 from jointnas_jax.models.model import load
 from jointnas_jax.problem.problem import Problem
 from jointnas_jax.rules import cost_in_words
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace
 from jointnas_jax.telemetry.time_left import Part
 
-# Architectures of the pool that a planner looks at.
+# Architectures of the pool that a packer looks at.
 SAMPLE = 96
-
-
-def plan_training(config: Config, dataset: ImageDataset, candidate: Candidate) -> Forecast:
-    """Forecasts the final training of one candidate; raises as `find_teacher` does."""
-    images = dataset.count(config.data.train_split)
-    batch = Batch([candidate.arch], config.train.epochs_of_winners, images, final=True)
-    space = JointSpace.fixed(candidate)
-    return predict(config, dataset, space, [batch], teacher=find_teacher(config))
-
-
-def find_teacher(config: Config) -> ArchSpec | None:
-    """The network that final trainings learn from; raises `ModelError` if it cannot be loaded."""
-    return load(Path(config.train.teacher)).arch if config.train.teacher else None
-
-
-def predict(
-    config: Config,
-    dataset: ImageDataset,
-    space: JointSpace,
-    batches: Sequence[Batch],
-    sample: Sequence[ArchSpec] = (),
-    teacher: ArchSpec | None = None,
-) -> Forecast:
-    """Forecasts trainings on this machine, which is measured for a second the first time.
-
-    Args:
-      config: of them.
-      dataset: of the images.
-      space: of all candidates that may train.
-      batches: of trainings.
-      sample: architectures like those that train, for the planner.
-      teacher: that final trainings learn from.
-    """
-    devices = training_devices(config)
-    machine = machine_here(config, measured_speed_factors(devices[0], cache_dir()))
-    planner = make_planner(config, space, machine, sample)
-    decoded = dataset.decoded_bytes(config.data.train_split, config.data.test_split)
-    resident = decoded if decoded <= config.data.memory_gb * 1e9 else 0
-    return forecast(config, machine, planner, devices, batches, resident, teacher)
+# A training program is two to XLA: an epoch, and the accuracy after it.
+_XLA_PROGRAMS = 2
+_OVERHEAD = 10  # seconds of imports, pretraining, fits, evolution
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Forecast:
+    """What batches of trainings take, roughly.
+
+    Attributes:
+      schedules: of the batches, in order.
+      devices: that train.
+    """
+
+    schedules: tuple[Schedule, ...]
+    devices: int
+
+    @property
+    def trainings(self) -> int:
+        """Number of them."""
+        return sum(len(s.jobs) for s in self.schedules)
+
+    @property
+    def envelopes(self) -> int:
+        """Programs that are compiled for several architectures."""
+        return sum(s.new_envelopes for s in self.schedules)
+
+    @property
+    def exact(self) -> int:
+        """Programs that are compiled for one."""
+        return sum(s.new_exact for s in self.schedules)
+
+    @property
+    def useful(self) -> float:
+        """Operations of all trainings, if none stops early."""
+        return sum(s.useful for s in self.schedules)
+
+    @property
+    def executed(self) -> float:
+        """Operations with the padding of envelopes."""
+        return sum(s.executed for s in self.schedules)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a device needs at most."""
+        return max(s.memory for s in self.schedules)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time."""
+        return sum(s.compiling + s.training for s in self.schedules) + _OVERHEAD
+
+    def lines(self) -> dict[str, str]:
+        """The forecast for people, by name."""
+        hours, programs = self.seconds / 3600, self.envelopes + self.exact
+        time = f"{60 * hours:.1f} minutes" if hours < 2 else f"{hours:,.1f} hours"
+        return {
+            "programs": f"{programs} to train in ({self.envelopes} envelopes, {self.exact} "
+            f"exact), {_XLA_PROGRAMS * programs} for XLA",
+            "training FLOPs": f"{self.useful:.2g} useful, {self.executed:.2g} executed",
+            "memory": f"{self.memory / 1e9:.2g} GB per device in training (rough)",
+            "estimated time": f"{time} on {self.devices} devices, "
+            f"{self.devices * hours:,.2g} device-hours (rough)",
+        }
+
+
+def forecast(
+    config: Config,
+    space: JointSpace,
+    hardware: Hardware,
+    batches: Sequence[Sequence[Job]],
+    *,
+    steps: Mapping[bool, int],
+    sample: Sequence[ArchSpec] = (),
+    teacher: ArchSpec | None = None,
+    cost_model: CostModel | None = None,
+) -> Forecast:
+    """Schedules batches of jobs, one after the other; other arguments as of `Scheduler`."""
+    scheduler = Scheduler(
+        config, space, hardware, steps, sample=sample, teacher=teacher, cost_model=cost_model
+    )
+    left, schedules = sum(map(len, batches)), []
+    for jobs in batches:
+        left -= len(jobs)
+        schedules.append(scheduler.schedule(dict(enumerate(jobs)), later=left))
+    return Forecast(tuple(schedules), hardware.all_devices)
+
+
+def forecast_training(config: Config, dataset: ImageDataset, candidate: Candidate) -> Forecast:
+    """Forecasts one training on the full split; raises as `find_teacher` does."""
+    images = dataset.count(config.data.train_split)
+    jobs = [Job(candidate, jax.random.key(0), config.train.epochs_of_winners, on_full_split=True)]
+    return forecast(
+        config,
+        JointSpace.fixed(candidate),
+        _hardware_here(config, dataset),
+        [jobs],
+        steps=steps_of_epochs(config, images, images),
+        teacher=find_teacher(config),
+    )
+
+
+def find_teacher(config: Config) -> ArchSpec | None:
+    """The network that jobs on the full split learn from; raises `ModelError` if there is none."""
+    return load(Path(config.train.teacher)).arch if config.train.teacher else None
+
+
+def steps_of_epochs(config: Config, kept: int, images: int) -> dict[bool, int]:
+    """Steps of an epoch on `kept` images (False), and on all of them (True)."""
+    # Less than a batch does not train; that there is no more, the forecast says beside this.
+    batch = config.train.batch_size
+    return {False: max(1, kept // batch), True: max(1, images // batch)}
+
+
+def _hardware_here(config: Config, dataset: ImageDataset) -> Hardware:
+    """The devices of this machine, which is measured for a second the first time."""
+    decoded = dataset.decoded_bytes(config.data.train_split, config.data.test_split)
+    return Hardware.here(config, taken=decoded if decoded <= config.data.memory_gb * 1e9 else 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyForecast:
     """A study in numbers.
 
     Attributes:
-      architectures: size of the architecture space.
-      recipes: size of the recipe space.
       images: that candidates train on.
       validation: images kept for validation.
       pool: candidates in the pool, all within the budget.
-      candidates: trained in the coarse stage.
-      trainings: of all stages, references and retraining included, at most.
-      forecast: of all trainings.
-      parts: the same by batch, in order.
+      stages: of its batches of trainings, in order.
+      forecast: of these, references and retraining included; if none stops early.
     """
 
-    architectures: int
-    recipes: int
     images: int
     validation: int
     pool: int
-    candidates: int
-    trainings: int
+    stages: tuple[str, ...]
     forecast: Forecast
-    parts: tuple[Part, ...] = ()
+
+    @property
+    def parts(self) -> list[Part]:
+        """The batches, as the time left takes them."""
+        return [
+            Part(stage, len(schedule.jobs), schedule.compiling, schedule.training)
+            for stage, schedule in zip(self.stages, self.forecast.schedules, strict=True)
+        ]
 
 
-def make_plan(
+def forecast_study(
     problem: Problem, pool: np.ndarray, images: int, teacher: ArchSpec | None = None
-) -> Plan:
-    """Plans the study of a problem.
+) -> StudyForecast:
+    """Forecasts the study of a problem.
 
     Args:
       problem: the problem.
       pool: `int32[P, K]`.
       images: in the training split, validation included.
-      teacher: that final trainings learn from.
+      teacher: that jobs on the full split learn from.
     """
     config, space = problem.config, problem.space
+    assert problem.dataset is not None
     held = validation_count(images, config.data.val_fraction, config.data.val_images)
-    batches = study_batches(problem, pool, images - held, images)
-    sample = [space.decode(vector).arch for vector in pool[:SAMPLE]]
-    seen = predict(config, problem.dataset, space, batches, sample, teacher)
-    return Plan(
-        space.arch_size,
-        space.recipe_size,
-        images - held,
-        held,
-        len(pool),
-        min(config.search.rounds * config.search.per_round, len(pool)),
-        sum(len(batch.archs) for batch in batches),
-        seen,
-        tuple(
-            Part(batch.stage, len(batch.archs), *seconds)
-            for batch, seconds in zip(batches, seen.parts, strict=True)
-        ),
+    batches = stand_in_batches(problem, pool)
+    seen = forecast(
+        config,
+        space,
+        _hardware_here(config, problem.dataset),
+        [batch.jobs for batch in batches],
+        steps=steps_of_epochs(config, images - held, images),
+        sample=[space.decode(vector).arch for vector in pool[:SAMPLE]],
+        teacher=teacher,
     )
+    stages = tuple(batch.stage for batch in batches)
+    return StudyForecast(images - held, held, len(pool), stages, seen)
 
 
-def study_batches(problem: Problem, pool: np.ndarray, kept: int, images: int) -> list[Batch]:
-    """All trainings of a study, in the batches that the evaluator gets.
+class StageJobs(NamedTuple):
+    """Jobs that an executor gets at once, and their stage."""
+
+    stage: str
+    jobs: list[Job]
+
+
+def stand_in_batches(problem: Problem, pool: np.ndarray) -> list[StageJobs]:
+    """All trainings of a study, in the batches that an executor gets.
 
     The first round is the head of the pool `int32[P, K]`. What the search will choose is not known:
     candidates further down the pool stand in for it.
-
-    Args:
-      problem: the problem.
-      pool: `int32[P, K]`.
-      kept: images to train on, without those for validation.
-      images: to train on in the end.
     """
     config, space = problem.config, problem.space
     search, study, train = config.search, config.study, config.train
     candidates = min(search.rounds * search.per_round, len(pool))
     random = candidates + search.finalists if study.random_reference else 0
-    default = [problem.default.arch]
+    key = jax.random.key(0)
 
-    def archs(start: int, wanted: int) -> list[ArchSpec]:
-        return [space.decode(pool[i % len(pool)]).arch for i in range(start, start + wanted)]
+    def some(start: int, wanted: int) -> list[Candidate]:
+        return [space.decode(pool[i % len(pool)]) for i in range(start, start + wanted)]
 
     starts = range(0, candidates, search.per_round)
-    each_round = [archs(i, min(search.per_round, candidates - i)) for i in starts]
-    batches = [Batch(some, train.epochs, kept, stage="coarse") for some in each_round]
+    short = [("coarse", some(i, min(search.per_round, candidates - i))) for i in starts]
     if random:
-        batches.append(Batch(archs(candidates, random), train.epochs, kept, stage="random"))
-    references = default + archs(candidates, 1 if random else 0)
-    for wanted, final in ((search.finalists + 1, False), (search.winners, True)):
-        contenders = [*archs(candidates + 1, wanted), *references]
-        each = [arch for arch in contenders for _ in range(study.seeds)]
-        seen, stage = (images, "retrain") if final else (kept, "validate")
-        batches.append(Batch(each, train.epochs_of_winners, seen, final, stage))
+        short.append(("random", some(candidates, random)))
+    batches = [
+        StageJobs(stage, [Job(candidate, key, train.epochs) for candidate in each])
+        for stage, each in short
+    ]
+    references = [problem.default, *some(candidates, 1 if random else 0)]
+    for stage, wanted in (("validate", search.finalists + 1), ("retrain", search.winners)):
+        jobs = [
+            Job(candidate, key, train.epochs_of_winners, stage == "retrain")
+            for candidate in [*some(candidates + 1, wanted), *references]
+            for _ in range(study.seeds)
+        ]
+        batches.append(StageJobs(stage, jobs))
     return batches
 
 
-def print_plan(problem: Problem, plan: Plan, console: Console) -> None:
-    """Prints a plan for people."""
-    config = problem.config
+def print_forecast(problem: Problem, seen: StudyForecast, console: Console) -> None:
+    """Prints a forecast for people."""
+    config, space = problem.config, problem.space
     limits = config.budget.limits()
     wanted = config.search.rounds * config.search.per_round
     asked, batch = config.search.pool_size, config.train.batch_size
-    short = plan.pool < asked
+    short = seen.pool < asked
     budget = ", ".join(f"{c} <= {cost_in_words(c, v)}" for c, v in limits.items()) or "none"
     lines = {
         "study": f"{config.name}, mode {config.mode}, seed {config.seed}",
         "data": str(problem.dataset),
-        "images": f"{plan.images:,} to train on, {plan.validation:,} for validation"
-        + (f"; too few for a batch of {batch}" if plan.images < batch else ""),
-        "space": f"{plan.architectures:.3g} architectures x {plan.recipes:.3g} recipes",
+        "images": f"{seen.images:,} to train on, {seen.validation:,} for validation"
+        + (f"; too few for a batch of {batch}" if seen.images < batch else ""),
+        "space": f"{space.arch_size:.3g} architectures x {space.recipe_size:.3g} recipes",
         "budget": budget,
-        "pool": f"{plan.pool:,} candidates within the budget"
+        "pool": f"{seen.pool:,} candidates within the budget"
         + (f" of {asked:,} asked for: there are no more, or they are too rare" if short else "")
-        + (f"; less than the {wanted} to train" if plan.pool < wanted else ""),
-        "coarse stage": f"{plan.candidates} candidates in {config.search.rounds} rounds, "
+        + (f"; less than the {wanted} to train" if seen.pool < wanted else ""),
+        "coarse stage": f"{min(wanted, seen.pool)} candidates in {config.search.rounds} rounds, "
         f"{config.train.epochs} epochs in the first",
         "finalists": f"{config.train.epochs_of_winners} epochs, {config.study.seeds} seeds",
-        "trainings": f"{plan.trainings} in all, references and retraining included",
+        "trainings": f"{seen.forecast.trainings} in all, references and retraining included",
     }
-    print_lines(lines | plan.forecast.lines(), console)
+    print_lines(lines | seen.forecast.lines(), console)
 
 
 def print_lines(lines: Mapping[str, str], console: Console) -> None:

@@ -16,7 +16,7 @@ from jointnas_jax.config import Config
 from jointnas_jax.data.source import ImageDataset, open_dataset
 from jointnas_jax.errors import ConfigError, SpaceError, StudyError
 from jointnas_jax.execution.job import Job, RunContext, TrainResult
-from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.execution.local import LocalExecutor
 from jointnas_jax.files import SCHEMA
 from jointnas_jax.models.model import Model, save_model
 from jointnas_jax.nets import zoo
@@ -25,7 +25,7 @@ from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.space import Candidate, JointSpace, Knob, read_candidate
 from jointnas_jax.storage import workdir as workdirs
 from jointnas_jax.storage.lock import locked
-from jointnas_jax.study.study_forecast import plan_training, print_lines
+from jointnas_jax.study.study_forecast import forecast_training, print_lines
 from jointnas_jax.telemetry.console import watched
 from jointnas_jax.telemetry.progress import Progress
 from jointnas_jax.telemetry.time_left import Part
@@ -99,10 +99,10 @@ def _train(
             f"`config.train.batch_size` must be at most the {len(train)} training images, got "
             f"{config.train.batch_size}"
         )
-    validation = np.zeros(len(train), bool)  # a final training uses all images
-    keeping = RunContext(workdir, None, interrupt, progress)
+    validation = np.zeros(len(train), bool)  # all images are trained on
+    context = RunContext(workdir, None, interrupt, progress)
     space = JointSpace.fixed(candidate)
-    evaluator = Evaluator(config, space, train, validation, test, keeping=keeping)
+    executor = LocalExecutor(config, space, (train, validation, test), context=context)
     workdirs.start_training(workdir, config, described, overwrite)
     interrupt.command = progress.command
     progress.begin(workdir, [Part(_STAGE, 1, 0.0, 0.0)])
@@ -122,12 +122,12 @@ def _train(
         on_full_split=True,
         progress=tell,
     )
-    (outcome,) = evaluator.run([job])
+    (outcome,) = executor.run([job])
     progress.trained(_STAGE)
     if outcome.reason is not None:
         raise StudyError(f"the training failed: {outcome.reason}")
     seconds = round(time.perf_counter() - start, 2)
-    result = _keep(config, dataset, candidate, workdir, outcome, evaluator.pixels, seconds)
+    result = _keep(config, dataset, candidate, workdir, outcome, executor.pixels, seconds)
     progress.scalar("training/test_accuracy", result["accuracy"], epochs)
     print_accuracy(result, console)
     return result
@@ -185,7 +185,7 @@ def _print_plan(
         f"{candidate.arch.resolution} x {candidate.arch.resolution}",
         "recipe": ", ".join(f"{k} {v}" for k, v in candidate.recipe.to_dict().items()),
     }
-    print_lines(lines | plan_training(config, dataset, candidate).lines(), console)
+    print_lines(lines | forecast_training(config, dataset, candidate).lines(), console)
 
 
 def find_candidate(config: Config, name: str, dataset: ImageDataset) -> Candidate:

@@ -109,10 +109,10 @@ class Trials:
                     outcomes[i] = TrainResult(trial.accuracies, trial.reason, None)
         self._progress.batch(batch.stage, batch.round)
         later = max(0, self._planned - first - len(jobs))
-        known = frozenset(outcomes)
+        training = self._evaluator.train(jobs, later=later, stored=frozenset(outcomes))
         # Closed, so that an error here stops what trains.
-        with contextlib.closing(self._evaluator.completed(jobs, later, known)) as completed:
-            for i, outcome in completed:
+        with contextlib.closing(training):
+            for i, outcome in training:
                 folder = _folder(batch, i)
                 if folder is not None and outcome.reason is None:
                     save_variables(folder, outcome.variables)
@@ -123,7 +123,7 @@ class Trials:
         self.count += len(jobs)
         # Not before all are stored: they would have to start again.
         shutil.rmtree(self._workdir / STATE, ignore_errors=True)
-        self._progress.say(f"{batch.stage}: {self._evaluator.packings[-1]}")
+        self._progress.say(f"{batch.stage}: {self._evaluator.schedules[-1]}")
         if batch.round is None:  # else the round tells more
             self._progress.milestone()
         return [outcomes[i] for i in range(len(jobs))]

@@ -1,7 +1,7 @@
-"""What a study tells of itself while it runs: one object that it reports to, and who listens.
+"""Where a run is: one object that it reports to, and listeners that show it.
 
-Reports come from the threads of all devices and change numbers under a lock, no more. A thread of
-its own shows them once a second and writes them to `progress.json`, which `status` and the report
+Reports come from the threads of all devices and change numbers under a lock, no more. A separate
+thread shows them once a second and writes them to `progress.json`, which `status` and the report
 read. Nothing here imports JAX.
 """
 
@@ -21,7 +21,7 @@ from rich.console import Console
 from jointnas_jax.errors import DamagedError, JointNASError, one_line
 from jointnas_jax.files import read_json, write_json
 from jointnas_jax.storage.workdir import PROGRESS
-from jointnas_jax.telemetry.time_left import Group, Part, Timeline
+from jointnas_jax.telemetry.time_left import Lanes, Part, Timeline
 
 _SECONDS = 1.0  # between two looks
 # Epochs that the speed in images is averaged over.
@@ -93,7 +93,7 @@ class Listener:
     """Receiver of reports; every method may do nothing."""
 
     def start(self, look: Callable[[], Snapshot]) -> None:
-        """The run begins; `look` tells where it is at any time, from any thread."""
+        """The run begins; `look` returns where it is at any time, from any thread."""
 
     def begin(self, workdir: Path) -> None:
         """From now on the workdir may be written."""
@@ -115,7 +115,7 @@ class Progress:
     """Where a run is.
 
     Attributes:
-      console: for what is told in words.
+      console: for lines of text.
       command: that goes on with the run, "" where it is not known.
     """
 
@@ -129,22 +129,25 @@ class Progress:
         """Begins with nothing known.
 
         Args:
-          console: None: nothing is said.
-          listeners: who is told.
+          console: None: nothing is printed.
+          listeners: that show the run.
           command: see `Snapshot`.
           clock: seconds since 1970.
         """
-        self.console, self.command = console or Console(quiet=True), command
-        self._listeners, self._clock = listeners, clock
+        self.console = console or Console(quiet=True)
+        self.command = command
+        self._listeners = listeners
+        self._clock = clock
         self._lock = threading.RLock()
         self._now = Snapshot(clock(), clock(), command)
-        self._timeline: Timeline | None = None
-        self._counts: dict[str, list[int]] = {}
-        self._asked = ""
+        self._timeline = Timeline()
+        self._counts: dict[str, list[int]] = {}  # stage -> trainings done, planned
+        self._stage = ""  # of trials
         self._images: collections.deque[tuple[float, int]] = collections.deque(maxlen=_RECENT)
         self._file: Path | None = None
         self._epochs: int | None = None
-        self._changed, self._closing = False, threading.Event()
+        self._changed = False
+        self._closing = threading.Event()
 
     def say(self, text: str) -> None:
         """Prints a line."""
@@ -170,24 +173,22 @@ class Progress:
                 listener.close()
 
     def look(self) -> Snapshot:
-        """Tells where the run is."""
+        """Returns where the run is."""
         with self._lock:
-            now, line = self._clock(), self._timeline
-            left = line.seconds_left(now) if line else None
-            groups = line.groups if line else ()
-            training = [g for g in groups if g.epoch < g.epochs]
+            now, counts = self._clock(), self._counts
+            training = [lanes for lanes in self._timeline.lanes if lanes.epoch < lanes.epochs]
             return dataclasses.replace(
                 self._now,
                 time=now,
-                stages={stage: tuple(counts) for stage, counts in self._counts.items()},
-                done=sum(done for done, _ in self._counts.values()),
-                planned=sum(planned for _, planned in self._counts.values()),
+                stages={stage: (done, planned) for stage, (done, planned) in counts.items()},
+                done=sum(done for done, _ in counts.values()),
+                planned=sum(planned for _, planned in counts.values()),
                 images_per_second=self._speed(),
-                seconds_left=None if left is None else round(left, 1),
-                groups=tuple((g.pack, g.trainings, g.epoch, g.epochs) for g in training),
+                seconds_left=round(self._timeline.seconds_left(now), 1) if self._file else None,
+                groups=tuple((a.pack, a.trainings, a.epoch, a.epochs) for a in training),
             )
 
-    # -- what the study tells --------------------------------------------------------------------
+    # -- reports of the study --------------------------------------------------------------------
 
     def stage(self, name: str) -> None:
         """A stage begins."""
@@ -196,7 +197,7 @@ class Progress:
     def begin(
         self,
         workdir: Path,
-        plan: Sequence[Part],
+        parts: Sequence[Part],
         compile_scale: float = 1.0,
         stored: Iterable[Any] = (),
     ) -> None:
@@ -204,7 +205,7 @@ class Progress:
 
         Args:
           workdir: of the run.
-          plan: all batches of trainings in order.
+          parts: all batches of trainings in order.
           compile_scale: see `Timeline`.
           stored: `Trial`s of an earlier run.
         """
@@ -212,55 +213,52 @@ class Progress:
             self.say(f"goes on with {len(stored)} stored trials")
         counts = collections.Counter(trial.stage for trial in stored)
         with self._lock:
-            self._timeline = Timeline(plan, compile_scale)
+            self._timeline = Timeline(parts, compile_scale)
             self._timeline.stored(counts)
-            self._counts = {part.stage: [counts[part.stage], 0] for part in plan}
-            for part in plan:
+            self._counts = {part.stage: [counts[part.stage], 0] for part in parts}
+            for part in parts:
                 self._counts[part.stage][1] += part.trainings
             for trial in stored:
                 self._judge(trial)
             self._file = workdir / PROGRESS
-            rounds = sum(part.stage == "coarse" for part in plan)
+            rounds = sum(part.stage == "coarse" for part in parts)
             self._set(folder=os.getcwd(), rounds=rounds or None)
-        self._tell(lambda listener: listener.begin(workdir))
+        for listener in self._listeners:
+            listener.begin(workdir)
 
     def batch(self, stage: str, number: int | None = None) -> None:
-        """The study asks for trainings of a stage, in this round of the coarse one."""
+        """The next batch is of a stage, and of this round of the coarse one."""
         with self._lock:
-            self._asked = stage
+            self._stage = stage
             if number is not None:
                 self._set(round=number)
 
     def batch_begins(
         self, trainings: int, compiling: float, training: float, useful: float
     ) -> None:
-        """So many of them train, those that were not stored; see `Part` and `Snapshot`."""
+        """A batch begins, of which so many train; see `Part` and `Snapshot`."""
         with self._lock:
-            stage = self._asked
             self._images.clear()
             self._set(useful=useful)
-            self._counts.setdefault(stage, [0, 0])[1] += trainings
-            if self._timeline:
-                part = Part(stage, trainings, compiling, training)
-                for planned in self._timeline.begin(self._clock(), part):
-                    self._counts[planned.stage][1] -= planned.trainings
+            self._counts.setdefault(self._stage, [0, 0])[1] += trainings
+            part = Part(self._stage, trainings, compiling, training)
+            for replaced in self._timeline.begin(self._clock(), part):
+                self._counts[replaced.stage][1] -= replaced.trainings
 
-    def group(self, group: Group, images: int) -> Callable[[int], None]:
+    def lanes_begin(self, lanes: Lanes, images: int) -> Callable[[int], None]:
         """Trainings side by side begin, an epoch of which takes so many images.
 
         Returns:
-          What is to be called with the number of each epoch, from 1, when it has ended.
+          A function to call with the number of each epoch, from 1, when it has ended.
         """
         with self._lock:
-            if self._timeline:
-                self._timeline.group(group)
+            self._timeline.lanes.append(lanes)
 
         def epoch(number: int) -> None:
             with self._lock:
                 now = self._clock()
                 self._images.append((now, images))
-                if self._timeline:
-                    self._timeline.epoch(now, group, number)
+                self._timeline.epoch(now, lanes, number)
                 self._changed = True
 
         return epoch
@@ -268,16 +266,14 @@ class Progress:
     def batch_ends(self) -> None:
         """The batch has ended."""
         with self._lock:
-            if self._timeline:
-                self._timeline.end(self._clock())
+            self._timeline.end(self._clock())
             self._changed = True
 
     def trained(self, stage: str) -> None:
         """One training has ended."""
         with self._lock:
             self._counts.setdefault(stage, [0, 0])[0] += 1
-            if self._timeline:
-                self._timeline.trained()
+            self._timeline.trained()
             self._changed = True
 
     def trial(self, trial: Any) -> None:
@@ -296,29 +292,28 @@ class Progress:
         """Later candidates of the coarse stage train fewer epochs, by the early-stop rule."""
         with self._lock:
             self._epochs = epochs
-            if self._timeline:
-                self._timeline.shorten("coarse", epochs / of)
+            self._timeline.shorten("coarse", epochs / of)
 
     def round_ends(self, number: int, best: float | None, card: Any | None) -> None:
         """A round of the coarse stage has ended, with a `ReportCard` if there is one."""
-        with self._lock:
-            self._set(best=best if best is None else float(best))
-            if card:
-                self._set(kendall=_number(card.kendall), spearman=_number(card.spearman))
-            now = self.look()
-        self.scalar("study/kendall", now.kendall, number)
-        self.scalar("study/spearman", now.spearman, number)
+        self._set(best=best if best is None else float(best))
+        for name in ("kendall", "spearman") if card else ():
+            value = float(getattr(card, name))
+            self._set(**{name: value if math.isfinite(value) else None})  # JSON knows no nan
+            self.scalar(f"study/{name}", value, number)
         self.milestone()
 
     def milestone(self) -> None:
         """Something has ended that people wait for: a round, or the trainings of another stage."""
         now = self.look()
-        self._tell(lambda listener: listener.milestone(now))
+        for listener in self._listeners:
+            listener.milestone(now)
 
     def scalar(self, name: str, value: float | None, step: int) -> None:
         """A number was measured, or could not be."""
         if value is not None and math.isfinite(value):
-            self._tell(lambda listener: listener.scalar(name, float(value), step))
+            for listener in self._listeners:
+                listener.scalar(name, float(value), step)
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -344,15 +339,12 @@ class Progress:
         trained = sum(images for _, images in self._images) - self._images[0][1]
         return round(trained / (self._images[-1][0] - self._images[0][0]), 1)
 
-    def _tell(self, tell: Callable[[Listener], None]) -> None:
-        for listener in self._listeners:
-            tell(listener)
-
     def _tick(self) -> None:
         while not self._closing.wait(_SECONDS):
             now = self.look()
             with contextlib.suppress(Exception):  # what is shown must not end what it shows
-                self._tell(lambda listener, now=now: listener.tick(now))
+                for listener in self._listeners:
+                    listener.tick(now)
             if self._changed:
                 self._write()
 
@@ -362,8 +354,3 @@ class Progress:
             # A full disk ends the study where it loses something.
             with contextlib.suppress(JointNASError):
                 write_json(self._file, dataclasses.asdict(self.look()), digest=True)
-
-
-def _number(value: float) -> float | None:
-    """JSON knows no nan."""
-    return float(value) if math.isfinite(value) else None

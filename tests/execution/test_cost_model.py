@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from jointnas_jax.execution import cost_model as machines
-from jointnas_jax.execution.cost_model import CPU, machine_of, measured_speed_factors
+from jointnas_jax.execution.cost_model import CPU, cost_model_of, measured_speed_factors
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def probes(monkeypatch):
 def test_a_machine_is_measured_once_and_in_powers_of_two(tmp_path, probes):
     first, second = (measured_speed_factors(jax.devices()[0], tmp_path) for _ in range(2))
     assert first == second == (4.0, 1.0)
-    assert machine_of(jax.devices()[0], first) == CPU.scaled(4.0, 1.0)
+    assert cost_model_of("cpu", first, fast_compile=False) == CPU.scaled(4.0, 1.0)
     assert len(probes) == 1
 
 
@@ -56,9 +56,9 @@ def test_a_folder_that_cannot_be_written_costs_a_measurement(tmp_path, probes):
 def test_other_machines_stay_in_the_file(tmp_path, probes):
     (tmp_path / "machine.json").write_text('{"other": [2.0, 1.0]}')
     measured_speed_factors(jax.devices()[0], tmp_path)
-    known = json.loads((tmp_path / "machine.json").read_text())
-    assert known["other"] == [2.0, 1.0]
-    assert len(known) == 2
+    stored = json.loads((tmp_path / "machine.json").read_text())
+    assert stored["other"] == [2.0, 1.0]
+    assert len(stored) == 2
 
 
 def test_the_measurement_itself_is_positive_and_of_this_machine():

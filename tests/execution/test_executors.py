@@ -8,7 +8,7 @@ import time
 import pytest
 from executors import content, make
 
-from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.execution.local import LocalExecutor
 
 EXECUTORS = ["local", pytest.param("ray", marks=pytest.mark.slow)]
 
@@ -26,23 +26,23 @@ def executor(request, small_problem):
 
 def test_every_job_has_one_outcome_and_it_is_that_of_one_process(executor, expected):
     some, outcomes = expected
-    done = list(executor.completed(some))
+    done = list(executor.train(some))
     assert sorted(i for i, _ in done) == list(range(len(some)))
     assert [content(outcome) for _, outcome in sorted(done, key=lambda d: d[0])] == outcomes
-    assert executor.packings[-1].candidates == len(some)
+    assert len(executor.schedules[-1].jobs) == len(some)
 
 
-def test_known_positions_are_skipped_and_change_nothing(executor, expected):
+def test_stored_positions_are_skipped_and_change_nothing(executor, expected):
     some, outcomes = expected
-    done = dict(executor.completed(some, known=[0, 3]))
+    done = dict(executor.train(some, stored=[0, 3]))
     assert {i: content(outcome) for i, outcome in done.items()} == {
         i: outcomes[i] for i in (1, 2, 4, 5)
     }
 
 
-def test_all_known_is_nothing_to_do(executor, expected):
+def test_all_stored_is_nothing_to_do(executor, expected):
     some, _ = expected
-    assert list(executor.completed(some, known=range(len(some)))) == []
+    assert list(executor.train(some, stored=range(len(some)))) == []
 
 
 def test_a_job_that_fails_does_not_spoil_its_neighbours(executor, expected):
@@ -50,7 +50,7 @@ def test_a_job_that_fails_does_not_spoil_its_neighbours(executor, expected):
     candidate = some[1].candidate
     recipe = dataclasses.replace(candidate.recipe, lr=1e30)
     bad = dataclasses.replace(some[1], candidate=dataclasses.replace(candidate, recipe=recipe))
-    done = dict(executor.completed([some[0], bad, *some[2:]]))
+    done = dict(executor.train([some[0], bad, *some[2:]]))
     assert "not finite" in done.pop(1).reason
     assert {i: content(outcome) for i, outcome in done.items()} == {
         i: outcomes[i] for i in (0, 2, 3, 4, 5)
@@ -60,14 +60,14 @@ def test_a_job_that_fails_does_not_spoil_its_neighbours(executor, expected):
 def test_closing_the_generator_stops_the_work(executor, expected):
     some, _ = expected
     endless = dataclasses.replace(some[1], epochs=10**6)  # the other worker has it
-    completed = executor.completed([some[0], endless])
-    assert next(completed)[1].reason is None
+    results = executor.train([some[0], endless])
+    assert next(results)[1].reason is None
     start = time.monotonic()
-    completed.close()
+    results.close()
     # Whoever comes next need not wait for a million epochs.
-    assert next(executor.completed(some[:1]))[1].reason is None
+    assert next(executor.train(some[:1]))[1].reason is None
     assert time.monotonic() - start < 120
 
 
-def test_the_local_executor_is_the_evaluator(small_problem):
-    assert isinstance(make(small_problem, "local", devices=1), Evaluator)
+def test_the_config_names_the_executor(small_problem):
+    assert isinstance(make(small_problem, "local", devices=1), LocalExecutor)

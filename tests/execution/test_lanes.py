@@ -2,18 +2,26 @@
 
 import pytest
 
+from jointnas_jax.execution.hardware import Hardware
 from jointnas_jax.execution.lanes import LaneCounts, lanes_that_fit
 from jointnas_jax.nets.cost import training_bytes
+from jointnas_jax.space import ArchSpec, Head, Stage, Stem
+
+STAGES = (Stage(8, 1, 3, 3, 1, 1), Stage(8, 2, 3, 3, 2, 2, se=True))
+ARCH = ArchSpec(8, 1, 3, Stem(8, stride=2), STAGES, Head(channels=16, expand=1))
 
 
-class Device:
-    """What the memory model asks of a device."""
-
-    def __init__(self, platform, stats):
-        self.platform, self._stats = platform, stats
-
-    def memory_stats(self):
-        return self._stats
+def hardware(platform, memory, taken=0, dtype="bfloat16"):
+    return Hardware(
+        platform=platform,
+        devices=1,
+        workers=1,
+        memory=memory,
+        taken=taken,
+        speed_factors=(1.0, 1.0),
+        dtype=dtype,
+        lowering="conv",
+    )
 
 
 def test_a_shape_keeps_to_its_lanes_and_few_more_are_foreseen():
@@ -46,20 +54,14 @@ def test_what_did_not_fit_is_not_tried_again():
 
 
 @pytest.mark.parametrize("lanes", [1, 7, 40])
-def test_memory_decides_how_many_lanes_fit(arch, lanes):
-    one, images = training_bytes(arch, 16, 2), 10**6
-    stats = {"bytes_limit": int(((lanes + 0.5) * one + images) / 0.8)}
-    fit = lambda device, **more: lanes_that_fit(device, arch, 16, 2, **more)
-    assert fit(Device("gpu", stats), taken=images) == lanes
-    assert fit(Device("gpu", stats)) > lanes
-    assert lanes_that_fit(Device("gpu", stats), arch, 32, 4, images) < max(2, lanes)
+def test_memory_decides_how_many_lanes_fit(lanes):
+    one, images = training_bytes(ARCH, 16, 2), 10**6
+    memory = int(((lanes + 0.5) * one + images) / 0.8)
+    assert lanes_that_fit(hardware("gpu", memory, images), ARCH, 16) == lanes
+    assert lanes_that_fit(hardware("gpu", memory), ARCH, 16) > lanes
+    assert lanes_that_fit(hardware("gpu", memory, images, "float32"), ARCH, 32) < max(2, lanes)
 
 
-def test_one_lane_on_cpu_where_memory_is_unknown_and_where_not_even_one_seems_to_fit(arch):
-    for device in (
-        Device("cpu", {"bytes_limit": 2**40}),
-        Device("gpu", None),
-        Device("gpu", {}),
-        Device("tpu", {"bytes_limit": 1}),
-    ):
-        assert lanes_that_fit(device, arch, 16, 4) == 1
+def test_one_lane_on_cpu_where_memory_is_unknown_and_where_not_even_one_seems_to_fit():
+    for platform, memory in (("cpu", 2**40), ("gpu", 0), ("tpu", 1)):
+        assert lanes_that_fit(hardware(platform, memory), ARCH, 16) == 1

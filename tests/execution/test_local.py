@@ -11,9 +11,8 @@ import tiny
 
 from jointnas_jax.config import check_config
 from jointnas_jax.data.source import Split, SplitOnDisk
-from jointnas_jax.execution import local as evaluators
 from jointnas_jax.execution.job import Job, TrainResult
-from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.execution.local import LocalExecutor
 from jointnas_jax.problem.problem import build_problem
 
 
@@ -27,10 +26,11 @@ def split(problem):
     return problem.dataset.load("train[:96]")
 
 
-def make(problem, split, **train):
+def make(problem, split, train_fn=None, **train):
     train = dataclasses.replace(problem.config.train, batch_size=16, **train)
     config = dataclasses.replace(problem.config, train=train)
-    return Evaluator(config, problem.space, split, np.arange(len(split)) < 32, split)
+    images = (split, np.arange(len(split)) < 32, split)
+    return LocalExecutor(config, problem.space, images, train_fn=train_fn)
 
 
 def jobs(problem, count, seed=0, epochs=1):
@@ -45,7 +45,7 @@ def test_rounds_after_the_first_compile_nothing(problem, split):
     worker = make(problem, split, program="envelope")
     first = worker.run(jobs(problem, 48))
     assert all(o.reason is None for o in first)
-    assert len(worker._programs) == worker.packings[0].envelopes <= 4
+    assert len(worker._programs) == worker.schedules[0].new_envelopes <= 4
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
@@ -75,11 +75,12 @@ def test_envelopes_and_exact_programs_agree(problem, split):
         )
 
 
-@pytest.mark.parametrize("final", [False, True])
+@pytest.mark.parametrize("on_full_split", [False, True])
 @pytest.mark.parametrize("program", ["envelope", "exact"])
-def test_images_on_disk_give_what_images_in_memory_give(problem, split, program, final):
+def test_images_on_disk_give_what_images_in_memory_give(problem, split, program, on_full_split):
     on_disk = SplitOnDisk(problem.dataset, "train[:96]")
-    some = [dataclasses.replace(job, on_full_split=final) for job in jobs(problem, 5)]
+    some = jobs(problem, 5)
+    some = [dataclasses.replace(job, on_full_split=on_full_split) for job in some]
     memory, disk = (make(problem, s, program=program).run(some) for s in (split, on_disk))
     for a, b in zip(memory, disk, strict=True):
         assert a.accuracies == b.accuracies
@@ -96,51 +97,48 @@ def test_every_device_trains_exact_programs(problem, split):
     )
 
 
-def test_a_device_without_work_helps_another_with_its_architecture(problem, split, monkeypatch):
+def test_a_device_without_work_helps_another_with_its_architecture(problem, split):
     trained, both_have_begun = [], threading.Barrier(2)
 
-    def train_lanes(self, shape, some, lanes, device, *_):
-        trained.append((device, shape, some[0].key))
+    def train_fn(assignment, some, stop):
+        trained.append((assignment.device, assignment.shape, some[0].key))
         if len(trained) <= 2:
             both_have_begun.wait(60)
         time.sleep(0.02)
         return [TrainResult((0.5,), None, None)]
 
-    monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)
     study = dataclasses.replace(problem.config.study, devices=2)
     two = dataclasses.replace(problem, config=dataclasses.replace(problem.config, study=study))
     first, second = [*{job.candidate.arch: job for job in jobs(problem, 40)}.values()][:2]
     many = [dataclasses.replace(first, key=jax.random.key(100 + i)) for i in range(9)]
-    assert len(make(two, split, program="exact").run([*many, second])) == 10
+    assert len(make(two, split, train_fn, program="exact").run([*many, second])) == 10
     assert {device for device, shape, _ in trained if shape == first.candidate.arch} == {0, 1}
     assert len({int(jax.random.key_data(key)[-1]) for *_, key in trained}) == len(trained) == 10
 
 
-def test_a_pack_that_does_not_fit_is_split_and_tried_again(problem, split, monkeypatch):
+def test_a_pack_that_does_not_fit_is_split_and_tried_again(problem, split):
     tried = []
 
-    def train_lanes(self, shape, some, lanes, *_):
-        tried.append(lanes)
-        if lanes > 2:
+    def train_fn(assignment, some, stop):
+        tried.append(assignment.lanes)
+        if assignment.lanes > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return [TrainResult((0.5,), None, None, 0.0)] * len(some)
+        return [TrainResult((0.5,), None, None)] * len(some)
 
-    monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)
-    worker = make(problem, split, program="envelope", lanes=8)
+    worker = make(problem, split, train_fn, program="envelope", lanes=8)
     outcomes = worker.run([jobs(problem, 1)[0]] * 40)
     assert [o.accuracies for o in outcomes] == [(0.5,)] * 40
     assert tried[:3] == [8, 4, 2]
     assert set(tried[3:]) == {2}
 
 
-def test_other_errors_are_not_tried_again(problem, split, monkeypatch):
+def test_other_errors_are_not_tried_again(problem, split):
     calls = []
 
-    def broken(*_, **__):
+    def broken(*_):
         calls.append(1)
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(evaluators.TrainProgram, "train", broken)
-    outcomes = make(problem, split, program="envelope", lanes=8).run(jobs(problem, 1))
+    outcomes = make(problem, split, broken, program="envelope", lanes=8).run(jobs(problem, 1))
     assert [o.reason for o in outcomes] == ["RuntimeError: broken"]
     assert len(calls) == 1

@@ -10,7 +10,7 @@ import tiny
 from jointnas_jax.config import check_config
 from jointnas_jax.execution import local as evaluators
 from jointnas_jax.execution.job import Job, TrainResult
-from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.execution.local import LocalExecutor
 from jointnas_jax.problem.problem import build_problem
 from jointnas_jax.train.program import Training
 
@@ -29,12 +29,13 @@ def split(problem):
     return problem.dataset.load("train[:64]")
 
 
-def make(problem, split, devices=4, **train):
+def make(problem, split, devices=4, train_fn=None, **train):
     settings = dict(batch_size=16, program="envelope") | train
     train = dataclasses.replace(problem.config.train, **settings)
     study = dataclasses.replace(problem.config.study, devices=devices)
     config = dataclasses.replace(problem.config, train=train, study=study)
-    return Evaluator(config, problem.space, split, np.arange(len(split)) < 32, split)
+    images = (split, np.arange(len(split)) < 32, split)
+    return LocalExecutor(config, problem.space, images, train_fn=train_fn)
 
 
 def jobs(problem, count, seed=0):
@@ -60,32 +61,20 @@ def test_rounds_of_any_size_run_in_the_lanes_of_the_first(problem, split):
     assert len(worker._programs) == 2
 
 
-@pytest.fixture
-def calls(monkeypatch):
-    """Evaluators that note what they compile ahead and train, and do neither."""
+def test_programs_of_all_packs_are_compiled_before_any_trains(problem, split, monkeypatch):
     ahead, trained = [], []
 
-    def train_lanes(self, shape, some, lanes, device, *_):
-        trained.append((shape, len(some), device))
-        return [TrainResult((0.5,), None, None, 0.0)] * len(some)
+    def train_fn(assignment, some, stop):
+        trained.append((assignment.shape, len(ahead)))
+        return [TrainResult((0.5,), None, None)] * len(some)
 
-    monkeypatch.setattr(Evaluator, "_train_lanes", train_lanes)
     monkeypatch.setattr(
         evaluators.TrainProgram, "compile", lambda self, *_: ahead.append(self._shape)
     )
-    return ahead, trained
-
-
-def test_programs_of_all_packs_are_compiled_before_any_trains(problem, split, calls):
-    ahead, trained = calls
-    worker = make(problem, split)
-    known = []
-    monitored = worker._run_pack
-    worker._run_pack = lambda *a: known.append(len(ahead)) or monitored(*a)
-    worker.run(jobs(problem, 10))
-    shapes = {shape for shape, *_ in trained}
+    make(problem, split, train_fn=train_fn).run(jobs(problem, 10))
+    shapes = {shape for shape, _ in trained}
     assert {*ahead} == shapes
-    assert known == [len(shapes)] * len(shapes)
+    assert {compiled for _, compiled in trained} == {len(shapes)}
     assert len(shapes) > 1
 
 

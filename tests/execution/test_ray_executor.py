@@ -23,13 +23,13 @@ def test_what_a_killed_actor_trained_is_given_to_another_or_fails_in_the_end(
 
         def kill_whoever_has_the_first_job(waiting, running):
             given(waiting, running)
-            for worker, unit in running.values():
-                if 0 in unit.positions and len(killed) < deaths and worker not in killed:
+            for worker, part in running.values():
+                if 0 in part.jobs and len(killed) < deaths and worker not in killed:
                     killed.append(worker)
                     ray.kill(worker)
 
         fleet._hand_out = kill_whoever_has_the_first_job
-        done = dict(fleet.completed(some))
+        done = dict(fleet.train(some))
     assert len(killed) == deaths
     if deaths == 3:
         assert done.pop(0).reason.startswith("actor_died: 3 actors died")
@@ -42,10 +42,10 @@ def test_a_process_killed_while_it_trains_changes_nothing(small_problem, expecte
     some, outcomes = expected
     with contextlib.closing(make(small_problem, "ray", devices=2)) as fleet:
         process = ray.get(fleet.workers[0].process.remote())
-        completed = fleet.completed(some)
+        results = fleet.train(some)
         timer = threading.Timer(1.0, os.kill, (process, signal.SIGKILL))
         timer.start()
-        done = dict(completed)
+        done = dict(results)
         timer.join()
         assert ray.get(fleet.workers[0].process.remote()) != process
     assert [content(done[i]) for i in range(len(some))] == outcomes

@@ -36,7 +36,7 @@ class Trained:
       jobs: of all of them so far.
     """
 
-    packings = ("none",)
+    schedules = ("none",)
 
     def __init__(self, result_of):
         self.jobs = []
@@ -45,9 +45,9 @@ class Trained:
     def __call__(self, problem, candidates):
         return self
 
-    def completed(self, jobs, later=0, known=()):
+    def train(self, jobs, *, later=0, stored=()):
         for position, job in enumerate(jobs):
-            if position not in known:
+            if position not in stored:
                 self.jobs.append(job)
                 yield position, self._result_of(job)
 
@@ -80,7 +80,7 @@ def made_up(curves, twice=()):
 # -- random trials -------------------------------------------------------------------------------
 
 
-def test_trials_are_trained_once_and_more_of_them_start_with_the_same(trained, tmp_path):
+def test_trials_are_trained_once_and_more_of_them_start_with_the_same(rising, tmp_path):
     path = tmp_path / "new" / "trials.jsonl"
     few = tried(trained, path, 6, 2)
     assert (len(trained.jobs), few.curves.shape, few.twice.shape) == (8, (6, 3), (2, 2))
@@ -94,7 +94,7 @@ def test_trials_are_trained_once_and_more_of_them_start_with_the_same(trained, t
     assert len(path.read_text().splitlines()) == 1 + 12
 
 
-def test_an_interrupted_run_goes_on_where_it_was(trained, tmp_path):
+def test_an_interrupted_run_goes_on_where_it_was(rising, tmp_path):
     path = tmp_path / "trials.jsonl"
     whole = tried(trained, path, 6, 2)
     lines = path.read_text().splitlines()
@@ -134,7 +134,7 @@ def test_failed_trainings_are_counted_and_left_out(tmp_path):
         ("--config.budget.flops=70K", "budget"),
     ],
 )
-def test_trials_of_another_config_are_refused(trained, tmp_path, change, section):
+def test_trials_of_another_config_are_refused(rising, tmp_path, change, section):
     path = tmp_path / "trials.jsonl"
     tried(trained, path, 4, 0)
     with pytest.raises(WorkdirError, match=f"another `{section}`"):

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from absl import flags
 from rich.console import Console
+from table_study import look_up
 
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.storage.study_reader import stored_trials
@@ -29,8 +30,10 @@ def config(*arguments):
     return parse_config(["run", TINY, *arguments], "", flags.FlagValues())
 
 
-def study(workdir, *arguments, console=None, **more):
-    return run_study(config(*arguments), workdir, console or Console(quiet=True), **more)
+def study(workdir, *arguments, console=None, train_fn=look_up):
+    """Runs a study in this process, whose trainings are looked up."""
+    console = console or Console(quiet=True)
+    return run_study(config(*arguments), workdir, console, train_fn=train_fn)
 
 
 def start(script, workdir, *flags, **environment):

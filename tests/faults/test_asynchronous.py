@@ -5,10 +5,10 @@ import random
 import pytest
 from rich.console import Console
 from runs import REAL, TINY, config, finish, run, start, stored, wait_until
-from table_study import train_lanes
+from table_study import look_up
 
 from jointnas_jax.errors import ConfigError, InterruptedStudyError
-from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.execution.local import LocalExecutor
 from jointnas_jax.storage.study_reader import stored_trials
 from jointnas_jax.study import run as run_module
 from jointnas_jax.study.run import run_study
@@ -47,7 +47,7 @@ class Recorded:
         return self.told[number][1]
 
 
-class Actors(Evaluator):
+class Actors(LocalExecutor):
     """Stands in for a fleet whose trainings end in some order."""
 
     def streamed(self, ask, later, past):
@@ -65,25 +65,22 @@ class Actors(Evaluator):
 @pytest.fixture
 def study(monkeypatch):
     """Runs studies whose trainings are looked up; returns their result and trials."""
-    monkeypatch.setenv("JOINTNAS_TABLE_SECONDS", "0")
     looked_up = []
 
-    def noting(self, shape, jobs, *rest):
+    def noting(assignment, jobs, stop):
         looked_up.extend(repr((job.candidate, job.on_full_split, job.epochs)) for job in jobs)
-        return train_lanes(self, shape, jobs, *rest)
-
-    monkeypatch.setattr(Evaluator, "_train_lanes", noting)
+        return look_up(assignment, jobs, stop)
 
     def run(workdir, order):
-        def make(settings, space, images, sample, keeping):
-            actors = Actors(settings, space, *images, sample, keeping)
+        def make(settings, space, images, **more):
+            actors = Actors(settings, space, images, **more)
             actors.order = order
             return actors
 
         monkeypatch.setattr(run_module, "make_executor", make)
         looked_up.clear()
         try:
-            result = run_study(config(*FLAGS), workdir, Console(quiet=True))
+            result = run_study(config(*FLAGS), workdir, Console(quiet=True), train_fn=noting)
         except InterruptedStudyError:
             return None, [], list(looked_up)
         return result, stored_trials(workdir), list(looked_up)

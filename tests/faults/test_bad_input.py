@@ -21,7 +21,6 @@ from runs import REAL, TINY, finish, run, wait_until
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.config import Config, check_config
 from jointnas_jax.errors import InputError, SpaceError
-from jointnas_jax.execution.local import Evaluator
 from jointnas_jax.nets.cost import count
 from jointnas_jax.space import Candidate, read_candidate
 from jointnas_jax.study.run import run_study
@@ -209,14 +208,13 @@ def test_the_command_line_refuses_in_one_line_and_loads_nothing_slow(arguments):
         ("--config.train.teacher=/missing", "holds no model"),
     ],
 )
-def test_a_study_refuses_in_one_line_before_it_trains(tmp_path, monkeypatch, flag, message):
+def test_a_study_refuses_in_one_line_before_it_trains(tmp_path, flag, message):
     def trains(*_):
         raise AssertionError("a training began")
 
-    monkeypatch.setattr(Evaluator, "_train_lanes", trains)
-    workdir = tmp_path / "work"
+    workdir, config = tmp_path / "work", parse_config(["run", TINY, flag], "", FlagValues())
     with pytest.raises(InputError, match=message) as error:
-        run_study(parse_config(["run", TINY, flag], "", FlagValues()), workdir, Console(quiet=True))
+        run_study(config, workdir, Console(quiet=True), train_fn=trains)
     assert in_one_line(error.value)
     assert not workdir.exists()
 

@@ -12,13 +12,14 @@ import pytest
 from absl import flags
 from rich.console import Console
 from runs import TABLE, TINY, run
-from table_study import train_lanes
+from table_study import look_up
 
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import DataError, SpaceError, StorageError, StudyError
 from jointnas_jax.execution import local as evaluator
 from jointnas_jax.execution.job import Job, RunContext
-from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.execution.local import LocalExecutor
+from jointnas_jax.execution.schedule import Assignment, Layout
 from jointnas_jax.problem.problem import build_problem
 from jointnas_jax.storage.study_reader import stored_trials
 from jointnas_jax.storage.trial_store import TrialStore
@@ -32,19 +33,18 @@ def config(*arguments):
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
+def study(tmp_path):
     """Runs a study on a table in which a training may go wrong: `spoil(job)` raises."""
 
     def run(spoil, *arguments):
-        def lanes(self, shape, jobs, *rest):
+        def train_fn(assignment, jobs, stop):
             for job in jobs:
                 spoil(job)
-            return train_lanes(self, shape, jobs, *rest)
+            return look_up(assignment, jobs, stop)
 
-        monkeypatch.setenv("JOINTNAS_TABLE_SECONDS", "0")
-        monkeypatch.setattr(Evaluator, "_train_lanes", lanes)
         flags = ("--config.train.program=exact", "--config.study.devices=1", *arguments)
-        return run_study(config(*flags), tmp_path, CONSOLE), stored_trials(tmp_path)
+        result = run_study(config(*flags), tmp_path, CONSOLE, train_fn=train_fn)
+        return result, stored_trials(tmp_path)
 
     return run
 
@@ -143,23 +143,21 @@ TWO_WORKERS = [
 ]
 
 
-def test_a_worker_that_cannot_write_ends_the_run_while_others_train(tmp_path, monkeypatch):
+def test_a_worker_that_cannot_write_ends_the_run_while_others_train(tmp_path):
     began, release, lock = [], threading.Event(), threading.Lock()
 
-    def lanes(self, shape, jobs, *rest):
+    def train_fn(assignment, jobs, stop):
         with lock:
             began.append(jobs)
             first = len(began) == 1
         if first:
             raise StorageError("`a` cannot be written: No space left")
         release.wait(60)
-        return train_lanes(self, shape, jobs, *rest)
+        return look_up(assignment, jobs, stop)
 
-    monkeypatch.setenv("JOINTNAS_TABLE_SECONDS", "0")
-    monkeypatch.setattr(Evaluator, "_train_lanes", lanes)
     asked = time.monotonic()
     with pytest.raises(StorageError):
-        run_study(config(*TWO_WORKERS), tmp_path, CONSOLE)
+        run_study(config(*TWO_WORKERS), tmp_path, CONSOLE, train_fn=train_fn)
     try:
         assert time.monotonic() - asked < 50
     finally:
@@ -171,13 +169,13 @@ import time
 from jointnas_jax.errors import StorageError
 from jointnas_jax.storage.trial_store import TrialStore
 began = []
-def lanes(self, shape, jobs, *rest):
+def train_fn(assignment, jobs, stop):
     began.append(jobs)
     time.sleep(0 if len(began) == 1 else 1000)
-    return train_lanes(self, shape, jobs, *rest)
+    return look_up(assignment, jobs, stop)
 def full(self, trial, knobs):
     raise StorageError("`a` cannot be written: No space left")
-Evaluator._train_lanes, TrialStore.append = lanes, full
+TrialStore.append = full
 """
 
 
@@ -189,19 +187,17 @@ def test_a_run_that_cannot_store_a_trial_does_not_wait_for_those_that_train(tmp_
 def test_after_an_error_in_the_main_thread_no_worker_takes_another_job(tmp_path, monkeypatch):
     began = []
 
-    def lanes(self, shape, jobs, *rest):
+    def train_fn(assignment, jobs, stop):
         began.append(jobs)
         time.sleep(0.05)
-        return train_lanes(self, shape, jobs, *rest)
+        return look_up(assignment, jobs, stop)
 
     def full(self, trial, knobs):
         raise StorageError("`a` cannot be written: No space left")
 
-    monkeypatch.setenv("JOINTNAS_TABLE_SECONDS", "0")
-    monkeypatch.setattr(Evaluator, "_train_lanes", lanes)
     monkeypatch.setattr(TrialStore, "append", full)
     with pytest.raises(StorageError):
-        run_study(config(*TWO_WORKERS), tmp_path, CONSOLE)
+        run_study(config(*TWO_WORKERS), tmp_path, CONSOLE, train_fn=train_fn)
     time.sleep(0.5)
     assert len(began) <= 4  # of 9: two that train, and two that were taken meanwhile
 
@@ -227,10 +223,10 @@ def problem():
     return build_problem(config())
 
 
-def worker(problem, *arguments, keeping=None):
+def worker(problem, *arguments, context=None):
     split = problem.dataset.load("train[:96]")
     images = (split, np.arange(96) < 32, split)
-    return Evaluator(config(*arguments), problem.space, *images, keeping=keeping)
+    return LocalExecutor(config(*arguments), problem.space, images, context=context)
 
 
 def job(problem, lr=0.02, epochs=3, key=0, **knobs):
@@ -292,8 +288,8 @@ def test_compiling_takes_nothing_of_a_trials_time(problem, monkeypatch):
     now = 0.0
     monkeypatch.setattr(evaluator, "time", types.SimpleNamespace(monotonic=lambda: now))
     limited = worker(problem, "--config.study.trial_minutes=1")
-    arch = problem.default.arch
-    progress = limited._progress([job(problem, epochs=9)], arch, None, threading.Event())
+    alone = Assignment(problem.default.arch, (0,), 1, Layout.ALL)
+    progress = limited._after_epoch(alone, [job(problem, epochs=9)], threading.Event())
     now = 3600.0
     progress(1, 0.1)
     now += 59.0
@@ -337,11 +333,11 @@ def test_a_group_that_was_stored_in_part_goes_on_from_its_state(problem, monkeyp
     monkeypatch.setattr(evaluator.TrainProgram, "_one_epoch", one_epoch)
     flags = ["--config.train.program=envelope", "--config.study.checkpoint_minutes=0"]
     jobs = [job(problem, epochs=4, key=i) for i in range(4)]
-    keeping = RunContext(tmp_path)
-    monkeypatch.setattr(keeping.progress, "say", pytest.fail)
-    here = worker(problem, *flags, keeping=keeping)
+    context = RunContext(tmp_path)
+    monkeypatch.setattr(context.progress, "say", pytest.fail)
+    here = worker(problem, *flags, context=context)
     whole = here.run(jobs)
-    rest = dict(here.completed(jobs, known={0, 2}))
+    rest = dict(here.train(jobs, stored={0, 2}))
     assert epochs == [0, 1, 2, 3, 3]
     assert sorted(rest) == [1, 3]
     for i, outcome in rest.items():

@@ -71,14 +71,13 @@ def test_a_study_that_has_not_finished_has_a_report(finished):
 
 
 FIRST_FAILS = """
-table, calls = Evaluator._train_lanes, []
-def train_lanes(self, shape, jobs, *rest):
-    outcomes = table(self, shape, jobs, *rest)
+table, calls = train_fn, []
+def train_fn(assignment, jobs, stop):
+    results = table(assignment, jobs, stop)
     calls.append(jobs)
     if len(calls) == 1:
-        outcomes[0] = type(outcomes[0])((), "loss is <nan>", None)
-    return outcomes
-Evaluator._train_lanes = train_lanes
+        results[0] = type(results[0])((), "loss is <nan>", None)
+    return results
 """
 
 

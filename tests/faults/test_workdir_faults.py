@@ -13,11 +13,10 @@ import sys
 import pytest
 from rich.console import Console
 from runs import REAL, ROOT, TABLE, TINY, config, run, start, stored, study, wait_until
-from table_study import train_lanes
+from table_study import look_up
 
 from jointnas_jax.errors import BusyError, ConfigError, DamagedError, WorkdirError
 from jointnas_jax.execution import local
-from jointnas_jax.execution.local import Evaluator
 from jointnas_jax.files import read_json, write_json
 from jointnas_jax.runtime import jax_setup
 from jointnas_jax.runtime.interrupt import Interrupt
@@ -33,19 +32,16 @@ class Stopped(BaseException):
 @pytest.fixture(scope="module")
 def unfinished_study(tmp_path_factory):
     """A study that ended after its first trial."""
-    workdir = tmp_path_factory.mktemp("unfinished")
-    with pytest.MonkeyPatch.context() as patch:
-        calls = []
+    workdir, calls = tmp_path_factory.mktemp("unfinished"), []
 
-        def stop(self, shape, jobs, *rest):
-            calls.append(jobs)
-            if len(calls) == 2:
-                raise Stopped
-            return train_lanes(self, shape, jobs, *rest)
+    def ends(assignment, jobs, stop):
+        calls.append(jobs)
+        if len(calls) == 2:
+            raise Stopped
+        return look_up(assignment, jobs, stop)
 
-        patch.setattr(Evaluator, "_train_lanes", stop)
-        with pytest.raises(Stopped):
-            study(workdir, "--config.train.program=exact")
+    with pytest.raises(Stopped):
+        study(workdir, "--config.train.program=exact", train_fn=ends)
     return workdir
 
 
@@ -72,13 +68,13 @@ def test_another_study_does_not_go_on(unfinished, argument, message):
     assert raised.value.exit_code == 2
 
 
-def test_a_study_that_must_go_on_has_to_be_there(tmp_path, table):
+def test_a_study_that_must_go_on_has_to_be_there(tmp_path):
     with pytest.raises(WorkdirError, match="is `must`, but workdir"):
         study(tmp_path / "none", "--config.study.resume=must")
     assert not (tmp_path / "none").exists()
 
 
-def test_another_machine_is_told_and_only_goes_on_if_allowed(unfinished, monkeypatch, table):
+def test_another_machine_is_told_and_only_goes_on_if_allowed(unfinished, monkeypatch):
     here = local.environment
     monkeypatch.setattr(local, "environment", lambda n: here(n) | {"features": "others"})
     with pytest.raises(ConfigError, match=r"another machine: features \d+ there, others here"):
@@ -125,7 +121,7 @@ def test_a_flipped_digit_in_a_file_is_seen(unfinished, name):
         study(unfinished, EXACT)
 
 
-def test_a_stored_trial_of_another_candidate_is_seen(unfinished, monkeypatch, table):
+def test_a_stored_trial_of_another_candidate_is_seen(unfinished, monkeypatch):
     """As of a version that searches in another way."""
     from jointnas_jax.problem.problem import Problem
 
@@ -148,7 +144,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_a_workdir_has_one_run_and_is_free_after_a_kill(tmp_path, table):
+def test_a_workdir_has_one_run_and_is_free_after_a_kill(tmp_path):
     workdir = tmp_path / "study"
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(workdir)], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -175,7 +171,7 @@ def test_the_script_ends_with_the_codes_for_damage_and_for_a_workdir_in_use(unfi
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 300, "file/inside"])
-def test_a_workdir_that_cannot_be_is_named_in_one_line(tmp_path, name, table):
+def test_a_workdir_that_cannot_be_is_named_in_one_line(tmp_path, name):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(WorkdirError, match="workdir") as raised:
         study(tmp_path / name)
@@ -183,14 +179,15 @@ def test_a_workdir_that_cannot_be_is_named_in_one_line(tmp_path, name, table):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_workdir_may_have_any_name(tmp_path, table, monkeypatch, capsys):
+def test_a_workdir_may_have_any_name(tmp_path, monkeypatch, capsys):
     """What is printed, the database and all else take it as it is."""
     monkeypatch.setattr(entry, "prepare_jax", lambda devices: None)
     monkeypatch.setenv("COLUMNS", "500")
     workdir = tmp_path / "a?b#c%41 :smile: {x} [" / "y]"
     few = ["--config.search.rounds=1", "--noconfig.study.random_reference"]
     for said in (f"wrote {workdir}/result.json", f"`{workdir}` holds this study, finished"):
-        assert entry.run(config(*few), entry.Options(workdir), Interrupt()) == 0
+        options = entry.Options(workdir)
+        assert entry.run(config(*few), options, Interrupt(), train_fn=look_up) == 0
         assert said in capsys.readouterr().out
     assert list(tmp_path.rglob("*.db")) == [workdir / "trials.db"]
     assert [p.name for p in tmp_path.iterdir()] == [workdir.parent.name]

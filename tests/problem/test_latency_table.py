@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from absl import flags
-from fake_training import fake_evaluator
+from fake_training import fake_train_fn
 from latencies import fake_timings, nanoseconds
 from rich.console import Console
 
@@ -77,9 +77,7 @@ def cache(tmp_path_factory):
 def finished(cache, tmp_path_factory):
     """A finished study within the limit."""
     workdir = tmp_path_factory.mktemp("study")
-    with pytest.MonkeyPatch.context() as patch:
-        fake_evaluator(patch, accuracy)
-        return workdir, run_study(limited(), workdir, QUIET)
+    return workdir, run_study(limited(), workdir, QUIET, train_fn=fake_train_fn(accuracy))
 
 
 # -- the table of a device ------------------------------------------------------------------------
@@ -255,8 +253,7 @@ def test_a_study_goes_on_with_the_latencies_that_it_began_with(finished, tmp_pat
     workdir = shutil.copytree(finished[0], tmp_path / "study")
     (workdir / "result.json").unlink()
     fake_timings(monkeypatch, tmp_path / "other", salt="another day")
-    fake_evaluator(monkeypatch, accuracy)
-    again = run_study(limited(), workdir, QUIET)
+    again = run_study(limited(), workdir, QUIET, train_fn=fake_train_fn(accuracy))
     for name in ("seconds", "compilations"):
         again.pop(name)
     assert again == {name: finished[1][name] for name in again}
@@ -300,10 +297,10 @@ def test_other_limits_find_the_best_candidate_within_them(finished, cache):
 def test_a_study_without_such_a_budget_takes_what_is_known_of_the_device(
     finished, tmp_path, monkeypatch
 ):
-    fake_evaluator(monkeypatch, accuracy)
     fake_timings(monkeypatch, tmp_path / "empty")
     workdir = shutil.copytree(finished[0], tmp_path / "study")
-    run_study(config(), workdir, QUIET, overwrite=True)
+    train_fn = fake_train_fn(accuracy)
+    run_study(config(), workdir, QUIET, overwrite=True, train_fn=train_fn)
     assert not (workdir / "latency.json").exists()  # of the study that was there before
     (plain,) = search_budgets(workdir, [{"flops": 10**6}])["budgets"]
     assert "latency" not in plain["costs"]

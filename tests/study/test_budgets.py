@@ -14,12 +14,12 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from fake_training import fake_evaluator
+from fake_training import fake_train_fn
 from rich.console import Console
 
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import DamagedError, SpaceError, WorkdirError
-from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.execution.local import LocalExecutor
 from jointnas_jax.files import read_json, write_json
 from jointnas_jax.nets import zoo
 from jointnas_jax.nets.cost import COSTS, count
@@ -46,9 +46,7 @@ def finish(workdir, *arguments):
     """Runs a study whose trainings cost nothing, within 9,200 FLOPs."""
     quick = ("--noconfig.study.random_reference", "--config.budget.flops=9200")
     config = parse_config(["run", *quick, *arguments], TINY, flags.FlagValues())
-    with pytest.MonkeyPatch.context() as patch:
-        fake_evaluator(patch, accuracy)
-        run_study(config, workdir, Console(quiet=True))
+    run_study(config, workdir, Console(quiet=True), train_fn=fake_train_fn(accuracy))
     return workdir
 
 
@@ -106,7 +104,7 @@ def report(workdir, budgets):
         raise AssertionError("the predictor is all it takes")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Evaluator, "run", never)
+        patch.setattr(LocalExecutor, "train", never)
         patch.setattr(problems, "open_dataset", never)
         before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
         report = search_budgets(workdir, budgets)

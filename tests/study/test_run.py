@@ -10,14 +10,14 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from fake_training import fake_evaluator
+from fake_training import fake_train_fn
 from rich.console import Console
 
 import jointnas_jax
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import ConfigError, DataError, InputError, SpaceError, StudyError
 from jointnas_jax.execution.job import Job, TrainResult
-from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.execution.local import LocalExecutor
 from jointnas_jax.files import read_json
 from jointnas_jax.models.export import export_model, load_classifier
 from jointnas_jax.models.model import load
@@ -38,8 +38,10 @@ def config(*arguments):
     return parse_config(["run", *arguments], TINY, flags.FlagValues())
 
 
-def run(workdir, *arguments):
-    return run_study(config(*arguments), workdir, CONSOLE)
+def run(workdir, *arguments, accuracy_of=None):
+    """Runs a study; its trainings are real, or replaced by a function: job -> accuracy."""
+    train_fn = accuracy_of and fake_train_fn(accuracy_of)
+    return run_study(config(*arguments), workdir, CONSOLE, train_fn=train_fn)
 
 
 @pytest.fixture(scope="module")
@@ -207,15 +209,14 @@ def test_arch_mode_fixes_the_recipe(tmp_path):
 # -- failures ------------------------------------------------------------------------------------
 
 
-def test_a_failed_trial_never_wins_and_is_stored_with_its_reason(tmp_path, monkeypatch):
+def test_a_failed_trial_never_wins_and_is_stored_with_its_reason(tmp_path):
     """RMSProp fails; what does not fail is worth its learning rate."""
-    fake_evaluator(
-        monkeypatch,
-        lambda job: (
-            None if job.candidate.recipe.optimizer == "rmsprop" else job.candidate.recipe.lr
-        ),
-    )
-    result = run(tmp_path)
+
+    def accuracy_of(job):
+        recipe = job.candidate.recipe
+        return None if recipe.optimizer == "rmsprop" else recipe.lr
+
+    result = run(tmp_path, accuracy_of=accuracy_of)
     assert result["winners"][0]["knobs"]["optimizer"] == "sgd"
     failed = [t for t in trials(tmp_path) if t["status"] == "FAILED"]
     assert failed
@@ -226,26 +227,22 @@ def test_a_failed_trial_never_wins_and_is_stored_with_its_reason(tmp_path, monke
     )
 
 
-def test_winners_are_sound_finalists_even_where_fewer_are_left_than_wanted(tmp_path, monkeypatch):
-    """In final trainings all but one kind of candidate fail, and more winners are wanted."""
-    fake_evaluator(
-        monkeypatch,
-        lambda job: (
-            0.5 + 5 * job.candidate.recipe.lr
-            if job.epochs < 5
-            else (
-                0.9
-                if job.candidate.recipe.lr == 0.05 and job.candidate.recipe.optimizer == "sgd"
-                else None
-            )
-        ),
-    )
+def test_winners_are_sound_finalists_even_where_fewer_are_left_than_wanted(tmp_path):
+    """In long trainings all but one kind of candidate fail, and more winners are wanted."""
+
+    def accuracy_of(job):
+        recipe = job.candidate.recipe
+        if job.epochs < 5:
+            return 0.5 + 5 * recipe.lr
+        return 0.9 if recipe.lr == 0.05 and recipe.optimizer == "sgd" else None
+
     result = run(
         tmp_path,
         "--config.train.winner_epochs=7",
         "--config.search.finalists=8",
         "--config.search.winners=8",
         "--config.search.pool_size=80",
+        accuracy_of=accuracy_of,
     )
     assert all(None not in w["validation"]["seeds"] for w in result["winners"])
     assert 1 <= len(result["winners"]) < 8
@@ -271,46 +268,45 @@ def test_a_verdict_respects_the_noise(ours, theirs, verdict):
     assert _compare(*entries, test_images=360)["verdict"] == verdict
 
 
-def test_final_trainings_are_longer_and_decay_as_much(tmp_path, monkeypatch):
+def test_trainings_of_winners_are_longer_and_decay_as_much(tmp_path):
     jobs = []
-    fake_evaluator(monkeypatch, lambda job: jobs.append(job) or job.candidate.recipe.lr)
-    result = run(tmp_path, "--config.train.winner_epochs=6")
+
+    def accuracy_of(job):
+        jobs.append(job)
+        return job.candidate.recipe.lr
+
+    result = run(tmp_path, "--config.train.winner_epochs=6", accuracy_of=accuracy_of)
     assert result["epochs"] == {"search": 3, "final": 6}
     ends = {job.epochs: job.candidate.recipe.lr_decay**job.epochs for job in jobs}
     assert ends[6] == pytest.approx(ends[3])
     assert {t["epochs"] for t in trials(tmp_path) if t["stage"] in ("validate", "retrain")} == {6}
 
 
-def test_where_everything_fails_the_study_stops_with_the_reason(tmp_path, monkeypatch):
-    fake_evaluator(monkeypatch, lambda job: None)
+def test_where_everything_fails_the_study_stops_with_the_reason(tmp_path):
     with pytest.raises(StudyError, match="every candidate failed: made to fail"):
-        run(tmp_path)
+        run(tmp_path, accuracy_of=lambda job: None)
 
 
-def test_the_search_finds_what_is_best(tmp_path, monkeypatch):
-    fake_evaluator(
-        monkeypatch,
-        lambda job: (
-            0.5 + 5 * job.candidate.recipe.lr + 0.2 * (job.candidate.recipe.optimizer == "sgd")
-        ),
-    )
-    result = run(tmp_path, "--config.search.pool_size=80")
+def test_the_search_finds_what_is_best(tmp_path):
+    def accuracy_of(job):
+        recipe = job.candidate.recipe
+        return 0.5 + 5 * recipe.lr + 0.2 * (recipe.optimizer == "sgd")
+
+    result = run(tmp_path, "--config.search.pool_size=80", accuracy_of=accuracy_of)
     assert result["winners"][0]["knobs"]["lr"] == 0.05
     assert result["winners"][0]["knobs"]["optimizer"] == "sgd"
     assert result["rounds"][-1]["best"] == pytest.approx(0.95)
 
 
-def test_an_exception_in_training_is_a_failed_trial(monkeypatch):
-    from jointnas_jax.execution import local as evaluator
-
-    def broken(*_, **__):
+def test_an_exception_in_training_is_a_failed_trial():
+    def broken(*_):
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nmore")
 
-    monkeypatch.setattr(evaluator.TrainProgram, "train", broken)
     problem = build_problem(config())
     split = problem.dataset.load("train[:64]")
-    worker = Evaluator(config(), problem.space, split, np.arange(64) < 16, split)
-    outcomes = worker.run([Job(problem.default, jax.random.key(0), 1)] * 3)
+    images = (split, np.arange(64) < 16, split)
+    executor = LocalExecutor(config(), problem.space, images, train_fn=broken)
+    outcomes = executor.run([Job(problem.default, jax.random.key(0), 1)] * 3)
     assert [o.reason for o in outcomes] == ["RuntimeError: RESOURCE_EXHAUSTED: out of memory"] * 3
 
 

@@ -1,9 +1,8 @@
-"""What a plan says of programs, operations, memory and time, beside numbers worked out by hand."""
+"""Programs, operations, memory and time of a forecast, beside numbers worked out by hand."""
 
 import dataclasses
 import io
 import runpy
-import types
 from pathlib import Path
 
 import jax
@@ -14,21 +13,25 @@ from envelopes import envelope_of_space
 from rich.console import Console
 
 from jointnas_jax.config import check_config
-from jointnas_jax.execution.cost_model import Machine, Speed
-from jointnas_jax.execution.forecast import Batch, forecast
-from jointnas_jax.execution.hardware import make_planner
+from jointnas_jax.execution.cost_model import CostModel, Speed
+from jointnas_jax.execution.hardware import Hardware
 from jointnas_jax.execution.job import Job, TrainResult
-from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.execution.local import LocalExecutor
+from jointnas_jax.execution.packing import executed_macs
 from jointnas_jax.nets import zoo
 from jointnas_jax.nets.cost import count, inference_bytes, training_bytes
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.problem.problem import build_problem
 from jointnas_jax.space import JointSpace
-from jointnas_jax.study import study_forecast as plans
-from jointnas_jax.study.study_forecast import make_plan, study_batches
+from jointnas_jax.study.study_forecast import (
+    forecast,
+    forecast_study,
+    print_forecast,
+    stand_in_batches,
+)
 
 # Compiling: 100 s and nothing for a block. Training: a thousand million operations a second.
-MACHINE = Machine(1e9, Speed(100.0, 0.0, 0.0), Speed(200.0, 0.0, 0.0))
+COST_MODEL = CostModel(1e9, Speed(100.0, 0.0, 0.0), Speed(200.0, 0.0, 0.0))
 OVERHEAD = 10
 B = zoo.fbnetv3("b")
 
@@ -43,15 +46,34 @@ def training(problem, **changes):
     return dataclasses.replace(problem.config, train=train)
 
 
-def gpus(number, memory=80e9):
-    stats = lambda: {"bytes_limit": memory}
-    return tuple(types.SimpleNamespace(platform="gpu", memory_stats=stats) for _ in range(number))
+def cpus(devices, **changes):
+    hardware = Hardware(
+        platform="cpu",
+        devices=devices,
+        workers=1,
+        memory=0,
+        taken=0,
+        speed_factors=(1.0, 1.0),
+        dtype="float32",
+        lowering="matmul",
+    )
+    return dataclasses.replace(hardware, **changes)
 
 
-def look(config, space, devices, *batches, machine=MACHINE, **others):
-    planner = make_planner(config, space, machine, ())
-    planner._devices = len(devices)
-    return forecast(config, machine, planner, devices, batches, **others)
+def gpus(devices, memory=80e9):
+    return cpus(devices, platform="gpu", memory=memory)
+
+
+def jobs(problem, archs, epochs, on_full_split=False):
+    key, candidate = jax.random.key(0), problem.default
+    some = [dataclasses.replace(candidate, arch=arch) for arch in archs]
+    return [Job(candidate, key, epochs, on_full_split) for candidate in some]
+
+
+def look(config, space, hardware, *batches, images=160, **more):
+    steps = dict.fromkeys((False, True), images // 16)
+    more.setdefault("cost_model", COST_MODEL)
+    return forecast(config, space, hardware, batches, steps=steps, **more)
 
 
 def architectures(problem, number):
@@ -72,32 +94,31 @@ def fixed(problem):
 
 def test_on_cpu_one_candidate_trains_on_one_device_while_the_others_wait(problem):
     space, arch = fixed(problem)
-    seen = look(training(problem), space, jax.devices()[:4], Batch([arch], 3, 160, final=True))
-    assert (seen.programs, seen.devices) == (1, 4)
+    seen = look(training(problem), space, cpus(4), jobs(problem, [arch], 3, on_full_split=True))
+    assert (seen.envelopes, seen.exact, seen.devices) == (0, 1, 4)
     assert seen.useful == seen.executed == 6 * count(arch).macs * 16 * 10 * 3
     assert seen.seconds == pytest.approx(OVERHEAD + 100 + seconds_of(arch, 30))
     assert seen.memory == training_bytes(arch, 16)
-    assert seen.device_hours == 4 * seen.seconds / 3600
+    assert seen.lines()["estimated time"].startswith(f"{seen.seconds / 60:.1f} minutes on 4")
 
 
 @pytest.mark.parametrize(("choice", "kind"), [("always", "cpu"), ("auto", "gpu")])
 def test_where_devices_share_a_batch_each_has_its_part_of_memory_and_time(problem, choice, kind):
     space, arch = fixed(problem)
-    devices = jax.devices()[:4] if kind == "cpu" else gpus(4)
+    hardware = cpus(4) if kind == "cpu" else gpus(4)
     config = training(problem, data_parallel=choice)
-    seen = look(config, space, devices, Batch([arch], 3, 160, final=True))
+    seen = look(config, space, hardware, jobs(problem, [arch], 3, on_full_split=True))
     assert seen.seconds == pytest.approx(OVERHEAD + 100 + seconds_of(arch, 30) / 4)
     assert seen.memory == training_bytes(arch, 4)
 
 
-def test_a_teacher_takes_memory_and_operations_in_final_trainings_only(problem):
+def test_a_teacher_takes_memory_and_operations_on_the_full_split_only(problem):
     space, arch = fixed(problem)
-    config, devices = training(problem), jax.devices()[:1]
     alone, taught, search = (
-        look(config, space, devices, Batch([arch], 1, 160, final), teacher=teacher)
-        for final, teacher in ((True, None), (True, B), (False, B))
+        look(training(problem), space, cpus(1), jobs(problem, [arch], 1, full), teacher=teacher)
+        for full, teacher in ((True, None), (True, B), (False, B))
     )
-    assert search == alone
+    assert search.lines() == alone.lines()
     assert taught.memory - alone.memory == inference_bytes(B, 16) > 4 * count(B).params_total
     extra = 2 * count(B).macs * 160
     assert taught.useful - alone.useful == taught.executed - alone.executed == extra
@@ -107,7 +128,7 @@ def test_a_teacher_takes_memory_and_operations_in_final_trainings_only(problem):
 def test_images_on_the_device_add_to_its_memory(problem):
     space, arch = fixed(problem)
     sees = [
-        look(training(problem), space, jax.devices()[:1], Batch([arch], 1, 160), resident=resident)
+        look(training(problem), space, cpus(1, taken=resident), jobs(problem, [arch], 1))
         for resident in (0, 12_345)
     ]
     assert sees[1].memory - sees[0].memory == 12_345
@@ -119,9 +140,10 @@ def test_images_on_the_device_add_to_its_memory(problem):
 def test_exact_programs_are_compiled_once_each_by_a_worker_for_each_device(problem):
     archs = architectures(problem, 4)
     config = training(problem, program="exact")
-    batch = Batch([*archs, archs[0]], 1, 160)
-    seen = look(config, problem.space, jax.devices()[:2], batch, batch)
-    assert (seen.envelopes, seen.exact, seen.programs) == (0, 4, 4)
+    batch = jobs(problem, [*archs, archs[0]], 1)
+    seen = look(config, problem.space, cpus(2), batch, batch)
+    assert (seen.envelopes, seen.exact) == (0, 4)
+    assert [schedule.new_exact for schedule in seen.schedules] == [4, 0]
     # The second time nothing is compiled: 4 x 100 s on two devices, once. The trainings are short.
     trained = sum(seconds_of(a, 10) for a in [*archs, archs[0]])
     assert OVERHEAD + 200 + trained <= seen.seconds <= OVERHEAD + 200 + 2 * trained
@@ -134,15 +156,15 @@ def test_an_envelope_needs_the_memory_and_the_operations_of_its_largest_shapes(p
     archs = [a for a in architectures(problem, 8) if training_bytes(a, 16) < needed]
     assert len(archs) == 7
     config = training(problem, program="envelope")
-    planner = make_planner(config, problem.space, MACHINE, ())
-    seen = look(config, problem.space, jax.devices()[:4], Batch(archs, 1, 160))
+    executed = [executed_macs(whole, arch, 16) for arch in archs]
+    seen = look(config, problem.space, cpus(4), jobs(problem, archs, 1))
     assert seen.exact == 0
     assert seen.envelopes == 1
     assert seen.memory == needed
     assert seen.useful == sum(6 * count(a).macs * 160 for a in archs)
-    assert seen.executed == sum(6 * planner.macs(whole, a) * 160 for a in archs) > seen.useful
+    assert seen.executed == sum(6 * macs * 160 for macs in executed) > seen.useful
     # Seven trainings on four devices: one after the slowest, one after the fifth.
-    each = sorted((6 * planner.macs(whole, a) * 160 / 1e9 for a in archs), reverse=True)
+    each = sorted((6 * macs * 160 / 1e9 for macs in executed), reverse=True)
     assert seen.seconds == pytest.approx(OVERHEAD + 200 + each[0] + each[4])
 
 
@@ -152,14 +174,14 @@ def test_lanes_multiply_the_memory_of_an_accelerator_and_fill_it_at_most(problem
     whole = envelope_of_space(problem.space, archs[0])
     one = training_bytes(whole, 16)
     for memory, lanes in ((80e9, 4), (2.6 * one, 2), (one, 1)):
-        seen = look(config, problem.space, gpus(1, memory), Batch(archs, 1, 160))
+        seen = look(config, problem.space, gpus(1, memory), jobs(problem, archs, 1))
         assert seen.memory == lanes * one
 
 
 def test_one_architecture_for_all_recipes_is_one_program(problem):
     space, arch = fixed(problem)
-    seen = look(training(problem), space, jax.devices()[:4], *[Batch([arch] * 8, 1, 160)] * 3)
-    assert seen.programs == 1
+    seen = look(training(problem), space, cpus(4), *[jobs(problem, [arch] * 8, 1)] * 3)
+    assert (seen.envelopes, seen.exact) == (0, 1)
     assert seen.seconds == pytest.approx(OVERHEAD + 100 + 3 * 2 * seconds_of(arch, 10))
 
 
@@ -168,87 +190,75 @@ def test_one_architecture_for_all_recipes_is_one_program(problem):
 
 @pytest.mark.parametrize("program", ["auto", "envelope", "exact"])
 @pytest.mark.parametrize("parallel", ["auto", "always"])
-def test_programs_and_operations_are_those_that_the_evaluator_uses(
-    problem, monkeypatch, program, parallel
-):
+def test_programs_and_operations_are_those_that_the_executor_uses(problem, program, parallel):
     """The same trainings, counted before and watched while they run."""
     used, executed = {}, []
 
-    def watch(self, shape, jobs, lanes, device, together, *_):
-        used[shape, lanes, together, device is None] = shape
+    def watch(assignment, some, stop):
+        shape, device = assignment.shape, assignment.device
+        used[shape, assignment.lanes, assignment.layout, device is None] = shape
+        scheduler = executor.scheduler
         executed.extend(
-            6
-            * self._planner.macs(shape, j.candidate.arch)
-            * 16
-            * j.epochs
-            * self._steps[j.on_full_split]
-            for j in jobs
+            6 * scheduler.packer.macs(shape, job.candidate.arch) * 16 * scheduler.steps(job)
+            for job in some
         )
-        return [TrainResult((0.5,) * job.epochs, None, None) for job in jobs]
+        return [TrainResult((0.5,) * job.epochs, None, None) for job in some]
 
-    monkeypatch.setattr(Evaluator, "_train_lanes", watch)
     config = training(problem, program=program, data_parallel=parallel, lanes=2)
-    own = dataclasses.replace(problem, config=config)
-    pool = own.pool()
+    pool = dataclasses.replace(problem, config=config).pool()
     split = problem.dataset.load("train[:96]")
-    validation = np.arange(96) < 32
-    batches = study_batches(own, pool, kept=64, images=96)
-    worker = Evaluator(config, own.space, split, validation, split)
-    monkeypatch.setattr(plans, "measured_speed_factors", lambda *_: worker.speed_factors)
-    left = sum(len(batch.archs) for batch in batches)
+    images = (split, np.arange(96) < 32, split)
+    executor = LocalExecutor(config, problem.space, images, train_fn=watch)
+    batches = [batch.jobs for batch in stand_in_batches(problem, pool)]
+    left = sum(map(len, batches))
     for batch in batches:
-        left -= len(batch.archs)
-        make = lambda arch, b=batch: Job(
-            dataclasses.replace(own.default, arch=arch), jax.random.key(0), b.epochs, b.final
-        )
-        worker.run([make(arch) for arch in batch.archs], left)
-    seen = plans.predict(config, own.dataset, own.space, batches)
+        left -= len(batch)
+        executor.run(batch, later=left)
+    steps = {False: 64 // 16, True: 96 // 16}
+    seen = forecast(config, problem.space, executor.hardware, batches, steps=steps)
     envelopes = sum(isinstance(shape, Envelope) for shape in used.values())
     assert (seen.envelopes, seen.exact) == (envelopes, len(used) - envelopes)
     assert seen.executed == pytest.approx(sum(executed))
 
 
-def test_a_plan_counts_all_trainings_of_a_study(problem):
+def test_a_forecast_counts_all_trainings_of_a_study(problem):
     pool = problem.pool()
-    plan = make_plan(problem, pool, images=400)
+    seen = forecast_study(problem, pool, images=400)
     search, seeds = problem.config.search, problem.config.study.seeds
     coarse = search.rounds * search.per_round
     random = coarse + search.finalists
-    final = (search.finalists + 1 + 2 + search.winners + 2) * seeds
-    assert plan.trainings == coarse + random + final
-    assert (plan.images, plan.validation) == (320, 80)
-    # Ten steps of 32 an epoch in the search and for the finalists, twelve in the retraining.
-    batches = study_batches(problem, pool, 320, 400)
-    useful = sum(
-        6 * count(arch).macs * 32 * (b.images // 32) * b.epochs for b in batches for arch in b.archs
-    )
-    assert plan.forecast.useful == useful
-    assert {(b.images // 32, b.epochs) for b in batches} == {(10, 3), (12, 3)}
+    longer = (search.finalists + 1 + 2 + search.winners + 2) * seeds
+    assert seen.forecast.trainings == coarse + random + longer
+    assert (seen.images, seen.validation) == (320, 80)
+    # Ten steps of 32 an epoch without the images for validation, twelve with them.
+    each = [job for batch in stand_in_batches(problem, pool) for job in batch.jobs]
+    steps = [(12 if job.on_full_split else 10) * job.epochs for job in each]
+    macs = [count(job.candidate.arch).macs for job in each]
+    assert seen.forecast.useful == 6 * 32 * np.dot(macs, steps)
+    assert {job.kind for job in each} == {(3, False), (3, True)}
 
 
-def test_the_first_round_is_planned_with_the_candidates_that_will_train(problem):
+def test_the_first_round_is_forecast_with_the_candidates_that_will_train(problem):
     pool = problem.pool()
-    batches = study_batches(problem, pool, 320, 400)
-    first = [problem.space.decode(v).arch for v in pool[: problem.config.search.per_round]]
-    assert batches[0].archs == first
+    first = [problem.space.decode(v) for v in pool[: problem.config.search.per_round]]
+    assert [job.candidate for job in stand_in_batches(problem, pool)[0].jobs] == first
 
 
 @pytest.mark.parametrize("images", [1, 100])
-def test_a_plan_for_too_few_images_says_so(problem, images):
+def test_a_forecast_for_too_few_images_says_so(problem, images):
     config = training(problem)
     console = Console(record=True, width=200, file=io.StringIO())
     own = dataclasses.replace(problem, config=config)
-    plan = make_plan(own, own.pool(), images + 1)
-    plans.print_plan(own, plan, console)
+    seen = forecast_study(own, own.pool(), images + 1)
+    print_forecast(own, seen, console)
     assert ("too few for a batch of 16" in console.export_text()) == (images == 1)
-    assert plan.forecast.useful > 0
+    assert seen.forecast.useful > 0
 
 
 def test_a_pool_smaller_than_asked_for_is_said_in_words(problem, capsys):
     pool = problem.pool()
     for kept, said in ((len(pool), False), (20, True)):
-        plan = make_plan(problem, pool[:kept], 400)
-        plans.print_plan(problem, plan, Console(width=200))
+        print_forecast(problem, forecast_study(problem, pool[:kept], 400), Console(width=200))
         assert (
             "20 candidates within the budget of 32 asked for" in capsys.readouterr().out
         ) == said
@@ -261,6 +271,9 @@ def test_the_papers_search_compiles_a_program_for_each_architecture():
     space = JointSpace.from_config(config.space, 3, 200)
     archs = [space.decode(v).arch for v in space.sample(np.random.default_rng(0), 40)]
     archs = [arch for arch in archs if arch.resolution == 248]
-    seen = look(config, space, gpus(2), Batch(archs, 150, 246_000))
+    candidate = space.decode(space.vector_from_values(config.default))
+    some = [dataclasses.replace(candidate, arch=arch) for arch in archs]
+    batch = [Job(each, jax.random.key(0), 150) for each in some]
+    seen = look(config, space, gpus(2), batch, images=246_000)
     assert (seen.envelopes, seen.exact) == (0, len(archs))
     assert seen.useful == seen.executed

@@ -67,12 +67,12 @@ def test_a_finished_training_is_not_done_again_unless_asked_to(trained, tmp_path
     workdir, result = tmp_path / "copy", trained[1]
     shutil.copytree(trained[0], workdir)
     with monkeypatch.context() as patch:  # nor is anything read for it
-        patch.setattr(final, "Evaluator", None)
+        patch.setattr(final, "LocalExecutor", None)
         patch.setattr(ImageDataset, "open_splits", None)
         assert train(workdir) == result
     with pytest.raises(WorkdirError, match="another training"):
         train(workdir, "--config.seed=1")
-    monkeypatch.setattr(final.Evaluator, "run", _fail)
+    monkeypatch.setattr(final.LocalExecutor, "run", _fail)
     with pytest.raises(RuntimeError, match="would train"):
         train(workdir, overwrite=True)
 

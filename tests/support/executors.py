@@ -9,7 +9,7 @@ from jointnas_jax.config import RayConfig
 from jointnas_jax.execution.factory import make_executor
 from jointnas_jax.execution.job import Job, RunContext
 
-_KEEPING = RunContext(speed_factors=(1.0, 1.0))
+_CONTEXT = RunContext(speed_factors=(1.0, 1.0))
 
 
 def make(problem, name, devices):
@@ -18,7 +18,8 @@ def make(problem, name, devices):
     ray = RayConfig(workers=devices, cpus=1)
     config = dataclasses.replace(problem.config, study=study, executor=name, ray=ray)
     problem = dataclasses.replace(problem, config=config)
-    return make_executor(config, problem.space, problem.divided_images(), (), _KEEPING)
+    images = problem.divided_images()
+    return make_executor(config, problem.space, images, sample=(), context=_CONTEXT)
 
 
 def jobs(problem, count, epochs=1, seed=0):

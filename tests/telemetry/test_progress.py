@@ -34,7 +34,7 @@ from jointnas_jax.telemetry import progress, status, tensorboard
 from jointnas_jax.telemetry.console import Lines
 from jointnas_jax.telemetry.progress import Listener, Progress, Snapshot
 from jointnas_jax.telemetry.tensorboard import Scalars
-from jointnas_jax.telemetry.time_left import Group, Part
+from jointnas_jax.telemetry.time_left import Lanes, Part
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = str(Path(__file__).parent.parent / "support" / "tiny.py")
@@ -146,7 +146,7 @@ def test_reports_from_many_threads_are_all_counted():
 
     def work():
         for _ in range(8):
-            epoch = watch.group(Group("exact", 1, 20), 100)
+            epoch = watch.lanes_begin(Lanes("exact", 1, 20), 100)
             for number in range(1, 21):
                 epoch(number)
                 watch.look()

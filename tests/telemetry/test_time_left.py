@@ -5,23 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from jointnas_jax.telemetry.time_left import Group, Measured, Part, Timeline, speeds
+from jointnas_jax.telemetry.time_left import Lanes, Part, Timeline, speeds
 
 # Compiling 10 s, training 20 s each time but the first.
 PLAN = [Part("coarse", 4, 10, 20), Part("coarse", 4, 0, 20), Part("validate", 2, 10, 20)]
 RECORDED = json.loads((Path(__file__).parent / "digits_timeline.json").read_text())
 
 
-def trained(line, start, compiling, training, part, epochs=10, device=None, groups=1):
-    """Goes through a part whose groups train one after the other; returns when it has ended."""
+def trained(line, start, compiling, training, part, epochs=10, device=None, batches=1):
+    """Trains the lane batches of a part one after the other; returns when it has ended."""
     line.begin(start, part)
     now = start + compiling
-    for _ in range(groups):
-        group = Group("pack", part.trainings // groups, epochs, device)
-        line.group(group)
+    for _ in range(batches):
+        lanes = Lanes("pack", part.trainings // batches, epochs, device)
+        line.lanes.append(lanes)
         for epoch in range(1, epochs + 1):
-            now += training / groups / epochs
-            line.epoch(now, group, epoch)
+            now += training / batches / epochs
+            line.epoch(now, lanes, epoch)
     line.end(now)
     return now
 
@@ -42,20 +42,20 @@ def test_while_a_batch_trains_its_own_speed_counts():
     line = Timeline(PLAN[:1], compile_scale=0.0)
     line.begin(0.0, PLAN[0])
     assert line.seconds_left(4.0) == pytest.approx(26)
-    group = Group("pack", 4, 10)
-    line.group(group)
+    lanes = Lanes("pack", 4, 10)
+    line.lanes.append(lanes)
     for epoch in (1, 2, 3, 4, 5):
-        line.epoch(10.0 + 8 * epoch, group, epoch)
+        line.epoch(10.0 + 8 * epoch, lanes, epoch)
     assert line.seconds_left(50.0) == pytest.approx(40)
 
 
 def test_epochs_of_an_earlier_run_are_done_and_took_no_time_here():
     line = Timeline(PLAN[:1], compile_scale=0.0)
     line.begin(0.0, PLAN[0])
-    group = Group("pack", 4, 10)
-    line.group(group)
+    lanes = Lanes("pack", 4, 10)
+    line.lanes.append(lanes)
     for epoch in (6, 7, 8):
-        line.epoch(10.0 + 4 * (epoch - 5), group, epoch)
+        line.epoch(10.0 + 4 * (epoch - 5), lanes, epoch)
     assert line.seconds_left(22.0) == pytest.approx(8)
 
 
@@ -71,11 +71,11 @@ def test_devices_side_by_side_take_the_time_of_the_slowest():
     part = Part("validate", 4, 10, 20)
     line = Timeline([part, part], compile_scale=0.0)
     line.begin(0.0, part)
-    groups = [Group("exact", 1, 10, device) for device in (0, 0, 1, 1)]
-    for i, group in enumerate(groups):
-        line.group(group)
+    for i, device in enumerate((0, 0, 1, 1)):
+        lanes = Lanes("exact", 1, 10, device)
+        line.lanes.append(lanes)
         for epoch in range(1, 11):
-            line.epoch(10 + 10 * (i % 2) + epoch, group, epoch)
+            line.epoch(10 + 10 * (i % 2) + epoch, lanes, epoch)
     line.end(30.0)
     assert line.seconds_left(30.0) == pytest.approx(30, rel=0.02)
 
@@ -116,8 +116,12 @@ def test_after_the_last_batch_nothing_is_left():
 
 
 def test_a_batch_without_compiling_tells_of_training_alone():
-    assert speeds([Measured(Part("coarse", 1, 0, 10), 20.0, None)]) == (1.0, 2.0)
-    assert speeds([Measured(Part("coarse", 1, 5, 5), 20.0, None)]) == (2.0, 2.0)
+    for part, expected in ((Part("coarse", 1, 0, 10), (1, 2)), (Part("coarse", 1, 5, 5), (2, 2))):
+        line = Timeline([part, Part("retrain", 1, 10, 10)], compile_scale=0.0)
+        line.begin(0.0, part)
+        line.end(20.0)
+        left = 10 * expected[0] + 10 * expected[1]
+        assert line.seconds_left(20.0) == pytest.approx(left, rel=0.02)
     assert speeds([]) == (1.0, 1.0)
 
 
@@ -126,17 +130,17 @@ def test_after_the_first_round_it_is_right_within_30_percent(name):
     """Real runs of the digits on two cores, compiling all or with a cache of programs."""
     run = RECORDED[name]
     plan = [Part(*part) for part in run["plan"]]
-    line, groups = Timeline(plan, run["compile_scale"]), []
+    line, every = Timeline(plan, run["compile_scale"]), []
     end = run["events"][-1][0]
     seen = []
     for now, event, *values in run["events"]:
         if event == "begin":
             line.begin(now, Part(*values))
         elif event == "group":
-            groups.append(Group(*values))
-            line.group(groups[-1])
+            every.append(Lanes(*values))
+            line.lanes.append(every[-1])
         elif event == "epoch":
-            line.epoch(now, groups[values[0]], values[1])
+            line.epoch(now, every[values[0]], values[1])
         elif event == "trained":
             line.trained()
         elif event == "shorten":
