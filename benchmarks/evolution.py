@@ -21,10 +21,10 @@ import numpy as np
 from jointnas_jax.config import EvolutionConfig, PredictorConfig
 from jointnas_jax.nets.cost import CostTable
 from jointnas_jax.predictor.predictor import Predictor
-from jointnas_jax.search.evolution import evolve
 from jointnas_jax.space import JointSpace
 from jointnas_jax.space.fbnetv3 import FBNETV3
 from jointnas_jax.space.features import FeatureTable
+from jointnas_jax.strategy.evolution import evolve
 
 # Name -> networks of the predictor, widths of their hidden layers.
 PREDICTORS = {"64x64": (1, (64, 64)), "8 of 64x64": (8, (64, 64)), "3x400": (1, (400, 400, 400))}

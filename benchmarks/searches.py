@@ -21,7 +21,7 @@ from benchmarks.predictors import OURS, check_names
 from benchmarks.tables import Table
 from jointnas_jax.config import PredictorConfig, SearchConfig
 from jointnas_jax.errors import DataError
-from jointnas_jax.search.searcher import Searcher
+from jointnas_jax.strategy.searcher import Searcher
 
 AT = (20, 50, 100)
 _POPULATION, _TOURNAMENT = 20, 5

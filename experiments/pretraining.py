@@ -17,8 +17,8 @@ from jointnas_jax.config import PredictorConfig
 from jointnas_jax.errors import ConfigError
 from jointnas_jax.predictor.predictor import Predictor
 from jointnas_jax.problem.problem import PRETRAIN_STREAM
-from jointnas_jax.search.early_stop import kendall
 from jointnas_jax.space.features import FeatureTable
+from jointnas_jax.strategy.early_stop import kendall
 
 CLAIM = "Pretraining raises the predictor's rank correlation at few samples"
 

@@ -22,10 +22,10 @@ from jointnas_jax.execution.job import Job, TrainResult
 from jointnas_jax.execution.local import Evaluator
 from jointnas_jax.nets.cost import count
 from jointnas_jax.problem.problem import Problem, build_problem
-from jointnas_jax.search.early_stop import kendall, spearman
 from jointnas_jax.space import Candidate
 from jointnas_jax.storage.trial_store import COMPLETED, Trial
 from jointnas_jax.storage.workdir import jsonable
+from jointnas_jax.strategy.early_stop import kendall, spearman
 from jointnas_jax.study.trial_runner import measured
 
 # Fewer candidates than this cannot be ranked in any way that means something.

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.random_trials import RandomTrials, check_sizes
 from experiments.verdict import Row, disjoint_sets, judge, others
-from jointnas_jax.search.early_stop import CORRELATIONS, early_stop
+from jointnas_jax.strategy.early_stop import CORRELATIONS, early_stop
 
 CLAIM = "The early-stop rule keeps the ranking at a fraction of the epochs"
 

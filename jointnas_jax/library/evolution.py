@@ -11,8 +11,8 @@ from jointnas_jax.errors import InputError, shown
 from jointnas_jax.library.costs import Budget, CostFn, Costs
 from jointnas_jax.library.predictor import Predictor
 from jointnas_jax.library.space import AnySpace, Decoded, check_space, columns, encode_all
-from jointnas_jax.search import evolution
-from jointnas_jax.search.constraints import on_host
+from jointnas_jax.strategy import evolution
+from jointnas_jax.strategy.constraints import on_host
 
 # Knobs (name -> values of N candidates) -> N scores.
 ScoreFn = Callable[[dict[str, np.ndarray]], Any]

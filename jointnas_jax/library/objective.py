@@ -13,8 +13,8 @@ from jointnas_jax.errors import InputError, StudyError, one_line, shown
 from jointnas_jax.library.costs import Budget, CostFn, Costs
 from jointnas_jax.library.predictor import Predictor
 from jointnas_jax.library.space import AnySpace, Decoded, Space, check_space
-from jointnas_jax.search.report_card import ReportCard
-from jointnas_jax.search.searcher import Searcher
+from jointnas_jax.strategy.report_card import ReportCard
+from jointnas_jax.strategy.searcher import Searcher
 
 # Seeds are 32 bits.
 _MOST_SEED = 2**31 - 1

@@ -24,9 +24,9 @@ from jointnas_jax.predictor.gaussian_process import (
     predict,
 )
 from jointnas_jax.predictor.targets import Transform
-from jointnas_jax.search.evolution import evolve
 from jointnas_jax.space.features import FeatureTable
 from jointnas_jax.space.vectors import VectorSpace
+from jointnas_jax.strategy.evolution import evolve
 
 # Features come in multiples of this, so that spaces share programs.
 _FEATURES = 8

@@ -22,7 +22,7 @@ from jointnas_jax.errors import InputError, shown
 from jointnas_jax.library.memory import Memory, remember
 from jointnas_jax.library.parameters import Parameters
 from jointnas_jax.library.proposal import SpaceArrays, propose
-from jointnas_jax.search.coarse import first_new
+from jointnas_jax.strategy.coarse import first_new
 
 # A running trial's parameters, for the others: Optuna itself knows them once they are suggested.
 _PROPOSED = "jointnas_jax:proposed"

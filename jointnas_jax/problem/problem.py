@@ -15,9 +15,9 @@ from jointnas_jax.nets.cost import CostTable, count
 from jointnas_jax.nets.latency import LATENCY, latency_of, with_latency
 from jointnas_jax.problem.latency_table import LatencyTable, known_latencies
 from jointnas_jax.rules import TIMES, cost_in_words
-from jointnas_jax.search.pool import distinct, sobol_pool
-from jointnas_jax.search.searcher import Searcher
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob
+from jointnas_jax.strategy.pool import distinct, sobol_pool
+from jointnas_jax.strategy.searcher import Searcher
 
 # Streams of NumPy's random numbers, next to the study's seed: pool, validation split, pretraining
 # samples, random search.

@@ -11,7 +11,7 @@ from jointnas_jax.errors import SpaceError, shown
 
 Value = int | float | str | bool
 
-# Values of a knob, at most: mutation draws among so many (`search/evolution.py`).
+# Values of a knob, at most: mutation draws among so many (`strategy/evolution.py`).
 _MOST_VALUES = 4096
 # Numbers of a range, at most; floats tell integers apart up to here.
 _LARGEST = 2**53

@@ -22,8 +22,6 @@ from jointnas_jax.predictor.predictor import Fitted
 from jointnas_jax.problem.latency_table import LatencyTable
 from jointnas_jax.problem.problem import restore_problem
 from jointnas_jax.rules import duration, limit_text
-from jointnas_jax.search.evolution import Evolution, evolve
-from jointnas_jax.search.pool import distinct
 from jointnas_jax.space import read_arch
 from jointnas_jax.storage.study_reader import stored_trials
 from jointnas_jax.storage.workdir import (
@@ -34,6 +32,8 @@ from jointnas_jax.storage.workdir import (
     RESULT,
     stored_config,
 )
+from jointnas_jax.strategy.evolution import Evolution, evolve
+from jointnas_jax.strategy.pool import distinct
 from jointnas_jax.telemetry.stage_timer import StageTimer
 
 SCHEMA = 1

@@ -11,10 +11,10 @@ from jointnas_jax.execution.job import Job, TrainResult
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.predictor import Fitted
 from jointnas_jax.problem.problem import Problem
-from jointnas_jax.search.coarse import Round, finished, finished_round
-from jointnas_jax.search.early_stop import EarlyStop, early_stop
-from jointnas_jax.search.report_card import ReportCard
-from jointnas_jax.search.searcher import Searcher
+from jointnas_jax.strategy.coarse import Round, finished, finished_round
+from jointnas_jax.strategy.early_stop import EarlyStop, early_stop
+from jointnas_jax.strategy.report_card import ReportCard
+from jointnas_jax.strategy.searcher import Searcher
 from jointnas_jax.study.result import describe
 from jointnas_jax.study.trial_runner import Batch, Trials
 from jointnas_jax.telemetry.progress import Progress

@@ -14,11 +14,11 @@ from jointnas_jax.files import SCHEMA
 from jointnas_jax.nets.latency import LATENCY
 from jointnas_jax.problem.problem import Problem
 from jointnas_jax.rules import duration
-from jointnas_jax.search.coarse import Round
-from jointnas_jax.search.early_stop import EarlyStop
-from jointnas_jax.search.evolution import Evolution
-from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.space import Candidate
+from jointnas_jax.strategy.coarse import Round
+from jointnas_jax.strategy.early_stop import EarlyStop
+from jointnas_jax.strategy.evolution import Evolution
+from jointnas_jax.strategy.report_card import ReportCard
 from jointnas_jax.telemetry.stage_timer import StageTimer
 
 

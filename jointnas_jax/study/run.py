@@ -21,10 +21,10 @@ from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.predictor import Fitted
 from jointnas_jax.problem.problem import PRETRAIN_STREAM, Problem, build_problem
 from jointnas_jax.runtime.interrupt import Interrupt
-from jointnas_jax.search.coarse import Round
-from jointnas_jax.search.evolution import Evolution, diverse
 from jointnas_jax.space import Candidate
 from jointnas_jax.storage.workdir import Found
+from jointnas_jax.strategy.coarse import Round
+from jointnas_jax.strategy.evolution import Evolution, diverse
 from jointnas_jax.study.coarse_stage import CoarseStage, Searched, completed_trials
 from jointnas_jax.study.result import Contender, build_result, print_result
 from jointnas_jax.study.study_files import StudyFiles

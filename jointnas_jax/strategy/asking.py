@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jointnas_jax.search.coarse import first_new
+from jointnas_jax.strategy.coarse import first_new
 
 
 class Asking:

@@ -10,8 +10,8 @@ import pytest
 from jointnas_jax.config import EvolutionConfig
 from jointnas_jax.nets.cost import CostTable
 from jointnas_jax.nets.latency import pieces_of_space, with_latency
-from jointnas_jax.search.evolution import evolve
-from jointnas_jax.search.pool import sobol_pool
+from jointnas_jax.strategy.evolution import evolve
+from jointnas_jax.strategy.pool import sobol_pool
 
 NAMES = ("flops", "latency")
 

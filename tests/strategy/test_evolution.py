@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from jointnas_jax.config import EvolutionConfig
 from jointnas_jax.nets.cost import CostTable, at_most, to_limbs
-from jointnas_jax.search.evolution import children, diverse, evolve, repeated, returned
 from jointnas_jax.space import PlainSpace
+from jointnas_jax.strategy.evolution import children, diverse, evolve, repeated, returned
 
 CONFIG = EvolutionConfig(population=64, generations=100)
 

@@ -15,13 +15,13 @@ from jointnas_jax.errors import InputError
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.predictor import CostFeatures, Fitted, Predictor
 from jointnas_jax.runtime.compiler import compiler_options
-from jointnas_jax.search.asking import Asking
-from jointnas_jax.search.coarse import Round, best_first, coarse_stage, finished, first_new
-from jointnas_jax.search.constraints import Constraints
-from jointnas_jax.search.evolution import Evolution, evolve
-from jointnas_jax.search.report_card import ReportCard, cross_validate
 from jointnas_jax.space.features import FeatureTable
 from jointnas_jax.space.vectors import VectorSpace
+from jointnas_jax.strategy.asking import Asking
+from jointnas_jax.strategy.coarse import Round, best_first, coarse_stage, finished, first_new
+from jointnas_jax.strategy.constraints import Constraints
+from jointnas_jax.strategy.evolution import Evolution, evolve
+from jointnas_jax.strategy.report_card import ReportCard, cross_validate
 
 _PRETRAIN, _SEARCH, _FIT, _PROPOSE, _FINE = range(5)
 

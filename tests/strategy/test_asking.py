@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jointnas_jax.search.asking import Asking
+from jointnas_jax.strategy.asking import Asking
 
 POOL = np.array([[i, j] for i in range(8) for j in range(8)], np.int32)
 SCORE = lambda vector: float((vector * [3, 5]).sum() % 17)

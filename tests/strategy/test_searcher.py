@@ -9,9 +9,9 @@ import pytest
 
 from jointnas_jax.config import EvolutionConfig, PredictorConfig, SearchConfig
 from jointnas_jax.errors import InputError, SpaceError
-from jointnas_jax.search.pool import sobol_pool
-from jointnas_jax.search.searcher import Searcher
 from jointnas_jax.space import PlainSpace
+from jointnas_jax.strategy.pool import sobol_pool
+from jointnas_jax.strategy.searcher import Searcher
 
 SPACE = PlainSpace.of(
     arch={f"width{i}": (1, 6) for i in range(4)},

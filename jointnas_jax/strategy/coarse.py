@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jointnas_jax.search.early_stop import kendall, spearman
+from jointnas_jax.strategy.early_stop import kendall, spearman
 
 
 class Round(NamedTuple):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jointnas_jax.search.coarse import coarse_stage
+from jointnas_jax.strategy.coarse import coarse_stage
 
 POOL = np.arange(40, dtype=np.int32)[:, None]
 
