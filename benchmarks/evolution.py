@@ -100,11 +100,11 @@ def evolution(task: Task, weights: Weights, budget: bool = True) -> Callable[[],
             start,
             key,
             score_of(task, weights),
-            task.feasible if budget else None,
-            task.space.canonical,
-            task.space.cardinalities,
-            task.config,
-            task.repair,
+            feasible=task.feasible if budget else None,
+            canonical=task.space.canonical,
+            cardinalities=task.space.cardinalities,
+            config=task.config,
+            repair=task.repair,
         )
     )
     return lambda: int(jax.block_until_ready(run(task.parents, jax.random.key(0))).children)
@@ -288,11 +288,11 @@ def fine_stage(task: Task, population: int, repeats: int) -> dict[str, Any]:
             start,
             key,
             predictor.score_fn(state),
-            task.feasible,
-            space.canonical,
-            space.cardinalities,
-            EvolutionConfig(population=population),
-            task.repair,
+            feasible=task.feasible,
+            canonical=space.canonical,
+            cardinalities=space.cardinalities,
+            config=EvolutionConfig(population=population),
+            repair=task.repair,
         )
     )
     start = sample[task.feasible(sample)][:population]

@@ -162,7 +162,7 @@ def ours(
     def run(task: Task, seed: int) -> list[float]:
         rng = np.random.default_rng(seed)
         found = searcher.run(lambda vectors: task.evaluate(vectors, rng), seed)
-        return task.regret(found.vectors, found.best)
+        return task.regret(found.state.vectors, np.array(found.best))
 
     return run
 

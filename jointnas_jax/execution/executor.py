@@ -1,7 +1,7 @@
 """Who trains a study's jobs: the protocol, see `execution/factory.py` for its implementations."""
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jointnas_jax.execution.job import Job, Packing, TrainResult
 
@@ -36,3 +36,28 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Ends whatever trains elsewhere."""
+
+
+@runtime_checkable
+class StreamingExecutor(Executor, Protocol):
+    """An executor that also trains jobs one by one, wherever a lane is free."""
+
+    def free_lanes(self) -> int:
+        """How many jobs could begin at once, beyond those that were submitted."""
+
+    def submit(self, position: int, job: Job, *, later: int, stored: bool = False) -> None:
+        """Has a job trained as soon as a lane is free.
+
+        Args:
+          position: names its result.
+          job: to train.
+          later: about how many jobs are submitted in all.
+          stored: schedule it only, so that programs are those of a study that was not interrupted.
+        """
+
+    def next_result(self) -> tuple[int, TrainResult] | None:
+        """Waits for the next job to end; returns its position and result, None if none trains.
+
+        Raises:
+          InterruptedStudyError: the run was interrupted.
+        """

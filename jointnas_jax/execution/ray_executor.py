@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,9 @@ class RayExecutor:
         self._lock = (folder, lock.read_text() if lock.is_file() else "")
         _connect(config)
         self.workers: list[Any] = []
+        self._waiting: collections.deque[Unit] = collections.deque()
+        self._running: dict[Any, tuple[Any, Unit]] = {}  # reference -> actor and what it trains
+        self._deaths: collections.Counter[tuple[int, ...]] = collections.Counter()
         try:
             self.workers = [self._start(keeping.speed_factors) for _ in range(config.ray.workers)]
             described = self._described(self.workers[0])
@@ -120,95 +123,75 @@ class RayExecutor:
         self, jobs: Sequence[Job], later: int = 0, known: Collection[int] = ()
     ) -> Iterator[tuple[int, TrainResult]]:
         """See `Executor`."""
-        known = frozenset(known)
-        waiting = collections.deque(
-            unit for unit in self._planning.units(jobs, later, known) if unit.wanted
-        )
+        units = self._planning.units(jobs, later, frozenset(known))
+        self._waiting.extend(unit for unit in units if unit.wanted)
         useful = self.packings[-1].efficiency
-        trainings = sum(len(unit.wanted) for unit in waiting)
-        self._keeping.progress.batch_begins(trainings, 0.0, 0.0, useful)
-        yield from self._serve(waiting, lambda free: None)
-
-    def streamed(
-        self, ask: Callable[[], tuple[int, Job] | None], later: int, past: Sequence[Job] = ()
-    ) -> Iterator[tuple[int, TrainResult]]:
-        """Trains jobs one by one, as actors are free; yields positions and outcomes.
-
-        Args:
-          ask: gives the next job and its position, None where there is none; not called before
-            everything that was yielded is dealt with.
-          later: about how many jobs there will be.
-          past: jobs that are planned as if they had been asked for, so that programs are the same.
-        """
-        for job in past:
-            self._planning.place([job], later)
-        waiting: collections.deque[Unit] = collections.deque()
-
-        def refill(free: int) -> None:
-            while len(waiting) < free and (asked := ask()):
-                position, job = asked
-                (unit,) = self._planning.units([job], later, frozenset())
-                waiting.append(dataclasses.replace(unit, positions=(position,)))
-
-        yield from self._serve(waiting, refill)
-
-    def _serve(
-        self, waiting: collections.deque, refill: Callable[[int], None]
-    ) -> Iterator[tuple[int, TrainResult]]:
-        """Has units trained until none waits; `refill` may add some for so many free actors."""
+        trainings = sum(len(unit.wanted) for unit in self._waiting)
         progress = self._keeping.progress
-        tries: collections.Counter[tuple] = collections.Counter()
-        running: dict[Any, tuple[Any, Unit]] = {}
+        progress.batch_begins(trainings, 0.0, 0.0, useful)
         try:
-            while True:
-                refill(len(self.workers) - len(running))
-                if not waiting and not running:
-                    return
-                self._hand_out(waiting, running)
-                ready, _ = ray.wait([*running], timeout=_LOOK)
-                self._keeping.interrupt.check()
-                for reference in ready:
-                    worker, unit = running.pop(reference)
-                    yield from self._received(reference, worker, unit, tries, waiting)
+            while self._waiting or self._running:
+                yield from self._ended()
         finally:
             progress.batch_ends()
-            for worker, _ in running.values():  # nobody waits for what they train
+            for worker, _ in self._running.values():  # nobody waits for what they train
                 self._replace(worker)
+            for left in (self._waiting, self._running, self._deaths):
+                left.clear()
 
-    def _hand_out(self, waiting: collections.deque, running: dict[Any, tuple[Any, Unit]]) -> None:
+    def free_lanes(self) -> int:
+        """See `StreamingExecutor`."""
+        return len(self.workers) - len(self._running) - len(self._waiting)
+
+    def submit(self, position: int, job: Job, *, later: int, stored: bool = False) -> None:
+        """See `StreamingExecutor`."""
+        (unit,) = self._planning.units([job], later, frozenset())
+        if not stored:
+            self._waiting.append(dataclasses.replace(unit, positions=(position,)))
+            self._hand_out()
+
+    def next_result(self) -> tuple[int, TrainResult] | None:
+        """See `StreamingExecutor`."""
+        while self._waiting or self._running:
+            if ended := self._ended():
+                return ended[0]
+        return None
+
+    def _ended(self) -> list[tuple[int, TrainResult]]:
+        """Hands out what waits; the results of one unit, [] where none has ended for a moment."""
+        self._hand_out()
+        ready, _ = ray.wait([*self._running], timeout=_LOOK)
+        self._keeping.interrupt.check()
+        return self._received(ready[0]) if ready else []
+
+    def _hand_out(self) -> None:
         """Gives units to actors that have none."""
-        busy = [worker for worker, _ in running.values()]
+        busy = [worker for worker, _ in self._running.values()]
         for worker in self.workers:
-            if waiting and worker not in busy:
-                unit = waiting.popleft()
-                running[worker.train.remote(unit)] = (worker, unit)
+            if self._waiting and worker not in busy:
+                unit = self._waiting.popleft()
+                self._running[worker.train.remote(unit)] = (worker, unit)
 
-    def _received(
-        self,
-        reference: Any,
-        worker: Any,
-        unit: Unit,
-        tries: collections.Counter,
-        waiting: collections.deque,
-    ) -> Iterator[tuple[int, TrainResult]]:
-        """The outcomes of a unit; where its actor died, it waits again, or has failed."""
+    def _received(self, reference: Any) -> list[tuple[int, TrainResult]]:
+        """The results of a unit; where its actor died, it waits again, or has failed."""
+        worker, unit = self._running.pop(reference)
         try:
             answer = ray.get(reference)
         except ray.exceptions.RayActorError as error:
             self._replace(worker)
-            tries[unit.positions] += 1
-            if tries[unit.positions] <= self._config.ray.retries:
+            self._deaths[unit.positions] += 1
+            deaths = self._deaths[unit.positions]
+            if deaths <= self._config.ray.retries:
                 self._keeping.progress.say("an actor died; what it trained is given to another")
-                waiting.appendleft(unit)
-                return
-            reason = f"actor_died: {tries[unit.positions]} actors died of it: {one_line(error)}"
-            yield from ((i, TrainResult((), reason, None)) for i in unit.wanted)
-            return
+                self._waiting.appendleft(unit)
+                return []
+            reason = f"actor_died: {deaths} actors died of it: {one_line(error)}"
+            return [(i, TrainResult((), reason, None)) for i in unit.wanted]
         except ray.exceptions.RayError as error:
             raise StudyError(f"Ray failed: {one_line(error)}") from error
         if isinstance(answer, JointNASError):
             raise answer
-        yield from answer
+        return answer
 
     def _start(self, speed_factors: tuple[float, float] | None) -> Any:
         settings = self._config.ray

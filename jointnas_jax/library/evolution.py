@@ -72,8 +72,16 @@ def evolve(
         marks(first)  # an error inside a program would be told as JAX's own
 
     def program(first: jax.Array, key: jax.Array) -> evolution.Evolution:
-        rules = (limits.feasible, space.canonical, space.cardinalities, settings, known.repair)
-        return evolution.evolve(first, key, marks, *rules)
+        return evolution.evolve(
+            first,
+            key,
+            marks,
+            feasible=limits.feasible,
+            canonical=space.canonical,
+            cardinalities=space.cardinalities,
+            config=settings,
+            repair=known.repair,
+        )
 
     with known.telling():
         found = jax.tree.map(np.asarray, jax.jit(program)(first, jax.random.key(seed)))

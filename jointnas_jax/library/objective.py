@@ -135,12 +135,17 @@ def search(
     log = _Log(space, evaluate, known, progress)
     with known.telling():
         found = searcher.run(log.evaluate, seed)
-    if not np.isfinite(found.scores).any():
+    if not np.isfinite(found.state.scores).any():
         reasons = sorted({str(trial.reason) for trial in log.trials})
         raise StudyError(f"every candidate failed: {'; '.join(reasons[:3])}")
-    fitted, card = searcher.judge(found, seed)
-    best = log.trials[found.best[-1]]
-    return Result(best, tuple(log.trials), Predictor(space, searcher.predictor, fitted), card)
+    state = searcher.fit(found.state, networks=True)
+    assert state.fitted is not None
+    return Result(
+        best=log.trials[found.best[-1]],
+        trials=tuple(log.trials),
+        predictor=Predictor(space, searcher.predictor, state.fitted),
+        report_card=searcher.report_card(state),
+    )
 
 
 # Searches that differ in their seed alone compile once.

@@ -1,51 +1,89 @@
-"""The same search on any objective: vectors of any space in, scores out.
+"""The search of any objective as ask and tell: index vectors of any space out, scores in.
 
-The coarse stage evaluates all candidates but the last, which the fine stage finds: the one that is
-predicted best of all. A study trains several finalists of the fine stage instead (`study/run.py`).
+`State` goes in and comes out, and is a function of pool, key and results; `Searcher` holds settings
+and compiled programs. Rounds ask for several candidates and wait for all results; asynchronous
+asking asks for one wherever a lane is free, while others are pending.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import numpy as np
 
 from jointnas_jax.config import PredictorConfig, SearchConfig
-from jointnas_jax.errors import InputError
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.predictor import CostFeatures, Fitted, Predictor
 from jointnas_jax.runtime.compiler import compiler_options
 from jointnas_jax.space.features import FeatureTable
 from jointnas_jax.space.vectors import VectorSpace
-from jointnas_jax.strategy.asking import Asking
-from jointnas_jax.strategy.coarse import Round, best_first, coarse_stage, finished, first_new
 from jointnas_jax.strategy.constraints import Constraints
-from jointnas_jax.strategy.evolution import Evolution, evolve
+from jointnas_jax.strategy.evolution import Evolution, ScoreFn, evolve
+from jointnas_jax.strategy.history import History, ask, first_new
 from jointnas_jax.strategy.report_card import ReportCard, cross_validate
 
 _PRETRAIN, _SEARCH, _FIT, _PROPOSE, _FINE = range(5)
 
 
-class Found(NamedTuple):
-    """What a search evaluated, in order.
+@flax.struct.dataclass
+class State(History):
+    """A search, between two calls.
 
     Attributes:
-      vectors: `int32[E, K]`.
-      scores: `float64[E]`, nan where an evaluation failed.
-      best: `int[E]`, the candidate to take after so many evaluations: a position in `vectors`.
-      pretrained: what the predictor was fitted from.
+      pool: `int32[P, K]`, candidates that are asked for in order while nothing has a score.
+      pretrained: what the predictor is fitted from.
+      key: of everything random.
+      fitted: the predictor; None while nothing has a score.
+      believed: the predictor with beliefs in the failed candidates and in `beliefs` of the pending
+        ones; None before it is needed.
+      beliefs: number of pending candidates, the first ones, that `believed` knows.
+      stale: whether results have come since the predictor was fitted.
+      networks: whether the networks are fitted, see `Predictor.fit`.
     """
 
-    vectors: np.ndarray
-    scores: np.ndarray
-    best: np.ndarray
+    pool: np.ndarray
     pretrained: PredictorState
+    key: jax.Array
+    fitted: Fitted | None
+    believed: Fitted | None
+    beliefs: int = flax.struct.field(pytree_node=False)
+    stale: bool = flax.struct.field(pytree_node=False)
+    networks: bool = flax.struct.field(pytree_node=False)
+
+
+class Proposals(NamedTuple):
+    """Candidates to evaluate.
+
+    Attributes:
+      numbers: m positions in the order of asking.
+      vectors: `int32[m, K]`.
+      predicted: `float[m]`, scores; nan where nothing had a score yet.
+    """
+
+    numbers: range
+    vectors: np.ndarray
+    predicted: np.ndarray
+
+
+class Found(NamedTuple):
+    """A whole search.
+
+    Attributes:
+      state: after the last result.
+      best: the candidate to take after so many evaluations: E positions in the order of asking.
+    """
+
+    state: State
+    best: list[int]
 
 
 class Searcher:
-    """Coarse and fine stage for one space.
+    """Searches one space; serves any number of searches, and compiles its programs once.
 
-    One object serves any number of searches; its programs are compiled once.
+    Attributes:
+      predictor: of the space.
     """
 
     def __init__(
@@ -84,38 +122,128 @@ class Searcher:
         Raises:
           InputError: a budget of costs that are not given.
         """
-        config, predictor = config or SearchConfig(), predictor or PredictorConfig()
-        self._space, self._evaluations, self._config = space, evaluations, config
+        self._config = config = config or SearchConfig()
+        settings = predictor or PredictorConfig()
+        self._space = space
+        self._evaluations = evaluations
         self._limits = limits = Constraints(space, costs, budget, feasible, cost_names)
-        self._noisy, self._samples = noisy, predictor.pretrain_samples
-        explores = predictor.process and config.acquisition == "improvement"
+        self._noisy = noisy
+        self._samples = settings.pretrain_samples
+        explores = settings.process and config.acquisition == "improvement"
         # The process chooses; the networks are fitted where they have a say.
         self._networks = noisy or not explores
         if cost_features is None and costs is not None:
             cost_features = limits.features()
-        features = FeatureTable.of(space)
-        self.predictor = Predictor(features, predictor, evaluations, cost_features)
+        self.predictor = Predictor(FeatureTable.of(space), settings, evaluations, cost_features)
 
-        def promise(state: Fitted, explore: jax.Array | bool) -> Callable[[jax.Array], jax.Array]:
-            score = self.predictor.score_fn(state)
+        def promise(fitted: Fitted, explore: jax.Array | bool) -> ScoreFn:
+            score = self.predictor.score_fn(fitted)
             if not explores:
                 return score
-            improvement = self.predictor.improvement_fn(state)
+            improvement = self.predictor.improvement_fn(fitted)
             return lambda vectors: jax.lax.cond(explore, improvement, score, vectors)
 
         def search(
-            start: jax.Array, key: jax.Array, state: Fitted, explore: jax.Array
+            start: jax.Array, key: jax.Array, fitted: Fitted, explore: jax.Array
         ) -> Evolution:
-            cards = space.cardinalities
-            rules = (limits.feasible, space.canonical, cards, config.evolution, repair)
-            return evolve(start, key, promise(state, explore), *rules)
+            return evolve(
+                start,
+                key,
+                promise(fitted, explore),
+                feasible=limits.feasible,
+                canonical=space.canonical,
+                cardinalities=space.cardinalities,
+                config=config.evolution,
+                repair=repair,
+            )
 
         self._search = jax.jit(search, compiler_options=compiler_options("light"))
-        self._promise = jax.jit(lambda state, vectors: promise(state, True)(vectors))
+        self._promise = jax.jit(lambda fitted, vectors: promise(fitted, True)(vectors))
         self._believe = jax.jit(self.predictor.believe, static_argnames="failed")
 
+    def init(
+        self, *, pool: np.ndarray, pretrained: PredictorState, key: jax.Array, networks: bool = True
+    ) -> State:
+        """A search that has asked for nothing.
+
+        Args:
+          pool: `int32[P, K]`.
+          pretrained: what `pretrain` returned.
+          key: consumed.
+          networks: see `Predictor.fit`.
+        """
+        return State(
+            vectors=pool[:0],
+            scores=np.zeros(0, np.float32),
+            finished=np.zeros(0, bool),
+            pool=pool,
+            pretrained=pretrained,
+            key=key,
+            fitted=None,
+            believed=None,
+            beliefs=0,
+            stale=False,
+            networks=networks,
+        )
+
+    def ask(self, state: State, count: int) -> tuple[State, Proposals]:
+        """Chooses candidates: fewer than `count` where nothing new is proposed.
+
+        Raises:
+          SpaceError: a candidate breaks a rule, see `Constraints.check`.
+        """
+        state, vectors = ask(self, self.fit(state), count)
+        self._limits.check(vectors)
+        predicted = np.full(len(vectors), np.nan, np.float32)
+        if state.fitted is not None and len(vectors):
+            predicted = self.predictor.predict(state.fitted, vectors)[0]
+        count = len(state.vectors)
+        return state, Proposals(range(count - len(vectors), count), vectors, predicted)
+
+    def tell(self, state: State, numbers: Sequence[int], scores: Any) -> State:
+        """Takes results, see `History.answered`; the predictor learns from them when it is used."""
+        return dataclasses.replace(state.answered(numbers, scores), stale=True)
+
+    def fit(self, state: State, networks: bool | None = None) -> State:
+        """Has the predictor learn from all results, in the order of asking.
+
+        Args:
+          state: unchanged where the predictor knows all results, or nothing has a score.
+          networks: from now on, see `Predictor.fit`; None: as before.
+        """
+        networks = state.networks if networks is None else networks
+        if not (state.stale or networks != state.networks) or not np.isfinite(state.scores).any():
+            return state
+        fitted = self._fit(state, *state.measured, networks)
+        return dataclasses.replace(
+            state, fitted=fitted, believed=None, beliefs=0, stale=False, networks=networks
+        )
+
+    def order(self, state: State) -> tuple[State, np.ndarray]:
+        """What the fitted predictor would try next, see `Proposer`; before it is, the pool."""
+        if state.fitted is None:
+            return state, state.pool
+        believed, pending = state.believed, state.pending
+        if believed is None:
+            believed = self._wary(state.fitted, state.failed)
+        for vector in pending[state.beliefs :]:
+            believed = self._believe(believed, vector)
+        state = dataclasses.replace(state, believed=believed, beliefs=len(pending))
+        pool = state.pool
+        if self._config.propose == "pool":
+            # Stable, so that ties fall to the earlier one in the pool.
+            order = np.argsort(-np.asarray(self._promise(believed, pool)), kind="stable")
+            return state, pool[order]
+        # The number of candidates names what is random here: a resumed search knows it.
+        key = jax.random.fold_in(jax.random.fold_in(state.key, _PROPOSE), len(state.vectors))
+        found = self._evolve(state.best_first, pool, key, believed, explore=True)
+        return state, _alive(found, pool)
+
     def run(self, evaluate: Callable[[np.ndarray], np.ndarray], seed: int) -> Found:
-        """Searches any objective.
+        """Searches an objective in rounds, but for the last candidate.
+
+        That one is what the fine stage finds: the candidate that is predicted best of all. A study
+        trains several finalists of the fine stage instead (`study/run.py`).
 
         Args:
           evaluate: `int32[m, K] -> float[m]`, higher is better, nan for a failure.
@@ -123,278 +251,120 @@ class Searcher:
 
         Raises:
           SpaceError: no candidate satisfies the budget.
+          InputError: `evaluate` does not return a score for each.
         """
-        pool = self._limits.pool(self._config.pool_size, seed)
         sample = self._space.sample(np.random.default_rng(seed), self._samples)
-        pretrained = self.pretrain(sample, jax.random.fold_in(jax.random.key(seed), _PRETRAIN))
-        key = _search_key(seed)
-        vectors, scores = pool[:0], np.zeros(0)
+        root = jax.random.key(seed)
+        state = self.init(
+            pool=self._limits.pool(self._config.pool_size, seed),
+            pretrained=self.pretrain(sample, jax.random.fold_in(root, _PRETRAIN)),
+            key=jax.random.fold_in(root, _SEARCH),
+            networks=self._networks,
+        )
         best: list[int] = []
-        state: Fitted | None = None
-
-        def measure(number: int, vectors: np.ndarray, predicted: Any = None) -> np.ndarray:
-            found = np.asarray(evaluate(vectors), np.float64)
-            if found.shape != (len(vectors),):
-                raise InputError(
-                    f"`evaluate` must return a score for each of {len(vectors)} candidates, got "
-                    f"the shape {list(found.shape)}"
-                )
-            return found
-
-        def record(new: np.ndarray, marks: np.ndarray, after: Fitted | None) -> None:
-            nonlocal vectors, scores, state
-            # Within a round the predictor knows the rounds before.
-            for i in range(len(new)):
-                vectors, scores = np.append(vectors, new[i : i + 1], 0), np.append(scores, marks[i])
-                if i == len(new) - 1:
-                    state = after
-                best.append(self._take(vectors, scores, state))
-
         coarse = max(1, self._evaluations - 1)
-        for done, after in self.rounds(pool, pretrained, measure, key, coarse, self._networks):
-            record(done.vectors, done.scores, after)
-        if len(vectors) < self._evaluations and state is not None:
-            if not self._networks:
-                state = self._fit(pretrained, *finished(vectors, scores), key)
-            last = self._predicted_best(state, vectors, scores, pool, key)
-            if len(last):
-                marks = measure(0, last)
-                every = np.append(vectors, last, 0), np.append(scores, marks)
-                refit = self._noisy and self._fit(pretrained, *finished(*every), key)
-                record(last, marks, refit or state)
-        return Found(vectors, scores, np.array(best), pretrained)
-
-    def judge(self, found: Found, seed: int) -> tuple[Fitted, ReportCard]:
-        """Fits the predictor to all that `run` evaluated, and judges it.
-
-        Args:
-          found: not all of it failed.
-          seed: of the search.
-        """
-        key, trials = _search_key(seed), finished(found.vectors, found.scores)
-        fitted = self._fit(found.pretrained, *trials, key)
-        return fitted, self.report_card(found.pretrained, fitted, *trials, key)
+        while (left := coarse - len(state.vectors)) > 0:
+            state, asked = self.ask(state, min(self._config.per_round, left))
+            if not len(asked.vectors):
+                break
+            state = self._evaluated(state, evaluate, best)
+        if len(state.vectors) < self._evaluations and np.isfinite(state.scores).any():
+            state = self._ask_for_the_best(self.fit(state, networks=True))
+            state = self._evaluated(state, evaluate, best)
+        return Found(state, best)
 
     def pretrain(self, sample: np.ndarray, key: jax.Array) -> PredictorState:
         """Trains the predictor's encoders on the costs of `int32[N, K]`; consumes the key."""
         return self.predictor.pretrain(sample, self._limits.costs(sample), key)
 
-    def rounds(
-        self,
-        pool: np.ndarray,
-        pretrained: PredictorState,
-        evaluate: Callable[[int, np.ndarray, np.ndarray], np.ndarray],
-        key: jax.Array,
-        evaluations: int | None = None,
-        networks: bool = True,
-    ) -> Iterator[tuple[Round, Fitted | None]]:
-        """Runs the coarse stage.
-
-        Args:
-          pool: `int32[P, K]`.
-          pretrained: what `pretrain` returned.
-          evaluate: see `coarse_stage`.
-          key: consumed.
-          evaluations: in all rounds; None: E.
-          networks: see `Predictor.fit`.
-
-        Yields:
-          Each round, and the predictor after it: None where every trial so far failed.
-        """
-        proposer = _Proposer(self, pool, pretrained, key, networks)
-
-        def measure(number: int, vectors: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-            self._limits.check(vectors)
-            return evaluate(number, vectors, predicted)
-
-        rounds = coarse_stage(
-            pool,
-            self._evaluations if evaluations is None else evaluations,
-            self._config.per_round,
-            measure,
-            proposer.fit,
-            proposer.predict,
-            proposer.propose,
-        )
-        for done in rounds:
-            yield done, proposer.state
-
-    def asking(
-        self,
-        pool: np.ndarray,
-        pretrained: PredictorState,
-        rounds: Sequence[Round],
-        key: jax.Array,
-    ) -> Asking:
-        """Goes on with the coarse stage without rounds; `refit` gives a `Fitted`.
-
-        Args:
-          pool: `int32[P, K]`.
-          pretrained: what `pretrain` returned.
-          rounds: so far.
-          key: of the rounds.
-        """
-        proposer = _Proposer(self, pool, pretrained, key, networks=True)
-        vectors = np.concatenate([r.vectors for r in rounds])
-        scores = np.concatenate([r.scores for r in rounds])
-        return Asking(vectors, scores, proposer.fit, proposer.predict, proposer.propose)
-
-    def report_card(
-        self,
-        pretrained: PredictorState,
-        fitted: Fitted,
-        vectors: np.ndarray,
-        scores: np.ndarray,
-        key: jax.Array,
-    ) -> ReportCard:
-        """Judges the predictor by cross-validation; compiles nothing. The key is consumed.
-
-        Args:
-          pretrained: what `pretrain` returned.
-          fitted: to all trials.
-          vectors: `int32[N, K]`, trials that did not fail.
-          scores: `float32[N]`.
-          key: consumed.
-        """
+    def report_card(self, state: State) -> ReportCard:
+        """Judges the predictor of a fitted state by cross-validation; compiles nothing."""
+        assert state.fitted is not None
+        vectors, scores = state.measured
 
         def predict(rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            state = self._fit(pretrained, vectors[rest], scores[rest], key)
-            return self._predict_trials(state, vectors)
+            return self._predict_trials(self._fit(state, vectors[rest], scores[rest]), vectors)
 
-        return cross_validate(scores, predict, self.predictor.noise(fitted))
+        return cross_validate(scores, predict, self.predictor.noise(state.fitted))
 
     def fine_stage(
-        self, trained: np.ndarray, pool: np.ndarray, fitted: Fitted, key: jax.Array
+        self, first: np.ndarray, pool: np.ndarray, fitted: Fitted, key: jax.Array
     ) -> Evolution:
-        """Evolves trials `int32[T, K]` and the pool to the best predicted score; consumes the key.
+        """Evolves `int32[T, K]` and the pool to the best predicted score; consumes the key.
 
         The program is that of the proposals.
         """
-        found = self._evolve(trained, pool, key, fitted, explore=False)
+        found = self._evolve(first, pool, key, fitted, explore=False)
         scores, best = (self.predictor.in_scores(fitted, z) for z in (found.scores, found.best))
         return found._replace(scores=scores, best=best)
 
-    def _predicted_best(
-        self,
-        state: Fitted,
-        vectors: np.ndarray,
-        scores: np.ndarray,
-        pool: np.ndarray,
-        key: jax.Array,
-    ) -> np.ndarray:
-        """What the fine stage finds that is not in `vectors`: `int32[1, K]`, or no row."""
-        state = self._wary(state, vectors[~np.isfinite(scores)])
-        known, name = best_first(vectors, scores), jax.random.fold_in(key, _FINE)
-        found = self._alive(self.fine_stage(known, pool, state, name), pool)
-        new = first_new(found, {v.astype(np.int32).tobytes() for v in vectors})
+    def _ask_for_the_best(self, state: State) -> State:
+        """Asks for what the fine stage finds of a fitted state, if there is something new."""
+        assert state.fitted is not None
+        believed, key = self._wary(state.fitted, state.failed), jax.random.fold_in(state.key, _FINE)
+        found = self.fine_stage(state.best_first, state.pool, believed, key)
+        new = first_new(_alive(found, state.pool), {v.tobytes() for v in state.vectors})
         self._limits.check(new)
-        return new
+        return state.asked(new)
 
-    def _wary(self, state: Fitted, failed: np.ndarray) -> Fitted:
+    def _evaluated(
+        self, state: State, evaluate: Callable[[np.ndarray], np.ndarray], best: list[int]
+    ) -> State:
+        """Evaluates what is pending, and adds the candidates to take after each to `best`."""
+        count = len(state.vectors)
+        numbers = range(len(best), count)
+        if not numbers:
+            return state
+        before = state.fitted
+        scores = np.asarray(evaluate(state.pending), np.float64)
+        state = self.tell(state, numbers, scores)
+        if self._noisy:
+            state = self.fit(state)
+        # Within a round the predictor knows the rounds before.
+        marks = self._marks(state, before)
+        best += [int(marks[: number + 1].argmax()) for number in numbers[:-1]]
+        best.append(int(self._marks(state, state.fitted).argmax()))
+        return state
+
+    def _marks(self, state: State, fitted: Fitted | None) -> np.ndarray:
+        """By what the candidate to take is chosen, `float[T]`: under noise what is predicted."""
+        marks = state.scores
+        if self._noisy and fitted is not None:
+            marks = self._predict_trials(fitted, state.vectors)[0]
+        return np.where(np.isfinite(state.scores), marks, -np.inf)
+
+    def _wary(self, fitted: Fitted, failed: np.ndarray) -> Fitted:
         """Believes that candidates `int32[F, K]` which failed are as bad as the worst trial.
 
         So the search leaves their neighbourhood. What is measured stays the only thing that the
         predictor is fitted to.
         """
         for vector in failed:
-            state = self._believe(state, vector, failed=True)
-        return state
+            fitted = self._believe(fitted, vector, failed=True)
+        return fitted
 
-    def _alive(self, found: Evolution, pool: np.ndarray) -> np.ndarray:
-        """The population; where the evolution knows nothing new, the pool goes on."""
-        return np.concatenate([found.population[np.isfinite(found.scores)], pool])
-
-    def _take(self, vectors: np.ndarray, scores: np.ndarray, state: Fitted | None) -> int:
-        """The position of the candidate to take of those evaluated."""
-        marks = scores
-        if self._noisy and state is not None:
-            marks = self._predict_trials(state, vectors)[0]
-        return int(np.where(np.isfinite(scores), marks, -np.inf).argmax())
-
-    def _predict_trials(self, state: Fitted, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _predict_trials(self, fitted: Fitted, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Predicts any number of trials with one program."""
         padded = np.pad(vectors, ((0, self._evaluations - len(vectors)), (0, 0)))
-        mean, spread = self.predictor.predict(state, padded)
+        mean, spread = self.predictor.predict(fitted, padded)
         return mean[: len(vectors)], spread[: len(vectors)]
 
     def _evolve(
-        self,
-        first: np.ndarray,
-        pool: np.ndarray,
-        key: jax.Array,
-        state: Fitted,
-        explore: bool,
+        self, first: np.ndarray, pool: np.ndarray, key: jax.Array, fitted: Fitted, *, explore: bool
     ) -> Evolution:
         # Of one shape, so that it compiles once; the first row fills up.
         start = np.concatenate([first, pool])
         missing = self._evaluations + len(pool) - len(start)
         start = np.concatenate([start, np.repeat(start[:1], missing, 0)])
-        return jax.tree.map(np.asarray, self._search(start, key, state, explore))
+        return jax.tree.map(np.asarray, self._search(start, key, fitted, explore))
 
     def _fit(
-        self,
-        pretrained: PredictorState,
-        vectors: np.ndarray,
-        scores: np.ndarray,
-        key: jax.Array,
-        networks: bool = True,
+        self, state: State, vectors: np.ndarray, scores: np.ndarray, networks: bool = True
     ) -> Fitted:
-        name = jax.random.fold_in(jax.random.fold_in(key, _FIT), len(scores))
-        return self.predictor.fit(pretrained, vectors, scores, name, networks)
+        key = jax.random.fold_in(jax.random.fold_in(state.key, _FIT), len(scores))
+        return self.predictor.fit(state.pretrained, vectors, scores, key, networks)
 
 
-class _Proposer:
-    """What the coarse stage knows of its trials, and what it would try next.
-
-    Attributes:
-      state: the predictor; None before the first fit.
-    """
-
-    def __init__(
-        self,
-        searcher: Searcher,
-        pool: np.ndarray,
-        pretrained: PredictorState,
-        key: jax.Array,
-        networks: bool,
-    ):
-        """See `Searcher.rounds`."""
-        self._searcher, self._pool, self._pretrained = searcher, pool, pretrained
-        self._key, self._networks = key, networks
-        self.state: Fitted | None = None
-        self._believed: tuple[Fitted, int] | None = None  # and how many of those chosen it knows
-
-    def fit(self, vectors: np.ndarray, scores: np.ndarray) -> Fitted:
-        """See `coarse_stage`."""
-        self._known, self._count = best_first(vectors, scores), len(vectors)
-        trials = finished(vectors, scores)
-        self.state = self._searcher._fit(self._pretrained, *trials, self._key, self._networks)
-        self._failed, self._believed = vectors[~np.isfinite(scores)], None
-        return self.state
-
-    def predict(self, vectors: np.ndarray) -> np.ndarray:
-        """See `coarse_stage`; what is to be evaluated keeps the rules."""
-        self._searcher._limits.check(vectors)
-        return self._searcher.predictor.predict(self.state, vectors)[0]
-
-    def propose(self, chosen: np.ndarray) -> np.ndarray:
-        """See `coarse_stage`; between two fits those chosen only become more."""
-        searcher, pool = self._searcher, self._pool
-        if self._believed is None:
-            self._believed = searcher._wary(self.state, self._failed), 0
-        believed, count = self._believed
-        for vector in chosen[count:]:
-            believed = searcher._believe(believed, vector)
-        self._believed = believed, len(chosen)
-        if searcher._config.propose == "pool":
-            # Stable, so that ties fall to the earlier one in the pool.
-            return pool[np.argsort(-np.asarray(searcher._promise(believed, pool)), kind="stable")]
-        # The number of trials names what is random here: a resumed search knows it.
-        name = jax.random.fold_in(self._key, _PROPOSE)
-        name = jax.random.fold_in(name, self._count + len(chosen))
-        found = searcher._evolve(self._known, pool, name, believed, explore=True)
-        return searcher._alive(found, pool)
-
-
-def _search_key(seed: int) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(seed), _SEARCH)
+def _alive(found: Evolution, pool: np.ndarray) -> np.ndarray:
+    """The population; where the evolution knows nothing new, the pool goes on."""
+    return np.concatenate([found.population[np.isfinite(found.scores)], pool])

@@ -144,11 +144,11 @@ class BudgetSearch:
                 start,
                 jax.random.key(seed),
                 self.predictor.score_fn(state),
-                lambda vectors: at_most(self._exact(vectors), limit),
-                space.canonical,
-                space.cardinalities,
-                config,
-                self._repair,
+                feasible=lambda vectors: at_most(self._exact(vectors), limit),
+                canonical=space.canonical,
+                cardinalities=space.cardinalities,
+                config=config,
+                repair=self._repair,
             )
 
         # One after the other, see `Searcher`.
@@ -258,15 +258,14 @@ def in_words(budget: Budget) -> str:
 
 
 def _entry(study: BudgetSearch, budget: Budget, best: Best, i: int) -> dict[str, Any]:
-    candidate = study.problem.space.decode(best.vectors[i])
-    costs = study.problem.costs_of(candidate.arch)
+    candidate = study.problem.candidate(best.vectors[i])
     return {
         "name": "_".join(f"{name}_{limit_text(name, limit)}" for name, limit in budget.items()),
         "budget": dict(budget),
-        "knobs": study.problem.space.values(best.vectors[i]),
+        "knobs": study.problem.knobs(candidate),
         "candidate": candidate.to_dict(),
-        "costs": costs,
-        "within_study_budget": study.problem.within_budget(costs),
+        "costs": candidate.costs,
+        "within_study_budget": not study.problem.over_budget(candidate),
         "predicted": float(best.predicted[i]),
         "spread": float(best.spread[i]),
         "generations": int(best.generations[i]),

@@ -57,9 +57,14 @@ def run(config: Config, options: Options, interrupt: Interrupt) -> int:
     if options.dry:
         dry_run(config, console)
         return 0
-    result = run_study(config, workdir, console, options.overwrite, interrupt, progress)
-    if not result:  # another process tells what came out
-        return 0
+    result = run_study(
+        config,
+        workdir,
+        console,
+        overwrite=options.overwrite,
+        interrupt=interrupt,
+        progress=progress,
+    )
     # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.
     from jointnas_jax.report.page import is_current, write_report
 
@@ -79,8 +84,17 @@ def train(config: Config, name: str, options: Options, interrupt: Interrupt) -> 
     workdir, progress = options.workdir, options.progress()
     prepare_jax(config.study.devices)
     interrupt.check()
-    given = (workdir, progress.console, options.dry, options.overwrite, interrupt, progress)
-    if result := train_candidate(config, name, *given):
+    result = train_candidate(
+        config,
+        name,
+        workdir,
+        console=progress.console,
+        dry=options.dry,
+        overwrite=options.overwrite,
+        interrupt=interrupt,
+        progress=progress,
+    )
+    if result:
         progress.say(f"wrote {workdir / workdirs.RESULT}")
         if options.quiet:
             print_accuracy(result, plain_console())
