@@ -31,10 +31,10 @@ from jointnas_jax.config import EvolutionConfig, PredictorConfig
 from jointnas_jax.errors import ConfigError, nearest
 from jointnas_jax.nets.cost import CostTable
 from jointnas_jax.predictor.predictor import Fitted, Predictor
-from jointnas_jax.search.evolution import Evolution, evolve
 from jointnas_jax.space import JointSpace
 from jointnas_jax.space.fbnetv3 import FBNETV3
 from jointnas_jax.space.features import FeatureTable
+from jointnas_jax.strategy.evolution import Evolution, evolve
 
 # Name -> networks of the predictor, widths of their hidden layers.
 PREDICTORS = {"64x64": (1, (64, 64)), "8 of 64x64": (8, (64, 64)), "3x400": (1, (400, 400, 400))}

@@ -21,7 +21,7 @@ from benchmarks.predictors import OURS, check_names, standard_error
 from benchmarks.tables import Table
 from jointnas_jax.config import PredictorConfig, SearchConfig
 from jointnas_jax.errors import DataError
-from jointnas_jax.search.searcher import Searcher
+from jointnas_jax.strategy.searcher import Searcher
 
 AT = (20, 50, 100)
 _POPULATION, _TOURNAMENT = 20, 5
@@ -156,7 +156,7 @@ def ours(
     def run(objective: Objective, seed: int) -> Outcome:
         rng = np.random.default_rng(seed)
         result = searcher.run(lambda vectors: objective.evaluate(vectors, rng), seed)
-        return Outcome(result.vectors, result.best)
+        return Outcome(result.state.vectors, np.array(result.best))
 
     return run
 

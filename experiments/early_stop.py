@@ -41,7 +41,7 @@ def compare(trials: "RandomTrials", firsts: Sequence[int], shuffles: int) -> dic
       end, the candidate is that is best then. The verdict leaves out the rounds where the rule
       stopped nothing, which keep the ranking without any merit.
     """
-    from jointnas_jax.search.early_stop import CORRELATIONS
+    from jointnas_jax.strategy.early_stop import CORRELATIONS
 
     check_sizes("first", firsts, len(trials.vectors))
     search, curves = trials.problem.config.search, trials.curves
@@ -82,7 +82,7 @@ def apply_rule(
     curves: np.ndarray, chosen: np.ndarray, search: SearchConfig
 ) -> tuple[int, float, float]:
     """Epochs that the rule takes from the chosen ones; what they keep and cost on the others."""
-    from jointnas_jax.search.early_stop import CORRELATIONS, early_stop
+    from jointnas_jax.strategy.early_stop import CORRELATIONS, early_stop
 
     stop = early_stop(curves[chosen], search.threshold, search.correlation).epochs
     rest = curves[others(len(curves), chosen)]

@@ -89,8 +89,8 @@ def rank_correlations(
 
     from jointnas_jax.predictor.predictor import Predictor
     from jointnas_jax.problem.problem import PRETRAIN_STREAM
-    from jointnas_jax.search.early_stop import kendall
     from jointnas_jax.space.features import FeatureTable
+    from jointnas_jax.strategy.early_stop import kendall
 
     problem, scores = trials.problem, trials.curves[:, -1]
     features = FeatureTable.of(problem.space)

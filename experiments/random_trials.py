@@ -26,10 +26,10 @@ from jointnas_jax.execution.job import Job
 from jointnas_jax.execution.local import LocalExecutor
 from jointnas_jax.nets.cost import count
 from jointnas_jax.problem.problem import Problem, build_problem
-from jointnas_jax.search.early_stop import kendall, spearman
 from jointnas_jax.space import Candidate
 from jointnas_jax.storage.trial_store import COMPLETED, Trial
 from jointnas_jax.storage.workdir import jsonable
+from jointnas_jax.strategy.early_stop import kendall, spearman
 from jointnas_jax.study.trial_runner import measured
 
 # Makes what trains candidates like some of a problem.

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from jointnas_jax.library.study import run_study
     from jointnas_jax.models.model import load
     from jointnas_jax.space import Candidate, JointSpace, Knob
-else:
-    # Callable: `jn.search(space, evaluate, ...)`. Imports nothing.
-    from jointnas_jax import search
 
 __version__ = "0.1.0"
 

@@ -14,19 +14,19 @@ PACKAGE = ROOT / "jointnas_jax"
 # Rooms and single files from top to bottom: each imports from those below it only.
 ORDER = (
     *("library", "simulation", "study", "execution", "models", "problem", "telemetry", "storage"),
-    *("report", "search", "predictor", "train", "data", "nets"),
+    *("report", "strategy", "predictor", "train", "data", "nets"),
     *("command_line", "config", "space", "rules", "runtime", "files", "errors"),
 )
 # What rooms do without although it is below them.
 FORBIDDEN = {
-    "search": {"train", "data", "nets"},
+    "strategy": {"train", "data", "nets"},
     "predictor": {"train", "data", "nets"},
     "problem": {"predictor", "train"},
     "report": {"predictor", "train", "data"},
-    "storage": {"predictor", "search", "train", "data", "nets"},
-    "telemetry": {"predictor", "search", "train", "data", "nets"},
-    "execution": {"predictor", "search"},
-    "simulation": {"predictor", "search"},
+    "storage": {"predictor", "strategy", "train", "data", "nets"},
+    "telemetry": {"predictor", "strategy", "train", "data", "nets"},
+    "execution": {"predictor", "strategy"},
+    "simulation": {"predictor", "strategy"},
     "library": {"train", "data"},
     "space": {"runtime", "files"},
     "config": {"runtime", "files"},

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
-    "code", ["import jointnas_jax", "import jointnas_jax as jn; dir(jn), jn.Space, jn.search"]
+    "code", ["import jointnas_jax", "import jointnas_jax as jn; dir(jn), jn.Space"]
 )
 def test_the_import_is_cheap(code):
     check = f"{code}; import sys; sys.exit('jax' in sys.modules)"
@@ -41,9 +41,11 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
         _ = jn.sarch
 
 
-def test_search_is_the_function_and_stays_the_package():
-    import jointnas_jax.search.pool
+def test_search_is_a_plain_function():
+    import jointnas_jax.strategy.searcher
+    from jointnas_jax import search
 
-    assert jn.search is jointnas_jax.search
-    assert jointnas_jax.search.pool.sobol_pool
-    assert list(inspect.signature(jn.search).parameters)[:2] == ["space", "evaluate"]
+    assert jn.search is search
+    assert inspect.isfunction(search)
+    assert jointnas_jax.strategy.searcher.Searcher
+    assert list(inspect.signature(search).parameters)[:2] == ["space", "evaluate"]

@@ -12,8 +12,8 @@ from jointnas_jax.library.space import AnySpace, columns
 from jointnas_jax.nets.cost import COSTS, CostTable
 from jointnas_jax.predictor.predictor import CostFeatures
 from jointnas_jax.rules import QUANTITY, parse_quantity
-from jointnas_jax.search.constraints import Constraints
 from jointnas_jax.space import JointSpace
+from jointnas_jax.strategy.constraints import Constraints
 
 # Columns of knob values -> name of each cost -> number of each candidate.
 CostFn = Callable[[dict[str, np.ndarray]], Mapping[str, Any]]

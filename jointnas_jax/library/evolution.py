@@ -11,8 +11,8 @@ from jointnas_jax.errors import InputError, shown
 from jointnas_jax.library.costs import Budget, CostFn, Costs
 from jointnas_jax.library.predictor import Predictor
 from jointnas_jax.library.space import AnySpace, Decoded, check_space, columns, encode_all
-from jointnas_jax.search import evolution
-from jointnas_jax.search.constraints import on_host
+from jointnas_jax.strategy import evolution
+from jointnas_jax.strategy.constraints import on_host
 
 # Knobs (name -> values of N candidates) -> N scores.
 ScoreFn = Callable[[dict[str, np.ndarray]], Any]
@@ -72,8 +72,16 @@ def evolve(
         marks(first)  # an error inside a program would be told as JAX's own
 
     def program(first: jax.Array, key: jax.Array) -> evolution.Evolution:
-        rules = (limits.feasible, space.canonical, space.cardinalities, settings, known.repair)
-        return evolution.evolve(first, key, marks, *rules)
+        return evolution.evolve(
+            first,
+            key,
+            marks,
+            feasible=limits.feasible,
+            canonical=space.canonical,
+            cardinalities=space.cardinalities,
+            config=settings,
+            repair=known.repair,
+        )
 
     with known.telling():
         found = jax.tree.map(np.asarray, jax.jit(program)(first, jax.random.key(seed)))

@@ -1,15 +1,18 @@
 """What the trials of an Optuna study tell its sampler."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import flax.struct
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from jointnas_jax.library.parameters import Parameters
 from jointnas_jax.library.proposal import Seen
 from jointnas_jax.predictor.targets import standardised
+from jointnas_jax.strategy.history import History
 
 # Trials without a score that are believed, at most: the latest ones.
 _BELIEFS = 32
@@ -17,29 +20,21 @@ _BELIEFS = 32
 _LARGEST = 1e150
 
 
-class Memory(NamedTuple):
+@flax.struct.dataclass
+class Memory(History):
     """Trials of one study, oldest first.
 
     Attributes:
-      vectors: `int32[T, K]`, that have a score.
-      scores: `float64[T]`, finite, higher is better.
       excess: `float64[T]`, how far each is outside its constraints, positive where it breaks one;
-        nan without constraints.
-      pending: `int32[R, K]`, that still run.
-      failed: `int32[D, K]`, that have no score.
+        nan without a score or constraints.
     """
 
-    vectors: np.ndarray
-    scores: np.ndarray
     excess: np.ndarray
-    pending: np.ndarray
-    failed: np.ndarray
 
-    @property
-    def known(self) -> set[bytes]:
-        """All candidates, for `first_new`."""
-        every = np.concatenate([self.vectors, self.pending, self.failed])
-        return {vector.tobytes() for vector in every}
+    def asked(self, vectors: np.ndarray) -> "Memory":
+        """See `History`."""
+        excess = np.append(self.excess, np.full(len(vectors), np.nan))
+        return dataclasses.replace(super().asked(vectors), excess=excess)
 
     def arrays(self, most: int) -> Seen:
         """Arrays of fixed sizes, best first.
@@ -48,32 +43,34 @@ class Memory(NamedTuple):
           most: measured trials in them; where there are more, half of them are the best ones, and
             half the latest.
         """
-        chosen = self._chosen(most)
-        z = standardised(np.clip(self.scores[chosen], -_LARGEST, _LARGEST))[0]
-        excess = self.excess[chosen]
+        vectors, scores = self.measured
+        excess = self.excess[np.isfinite(self.scores)]
+        chosen = _chosen(scores, excess, most)
+        excess = excess[chosen]
+        z = standardised(np.clip(scores[chosen], -_LARGEST, _LARGEST))[0]
         believed = np.concatenate([self.failed, self.pending])[-_BELIEFS:]
         failures = max(0, len(believed) - len(self.pending))
         return Seen(
-            _padded(self.vectors[chosen], most, repeat=True),
-            _padded(z, most),
-            np.int32(len(chosen)),
+            vectors=_padded(vectors[chosen], most, repeat=True),
+            scores=_padded(z, most),
+            real=np.int32(len(chosen)),
             # Large numbers drawn together, as a process needs them; 0 stays the limit, and where no
             # constraint is known none is broken.
-            _padded(np.nan_to_num(np.arcsinh(excess), nan=0.0), most),
-            _padded(np.isfinite(excess), most),
-            _padded(believed, _BELIEFS),
-            np.arange(_BELIEFS) < failures,
-            np.int32(len(believed)),
+            excess=_padded(np.nan_to_num(np.arcsinh(excess), nan=0.0), most),
+            judged=_padded(np.isfinite(excess), most),
+            believed=_padded(believed, _BELIEFS),
+            failed=np.arange(_BELIEFS) < failures,
+            beliefs=np.int32(len(believed)),
         )
 
-    def _chosen(self, most: int) -> np.ndarray:
-        """Positions of the trials to learn from, best first."""
-        # What breaks a constraint is behind all that does not.
-        order = np.lexsort([-self.scores, self.excess > 0])
-        latest = np.arange(len(order))[-(most // 2) :]
-        best = order[: most if len(order) <= most else most - len(latest)]
-        rest = [i for i in latest if i not in set(best.tolist())]
-        return order[np.isin(order, [*best, *rest])]
+
+def _chosen(scores: np.ndarray, excess: np.ndarray, most: int) -> np.ndarray:
+    """Positions of the trials to learn from, best first."""
+    # What breaks a constraint is behind all that does not.
+    order = np.lexsort([-scores, excess > 0])
+    latest = np.arange(len(order))[-(most // 2) :]
+    best = order[: most if len(order) <= most else most - len(latest)]
+    return order[np.isin(order, np.concatenate([best, latest]))]
 
 
 def remember(
@@ -92,24 +89,23 @@ def remember(
     """
     complete = [sign * t.value for t in trials if _complete(t)]
     median = float(np.median(complete)) if complete else math.nan
-    measured, pending, failed = [], [], []
+    vectors, scores, finished, constraints = [], [], [], []
     for trial in trials:
         vector = parameters.vector(proposed.get(trial.number, trial.params))
         if vector is None or trial.state is TrialState.WAITING:
             continue
-        if trial.state is TrialState.RUNNING:
-            pending.append(vector)
-        elif math.isfinite(score := _score(trial, sign, median)):
-            measured.append((vector, score, _constraints(trial)))
-        else:
-            failed.append(vector)
-    stack = lambda rows: np.array(rows, np.int32).reshape(len(rows), len(parameters.space.knobs))
+        running = trial.state is TrialState.RUNNING
+        score = math.nan if running else _score(trial, sign, median)
+        scored = math.isfinite(score)
+        vectors.append(vector)
+        scores.append(score if scored else math.nan)
+        finished.append(not running)
+        constraints.append(_constraints(trial) if scored else {})
     return Memory(
-        stack([vector for vector, _, _ in measured]),
-        np.array([score for _, score, _ in measured], np.float64),
-        _excess([constraints for _, _, constraints in measured]),
-        stack(pending),
-        stack(failed),
+        vectors=np.array(vectors, np.int32).reshape(len(vectors), len(parameters.space.knobs)),
+        scores=np.array(scores, np.float64),
+        finished=np.array(finished, bool),
+        excess=_excess(constraints),
     )
 
 

@@ -13,8 +13,8 @@ from jointnas_jax.errors import InputError, StudyError, one_line, shown
 from jointnas_jax.library.costs import Budget, CostFn, Costs
 from jointnas_jax.library.predictor import Predictor
 from jointnas_jax.library.space import AnySpace, Decoded, Space, check_space
-from jointnas_jax.search.report_card import ReportCard
-from jointnas_jax.search.searcher import Searcher
+from jointnas_jax.strategy.report_card import ReportCard
+from jointnas_jax.strategy.searcher import Searcher
 
 # Seeds are 32 bits.
 _MOST_SEED = 2**31 - 1
@@ -135,12 +135,17 @@ def search(
     log = _Log(space, evaluate, known, progress)
     with known.telling():
         found = searcher.run(log.evaluate, seed)
-    if not np.isfinite(found.scores).any():
+    if not np.isfinite(found.state.scores).any():
         reasons = sorted({str(trial.reason) for trial in log.trials})
         raise StudyError(f"every candidate failed: {'; '.join(reasons[:3])}")
-    fitted, card = searcher.judge(found, seed)
-    best = log.trials[found.best[-1]]
-    return Result(best, tuple(log.trials), Predictor(space, searcher.predictor, fitted), card)
+    state = searcher.fit(found.state, networks=True)
+    assert state.fitted is not None
+    return Result(
+        best=log.trials[found.best[-1]],
+        trials=tuple(log.trials),
+        predictor=Predictor(space, searcher.predictor, state.fitted),
+        report_card=searcher.report_card(state),
+    )
 
 
 # Searches that differ in their seed alone compile once.

@@ -24,9 +24,9 @@ from jointnas_jax.predictor.gaussian_process import (
     predict,
 )
 from jointnas_jax.predictor.targets import Transform
-from jointnas_jax.search.evolution import evolve
 from jointnas_jax.space.features import FeatureTable
 from jointnas_jax.space.vectors import VectorSpace
+from jointnas_jax.strategy.evolution import evolve
 
 # Features come in multiples of this, so that spaces share programs.
 _FEATURES = 8
@@ -73,7 +73,7 @@ class Seen(NamedTuple):
     Attributes:
       vectors: `int32[N, K]`, measured.
       scores: `float32[N]`, standardised.
-      count: `int32[]`, rows that are filled.
+      real: `int32[]`, number of rows that are filled.
       excess: `float32[N]`, how far each is outside its constraints, positive where it breaks one.
       judged: `bool[N]`, rows whose excess is known.
       believed: `int32[B, K]`, trials without a score.
@@ -84,7 +84,7 @@ class Seen(NamedTuple):
 
     vectors: jax.Array
     scores: jax.Array
-    count: jax.Array
+    real: jax.Array
     excess: jax.Array
     judged: jax.Array
     believed: jax.Array
@@ -123,7 +123,7 @@ def propose(
     # Believing takes further rows of the process.
     room = len(seen.believed)
     padded = lambda array: jnp.pad(array, [(0, room)] + [(0, 0)] * (array.ndim - 1))
-    rows, real = padded(inputs), padded(jnp.arange(len(inputs)) < seen.count)
+    rows, real = padded(inputs), padded(jnp.arange(len(inputs)) < seen.real)
     transform = Transform.fit(padded(seen.scores), real, straighten=True)
     process = fit_process(rows, transform.forward(padded(seen.scores)), real, knobs=knobs)
     process = _believe_all(process, space.inputs(seen.believed), seen)
@@ -142,7 +142,15 @@ def propose(
         within = jax.scipy.stats.norm.logcdf(-mean / jnp.maximum(deviation, 1e-3))
         return jnp.where(jnp.isfinite(best), marks, 0.0) + within
 
-    found = evolve(start, key, mark, None, lambda v: v, space.cardinalities, settings)
+    found = evolve(
+        start,
+        key,
+        mark,
+        feasible=None,
+        canonical=lambda vectors: vectors,
+        cardinalities=space.cardinalities,
+        config=settings,
+    )
     return found.population, found.scores
 
 

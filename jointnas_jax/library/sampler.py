@@ -5,7 +5,7 @@ import secrets
 import threading
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,7 +22,8 @@ from jointnas_jax.errors import InputError, shown
 from jointnas_jax.library.memory import Memory, remember
 from jointnas_jax.library.parameters import Parameters
 from jointnas_jax.library.proposal import SpaceArrays, propose
-from jointnas_jax.search.coarse import first_new
+from jointnas_jax.space import PlainSpace
+from jointnas_jax.strategy.history import ask
 
 # A running trial's parameters, for the others: Optuna itself knows them once they are suggested.
 _PROPOSED = "jointnas_jax:proposed"
@@ -117,7 +118,12 @@ class JointNASSampler(BaseSampler):
         parameters = Parameters(search_space)
         with _PROPOSING:
             memory = self._memory(study, trial, parameters)
-            values = parameters.values(self._propose(trial.number, parameters, memory))
+            proposer = _Proposer(
+                parameters.space, trial.number, self._seed, self._startup, self._most
+            )
+            # Where all values have been tried the best are tried again.
+            _, (vector,) = ask(proposer, memory, 1, repeat=True)
+            values = parameters.values(vector)
             if (
                 len(json.dumps(values, default=str)) <= _LONGEST
             ):  # else the others know once it is suggested
@@ -158,22 +164,37 @@ class JointNASSampler(BaseSampler):
         }
         return remember(trials, proposed, parameters, sign)
 
-    def _propose(self, number: int, parameters: Parameters, memory: Memory) -> np.ndarray:
-        """The index vector `int32[K]` of the trial of this number."""
-        space, known = parameters.space, memory.known
-        even = qmc.Sobol(len(space.knobs), scramble=True, rng=np.random.default_rng(self._seed))
-        if len(memory.scores) < max(1, self._startup):
-            even.fast_forward(number % _CYCLE)
-            order = space.from_unit(even.random(_POOL))
-        else:
-            pool = space.from_unit(even.random(_POOL))
-            seen = memory.arrays(self._most)
-            start = np.concatenate([seen.vectors, pool])
-            key = jax.random.fold_in(jax.random.key(self._seed), number)
-            arrays, constrained = SpaceArrays.of(space), bool(seen.judged.any())
-            found = propose(arrays, seen, start, key, constrained, _EVOLUTION)
-            population, marks = map(np.asarray, found)
-            order = np.concatenate([population[np.isfinite(marks)], pool])
-        new = first_new(order, known)
-        # Where all values have been tried the best are tried again.
-        return (new if len(new) else order)[0]
+
+class _Proposer(NamedTuple):
+    """Even points for the first trials, then an evolution on a Gaussian process; see `ask`.
+
+    Attributes:
+      space: that is searched.
+      number: the trial to propose for.
+      seed, startup, most: see `JointNASSampler`.
+    """
+
+    space: PlainSpace
+    number: int
+    seed: int
+    startup: int
+    most: int
+
+    def order(self, state: Memory) -> tuple[Memory, np.ndarray]:
+        """Candidates `int32[N, K]`, first choice first."""
+        space = self.space
+        even = qmc.Sobol(len(space.knobs), scramble=True, rng=np.random.default_rng(self.seed))
+        if np.isfinite(state.scores).sum() < max(1, self.startup):
+            even.fast_forward(self.number % _CYCLE)
+            return state, space.from_unit(even.random(_POOL))
+        pool = space.from_unit(even.random(_POOL))
+        seen = state.arrays(self.most)
+        population, marks = propose(
+            SpaceArrays.of(space),
+            seen,
+            np.concatenate([seen.vectors, pool]),
+            jax.random.fold_in(jax.random.key(self.seed), self.number),
+            constrained=bool(seen.judged.any()),
+            settings=_EVOLUTION,
+        )
+        return state, np.concatenate([np.asarray(population)[np.isfinite(marks)], pool])

@@ -44,4 +44,4 @@ def run_study(
     checked = check_config(config)
     prepare_jax(checked.study.devices)
     console = Console(quiet=True) if quiet else plain_console()
-    return run(checked, Path(workdir), console, overwrite)
+    return run(checked, Path(workdir), console, overwrite=overwrite)

@@ -15,9 +15,10 @@ from jointnas_jax.nets.cost import CostTable, count
 from jointnas_jax.nets.latency import LATENCY, latency_of, with_latency
 from jointnas_jax.problem.latency_table import LatencyTable, measured_latencies
 from jointnas_jax.rules import TIMES, cost_in_words
-from jointnas_jax.search.pool import distinct, sobol_pool
-from jointnas_jax.search.searcher import Searcher
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob
+from jointnas_jax.space.knobs import Value
+from jointnas_jax.strategy.pool import distinct, sobol_pool
+from jointnas_jax.strategy.searcher import Searcher
 
 # Streams of NumPy's random numbers, next to the study's seed: pool, validation split, pretraining
 # samples, random search.
@@ -35,7 +36,7 @@ class Problem:
       config: the checked config.
       dataset: opened, not yet decoded; None where a finished study is searched again.
       space: what is searched, restricted by the mode.
-      default: the default candidate.
+      default: the default candidate, with vector and costs.
       costs: of the space.
       latency: what the latencies among them are summed up from; None where they are not.
     """
@@ -90,9 +91,10 @@ class Problem:
         Its head, the first to be trained, is the default candidate, unless the config wants it out.
         """
         pool = self.pool_within(self.config.budget.limits(), self.config.seed)
-        known = self.space.encode(self.default)[None]
-        if self.config.search.start_with_default and self.budget_test()(known)[0]:
-            pool = distinct(np.concatenate([known, pool]))[: len(pool)]
+        assert self.default.vector is not None
+        first = self.default.vector[None]
+        if self.config.search.start_with_default and self.budget_test()(first)[0]:
+            pool = distinct(np.concatenate([first, pool]))[: len(pool)]
         return pool
 
     def pool_within(self, limits: Mapping[str, int], seed: int) -> np.ndarray:
@@ -137,14 +139,21 @@ class Problem:
         """
         return self.costs.shrink(names) if names and LATENCY not in names else None
 
-    def costs_of(self, arch: ArchSpec) -> dict[str, int]:
-        """Returns the costs of an architecture of the space by name; a latency in nanoseconds."""
-        costs = dataclasses.asdict(count(arch))
-        return costs | ({LATENCY: latency_of(arch, self.latency.times)} if self.latency else {})
+    def candidate(self, vector: np.ndarray) -> Candidate:
+        """Decodes an index vector `int[K]`, and counts the candidate's costs."""
+        candidate = self.space.decode(vector)
+        return dataclasses.replace(candidate, costs=_costs_of(candidate.arch, self.latency))
 
-    def within_budget(self, costs: Mapping[str, int]) -> bool:
-        """Whether costs satisfy the budget."""
-        return all(costs[name] <= limit for name, limit in self.config.budget.limits().items())
+    def knobs(self, candidate: Candidate) -> dict[str, Value]:
+        """The value of every knob of a candidate that this problem decoded."""
+        assert candidate.vector is not None
+        return self.space.values(candidate.vector)
+
+    def over_budget(self, candidate: Candidate) -> list[str]:
+        """Names of the costs of a candidate that are over the study's budget."""
+        costs, limits = candidate.costs, self.config.budget.limits()
+        assert costs is not None
+        return [name for name, limit in limits.items() if costs[name] > limit]
 
 
 def build_problem(config: Config, latency: LatencyTable | None = None) -> Problem:
@@ -162,11 +171,10 @@ def build_problem(config: Config, latency: LatencyTable | None = None) -> Proble
     dataset, space, default = open_space(config)
     if config.budget.latency:
         latency = latency or measured_latencies(space)
-    problem = Problem(config, dataset, space, default, _costs(space, latency), latency)
-    costs = problem.costs_of(default.arch)
-    if config.mode == "recipe" and not problem.within_budget(costs):
-        limits = config.budget.limits()
-        name = next(n for n, limit in limits.items() if costs[n] > limit)
+    problem = _problem(config, dataset, space, default, latency)
+    over = problem.over_budget(problem.default)
+    if config.mode == "recipe" and over:
+        name, costs, limits = over[0], problem.default.costs or {}, config.budget.limits()
         raise ConfigError(
             f"the fixed architecture costs {name} of {cost_in_words(name, costs[name])}, over the "
             f"budget of {cost_in_words(name, limits[name])}; raise or drop it with "
@@ -212,26 +220,41 @@ def restore_problem(
     space, default = _restrict(config, arch.image_channels, arch.num_classes, arch)
     if measured:
         latency = latency or measured_latencies(space)
-    return Problem(config, None, space, default, _costs(space, latency), latency)
+    return _problem(config, None, space, default, latency)
 
 
-def _costs(space: JointSpace, latency: LatencyTable | None) -> CostTable:
-    costs = CostTable.of(space)
-    return with_latency(costs, space, latency.times) if latency else costs
+def _problem(
+    config: Config,
+    dataset: ImageDataset | None,
+    space: JointSpace,
+    default: Candidate,
+    latency: LatencyTable | None,
+) -> Problem:
+    default = dataclasses.replace(default, costs=_costs_of(default.arch, latency))
+    table = CostTable.of(space)
+    if latency:
+        table = with_latency(table, space, latency.times)
+    return Problem(config, dataset, space, default, table, latency)
+
+
+def _costs_of(arch: ArchSpec, latency: LatencyTable | None) -> dict[str, int]:
+    """The costs of an architecture by name; a latency in nanoseconds."""
+    costs = dataclasses.asdict(count(arch))
+    return costs | {LATENCY: latency_of(arch, latency.times)} if latency else costs
 
 
 def _restrict(
     config: Config, image_channels: int, num_classes: int, arch: ArchSpec | None
 ) -> tuple[JointSpace, Candidate]:
     """The space that the mode leaves, and the default candidate; `arch` None is the default's."""
-    joint = JointSpace.from_config(config.space, image_channels, num_classes)
-    default = joint.decode(joint.vector_from_values(config.default))
+    space = JointSpace.from_config(config.space, image_channels, num_classes)
+    default = space.decode(space.vector_from_values(config.default))
     if config.mode == "recipe":
         default = dataclasses.replace(default, arch=arch or default.arch)
-        return joint.with_fixed_arch(default.arch), default
+        space = space.with_fixed_arch(default.arch)
     if config.mode == "arch":
-        return joint.with_fixed_recipe(default.recipe), default
-    return joint, default
+        space = space.with_fixed_recipe(default.recipe)
+    return space, dataclasses.replace(default, vector=space.encode(default))
 
 
 def _fixed_arch(name: str, dataset: ImageDataset) -> ArchSpec:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jointnas_jax.config import Config
-from jointnas_jax.search.early_stop import early_stop, kendall, spearman
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob
+from jointnas_jax.strategy.early_stop import early_stop, kendall, spearman
 
 Row = Mapping[str, Any]  # a trial, as a dict of `storage.trial_store.Trial`
 

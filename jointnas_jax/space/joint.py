@@ -34,10 +34,21 @@ Slots = Mapping[str, Knob | Value]
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """An architecture and the recipe it is trained with."""
+    """An architecture and the recipe it is trained with.
+
+    Candidates are equal, and print alike, wherever they come from.
+
+    Attributes:
+      arch: the architecture.
+      recipe: the recipe.
+      vector: `int32[K]` in the space that decoded it; None of a candidate from elsewhere.
+      costs: name -> integer cost, see `Problem.candidate`; None where nobody has counted.
+    """
 
     arch: ArchSpec
     recipe: Recipe
+    vector: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
+    costs: dict[str, int] | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, ready for JSON."""
@@ -98,7 +109,8 @@ class JointSpace(VectorSpace):
         arch = ArchSpec.from_slots(
             self._fill(self.arch_slots, vector), self.image_channels, self.num_classes
         )
-        return Candidate(arch, Recipe(**self._fill(self.recipe_slots, vector)))
+        recipe = Recipe(**self._fill(self.recipe_slots, vector))
+        return Candidate(arch, recipe, vector=vector.astype(np.int32))
 
     def encode(self, candidate: Candidate) -> np.ndarray:
         """Returns the canonical index vector `int32[K]`; raises `SpaceError` outside the space."""

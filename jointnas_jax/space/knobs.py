@@ -11,7 +11,7 @@ from jointnas_jax.errors import SpaceError, shown
 
 Value = int | float | str | bool
 
-# Most values of a knob: the limit of mutation (`search/evolution.py`).
+# Most values of a knob: the limit of mutation (`strategy/evolution.py`).
 _MOST_VALUES = 4096
 # Largest number of a range: floats tell integers apart up to here.
 _LARGEST = 2**53

@@ -22,8 +22,6 @@ from jointnas_jax.predictor.predictor import Fitted
 from jointnas_jax.problem.latency_table import LatencyTable
 from jointnas_jax.problem.problem import restore_problem
 from jointnas_jax.rules import duration, limit_text
-from jointnas_jax.search.evolution import Evolution, evolve
-from jointnas_jax.search.pool import distinct
 from jointnas_jax.space import read_arch
 from jointnas_jax.storage.study_reader import stored_trials
 from jointnas_jax.storage.workdir import (
@@ -34,6 +32,8 @@ from jointnas_jax.storage.workdir import (
     RESULT,
     stored_config,
 )
+from jointnas_jax.strategy.evolution import Evolution, evolve
+from jointnas_jax.strategy.pool import distinct
 from jointnas_jax.telemetry.stage_timer import StageTimer
 
 SCHEMA = 1
@@ -134,9 +134,9 @@ class BudgetSearch:
         def one(inputs: tuple[jax.Array, jax.Array]) -> Evolution:
             start, limit = inputs
             return evolve(
-                start=start,
-                key=jax.random.key(seed),
-                score=self.predictor.score_fn(state),
+                start,
+                jax.random.key(seed),
+                self.predictor.score_fn(state),
                 feasible=lambda vectors: at_most(self._exact(vectors), limit),
                 canonical=space.canonical,
                 cardinalities=space.cardinalities,
@@ -248,16 +248,14 @@ def in_words(budget: Budget) -> str:
 
 
 def _entry(study: BudgetSearch, budget: Budget, best: Best, i: int) -> dict[str, Any]:
-    vector = np.asarray(best.vectors[i])
-    candidate = study.problem.space.decode(vector)
-    costs = study.problem.costs_of(candidate.arch)
+    candidate = study.problem.candidate(best.vectors[i])
     return {
         "name": "_".join(f"{name}_{limit_text(name, limit)}" for name, limit in budget.items()),
         "budget": dict(budget),
-        "knobs": study.problem.space.values(vector),
+        "knobs": study.problem.knobs(candidate),
         "candidate": candidate.to_dict(),
-        "costs": costs,
-        "within_study_budget": study.problem.within_budget(costs),
+        "costs": candidate.costs,
+        "within_study_budget": not study.problem.over_budget(candidate),
         "predicted": float(best.predicted[i]),
         "spread": float(best.spread[i]),
         "generations": int(best.generations[i]),

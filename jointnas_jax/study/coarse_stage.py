@@ -1,6 +1,8 @@
-"""The coarse stage of a study: trains candidates in rounds, or as actors become free."""
+"""The coarse stage of a study: trains candidates in rounds, or as lanes become free."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,88 +13,160 @@ from jointnas_jax.execution.job import Job, TrainResult
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.predictor import Fitted
 from jointnas_jax.problem.problem import Problem
-from jointnas_jax.search.coarse import Round, finished, finished_round
-from jointnas_jax.search.early_stop import EarlyStop, early_stop
-from jointnas_jax.search.report_card import ReportCard
-from jointnas_jax.search.searcher import Searcher
-from jointnas_jax.study.result import describe
-from jointnas_jax.study.trial_runner import Batch, Trials
+from jointnas_jax.strategy.early_stop import EarlyStop, early_stop
+from jointnas_jax.strategy.report_card import ReportCard
+from jointnas_jax.strategy.searcher import Proposals, Searcher, State
+from jointnas_jax.study.trial_runner import TrialRunner, TrialSpec, TrialStream
 from jointnas_jax.telemetry.progress import Progress
+
+
+class Round(NamedTuple):
+    """The candidates of a round, or as many in the order of asking where there are no rounds.
+
+    Attributes:
+      scores: `float32[m]`, nan where a training failed.
+      predicted: `float[m]`, before any of them trained; nan in the first round.
+      card: report card of the predictor after the round, or after as many results; None while every
+        training failed.
+    """
+
+    scores: np.ndarray
+    predicted: np.ndarray
+    card: ReportCard | None
 
 
 class Searched(NamedTuple):
     """What a coarse stage found.
 
     Attributes:
-      rounds: in order; without rounds, as many candidates each in the order of asking.
-      cards: the predictor's report card after each, or after as many results; None while every
-        trial failed.
+      rounds: in order.
       stop: the early-stop decision.
-      fitted: the predictor.
+      state: of the search, with a fitted predictor; scores are `float32[T]`.
     """
 
     rounds: list[Round]
-    cards: list[ReportCard | None]
     stop: EarlyStop
-    fitted: Fitted
+    state: State
+
+    @property
+    def fitted(self) -> Fitted:
+        """The predictor."""
+        assert self.state.fitted is not None
+        return self.state.fitted
 
 
 class CoarseStage:
-    """One run of the stage."""
+    """One run of the stage, which comes first in a study: trials are numbered as it asks."""
 
     def __init__(
         self,
         problem: Problem,
         searcher: Searcher,
-        trials: Trials,
+        runner: TrialRunner,
         progress: Progress,
-        key: jax.Array,
+        *,
         key_of: Callable[[int], jax.Array],
     ):
-        """Has trained nothing yet.
+        """Prepares the stage.
 
         Args:
           problem: of the study.
           searcher: of the study.
-          trials: of the study, none so far.
-          progress: told of rounds.
-          key: of the search.
+          runner: of the study, before its first trial.
+          progress: of the run.
           key_of: the key of a trial by its number.
         """
-        self._problem, self._searcher, self._trials = problem, searcher, trials
-        self._progress, self._key, self._key_of = progress, key, key_of
-        self._search, self._epochs = problem.config.search, problem.config.train.epochs
+        self._problem = problem
+        self._searcher = searcher
+        self._runner = runner
+        self._progress = progress
+        self._key_of = key_of
+        self._search = problem.config.search
+        self._epochs = problem.config.train.epochs
         self._stop: EarlyStop | None = None
-        self._rounds: list[Round] = []
         self._cards: list[ReportCard | None] = []
 
-    def run(self, pool: np.ndarray, pretrained: PredictorState) -> Searched:
-        """Trains candidates of the pool `int32[P, K]` and others.
+    def run(self, pool: np.ndarray, pretrained: PredictorState, key: jax.Array) -> Searched:
+        """Trains candidates of the pool `int32[P, K]` and others; consumes the key.
 
         Raises:
           StudyError: every candidate failed.
         """
-        fitted = None
-        for done, fitted in self._searcher.rounds(pool, pretrained, self._evaluate, self._key):
-            self._rounds.append(done)
-            self._judge(pretrained, fitted, self._rounds, len(done.scores))
-            if self._search.asynchronous and self._stop:
-                fitted = self._ask(pool, pretrained)
+        width, streams = self._search.per_round, self._search.asynchronous
+        wanted, rounds = self._search.rounds * width, []
+        state = self._searcher.init(pool=pool, pretrained=pretrained, key=key)
+        while (left := wanted - len(state.vectors)) > 0 and not (streams and self._stop):
+            state, asked = self._searcher.ask(state, min(width, left))
+            if not len(asked.vectors):
                 break
+            state, scores = self._train(state, asked)
+            rounds.append(Round(scores, asked.predicted, self._cards[-1]))
         if self._stop is None:
-            raise StudyError(f"every candidate failed: {'; '.join(self._trials.reasons())}")
-        return Searched(self._rounds, self._cards, self._stop, fitted)
+            raise StudyError(f"every candidate failed: {'; '.join(self._runner.reasons())}")
+        if streams:
+            first = len(state.vectors)
+            state, predicted = self._stream(state, min(wanted, len(pool)) - first)
+            for i in range(0, len(predicted), width):
+                scores = state.scores[first + i : first + i + width]
+                rounds.append(Round(scores, predicted[i : i + width], self._cards[len(rounds)]))
+        return Searched(rounds, self._stop, state)
 
-    def _evaluate(self, number: int, vectors: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        """Trains a round."""
-        first = self._trials.count
-        jobs = [self._job(vector, first + i) for i, vector in enumerate(vectors)]
-        batch = Batch("coarse", vectors, jobs, round=number, predicted=predicted)
-        outcomes = self._trials.run(batch)
+    def _train(self, state: State, asked: Proposals) -> tuple[State, np.ndarray]:
+        """Trains a round; returns the fitted state, and the scores `float32[m]` of the round."""
+        number = 1 + len(self._cards)
+        outcomes = self._runner.run(self._specs(asked, number))
         curves = [o.accuracies for o in outcomes if o.reason is None]
         if self._stop is None and curves:
             self._decide(np.array(curves))
-        return np.array([self._score(outcome) for outcome in outcomes], np.float32)
+        scores = np.array([self._score(outcome) for outcome in outcomes], np.float32)
+        state = self._searcher.tell(state, asked.numbers, scores)
+        return self._judged(state, len(scores)), scores
+
+    def _stream(self, state: State, count: int) -> tuple[State, np.ndarray]:
+        """Trains so many candidates, one more whenever a lane is free.
+
+        Returns:
+          The fitted state, and what was predicted before each training, `float32[m]`.
+        """
+        width = self._search.per_round
+        rounds = -(-count // width)
+        stream = TrialStream(self._runner, self._progress, count=count, rounds=rounds)
+        # Results that come one by one count with all their 64 bits.
+        state = dataclasses.replace(state, scores=state.scores.astype(np.float64))
+        predicted: list[float] = []
+        results = 0
+        while True:
+            while len(predicted) < count and stream.takes_more():
+                state, asked = self._searcher.ask(state, 1)
+                if not len(asked.vectors):
+                    break
+                predicted.append(float(asked.predicted[0]))
+                (spec,) = self._specs(asked, 1 + asked.numbers[0] // width)
+                stream.submit(spec)
+            if (ended := stream.next_result()) is None:
+                break
+            number, outcome = ended
+            state = self._searcher.tell(state, [number], [self._score(outcome)])
+            results += 1
+            if results % width == 0:
+                state = self._judged(state, width)
+        if rest := results % width:
+            state = self._judged(state, rest)
+        return _in_32_bits(state), np.array(predicted, np.float32)
+
+    def _specs(self, asked: Proposals, round_number: int) -> list[TrialSpec]:
+        epochs = self._stop.epochs if self._stop else self._epochs
+        return [
+            TrialSpec(
+                stage="coarse",
+                job=Job(self._problem.candidate(vector), self._key_of(number), epochs),
+                round=round_number,
+                predicted=float(predicted),
+            )
+            for number, vector, predicted in zip(
+                asked.numbers, asked.vectors, asked.predicted, strict=True
+            )
+        ]
 
     def _decide(self, curves: np.ndarray) -> None:
         """How long later candidates train."""
@@ -103,76 +177,37 @@ class CoarseStage:
 
     def _score(self, outcome: TrainResult) -> float:
         """After the rule all trials count at the same epoch, those of round 1 as well."""
-        return outcome.accuracies[self._stop.epochs - 1] if outcome.reason is None else np.nan
+        if outcome.reason is not None or self._stop is None:
+            return math.nan
+        return outcome.accuracies[self._stop.epochs - 1]
 
-    def _job(self, vector: np.ndarray, number: int) -> Job:
-        epochs = self._stop.epochs if self._stop else self._epochs
-        return Job(self._problem.space.decode(vector), self._key_of(number), epochs)
-
-    def _ask(self, pool: np.ndarray, pretrained: PredictorState) -> Fitted:
-        """Trains one candidate after the other; returns the predictor in the end."""
-        asking = self._searcher.asking(pool, pretrained, self._rounds, self._key)
-        before, first, width = list(self._rounds), self._trials.count, self._search.per_round
-        left = min(self._search.rounds * width, len(pool)) - first
-        vectors: list[np.ndarray] = []
-        predicted: list[float] = []
-        scores: dict[int, float] = {}
-
-        def ask() -> Batch | None:
-            if len(vectors) == left or (found := asking.ask()) is None:
-                return None
-            vector, expected = found
-            number = first + len(vectors)
-            self._progress.batch("coarse", 1 + number // width)
-            vectors.append(vector)
-            predicted.append(expected)
-            jobs, own = [self._job(vector, number)], np.array([expected])
-            return Batch("coarse", vector[None], jobs, round=1 + number // width, predicted=own)
-
-        def tell(position: int, outcome: TrainResult) -> None:
-            scores[position] = self._score(outcome)
-            asking.tell(position, scores[position])
-            if len(scores) % width == 0:
-                judge(width)
-
-        def judge(count: int) -> None:
-            told = [*before, some(0, sorted(scores))]
-            self._judge(pretrained, asking.refit(), told, count)
-
-        def some(number: int, positions: Sequence[int]) -> Round:
-            chosen = np.array([vectors[i] for i in positions])
-            found = np.array([scores[i] for i in positions], np.float32)
-            return finished_round(
-                number, chosen, found, np.array([predicted[i] for i in positions], np.float32)
-            )
-
-        self._trials.stream("coarse", ask, tell, left, -(-left // width))
-        if rest := len(scores) % width:
-            judge(rest)
-        for i, start in enumerate(range(0, len(vectors), width), len(before) + 1):
-            self._rounds.append(some(i, range(start, min(start + width, len(vectors)))))
-        return asking.refit()
-
-    def _judge(
-        self,
-        pretrained: PredictorState,
-        fitted: Fitted | None,
-        rounds: Sequence[Round],
-        count: int,
-    ) -> None:
-        """Tells what is known after so many candidates more."""
-        vectors, scores = completed_trials(rounds)
+    def _judged(self, state: State, count: int) -> State:
+        """Fits the predictor to `count` results more, and says what it is worth."""
+        state = self._searcher.fit(state)
+        scores = state.measured[1].astype(np.float32)
         best, card = "no candidate trained", None
-        if fitted is not None:
+        if state.fitted is not None:
             best = f"best so far {scores.max():.2%}"
-            card = self._searcher.report_card(pretrained, fitted, vectors, scores, self._key)
+            card = self._searcher.report_card(_in_32_bits(state))
         self._cards.append(card)
         number, text = len(self._cards), f"\n    {describe(card)}" if card else ""
         self._progress.say(f"round {number}: {count} candidates, {best}{text}")
         self._progress.round_ends(number, max(scores, default=None), card)
+        return state
 
 
-def completed_trials(rounds: Sequence[Round]) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors and scores of all trials that did not fail."""
-    vectors = np.concatenate([r.vectors for r in rounds])
-    return finished(vectors, np.concatenate([r.scores for r in rounds]))
+def describe(card: ReportCard) -> str:
+    """A report card in a line or two."""
+    if math.isnan(card.kendall):
+        return card.verdict()
+    noise = "" if math.isnan(card.noise) else f", noise of a score {100 * card.noise:.2f} points"
+    return (
+        f"{card.verdict()} (cross-validated: Kendall {card.kendall:.2f}, Spearman "
+        f"{card.spearman:.2f}, {card.coverage:.0%} in the 90% interval, best of the top three "
+        f"{100 * card.regret:.2f} points behind{noise})"
+    )
+
+
+def _in_32_bits(state: State) -> State:
+    """The state with scores as reports have them, `float32[T]`."""
+    return dataclasses.replace(state, scores=state.scores.astype(np.float32))

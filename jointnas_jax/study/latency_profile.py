@@ -35,8 +35,8 @@ from jointnas_jax.problem.latency_table import Correction, DeviceLatencies, dige
 from jointnas_jax.problem.problem import open_space
 from jointnas_jax.report.words import seconds
 from jointnas_jax.rules import duration
-from jointnas_jax.search.pool import distinct
 from jointnas_jax.space import ArchSpec, JointSpace
+from jointnas_jax.strategy.pool import distinct
 from jointnas_jax.study.study_forecast import print_lines
 
 # Rank correlation with whole networks that a table should have.

@@ -14,11 +14,11 @@ from jointnas_jax.files import SCHEMA
 from jointnas_jax.nets.latency import LATENCY
 from jointnas_jax.problem.problem import Problem
 from jointnas_jax.rules import duration
-from jointnas_jax.search.coarse import Round
-from jointnas_jax.search.early_stop import EarlyStop
-from jointnas_jax.search.evolution import Evolution
-from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.space import Candidate
+from jointnas_jax.strategy.early_stop import kendall, spearman
+from jointnas_jax.strategy.evolution import Evolution
+from jointnas_jax.study.coarse_stage import Round, Searched
+from jointnas_jax.study.trial_runner import TrialRunner
 from jointnas_jax.telemetry.stage_timer import StageTimer
 
 
@@ -28,8 +28,7 @@ class Contender:
 
     Attributes:
       source: where it comes from.
-      candidate: what it is.
-      vector: `int32[K]`.
+      candidate: with vector and costs.
       predicted: predicted score.
       validation: accuracy per seed without the validation images in training; None: failed.
       test: accuracy per seed after training on the whole split; empty if not retrained.
@@ -37,7 +36,6 @@ class Contender:
 
     source: str
     candidate: Candidate
-    vector: np.ndarray
     predicted: float
     validation: list[float | None] = dataclasses.field(default_factory=list)
     test: list[float | None] = dataclasses.field(default_factory=list)
@@ -45,39 +43,38 @@ class Contender:
     @property
     def mean_validation(self) -> float:
         """Mean over seeds; -inf where a seed failed, so that it can never win."""
-        failed = not self.validation or None in self.validation
-        return -math.inf if failed else statistics.fmean(self.validation)
+        mean = _statistics(self.validation)["mean"]
+        return -math.inf if mean is None else mean
 
 
 def build_result(
     problem: Problem,
-    pixels: dict[str, list[float]],
-    rounds: Sequence[Round],
-    cards: Sequence[ReportCard | None],
-    stop: EarlyStop,
+    searched: Searched,
     evolution: Evolution,
+    *,
     winners: Sequence[Contender],
     finalists: Sequence[Contender],
     references: Sequence[Contender],
-    trials: int,
-    meter: StageTimer,
+    runner: TrialRunner,
+    timer: StageTimer,
 ) -> dict[str, Any]:
     """Returns the content of `result.json`; the README documents it."""
-    config = problem.config
+    config, dataset, stop = problem.config, problem.dataset, searched.stop
+    assert dataset is not None
     names = ["default", "random"][: len(references)]
     described = {n: _describe(problem, c) for n, c in zip(names, references, strict=True)}
     best = [_describe(problem, c) for c in winners]
-    test_images = problem.dataset.count(config.data.test_split)
+    test_images = dataset.count(config.data.test_split)
     return {
         "schema": SCHEMA,
         "name": config.name,
         "mode": config.mode,
         "seed": config.seed,
         "dataset": {
-            "name": problem.dataset.name,
-            "image_shape": list(problem.dataset.image_shape),
-            "pixels": pixels,
-            "labels": list(problem.dataset.labels),
+            "name": dataset.name,
+            "image_shape": list(dataset.image_shape),
+            "pixels": runner.executor.pixels,
+            "labels": list(dataset.labels),
         },
         "space": {"architectures": problem.space.arch_size, "recipes": problem.space.recipe_size},
         "budget": config.budget.limits(),
@@ -86,8 +83,8 @@ def build_result(
         "references": described,
         "comparison": {n: _compare(best[0], d, test_images) for n, d in described.items()},
         "finalists": [_describe(problem, c) for c in finalists],
-        "trials": trials,
-        "rounds": [_round(r, c) for r, c in zip(rounds, cards, strict=True)],
+        "trials": runner.count,
+        "rounds": [_round(number, done) for number, done in enumerate(searched.rounds, 1)],
         "early_stop": {
             "epochs": stop.epochs,
             "of": config.train.epochs,
@@ -101,11 +98,11 @@ def build_result(
             "duplicates": int(evolution.duplicates),
             "best": [float(b) for b in evolution.best[: int(evolution.generations)]],
         },
-        "seconds": {name: round(s, 2) for name, s in meter.seconds.items()},
+        "seconds": {name: round(s, 2) for name, s in timer.seconds.items()},
         "compilations": {
-            "programs": sum(meter.compilations.values()),
-            "by_stage": meter.compilations,
-            "seconds": round(meter.compile_seconds, 2),
+            "programs": sum(timer.compilations.values()),
+            "by_stage": timer.compilations,
+            "seconds": round(timer.compile_seconds, 2),
         },
     }
 
@@ -146,13 +143,13 @@ def print_result(result: dict[str, Any], console: Console) -> None:
 
 
 def _describe(problem: Problem, contender: Contender) -> dict[str, Any]:
-    costs = problem.costs_of(contender.candidate.arch)
+    candidate = contender.candidate
     return {
         "source": contender.source,
-        "knobs": problem.space.values(contender.vector),
-        "candidate": contender.candidate.to_dict(),
-        "costs": costs,
-        "within_budget": problem.within_budget(costs),
+        "knobs": problem.knobs(candidate),
+        "candidate": candidate.to_dict(),
+        "costs": candidate.costs,
+        "within_budget": not problem.over_budget(candidate),
         "predicted": contender.predicted,
         "validation": _statistics(contender.validation),
         "test": _statistics(contender.test),
@@ -161,11 +158,13 @@ def _describe(problem: Problem, contender: Contender) -> dict[str, Any]:
 
 def _statistics(accuracies: Sequence[float | None]) -> dict[str, Any]:
     """Mean and deviation over seeds; none where a seed failed, for the rest would flatter."""
-    sound = bool(accuracies) and None not in accuracies
+    sound = [a for a in accuracies if a is not None]
+    if len(sound) < len(accuracies):
+        sound = []
     return {
         "seeds": list(accuracies),
-        "mean": statistics.fmean(accuracies) if sound else None,
-        "std": statistics.stdev(accuracies) if sound and len(accuracies) > 1 else None,
+        "mean": statistics.fmean(sound) if sound else None,
+        "std": statistics.stdev(sound) if len(sound) > 1 else None,
     }
 
 
@@ -192,27 +191,17 @@ def _compare(winner: dict[str, Any], reference: dict[str, Any], test_images: int
     return {"difference": difference, "standard_error": error, "verdict": verdict}
 
 
-def describe(card: ReportCard) -> str:
-    """A report card in a line or two."""
-    if math.isnan(card.kendall):
-        return card.verdict()
-    noise = "" if math.isnan(card.noise) else f", noise of a score {100 * card.noise:.2f} points"
-    return (
-        f"{card.verdict()} (cross-validated: Kendall {card.kendall:.2f}, Spearman "
-        f"{card.spearman:.2f}, {card.coverage:.0%} in the 90% interval, best of the top three "
-        f"{100 * card.regret:.2f} points behind{noise})"
-    )
-
-
-def _round(done: Round, card: ReportCard | None) -> dict[str, Any]:
-    finite = done.scores[np.isfinite(done.scores)]
+def _round(number: int, done: Round) -> dict[str, Any]:
+    finite, card = done.scores[np.isfinite(done.scores)], done.card
+    both = np.isfinite(done.scores) & np.isfinite(done.predicted)
+    predicted, measured = done.predicted[both], done.scores[both]
     return {
-        "round": done.number,
+        "round": number,
         "trained": len(done.scores),
         "failed": int(len(done.scores) - len(finite)),
         "best": float(finite.max()) if len(finite) else None,
-        "kendall": _number(done.kendall),
-        "spearman": _number(done.spearman),
+        "kendall": _number(kendall(predicted, measured)),
+        "spearman": _number(spearman(predicted, measured)),
         "report_card": card
         and {
             **{name: _number(mark) for name, mark in card._asdict().items()},

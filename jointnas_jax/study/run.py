@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +14,27 @@ import numpy as np
 from rich.console import Console
 
 from jointnas_jax.config import Config, check_asking
-from jointnas_jax.data.source import Images
 from jointnas_jax.errors import StudyError
+from jointnas_jax.execution.executor import Executor
 from jointnas_jax.execution.factory import make_executor
-from jointnas_jax.execution.job import Job, RunContext, TrainResult
+from jointnas_jax.execution.job import Job, RunContext
 from jointnas_jax.execution.lane_batches import TrainFn
 from jointnas_jax.predictor.fit import PredictorState
-from jointnas_jax.predictor.predictor import Fitted
 from jointnas_jax.problem.problem import PRETRAIN_STREAM, Problem, build_problem
 from jointnas_jax.runtime.interrupt import Interrupt
-from jointnas_jax.search.coarse import Round
-from jointnas_jax.search.evolution import Evolution, diverse
 from jointnas_jax.space import Candidate
 from jointnas_jax.storage.workdir import WorkdirState
-from jointnas_jax.study.coarse_stage import CoarseStage, Searched, completed_trials
+from jointnas_jax.strategy.evolution import Evolution, diverse
+from jointnas_jax.study.coarse_stage import CoarseStage, Searched
 from jointnas_jax.study.result import Contender, build_result, print_result
 from jointnas_jax.study.study_files import StudyFiles
 from jointnas_jax.study.study_forecast import (
     SAMPLE,
-    StudyForecast,
     find_teacher,
     forecast_study,
     print_forecast,
 )
-from jointnas_jax.study.trial_runner import Batch, Trials
+from jointnas_jax.study.trial_runner import TrialRunner, TrialSpec
 from jointnas_jax.telemetry.console import watched
 from jointnas_jax.telemetry.progress import Progress
 from jointnas_jax.telemetry.stage_timer import StageTimer
@@ -44,6 +42,9 @@ from jointnas_jax.telemetry.stage_timer import StageTimer
 # Streams of the study's key. A key depends on the stream and an index, never on what was drawn
 # before.
 _PRETRAIN, _SEARCH, _EVOLVE, _COARSE, _RANDOM, _VALIDATE, _RETRAIN = range(7)
+
+# With the arguments of `make_executor`.
+MakeExecutor = Callable[..., Executor]
 
 
 def dry_run(config: Config, console: Console) -> None:
@@ -59,9 +60,11 @@ def run_study(
     config: Config,
     workdir: Path,
     console: Console,
+    *,
     overwrite: bool = False,
     interrupt: Interrupt | None = None,
     progress: Progress | None = None,
+    make: MakeExecutor = make_executor,
     train_fn: TrainFn | None = None,
 ) -> dict[str, Any]:
     """Runs a whole study, or goes on with it.
@@ -69,11 +72,12 @@ def run_study(
     Args:
       config: a checked config.
       workdir: where everything is written.
-      console: for what is told.
+      console: where messages are printed.
       overwrite: replace what the workdir holds of a study.
-      interrupt: tells when to save and stop.
-      progress: told where the study is; None: it is shown as suits the console.
-      train_fn: see `LocalExecutor`.
+      interrupt: says when to save and stop.
+      progress: of the run; None: it is shown as suits the console.
+      make: makes the executor.
+      train_fn: trains the jobs of an assignment; None: as `LocalExecutor` does.
 
     Returns:
       The content of `result.json`, which is written too.
@@ -96,60 +100,88 @@ def run_study(
             progress.console.print(text)
             return files.finished()
         interrupt.check()
-        meter = StageTimer(progress.stage)
-        with meter.listening(), progress.shown():
-            return _run(config, files, progress, interrupt, meter, train_fn)
+        timer = StageTimer(progress.stage)
+        with timer.listening(), progress.shown():
+            return _run(
+                config,
+                files,
+                progress=progress,
+                interrupt=interrupt,
+                timer=timer,
+                make=functools.partial(make, train_fn=train_fn),
+            )
 
 
 def _run(
     config: Config,
     files: StudyFiles,
+    *,
     progress: Progress,
     interrupt: Interrupt,
-    meter: StageTimer,
-    train_fn: TrainFn | None,
+    timer: StageTimer,
+    make: MakeExecutor,
 ) -> dict[str, Any]:
-    with meter.stage("data"):
+    with timer.stage("data"):
         problem = files.problem()
         images = problem.divided_images()
-    with meter.stage("pool"):
+    with timer.stage("pool"):
         pool = problem.pool()
         forecast = forecast_study(problem, pool, len(images[0]), find_teacher(config))
-        study = Study(problem, pool, images, forecast, files, progress, interrupt, train_fn)
-    with contextlib.closing(study.evaluator):
+        sample = [problem.space.decode(vector).arch for vector in pool[:SAMPLE]]
+        factors = files.provenance and files.provenance.speed_factors
+        context = RunContext(files.workdir, factors, interrupt=interrupt, progress=progress)
+        executor = make(config, problem.space, images, sample=sample, context=context)
+    with contextlib.closing(executor):
         print_forecast(problem, forecast, progress.console)
-        study.open()  # the last thing before training: bad input leaves no trace
-        interrupt.command = progress.command
-        with contextlib.closing(study.trials):
-            return _stages(study, pool, meter, interrupt)
+        # The last thing before training: bad input leaves no trace.
+        store = files.open(executor, problem, progress.console)
+        with contextlib.closing(store):
+            runner = TrialRunner(
+                problem,
+                executor,
+                store,
+                workdir=files.workdir,
+                trainings=forecast.forecast.trainings,
+                progress=progress,
+            )
+            scale, stored = executor.speed_factors[0], runner.stored.values()
+            progress.begin(files.workdir, forecast.parts, scale, stored)
+            interrupt.command = progress.command
+            return _stages(Study(problem, runner, files, progress), pool, timer, interrupt)
 
 
 def _stages(
-    study: "Study", pool: np.ndarray, meter: StageTimer, interrupt: Interrupt
+    study: "Study", pool: np.ndarray, timer: StageTimer, interrupt: Interrupt
 ) -> dict[str, Any]:
-    """Runs the stages of an open study, and writes its result."""
-    with meter.stage("pretraining"):
+    """Runs the stages of a study, and writes its result."""
+    with timer.stage("pretraining"):
         pretrained = study.pretrain()
     interrupt.check()
-    with meter.stage("coarse stage"):
-        rounds, cards, stop, fitted = study.coarse(pool, pretrained)
-        study.save_predictor(fitted)
+    with timer.stage("coarse stage"):
+        searched = study.coarse(pool, pretrained)
+        study.save_predictor(searched)
     interrupt.check()
-    with meter.stage("fine stage"):
-        evolution = study.evolve(pool, rounds, fitted)
-        finalists = study.finalists(rounds, evolution, fitted)
-    with meter.stage("random search"):
-        trained = sum(len(r.vectors) for r in rounds) + len(finalists) - 1
-        references = study.references(trained, fitted)
-    with meter.stage("finalists"):
+    with timer.stage("fine stage"):
+        evolution = study.evolve(searched)
+        finalists = study.finalists(searched, evolution)
+    with timer.stage("random search"):
+        trained = len(searched.state.vectors) + len(finalists) - 1
+        references = study.references(trained, searched)
+    with timer.stage("finalists"):
         study.validate([*finalists, *references])
         finalists.sort(key=lambda contender: -contender.mean_validation)
         winners = study.winners(finalists)
-    with meter.stage("retraining"):
+    with timer.stage("retraining"):
         study.retrain(winners, references)
     result = build_result(
-        *(study.problem, study.evaluator.pixels, rounds, cards, stop, evolution),
-        *(winners, finalists, references, study.trials.count, meter),
+        study.problem,
+        searched,
+        evolution,
+        winners=winners,
+        finalists=finalists,
+        references=references,
+        runner=study.runner,
+        timer=timer,
     )
     study.files.result(result)
     print_result(result, study.progress.console)
@@ -160,80 +192,47 @@ class Study:
     """The stages of a study, and what they share."""
 
     def __init__(
-        self,
-        problem: Problem,
-        pool: np.ndarray,
-        images: tuple[Images, np.ndarray, Images],
-        forecast: StudyForecast,
-        files: StudyFiles,
-        progress: Progress,
-        interrupt: Interrupt,
-        train_fn: TrainFn | None = None,
+        self, problem: Problem, runner: TrialRunner, files: StudyFiles, progress: Progress
     ):
-        """Puts the images on the devices.
+        """Compiles nothing yet.
 
         Args:
-          problem: the problem.
-          pool: `int32[P, K]`.
-          images: training split, `bool[N]` which of it are for validation, test split.
-          forecast: of the study.
+          problem: of the study.
+          runner: of all its trials.
           files: where everything is written.
-          progress: told where the study is.
-          interrupt: tells when to save and stop.
-          train_fn: see `LocalExecutor`.
-
-        Raises:
-          InputError: the study may not go on here.
-          DamagedError: what is stored of it is not what was written.
+          progress: of the run.
         """
-        self.problem, self.config = problem, problem.config
-        self.files, self.progress, self._forecast = files, progress, forecast
-        sample = [problem.space.decode(vector).arch for vector in pool[:SAMPLE]]
-        factors = files.provenance and files.provenance.speed_factors
-        self.evaluator = make_executor(
-            self.config,
-            problem.space,
-            images,
-            sample=sample,
-            context=RunContext(files.workdir, factors, interrupt, progress),
-            train_fn=train_fn,
-        )
-        self.searcher, self._epochs = problem.searcher(), self.config.train.epochs
-
-    def open(self) -> None:
-        """Opens the store, and begins the study where it did not begin before.
-
-        Raises:
-          InputError: the store or the workdir cannot be used.
-          DamagedError: a stored trial is not what was written.
-        """
-        store = self.files.open(self.evaluator, self.problem, self.progress.console)
-        folder = self.files.workdir
-        self.trials = Trials(
-            *(self.evaluator, store, self.problem.space, folder),
-            *(self._forecast.forecast.trainings, self.progress, self.problem.costs_of),
-        )
-        known, scale = self.trials.stored.values(), self.evaluator.speed_factors[0]
-        self.progress.begin(folder, self._forecast.parts, scale, known)
+        self.problem = problem
+        self.runner = runner
+        self.files = files
+        self.progress = progress
+        self.searcher = problem.searcher()
+        self._config = problem.config
+        self._epochs = problem.config.train.epochs
 
     def pretrain(self) -> PredictorState:
         """Pretrains the predictor's encoders on the costs of random architectures."""
-        rng = np.random.default_rng((self.config.seed, PRETRAIN_STREAM))
-        vectors = self.problem.space.sample(rng, self.config.predictor.pretrain_samples)
+        rng = np.random.default_rng((self._config.seed, PRETRAIN_STREAM))
+        vectors = self.problem.space.sample(rng, self._config.predictor.pretrain_samples)
         return self.searcher.pretrain(vectors, self._key(_PRETRAIN, 0))
 
     def coarse(self, pool: np.ndarray, pretrained: PredictorState) -> Searched:
         """Runs the coarse stage."""
         stage = CoarseStage(
-            *(self.problem, self.searcher, self.trials, self.progress, self._key(_SEARCH, 0)),
-            lambda number: self._key(_COARSE, number),
+            self.problem,
+            self.searcher,
+            self.runner,
+            self.progress,
+            key_of=lambda number: self._key(_COARSE, number),
         )
-        return stage.run(pool, pretrained)
+        return stage.run(pool, pretrained, self._key(_SEARCH, 0))
 
-    def evolve(self, pool: np.ndarray, rounds: Sequence[Round], fitted: Fitted) -> Evolution:
+    def evolve(self, searched: Searched) -> Evolution:
         """Runs the fine stage from all trials and the pool, whose scores cost nothing."""
-        trained = completed_trials(rounds)[0]
-        evolution = self.searcher.fine_stage(trained, pool, fitted, self._key(_EVOLVE, 0))
+        state = searched.state
+        evolution = self.searcher.fine_stage(
+            state.measured[0], state.pool, searched.fitted, self._key(_EVOLVE, 0)
+        )
         self.progress.say(
             f"fine stage: {evolution.generations} generations of {evolution.children:,} children "
             f"in all, {evolution.duplicates:,} of them duplicates; best prediction "
@@ -241,113 +240,99 @@ class Study:
         )
         return evolution
 
-    def finalists(
-        self, rounds: Sequence[Round], evolution: Evolution, fitted: Fitted
-    ) -> list[Contender]:
+    def finalists(self, searched: Searched, evolution: Evolution) -> list[Contender]:
         """Picks the best of the fine stage, and the best measured candidate of the coarse stage."""
-        vectors = np.concatenate([r.vectors for r in rounds])
-        scores = np.concatenate([r.scores for r in rounds])
-        measured = vectors[np.nanargmax(scores)]
+        state = searched.state
+        measured = state.vectors[np.nanargmax(state.scores)]
         alive = evolution.population[np.isfinite(evolution.scores)]
         new = alive[~(alive == measured).all(axis=1)]
-        evolved = diverse(new, self.config.search.finalists, max(1, len(measured) // 6))
+        evolved = diverse(new, self._config.search.finalists, max(1, len(measured) // 6))
         chosen = np.concatenate([evolved, measured[None]])
-        predicted = self.searcher.predictor.predict(fitted, chosen)[0]
+        predicted = self.searcher.predictor.predict(searched.fitted, chosen)[0]
         sources = ["fine stage"] * len(evolved) + ["coarse stage"]
         return [
-            Contender(source, self.problem.space.decode(v), v, float(p))
+            Contender(source, self.problem.candidate(v), float(p))
             for source, v, p in zip(sources, chosen, predicted, strict=True)
         ]
 
-    def references(self, trained: int, fitted: Fitted) -> list[Contender]:
+    def references(self, trained: int, searched: Searched) -> list[Contender]:
         """Finds what the search has to beat: the default candidate and the best by random search.
 
         Random search gets as many candidates as the search trained, all for the full epochs.
         """
-        space = self.problem.space
-        references = [self._contender("default candidate", self.problem.default, fitted)]
-        if self.config.study.random_reference:
+        sources = {"default candidate": self.problem.default}
+        if self._config.study.random_reference:
             vectors = self.problem.random_candidates(trained)
-            jobs = [
-                Job(space.decode(v), self._key(_RANDOM, i), self._epochs)
-                for i, v in enumerate(vectors)
-            ]
-            outcomes = self.trials.run(Batch("random", vectors, jobs))
+            candidates = [self.problem.candidate(vector) for vector in vectors]
+            jobs = [Job(c, self._key(_RANDOM, i), self._epochs) for i, c in enumerate(candidates)]
+            outcomes = self.runner.run([TrialSpec("random", job) for job in jobs])
             scores = {i: o.accuracies[-1] for i, o in enumerate(outcomes) if o.reason is None}
-            source = f"best of {len(vectors)} random"
+            source, found = f"best of {len(vectors)} random", "all failed"
             if scores:  # or there is nothing to beat
-                best = space.decode(vectors[max(scores, key=scores.get)])
-                references.append(self._contender(source, best, fitted))
-            found = f"{max(scores.values()):.2%}" if scores else "all failed"
+                best = max(scores, key=lambda i: scores[i])
+                sources[source], found = candidates[best], f"{scores[best]:.2%}"
             self.progress.say(f"{source} candidates: {found}")
-        return references
+        return [
+            Contender(source, candidate, self._predicted(candidate, searched))
+            for source, candidate in sources.items()
+        ]
 
     def validate(self, contenders: Sequence[Contender]) -> None:
         """Trains with all seeds, without the validation images, and measures accuracy on them."""
-        for contender, outcomes in self._train_seeds(contenders, "validate", _VALIDATE):
-            contender.validation = [o.accuracy for o in outcomes]
+        trained = self._train_seeds(contenders, "validate")
+        for contender, accuracies in zip(contenders, trained, strict=True):
+            contender.validation = accuracies
 
     def winners(self, finalists: Sequence[Contender]) -> list[Contender]:
         """The best finalists none of whose seeds failed; raises `StudyError` if there is none."""
         sound = [f for f in finalists if math.isfinite(f.mean_validation)]
         if not sound:
-            raise StudyError(f"every finalist failed: {'; '.join(self.trials.reasons())}")
-        return sound[: self.config.search.winners]
+            raise StudyError(f"every finalist failed: {'; '.join(self.runner.reasons())}")
+        return sound[: self._config.search.winners]
 
     def retrain(self, winners: Sequence[Contender], references: Sequence[Contender]) -> None:
         """Trains on the whole training split with all seeds and measures test accuracy, once."""
         contenders = [*winners, *references]
-        kept = [self.files.weights(f"winner{i}", w.candidate) for i, w in enumerate(winners)]
-        folders = kept + [None] * len(references)
-        trained = self._train_seeds(contenders, "retrain", _RETRAIN, folders, len(winners))
-        for contender, outcomes in trained:
-            contender.test = [o.accuracy for o in outcomes]
+        folders = [self.files.weights(f"winner{i}", w.candidate) for i, w in enumerate(winners)]
+        trained = self._train_seeds(contenders, "retrain", folders)
+        for contender, accuracies in zip(contenders, trained, strict=True):
+            contender.test = accuracies
 
-    def save_predictor(self, fitted: Fitted) -> None:
+    def save_predictor(self, searched: Searched) -> None:
         """Writes the predictor, for `search_budgets`."""
-        self.files.predictor(lambda path: self.searcher.predictor.save(path, fitted))
+        self.files.predictor(lambda path: self.searcher.predictor.save(path, searched.fitted))
 
-    def _contender(self, source: str, candidate: Candidate, fitted: Fitted) -> Contender:
-        vector = self.problem.space.encode(candidate)
-        predicted = self.searcher.predictor.predict(fitted, vector[None])[0]
-        return Contender(source, candidate, vector, float(predicted[0]))
+    def _predicted(self, candidate: Candidate, searched: Searched) -> float:
+        assert candidate.vector is not None
+        predict = self.searcher.predictor.predict
+        return float(predict(searched.fitted, candidate.vector[None])[0][0])
 
     def _train_seeds(
-        self,
-        contenders: Sequence[Contender],
-        stage: str,
-        stream: int,
-        folders: Sequence[Path | None] = (),
-        kept: int = 0,
-    ) -> list[tuple[Contender, list[TrainResult]]]:
-        """Trains every contender for the final epochs, once per seed, the same seeds for all.
+        self, contenders: Sequence[Contender], stage: str, folders: Sequence[Path] = ()
+    ) -> list[list[float | None]]:
+        """Trains contenders for the epochs of winners, once per seed, the same seeds for all.
 
         Args:
-          contenders: C.
-          stage: of the trials.
-          stream: of keys.
-          folders: C for weights, None for those that are not written here; empty: for none.
-          kept: how many contenders, the first ones, have their weights written by somebody.
+          contenders: C candidates.
+          stage: `validate` or `retrain`.
+          folders: for the weights of as many contenders, the first ones.
+
+        Returns:
+          Accuracies of each contender by seed, None where a training failed.
         """
-        seeds = range(self.config.study.seeds)
-        epochs = self.config.train.epochs_of_winners
-        jobs, vectors, weights = [], [], []
-        for rank, (contender, folder) in enumerate(itertools.zip_longest(contenders, folders)):
+        stream = {"validate": _VALIDATE, "retrain": _RETRAIN}[stage]
+        seeds, epochs = self._config.study.seeds, self._config.train.epochs_of_winners
+        specs = []
+        for contender, folder in itertools.zip_longest(contenders, folders):
             recipe = contender.candidate.recipe.stretched(epochs / self._epochs)
             candidate = dataclasses.replace(contender.candidate, recipe=recipe)
-            for seed in seeds:
-                job = Job(candidate, self._key(stream, seed), epochs, stream == _RETRAIN)
-                jobs.append(dataclasses.replace(job, kept=rank < kept))
-                vectors.append(contender.vector)
-                weights.append(folder and folder / f"seed{seed}")
-        numbers = [*seeds] * len(contenders)
-        batch = Batch(stage, np.array(vectors), jobs, seeds=numbers, weights=weights)
-        outcomes = self.trials.run(batch)
-        return [
-            (contender, outcomes[i * len(seeds) : (i + 1) * len(seeds)])
-            for i, contender in enumerate(contenders)
-        ]
+            for seed in range(seeds):
+                job = Job(candidate, self._key(stream, seed), epochs, stage == "retrain")
+                weights = folder and folder / f"seed{seed}"
+                specs.append(TrialSpec(stage, job, seed=seed, weights=weights))
+        accuracies = [outcome.accuracy for outcome in self.runner.run(specs)]
+        return [accuracies[i : i + seeds] for i in range(0, len(accuracies), seeds)]
 
     def _key(self, stream: int, index: int) -> jax.Array:
-        root = jax.random.key(self.config.seed)
+        root = jax.random.key(self._config.seed)
         return jax.random.fold_in(jax.random.fold_in(root, stream), index)

@@ -5,18 +5,16 @@ import contextlib
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jointnas_jax.config import Config
 from jointnas_jax.errors import DamagedError, InputError
-from jointnas_jax.execution.executor import Executor
+from jointnas_jax.execution.executor import Executor, StreamingExecutor
 from jointnas_jax.execution.job import Job, TrainResult
 from jointnas_jax.files import check_digest
-from jointnas_jax.space import ArchSpec, JointSpace
+from jointnas_jax.problem.problem import Problem
 from jointnas_jax.storage.database import sqlite_url
 from jointnas_jax.storage.distributions import distributions
 from jointnas_jax.storage.provenance import Provenance
@@ -27,244 +25,248 @@ from jointnas_jax.telemetry.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
-    """Trainings of one stage.
+class TrialSpec:
+    """A trial before it trains.
 
     Attributes:
-      stage: as in `Trial`.
-      vectors: `int32[N, K]`, the candidates.
-      jobs: N.
-      round: as in `Trial`.
-      predicted: `float32[N]`, nan where nothing was predicted; None: nowhere.
-      seeds: N, as in `Trial`; None: each trains once.
-      weights: N folders to keep weights in, or None for those that are not kept; None: for none.
+      stage: see `Trial`.
+      job: to train; its candidate has vector and costs.
+      round, seed: see `Trial`.
+      predicted: score; None or nan where nothing was predicted.
+      weights: folder for the trained weights; None where they are not stored.
     """
 
     stage: str
-    vectors: np.ndarray
-    jobs: Sequence[Job]
+    job: Job
     round: int | None = None
-    predicted: np.ndarray | None = None
-    seeds: Sequence[int] | None = None
-    weights: Sequence[Path | None] | None = None
+    seed: int | None = None
+    predicted: float | None = None
+    weights: Path | None = None
 
 
-class Trials:
+class TrialRunner:
     """All trials of a study, in the order of their numbers.
 
     Attributes:
-      count: of trials so far.
+      executor: trains.
+      count: trials so far.
       stored: number -> trial.
     """
 
     def __init__(
         self,
-        evaluator: Executor,
+        problem: Problem,
+        executor: Executor,
         store: TrialStore,
-        space: JointSpace,
+        *,
         workdir: Path,
-        planned: int,
+        trainings: int,
         progress: Progress,
-        costs_of: Callable[[ArchSpec], dict[str, int]],
     ):
         """Reads what an earlier run of the study stored.
 
         Args:
-          evaluator: trains.
+          problem: of the study.
+          executor: trains.
           store: of the study.
-          space: of the study.
           workdir: of the study.
-          planned: trainings in all.
-          progress: told of trials.
-          costs_of: costs of an architecture by name.
+          trainings: forecast for the whole study.
+          progress: of the run.
 
         Raises:
           DamagedError: a stored trial is not what was written.
         """
+        self.executor = executor
         self.count = 0
-        self._evaluator, self._store, self._space = evaluator, store, space
-        self._knobs = distributions(space.knobs)
-        self._workdir, self._planned, self._progress = workdir, planned, progress
-        self._costs_of = costs_of
+        self._problem = problem
+        self._store = store
+        self._knobs = distributions(problem.space.knobs)
+        self._workdir = workdir
+        self._trainings = trainings
+        self._progress = progress
         self.stored = {trial.number: trial for trial in store.load()}
 
-    def run(self, batch: Batch) -> list[TrainResult]:
-        """Trains what is not stored, and stores a trial for each as soon as it is there.
+    def run(self, specs: Sequence[TrialSpec]) -> list[TrainResult]:
+        """Trains the next trials as far as they are not stored, and stores each as it ends.
 
-        What is stored is planned all the same: programs, and with them the last bits of results,
-        are those of an undisturbed run.
+        The executor schedules the stored ones, too: programs, and with them the last bits of
+        results, are those of an undisturbed run.
+
+        Args:
+          specs: at least one, all of one stage and round.
 
         Raises:
           DamagedError: a stored trial is of another candidate than the search proposes.
           StorageError: a trial or weights cannot be written.
           InterruptedStudyError: the run was interrupted.
         """
-        first, jobs = self.count, batch.jobs
+        first, jobs = self.count, [spec.job for spec in specs]
         outcomes: dict[int, TrainResult] = {}
-        for i in range(len(jobs)):
-            trial = self.stored.get(first + i)
-            if trial is not None:
-                self._check(trial, batch, i)
-                if trial.status == FAILED or _intact(_folder(batch, i)):
+        for i, spec in enumerate(specs):
+            if trial := self.stored.get(first + i):
+                self.check(trial, spec)
+                if trial.status == FAILED or _intact(spec.weights):
                     outcomes[i] = TrainResult(trial.accuracies, trial.reason, None)
-        self._progress.batch(batch.stage, batch.round)
-        later = max(0, self._planned - first - len(jobs))
-        training = self._evaluator.train(jobs, later=later, stored=frozenset(outcomes))
+        self._progress.batch(specs[0].stage, specs[0].round)
+        later = max(0, self._trainings - first - len(jobs))
         # Closed, so that an error here stops what trains.
-        with contextlib.closing(training):
-            for i, outcome in training:
-                folder = _folder(batch, i)
-                if folder is not None and outcome.reason is None:
-                    save_variables(folder, outcome.variables)
+        stored = frozenset(outcomes)
+        with contextlib.closing(self.executor.train(jobs, later=later, stored=stored)) as completed:
+            for i, outcome in completed:
+                if specs[i].weights is not None and outcome.reason is None:
+                    save_variables(specs[i].weights, outcome.variables)
                 if first + i not in self.stored:
-                    self._append(batch, i, first + i, outcome)
-                # What is kept is on disk; the rest would fill the memory.
+                    self.append(first + i, specs[i], outcome)
+                # Stored weights are on disk; the others would fill the memory.
                 outcomes[i] = dataclasses.replace(outcome, variables=None)
-        self.count += len(jobs)
-        # Not before all are stored: they would have to start again.
-        shutil.rmtree(self._workdir / STATE, ignore_errors=True)
-        self._progress.say(f"{batch.stage}: {self._evaluator.schedules[-1]}")
-        if batch.round is None:  # else the round tells more
+        self.end(len(jobs))
+        self._progress.say(f"{specs[0].stage}: {self.executor.schedules[-1]}")
+        if specs[0].round is None:  # else the round tells more
             self._progress.milestone()
         return [outcomes[i] for i in range(len(jobs))]
 
-    def close(self) -> None:
-        """Closes the store."""
-        self._store.close()
+    def arrivals(self) -> list[Trial]:
+        """The next trials that are stored, in the order in which the search heard of them."""
+        later = [trial for number, trial in self.stored.items() if number >= self.count]
+        arrived = {trial.arrived[1]: trial for trial in later if trial.arrived}
+        return [arrived[number] for number in sorted(arrived)]
+
+    def check(self, trial: Trial, spec: TrialSpec | None) -> None:
+        """Raises `DamagedError` if a stored trial is not of a spec; None: the search has none."""
+        if spec and (trial.stage, trial.knobs) == (spec.stage, self._knobs_of(spec)):
+            return
+        raise DamagedError(
+            f"trial {trial.number} in `{self._store.place}` is of another candidate than this "
+            "version of the program proposes there; start again with --overwrite"
+        )
+
+    def append(
+        self,
+        number: int,
+        spec: TrialSpec,
+        outcome: TrainResult,
+        arrived: tuple[int, int] | None = None,
+    ) -> None:
+        """Stores a trial that has ended; `arrived` as in `Trial`."""
+        costs, predicted = spec.job.candidate.costs, spec.predicted
+        assert costs is not None
+        trial = Trial(
+            number=number,
+            stage=spec.stage,
+            round=spec.round,
+            seed=spec.seed,
+            knobs=self._knobs_of(spec),
+            costs=costs,
+            predicted=predicted if predicted is not None and math.isfinite(predicted) else None,
+            epochs=spec.job.epochs,
+            **measured(outcome),
+            arrived=arrived,
+        )
+        self._store.append(trial, self._knobs)
+        self.stored[number] = trial
+        self._progress.trial(trial)
+
+    def end(self, count: int) -> None:
+        """So many trials, the next ones, are all stored."""
+        self.count += count
+        # Not before: they would have to start again.
+        shutil.rmtree(self._workdir / STATE, ignore_errors=True)
 
     def reasons(self) -> list[str]:
         """Why trials failed, each reason once."""
         return sorted({trial.reason for trial in self.stored.values() if trial.reason})
 
-    def _check(self, trial: Trial, batch: Batch, i: int) -> None:
-        proposed = (batch.stage, self._space.values(batch.vectors[i]))
-        if (trial.stage, trial.knobs) != proposed:
-            raise DamagedError(
-                f"trial {trial.number} in `{self._store.place}` is of another candidate than this "
-                "version of the program proposes there; start again with --overwrite"
-            )
-
-    def stream(
-        self,
-        stage: str,
-        ask: Callable[[], Batch | None],
-        tell: Callable[[int, TrainResult], None],
-        count: int,
-        rounds: int,
-    ) -> None:
-        """Trains candidates as they are asked for, each of them once, and stores them.
-
-        What is stored was told at a certain moment of the search, and is so again: candidates that
-        follow are those that followed then.
-
-        Args:
-          stage: of the trials.
-          ask: gives a batch of one, None where there is no more to train.
-          tell: told of each outcome, with its position in the order of asking.
-          count: how many there will be.
-          rounds: that were forecast in their place.
-
-        Raises:
-          DamagedError: a stored trial is of another candidate than the search proposes.
-        """
-        first = self.count
-        stored = [t for n, t in sorted(self.stored.items()) if n >= first and t.arrived]
-        there = {trial.number - first: trial for trial in stored}
-        told = collections.deque(sorted(stored, key=lambda trial: trial.arrived[1]))
-        line = _Line(ask, there, lambda trial, batch: self._check(trial, batch, 0))
-        while told:
-            if told[0].arrived[0] <= len(line.batches):
-                trial = told.popleft()
-                tell(trial.number - first, TrainResult(trial.accuracies, trial.reason, None))
-            elif not line.ask():
-                lost = f"trial {told[0].number} in `{self._store.place}`"
-                raise DamagedError(f"{lost} was never asked for; start again with --overwrite")
-        self._progress.batch(stage)
-        # One part in the place of all rounds that were forecast.
-        for _ in range(rounds - 1):
-            self._progress.batch_begins(0, 0.0, 0.0, 1.0)
-        self._progress.batch_begins(count - len(there), 0.0, 0.0, 1.0)
-        known, past = len(stored), [batch.jobs[0] for batch in line.batches]
-        with contextlib.closing(self._evaluator.streamed(line.next_job, count, past)) as streamed:
-            for position, outcome in streamed:
-                arrived = (len(line.batches), known)
-                self._append(line.batches[position], 0, first + position, outcome, arrived)
-                tell(position, outcome)
-                known += 1
-        self.count += len(line.batches)
-        shutil.rmtree(self._workdir / STATE, ignore_errors=True)
-
-    def _append(
-        self,
-        batch: Batch,
-        i: int,
-        number: int,
-        outcome: TrainResult,
-        arrived: tuple[int, int] | None = None,
-    ) -> None:
-        predicted = None if batch.predicted is None else float(batch.predicted[i])
-        trial = Trial(
-            number=number,
-            stage=batch.stage,
-            round=batch.round,
-            seed=batch.seeds[i] if batch.seeds else None,
-            knobs=self._space.values(batch.vectors[i]),
-            costs=self._costs_of(batch.jobs[i].candidate.arch),
-            predicted=predicted if predicted is not None and math.isfinite(predicted) else None,
-            epochs=batch.jobs[i].epochs,
-            **measured(outcome),
-            arrived=arrived,
-        )
-        self._store.append(trial, self._knobs)
-        self.stored[trial.number] = trial
-        self._progress.trial(trial)
+    def _knobs_of(self, spec: TrialSpec) -> dict[str, Any]:
+        return self._problem.knobs(spec.job.candidate)
 
 
-class _Line:
-    """Candidates in the order of asking: those that are stored, and those that are to train.
+class TrialStream:
+    """The next trials one by one: what is stored comes first, as it came then.
 
-    Attributes:
-      batches: of one each.
+    So what the search asks for is what it asked for then, and the rest follows.
     """
 
-    def __init__(
-        self,
-        ask: Callable[[], Batch | None],
-        stored: Mapping[int, Trial],
-        check: Callable[[Trial, Batch], None],
-    ):
-        """Nothing is asked for yet.
+    def __init__(self, runner: TrialRunner, progress: Progress, *, count: int, rounds: int):
+        """Trains nothing yet.
 
         Args:
-          ask: see `Trials.stream`.
-          stored: position -> trial.
-          check: raises where a trial is not of the candidate of a batch.
+          runner: of the study; its executor is a `StreamingExecutor`.
+          progress: of the run.
+          count: trials, at most.
+          rounds: that were forecast in their place.
         """
-        self.batches: list[Batch] = []
-        self._ask, self._stored, self._check = ask, stored, check
-        self._waiting: collections.deque[int] = collections.deque()
+        assert isinstance(runner.executor, StreamingExecutor)
+        self._executor: StreamingExecutor = runner.executor
+        self._runner = runner
+        self._progress = progress
+        self._count = count
+        self._rounds = rounds
+        self._first = runner.count
+        self._specs: list[TrialSpec] = []
+        self._stored = collections.deque(runner.arrivals())
+        self._results = 0
+        if not self._stored:
+            self._begin()
 
-    def ask(self) -> bool:
-        """Asks for one more; whether there is one."""
-        batch = self._ask()
-        if batch is None:
-            return False
-        position = len(self.batches)
-        self.batches.append(batch)
-        if position in self._stored:
-            self._check(self._stored[position], batch)
-        else:
-            self._waiting.append(position)
-        return True
+    def takes_more(self) -> bool:
+        """Whether the search is to ask for a candidate now."""
+        if self._stored:
+            return len(self._specs) < _asked(self._stored[0])
+        return self._executor.free_lanes() > 0
 
-    def next_job(self) -> tuple[int, Job] | None:
-        """A job that waits to train, with its position; if there is none, a new one."""
-        if not self._waiting:
-            self.ask()
-        if not self._waiting:
+    def submit(self, spec: TrialSpec) -> None:
+        """Has a trial trained; raises `DamagedError` if one of another candidate is stored."""
+        number = self._first + len(self._specs)
+        self._progress.batch(spec.stage, spec.round)
+        self._specs.append(spec)
+        if trial := self._runner.stored.get(number):
+            self._runner.check(trial, spec)
+        if not self._stored:
+            self._executor.submit(number, spec.job, later=self._count)
+
+    def next_result(self) -> tuple[int, TrainResult] | None:
+        """Waits for the result of a trial, and stores it; None where nothing trains.
+
+        Raises:
+          DamagedError: a stored trial was never asked for.
+        """
+        if self._stored:
+            trial = self._stored.popleft()
+            if _asked(trial) > len(self._specs):
+                self._runner.check(trial, None)
+            self._results += 1
+            if not self._stored:
+                self._begin()
+            return trial.number, TrainResult(trial.accuracies, trial.reason, None)
+        if (ended := self._executor.next_result()) is None:
+            self._progress.batch_ends()
+            self._runner.end(len(self._specs))
             return None
-        position = self._waiting.popleft()
-        return position, self.batches[position].jobs[0]
+        number, outcome = ended
+        arrived = (len(self._specs), self._results)
+        self._runner.append(number, self._specs[number - self._first], outcome, arrived)
+        self._results += 1
+        return number, outcome
+
+    def _begin(self) -> None:
+        """Nothing stored is left."""
+        # One part in the place of all rounds that were forecast.
+        for _ in range(self._rounds - 1):
+            self._progress.batch_begins(0, 0.0, 0.0, 1.0)
+        self._progress.batch_begins(self._count - self._results, 0.0, 0.0, 1.0)
+        asked = list(enumerate(self._specs, self._first))
+        # The executor schedules the stored ones, too, so that programs are those they were.
+        for number, spec in asked:
+            self._executor.submit(number, spec.job, later=self._count, stored=True)
+        for number, spec in asked:
+            if number not in self._runner.stored:
+                self._executor.submit(number, spec.job, later=self._count)
+
+
+def _asked(trial: Trial) -> int:
+    """Candidates that the search had asked for when it heard of a trial."""
+    assert trial.arrived is not None
+    return trial.arrived[0]
 
 
 def measured(outcome: TrainResult) -> dict[str, Any]:
@@ -298,10 +300,6 @@ def new_store(workdir: Path, config: Config, origin: Provenance) -> TrialStore:
     if earlier.storage == origin.storage and earlier.study != origin.study:
         store.remove(earlier.study)
     return store
-
-
-def _folder(batch: Batch, i: int) -> Path | None:
-    return batch.weights[i] if batch.weights else None
 
 
 def _intact(folder: Path | None) -> bool:

@@ -256,7 +256,7 @@ def memory(*described):
 def test_a_pruned_trial_counts_with_what_it_reached_but_never_as_a_good_one():
     pruned = TrialState.PRUNED
     found = memory((0, 1.0), (1, 3.0), (2, pruned, 0.5, 0.2), (3, pruned, 99.0), (4, pruned))
-    assert found.scores.tolist() == [1.0, 3.0, 0.2, 2.0]
+    assert found.measured[1].tolist() == [1.0, 3.0, 0.2, 2.0]
     assert found.failed.tolist() == [[4]]
 
 
@@ -264,7 +264,7 @@ def test_beyond_the_most_trials_the_best_and_the_latest_are_kept():
     found = memory(*[(x, float(-abs(x - 2))) for x in range(10)])
     seen = found.arrays(4)
     assert seen.vectors[:, 0].tolist() == [2, 1, 8, 9]
-    assert seen.count == 4
+    assert seen.real == 4
     assert found.arrays(16).vectors[:10, 0].tolist() == [2, 1, 3, 0, 4, 5, 6, 7, 8, 9]
 
 

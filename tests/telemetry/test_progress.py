@@ -25,10 +25,10 @@ from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import ConfigError, InterruptedStudyError, StudyError, WorkdirError
 from jointnas_jax.files import read_json
 from jointnas_jax.runtime.interrupt import Interrupt
-from jointnas_jax.search.report_card import ReportCard
 from jointnas_jax.storage import lock
 from jointnas_jax.storage import workdir as workdirs
 from jointnas_jax.storage.study_reader import stored_trials
+from jointnas_jax.strategy.report_card import ReportCard
 from jointnas_jax.study.run import run_study
 from jointnas_jax.telemetry import progress, status, tensorboard
 from jointnas_jax.telemetry.console import Lines

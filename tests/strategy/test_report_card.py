@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from jointnas_jax.search.report_card import ReportCard, cross_validate
+from jointnas_jax.strategy.report_card import ReportCard, cross_validate
 
 SCORES = np.random.default_rng(0).normal(size=40)
 

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from jointnas_jax.errors import InputError, SpaceError
-from jointnas_jax.search.pool import sobol_pool
 from jointnas_jax.space.vectors import VectorSpace
+from jointnas_jax.strategy.pool import sobol_pool
 
 # Candidates that derived cost features are standardised by.
 _SAMPLE = 1024

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jointnas_jax.search.early_stop import kendall, spearman
+from jointnas_jax.strategy.early_stop import kendall, spearman
 
 _FOLDS = 5
 # Half of the width of an interval that holds 90 % of a normal distribution, in deviations.

@@ -46,9 +46,10 @@ class Evolution(NamedTuple):
 
 
 def evolve(
-    start: np.ndarray | jax.Array,
+    start: jax.Array | np.ndarray,
     key: jax.Array,
     score: ScoreFn,
+    *,
     feasible: FeasibleFn | None,
     canonical: Callable[[jax.Array], jax.Array],
     cardinalities: np.ndarray | jax.Array,
@@ -73,15 +74,15 @@ def evolve(
     """
     feasible, mend = _mender(feasible, canonical, repair)
     size, count = config.population, config.population * config.children_per_parent
-    start = jnp.asarray(start)
-    missing = max(0, size - len(start))
-    start = jnp.concatenate([start, jnp.repeat(start[:1], missing, axis=0)])
-    fits = feasible(start)
-    start = mend(start, jnp.broadcast_to(start[jnp.argmax(fits)], start.shape))
-    # Where no one is feasible there is no parent to go by, and nobody lives.
-    allowed = fits.any() & ~repeated(start)
-    scores, best = _best(jnp.where(allowed, score(start), -jnp.inf), size)
-    population = start[best].astype(_gene_type(cardinalities))
+    first = jnp.asarray(start)
+    missing = max(0, size - len(first))
+    first = jnp.concatenate([first, jnp.repeat(first[:1], missing, axis=0)])
+    fits = feasible(first)
+    first = mend(first, jnp.broadcast_to(first[jnp.argmax(fits)], first.shape))
+    # Where no row is feasible there is no parent to go by: all scores are -inf.
+    allowed = fits.any() & ~repeated(first)
+    scores, best = _best(jnp.where(allowed, score(first), -jnp.inf), size)
+    population = first[best].astype(_gene_type(cardinalities))
 
     def generation(carry: tuple) -> tuple:
         number, stale, population, scores, best, duplicates = carry

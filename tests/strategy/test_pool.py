@@ -9,8 +9,8 @@ import pytest
 from jointnas_jax.config import check_config
 from jointnas_jax.errors import SpaceError
 from jointnas_jax.nets.cost import COSTS, CostTable
-from jointnas_jax.search.pool import descend, distinct, sobol_pool
 from jointnas_jax.space import JointSpace
+from jointnas_jax.strategy.pool import descend, distinct, sobol_pool
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 

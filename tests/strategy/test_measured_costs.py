@@ -1,5 +1,6 @@
 """A budget of a cost that rises and falls with the knobs as it likes, such as measured latency."""
 
+import functools
 import zlib
 
 import jax
@@ -10,8 +11,8 @@ import pytest
 from jointnas_jax.config import EvolutionConfig
 from jointnas_jax.nets.cost import CostTable
 from jointnas_jax.nets.latency import pieces_of_space, with_latency
-from jointnas_jax.search.evolution import evolve
-from jointnas_jax.search.pool import sobol_pool
+from jointnas_jax.strategy.evolution import evolve
+from jointnas_jax.strategy.pool import sobol_pool
 
 NAMES = ("flops", "latency")
 
@@ -35,9 +36,15 @@ def test_nothing_over_the_budget_is_drawn_born_or_kept(tiny_space, costs):
         return vectors.sum(axis=-1).astype(jnp.float32)
 
     feasible = costs.within(dict(zip(NAMES, limits, strict=True)))
-    config = EvolutionConfig(population=64, generations=8)
-    rules = feasible, tiny_space.canonical, tiny_space.cardinalities, config, None
-    found = jax.jit(lambda start, key: evolve(start, key, score, *rules))(pool, jax.random.key(0))
+    search = functools.partial(
+        evolve,
+        score=score,
+        feasible=feasible,
+        canonical=tiny_space.canonical,
+        cardinalities=tiny_space.cardinalities,
+        config=EvolutionConfig(population=64, generations=8),
+    )
+    found = jax.jit(search)(pool, jax.random.key(0))
     jax.effects_barrier()
     every = np.concatenate([pool, *seen, np.asarray(found.population)])
     assert len(every) > 1000

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from jointnas_jax.config import EvolutionConfig
 from jointnas_jax.nets.cost import CostTable, at_most, to_limbs
-from jointnas_jax.search.evolution import children, diverse, evolve, repeated, returned
 from jointnas_jax.space import PlainSpace
+from jointnas_jax.strategy.evolution import children, diverse, evolve, repeated, returned
 
 CONFIG = EvolutionConfig(population=64, generations=100)
 
@@ -138,11 +138,11 @@ def test_several_budgets_at_once_give_what_each_gives_alone(paper_space):
             start,
             jax.random.key(0),
             score,
-            lambda vectors: at_most(exact(vectors), limit),
-            paper_space.canonical,
-            paper_space.cardinalities,
-            EvolutionConfig(population=64, generations=40),
-            repair,
+            feasible=lambda vectors: at_most(exact(vectors), limit),
+            canonical=paper_space.canonical,
+            cardinalities=paper_space.cardinalities,
+            config=EvolutionConfig(population=64, generations=40),
+            repair=repair,
         )
 
     together = jax.jit(jax.vmap(search))(to_limbs(limits[:, None]))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jointnas_jax.search.early_stop import early_stop, kendall, spearman
+from jointnas_jax.strategy.early_stop import early_stop, kendall, spearman
 
 
 def test_the_first_epoch_above_the_threshold_is_chosen():

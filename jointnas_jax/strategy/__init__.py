@@ -1,0 +1,1 @@
+"""The two stages of the search. Knows index vectors and scores, and nothing of networks or data."""

@@ -1,0 +1,372 @@
+"""The search of any objective as ask and tell: index vectors of any space out, scores in.
+
+`State` goes in and comes out, and is a function of pool, key and results; `Searcher` holds settings
+and compiled programs. Rounds ask for several candidates and wait for all results; asynchronous
+asking asks for one wherever a lane is free, while others are pending.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import numpy as np
+
+from jointnas_jax.config import PredictorConfig, SearchConfig
+from jointnas_jax.predictor.fit import PredictorState
+from jointnas_jax.predictor.predictor import CostFeatures, Fitted, Predictor
+from jointnas_jax.runtime.compiler import compiler_options
+from jointnas_jax.space.features import FeatureTable
+from jointnas_jax.space.vectors import VectorSpace
+from jointnas_jax.strategy.constraints import Constraints
+from jointnas_jax.strategy.evolution import Evolution, ScoreFn, evolve
+from jointnas_jax.strategy.history import History, ask, first_new
+from jointnas_jax.strategy.report_card import ReportCard, cross_validate
+
+_PRETRAIN, _SEARCH, _FIT, _PROPOSE, _FINE = range(5)
+
+
+@flax.struct.dataclass
+class State(History):
+    """A search, between two calls.
+
+    Attributes:
+      pool: `int32[P, K]`, candidates that are asked for in order while nothing has a score.
+      pretrained: what the predictor is fitted from.
+      key: of everything random.
+      fitted: the predictor; None while nothing has a score.
+      believed: the predictor with beliefs in the failed candidates and in `beliefs` of the pending
+        ones; None before it is needed.
+      beliefs: number of pending candidates, the first ones, that `believed` knows.
+      stale: whether results have come since the predictor was fitted.
+      networks: whether the networks are fitted, see `Predictor.fit`.
+    """
+
+    pool: np.ndarray
+    pretrained: PredictorState
+    key: jax.Array
+    fitted: Fitted | None
+    believed: Fitted | None
+    beliefs: int = flax.struct.field(pytree_node=False)
+    stale: bool = flax.struct.field(pytree_node=False)
+    networks: bool = flax.struct.field(pytree_node=False)
+
+
+class Proposals(NamedTuple):
+    """Candidates to evaluate.
+
+    Attributes:
+      numbers: m positions in the order of asking.
+      vectors: `int32[m, K]`.
+      predicted: `float[m]`, scores; nan where nothing had a score yet.
+    """
+
+    numbers: range
+    vectors: np.ndarray
+    predicted: np.ndarray
+
+
+class Found(NamedTuple):
+    """A whole search.
+
+    Attributes:
+      state: after the last result.
+      best: the candidate to take after so many evaluations: E positions in the order of asking.
+    """
+
+    state: State
+    best: list[int]
+
+
+class Searcher:
+    """Searches one space; serves any number of searches, and compiles its programs once.
+
+    Attributes:
+      predictor: of the space.
+    """
+
+    def __init__(
+        self,
+        space: VectorSpace,
+        evaluations: int,
+        config: SearchConfig | None = None,
+        predictor: PredictorConfig | None = None,
+        *,
+        costs: Callable[[np.ndarray], np.ndarray] | None = None,
+        cost_features: CostFeatures | None = None,
+        budget: Mapping[int, int] | None = None,
+        feasible: Callable[[Any], Any] | None = None,
+        repair: Callable[[Any, Any], Any] | None = None,
+        noisy: bool = False,
+        cost_names: Sequence[str] = (),
+    ):
+        """Prepares searches. A candidate over the budget is never evaluated.
+
+        Args:
+          space: of the candidates.
+          evaluations: E, at most.
+          config: of both stages; its `rounds` follow from E here.
+          predictor: settings.
+          costs: `int32[N, K] -> int64[N, P]`, free costs that pretrain the predictor.
+          cost_features: standardised logarithms of the costs, also under `jit`; None: from `costs`,
+            called from the compiled program.
+          budget: column of `costs` -> limit.
+          feasible: the budget as a test `int32[N, K] -> bool[N]`, also under `jit`; None: from
+            `costs` and `budget`, likewise.
+          repair: makes children feasible, see `evolve`.
+          noisy: whether the same candidate can get another score: then the best one is that which
+            is predicted best of all evaluated, not the one that scored best.
+          cost_names: of the columns of `costs`, for messages.
+
+        Raises:
+          InputError: a budget of costs that are not given.
+        """
+        self._config = config = config or SearchConfig()
+        settings = predictor or PredictorConfig()
+        self._space = space
+        self._evaluations = evaluations
+        self._limits = limits = Constraints(space, costs, budget, feasible, cost_names)
+        self._noisy = noisy
+        self._samples = settings.pretrain_samples
+        explores = settings.process and config.acquisition == "improvement"
+        # The process chooses; the networks are fitted where they have a say.
+        self._networks = noisy or not explores
+        if cost_features is None and costs is not None:
+            cost_features = limits.features()
+        self.predictor = Predictor(
+            FeatureTable.of(space), settings, capacity=evaluations, costs=cost_features
+        )
+
+        def promise(fitted: Fitted, explore: jax.Array | bool) -> ScoreFn:
+            score = self.predictor.score_fn(fitted)
+            if not explores:
+                return score
+            improvement = self.predictor.improvement_fn(fitted)
+            return lambda vectors: jax.lax.cond(explore, improvement, score, vectors)
+
+        def search(
+            start: jax.Array, key: jax.Array, fitted: Fitted, explore: jax.Array
+        ) -> Evolution:
+            return evolve(
+                start,
+                key,
+                promise(fitted, explore),
+                feasible=limits.feasible,
+                canonical=space.canonical,
+                cardinalities=space.cardinalities,
+                config=config.evolution,
+                repair=repair,
+            )
+
+        self._search = jax.jit(search, compiler_options=compiler_options("light"))
+        self._promise = jax.jit(lambda fitted, vectors: promise(fitted, True)(vectors))
+        self._believe = jax.jit(self.predictor.believe, static_argnames="failed")
+
+    def init(
+        self, *, pool: np.ndarray, pretrained: PredictorState, key: jax.Array, networks: bool = True
+    ) -> State:
+        """A search that has asked for nothing.
+
+        Args:
+          pool: `int32[P, K]`.
+          pretrained: what `pretrain` returned.
+          key: consumed.
+          networks: see `Predictor.fit`.
+        """
+        return State(
+            vectors=pool[:0],
+            scores=np.zeros(0, np.float32),
+            finished=np.zeros(0, bool),
+            pool=pool,
+            pretrained=pretrained,
+            key=key,
+            fitted=None,
+            believed=None,
+            beliefs=0,
+            stale=False,
+            networks=networks,
+        )
+
+    def ask(self, state: State, count: int) -> tuple[State, Proposals]:
+        """Chooses candidates: fewer than `count` where nothing new is proposed.
+
+        Raises:
+          SpaceError: a candidate breaks a rule, see `Constraints.check`.
+        """
+        state, vectors = ask(self, self.fit(state), count)
+        self._limits.check(vectors)
+        predicted = np.full(len(vectors), np.nan, np.float32)
+        if state.fitted is not None and len(vectors):
+            predicted = self.predictor.predict(state.fitted, vectors)[0]
+        count = len(state.vectors)
+        return state, Proposals(range(count - len(vectors), count), vectors, predicted)
+
+    def tell(self, state: State, numbers: Sequence[int], scores: Any) -> State:
+        """Takes results, see `History.answered`; the predictor learns from them when it is used."""
+        return dataclasses.replace(state.answered(numbers, scores), stale=True)
+
+    def fit(self, state: State, networks: bool | None = None) -> State:
+        """Has the predictor learn from all results, in the order of asking.
+
+        Args:
+          state: unchanged where the predictor knows all results, or nothing has a score.
+          networks: from now on, see `Predictor.fit`; None: as before.
+        """
+        networks = state.networks if networks is None else networks
+        if not (state.stale or networks != state.networks) or not np.isfinite(state.scores).any():
+            return state
+        fitted = self._fit(state, *state.measured, networks)
+        return dataclasses.replace(
+            state, fitted=fitted, believed=None, beliefs=0, stale=False, networks=networks
+        )
+
+    def order(self, state: State) -> tuple[State, np.ndarray]:
+        """What the fitted predictor would try next, see `Proposer`; before it is, the pool."""
+        if state.fitted is None:
+            return state, state.pool
+        believed, pending = state.believed, state.pending
+        if believed is None:
+            believed = self._wary(state.fitted, state.failed)
+        for vector in pending[state.beliefs :]:
+            believed = self._believe(believed, vector)
+        state = dataclasses.replace(state, believed=believed, beliefs=len(pending))
+        pool = state.pool
+        if self._config.propose == "pool":
+            # Stable, so that ties fall to the earlier one in the pool.
+            order = np.argsort(-np.asarray(self._promise(believed, pool)), kind="stable")
+            return state, pool[order]
+        # The number of candidates names what is random here: a resumed search knows it.
+        key = jax.random.fold_in(jax.random.fold_in(state.key, _PROPOSE), len(state.vectors))
+        found = self._evolve(state.best_first, pool, key, believed, explore=True)
+        return state, _alive(found, pool)
+
+    def run(self, evaluate: Callable[[np.ndarray], np.ndarray], seed: int) -> Found:
+        """Searches an objective in rounds, but for the last candidate.
+
+        That one is what the fine stage finds: the candidate that is predicted best of all. A study
+        trains several finalists of the fine stage instead (`study/run.py`).
+
+        Args:
+          evaluate: `int32[m, K] -> float[m]`, higher is better, nan for a failure.
+          seed: of everything random.
+
+        Raises:
+          SpaceError: no candidate satisfies the budget.
+          InputError: `evaluate` does not return a score for each.
+        """
+        sample = self._space.sample(np.random.default_rng(seed), self._samples)
+        root = jax.random.key(seed)
+        state = self.init(
+            pool=self._limits.pool(self._config.pool_size, seed),
+            pretrained=self.pretrain(sample, jax.random.fold_in(root, _PRETRAIN)),
+            key=jax.random.fold_in(root, _SEARCH),
+            networks=self._networks,
+        )
+        best: list[int] = []
+        coarse = max(1, self._evaluations - 1)
+        while (left := coarse - len(state.vectors)) > 0:
+            state, asked = self.ask(state, min(self._config.per_round, left))
+            if not len(asked.vectors):
+                break
+            state = self._evaluated(state, evaluate, best)
+        if len(state.vectors) < self._evaluations and np.isfinite(state.scores).any():
+            state = self._ask_for_the_best(self.fit(state, networks=True))
+            state = self._evaluated(state, evaluate, best)
+        return Found(state, best)
+
+    def pretrain(self, sample: np.ndarray, key: jax.Array) -> PredictorState:
+        """Trains the predictor's encoders on the costs of `int32[N, K]`; consumes the key."""
+        return self.predictor.pretrain(sample, self._limits.costs(sample), key)
+
+    def report_card(self, state: State) -> ReportCard:
+        """Judges the predictor of a fitted state by cross-validation; compiles nothing."""
+        assert state.fitted is not None
+        vectors, scores = state.measured
+
+        def predict(rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return self._predict_trials(self._fit(state, vectors[rest], scores[rest]), vectors)
+
+        return cross_validate(scores, predict, self.predictor.noise(state.fitted))
+
+    def fine_stage(
+        self, first: np.ndarray, pool: np.ndarray, fitted: Fitted, key: jax.Array
+    ) -> Evolution:
+        """Evolves `int32[T, K]` and the pool to the best predicted score; consumes the key.
+
+        The program is that of the proposals.
+        """
+        found = self._evolve(first, pool, key, fitted, explore=False)
+        scores, best = (self.predictor.in_scores(fitted, z) for z in (found.scores, found.best))
+        return found._replace(scores=scores, best=best)
+
+    def _ask_for_the_best(self, state: State) -> State:
+        """Asks for what the fine stage finds of a fitted state, if there is something new."""
+        assert state.fitted is not None
+        believed, key = self._wary(state.fitted, state.failed), jax.random.fold_in(state.key, _FINE)
+        found = self.fine_stage(state.best_first, state.pool, believed, key)
+        new = first_new(_alive(found, state.pool), {v.tobytes() for v in state.vectors})
+        self._limits.check(new)
+        return state.asked(new)
+
+    def _evaluated(
+        self, state: State, evaluate: Callable[[np.ndarray], np.ndarray], best: list[int]
+    ) -> State:
+        """Evaluates what is pending, and adds the candidates to take after each to `best`."""
+        count = len(state.vectors)
+        numbers = range(len(best), count)
+        if not numbers:
+            return state
+        before = state.fitted
+        scores = np.asarray(evaluate(state.pending), np.float64)
+        state = self.tell(state, numbers, scores)
+        if self._noisy:
+            state = self.fit(state)
+        # Within a round the predictor knows the rounds before.
+        marks = self._marks(state, before)
+        best += [int(marks[: number + 1].argmax()) for number in numbers[:-1]]
+        best.append(int(self._marks(state, state.fitted).argmax()))
+        return state
+
+    def _marks(self, state: State, fitted: Fitted | None) -> np.ndarray:
+        """By what the candidate to take is chosen, `float[T]`: under noise what is predicted."""
+        marks = state.scores
+        if self._noisy and fitted is not None:
+            marks = self._predict_trials(fitted, state.vectors)[0]
+        return np.where(np.isfinite(state.scores), marks, -np.inf)
+
+    def _wary(self, fitted: Fitted, failed: np.ndarray) -> Fitted:
+        """Believes that candidates `int32[F, K]` which failed are as bad as the worst trial.
+
+        So the search leaves their neighbourhood. What is measured stays the only thing that the
+        predictor is fitted to.
+        """
+        for vector in failed:
+            fitted = self._believe(fitted, vector, failed=True)
+        return fitted
+
+    def _predict_trials(self, fitted: Fitted, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Predicts any number of trials with one program."""
+        padded = np.pad(vectors, ((0, self._evaluations - len(vectors)), (0, 0)))
+        mean, spread = self.predictor.predict(fitted, padded)
+        return mean[: len(vectors)], spread[: len(vectors)]
+
+    def _evolve(
+        self, first: np.ndarray, pool: np.ndarray, key: jax.Array, fitted: Fitted, *, explore: bool
+    ) -> Evolution:
+        # Of one shape, so that it compiles once; the first row fills up.
+        start = np.concatenate([first, pool])
+        missing = self._evaluations + len(pool) - len(start)
+        start = np.concatenate([start, np.repeat(start[:1], missing, 0)])
+        return jax.tree.map(np.asarray, self._search(start, key, fitted, explore))
+
+    def _fit(
+        self, state: State, vectors: np.ndarray, scores: np.ndarray, networks: bool = True
+    ) -> Fitted:
+        key = jax.random.fold_in(jax.random.fold_in(state.key, _FIT), len(scores))
+        return self.predictor.fit(state.pretrained, vectors, scores, key=key, networks=networks)
+
+
+def _alive(found: Evolution, pool: np.ndarray) -> np.ndarray:
+    """The population; where the evolution knows nothing new, the pool goes on."""
+    return np.concatenate([found.population[np.isfinite(found.scores)], pool])
