@@ -62,7 +62,8 @@ class Costs(NamedTuple):
             return cls(budget=_limits(budget, ()))
         table = CostTable.of(space)
         limits = _limits(budget, COSTS)
-        named = {COSTS[column]: limit for column, limit in limits.items()}
+        # Costs of networks are whole numbers.
+        named = {COSTS[column]: int(limit) for column, limit in limits.items()}
         return cls(
             COSTS,
             table,
@@ -184,7 +185,7 @@ def _limit(name: str, limit: float | str) -> float:
     if isinstance(limit, str) and limit and QUANTITY.holds(limit):
         return parse_quantity(limit)
     number = isinstance(limit, int | float) and not isinstance(limit, bool)
-    if not number or not 0 < limit < float("inf"):
+    if isinstance(limit, str) or not number or not 0 < limit < float("inf"):
         raise InputError(
             f'the limit of `{name}` must be a number above 0, or text such as "1.5M", got '
             f"{shown(limit)}"

@@ -59,6 +59,7 @@ def _knob(name: str, distribution: BaseDistribution) -> Knob:
         positions = tuple(range(len(distribution.choices)))
         # Of two choices one number tells all.
         return Knob(name, positions, ordinal=len(positions) == 2)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
     return Knob(name, _grid(distribution), ordinal=True)
 
 
@@ -68,7 +69,7 @@ def _grid(distribution: FloatDistribution | IntDistribution) -> tuple[int | floa
     whole = isinstance(distribution, IntDistribution)
     if distribution.log or step is None:
         return spaced(low, high, log=distribution.log, whole=whole)
-    last = round((high - low) / step) if not whole else (high - low) // step
+    last = int((high - low) // step) if whole else round((high - low) / step)
     count = min(last + 1, _MOST)
     picks = [last * i // max(count - 1, 1) for i in range(count)]
     if whole:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jointnas_jax.config import EvolutionConfig
 from jointnas_jax.predictor.gaussian_process import (
@@ -53,11 +52,11 @@ class SpaceArrays(NamedTuple):
         missing = (0, -len(table.groups) % _FEATURES)
         # An ordinal feature with a factor of 0 is constant.
         return cls(
-            space.cardinalities,
-            np.pad(table.groups, missing),
-            np.pad(table.values, missing, constant_values=-1),
-            np.pad(table.factors, missing),
-            np.pad(table.scales, missing),
+            jnp.asarray(space.cardinalities),
+            jnp.asarray(np.pad(table.groups, missing)),
+            jnp.asarray(np.pad(table.values, missing, constant_values=-1)),
+            jnp.asarray(np.pad(table.factors, missing)),
+            jnp.asarray(np.pad(table.scales, missing)),
         )
 
     def inputs(self, vectors: jax.Array) -> jax.Array:
@@ -151,7 +150,7 @@ def propose(
         cardinalities=space.cardinalities,
         config=settings,
     )
-    return found.population, found.scores
+    return jnp.asarray(found.population), jnp.asarray(found.scores)
 
 
 def _believe_all(process: Process, points: jax.Array, seen: Seen) -> Process:

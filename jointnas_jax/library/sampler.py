@@ -85,18 +85,18 @@ class JointNASSampler(BaseSampler):
         Raises:
           InputError: a number is out of range.
         """
+        self._seed = secrets.randbits(31) if seed is None else seed
         ranges = {
-            "seed": (seed, 0, 2**31 - 1),
+            "seed": (self._seed, 0, 2**31 - 1),
             "n_startup_trials": (n_startup_trials, 0, 1_000_000),
             "most_trials": (most_trials, 4, 2048),
         }
         for name, (value, low, high) in ranges.items():
             whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (name == "seed" and value is None) and not (whole and low <= value <= high):
+            if not (whole and low <= value <= high):
                 raise InputError(
                     f"`{name}` must be an integer from {low} to {high:,}, got {shown(value)}"
                 )
-        self._seed = secrets.randbits(31) if seed is None else seed
         self._startup, self._most = n_startup_trials, most_trials
         self._constraints = constraints_func
 

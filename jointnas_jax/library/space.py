@@ -1,7 +1,7 @@
 """Spaces of the user's own knobs; candidates <-> index vectors, whatever the space."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,8 @@ def columns(space: VectorSpace, vectors: np.ndarray) -> dict[str, np.ndarray]:
 
 def encode_all(space: AnySpace, candidates: Sequence[Decoded]) -> np.ndarray:
     """Index vectors `int32[N, K]` of candidates."""
-    vectors = [space.encode(candidate) for candidate in candidates]
+    encode: Callable[[Any], np.ndarray] = space.encode  # what the space decodes it encodes
+    vectors = [encode(candidate) for candidate in candidates]
     return np.array(vectors, np.int32).reshape(len(vectors), len(space.knobs))
 
 

@@ -48,9 +48,15 @@ class Problem:
     costs: CostTable
     latency: LatencyTable | None = None
 
+    @property
+    def opened(self) -> ImageDataset:
+        """The dataset of a problem that was built with it."""
+        assert self.dataset is not None
+        return self.dataset
+
     def images(self) -> tuple[Images, Images]:
         """Training and test images."""
-        return self.dataset.open_splits(self.config.data)
+        return self.opened.open_splits(self.config.data)
 
     def divided_images(self) -> tuple[Images, np.ndarray, Images]:
         """Training split, `bool[N]` which of it are for validation, and test split.

@@ -26,7 +26,7 @@ class Constraints:
         self,
         space: VectorSpace,
         costs: Callable[[np.ndarray], np.ndarray] | None,
-        budget: Mapping[int, int] | None,
+        budget: Mapping[int, float] | None,
         feasible: Callable[[Any], Any] | None,
         names: Sequence[str] = (),
     ):
@@ -81,7 +81,8 @@ class Constraints:
     def _within(self, vectors: np.ndarray) -> np.ndarray:
         if not self._budget:
             return np.ones(len(vectors), bool)
-        return (self.costs(vectors)[:, list(self._budget)] <= list(self._budget.values())).all(1)
+        limits = np.array([*self._budget.values()])
+        return np.all(self.costs(vectors)[:, [*self._budget]] <= limits, axis=1)
 
 
 def on_host(

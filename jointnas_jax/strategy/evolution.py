@@ -37,12 +37,12 @@ class Evolution(NamedTuple):
       duplicates: `int32[]`, how many of them repeated a parent or an earlier child.
     """
 
-    population: jax.Array
-    scores: jax.Array
-    generations: jax.Array
-    best: jax.Array
-    children: jax.Array
-    duplicates: jax.Array
+    population: jax.Array | np.ndarray
+    scores: jax.Array | np.ndarray
+    generations: jax.Array | np.ndarray
+    best: jax.Array | np.ndarray
+    children: jax.Array | np.ndarray
+    duplicates: jax.Array | np.ndarray
 
 
 def evolve(

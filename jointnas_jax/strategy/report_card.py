@@ -65,7 +65,7 @@ def cross_validate(
     """
     count = len(scores)
     if count < 3:
-        return ReportCard(count, *[math.nan] * 4, noise)
+        return ReportCard(count, math.nan, math.nan, math.nan, math.nan, noise)
     mean, spread = np.zeros(count), np.zeros(count)
     order = np.random.default_rng(count).permutation(count)
     for fold in np.array_split(order, min(_FOLDS, count)):

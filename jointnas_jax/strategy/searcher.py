@@ -95,7 +95,7 @@ class Searcher:
         *,
         costs: Callable[[np.ndarray], np.ndarray] | None = None,
         cost_features: CostFeatures | None = None,
-        budget: Mapping[int, int] | None = None,
+        budget: Mapping[int, float] | None = None,
         feasible: Callable[[Any], Any] | None = None,
         repair: Callable[[Any, Any], Any] | None = None,
         noisy: bool = False,

@@ -51,7 +51,7 @@ def dry_run(config: Config, console: Console) -> None:
     """Prints the forecast of a study; opens the dataset, trains nothing."""
     check_asking(config)
     problem = build_problem(config)
-    images = problem.dataset.count(config.data.train_split)
+    images = problem.opened.count(config.data.train_split)
     forecast = forecast_study(problem, problem.pool(), images, find_teacher(config))
     print_forecast(problem, forecast, console)
 
@@ -128,7 +128,7 @@ def _run(
         pool = problem.pool()
         forecast = forecast_study(problem, pool, len(images[0]), find_teacher(config))
         sample = [problem.space.decode(vector).arch for vector in pool[:SAMPLE]]
-        factors = files.provenance and files.provenance.speed_factors
+        factors = files.provenance.speed_factors if files.provenance else None
         context = RunContext(files.workdir, factors, interrupt=interrupt, progress=progress)
         executor = make(config, problem.space, images, sample=sample, context=context)
     with contextlib.closing(executor):
@@ -244,7 +244,7 @@ class Study:
         """Picks the best of the fine stage, and the best measured candidate of the coarse stage."""
         state = searched.state
         measured = state.vectors[np.nanargmax(state.scores)]
-        alive = evolution.population[np.isfinite(evolution.scores)]
+        alive = np.asarray(evolution.population)[np.isfinite(evolution.scores)]
         new = alive[~(alive == measured).all(axis=1)]
         evolved = diverse(new, self._config.search.finalists, max(1, len(measured) // 6))
         chosen = np.concatenate([evolved, measured[None]])

@@ -213,7 +213,7 @@ def find_candidate(config: Config, name: str, dataset: ImageDataset) -> Candidat
             f"`{name}` is for images of {arch.image_channels} channels, `{dataset.name}` has "
             f"{channels}"
         )
-    fixed = {
+    fixed: dict[str, Any] = {
         slot: space.recipe_slots[slot]
         for slot in config.space.get("recipe", {})
         if not isinstance(space.recipe_slots[slot], Knob)

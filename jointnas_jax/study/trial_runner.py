@@ -113,8 +113,9 @@ class TrialRunner:
         stored = frozenset(outcomes)
         with contextlib.closing(self.executor.train(jobs, later=later, stored=stored)) as completed:
             for i, outcome in completed:
-                if specs[i].weights is not None and outcome.reason is None:
-                    save_variables(specs[i].weights, outcome.variables)
+                folder = specs[i].weights
+                if folder is not None and outcome.reason is None:
+                    save_variables(folder, outcome.variables)
                 if first + i not in self.stored:
                     self.append(first + i, specs[i], outcome)
                 # Stored weights are on disk; the others would fill the memory.
