@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jointnas_jax.config import EvolutionConfig
 from jointnas_jax.predictor.gaussian_process import (
