@@ -118,24 +118,26 @@ def evolution(setting: Setting, weights: Weights, budget: bool = True) -> Callab
 
 def predictor_alone(setting: Setting, weights: Weights) -> Callable[[], int]:
     """Scores of as many children, in batches of a generation: the limit of any search."""
-    run = jax.jit(score_of(setting, weights))
     batch = jnp.asarray(setting.space.sample(np.random.default_rng(2), setting.children))
-    return lambda: _repeat(lambda: run(batch), setting)
+    return _repeated(jax.jit(score_of(setting, weights)), batch, setting)
 
 
 def matmul(setting: Setting, weights: Weights) -> Callable[[], int]:
     """The matrix products of the predictor alone, on features that are there already."""
-    run = jax.jit(lambda features: mlp(features, weights, relu=lambda x: x))
     batch = setting.space.sample(np.random.default_rng(2), setting.children)
     features = jnp.concatenate([jnp.asarray(part) for part in setting.features(batch)], -1)
-    return lambda: _repeat(lambda: run(features), setting)
+    run = jax.jit(lambda features: mlp(features, weights, relu=lambda x: x))
+    return _repeated(run, features, setting)
 
 
-def _repeat(call: Callable[[], Any], setting: Setting) -> int:
-    for _ in range(setting.config.generations):
-        result = call()
-    jax.block_until_ready(result)
-    return setting.config.generations * setting.children
+def _repeated(run: Score, batch: jax.Array, setting: Setting) -> Callable[[], int]:
+    def call() -> int:
+        for _ in range(setting.config.generations):
+            result = run(batch)
+        jax.block_until_ready(result)
+        return setting.config.generations * setting.children
+
+    return call
 
 
 def numpy_torch(setting: Setting, weights: Weights) -> Callable[[], int]:

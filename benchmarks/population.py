@@ -137,19 +137,12 @@ def compare(
         weights[name] = results[name].pop("weights", None)
     if weights.get("program") and weights.get("jit"):
         pairs = zip(weights["program"], weights["jit"], strict=True)
-        deviations = [_deviation(a, b) for a, b in pairs if a and b]
+        # As a share of the largest weight.
+        deviations = [
+            float(np.abs(np.subtract(a, b)).max() / np.abs(b).max()) for a, b in pairs if a and b
+        ]
         results["program"]["largest_deviation"] = max(deviations, default=None)
     return results
-
-
-def _deviation(a: list[float], b: list[float]) -> float:
-    """Largest difference, as a share of the largest weight."""
-    return float(np.abs(np.subtract(a, b)).max() / np.abs(b).max())
-
-
-def run(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs one contestant in this process."""
-    return CONTESTANTS[name](Task(**given))
 
 
 def run_program(task: Task) -> dict[str, Any]:
@@ -333,6 +326,11 @@ CONTESTANTS: Mapping[str, Callable[[Task], dict[str, Any]]] = {
 }
 
 
+def run(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs one contestant in this process."""
+    return CONTESTANTS[name](Task(**given))
+
+
 def main(argv: list[str]) -> dict[str, Any]:
     """Runs the comparison; returns the report."""
     values = flags.FLAGS
@@ -367,15 +365,12 @@ def main(argv: list[str]) -> dict[str, Any]:
 
 def _print(results: Mapping[str, Any]) -> None:
     program = results.get("program")
-    rows = [
-        {"name": name, "ratio": program and result["seconds"] / program["seconds"], **result}
-        for name, result in results.items()
-    ]
+    ratio = lambda result: program and result["seconds"] / program["seconds"]
+    rows = [{"name": name, "ratio": ratio(r), **r} for name, r in results.items()]
     print(text_table(rows, _LAYOUT))
-    if not program:
-        return
-    print(f"  {program['packing']}; largest deviation {program.get('largest_deviation')}")
-    if roofline := program["roofline"]:
+    if program:
+        print(f"  {program['packing']}; largest deviation {program.get('largest_deviation')}")
+    if roofline := program and program["roofline"]:
         print(
             f"  {roofline['gigaoperations_per_second']:.0f} billion operations a second, "
             f"{roofline['of_matmul_roof']:.0%} of what large matmuls do; "

@@ -132,17 +132,10 @@ def marks(true: np.ndarray, scores: Scores) -> dict[str, float]:
 def compare(
     table: Table, sizes: Sequence[int], seeds: int, *, names: Sequence[str] = ()
 ) -> Iterator[tuple[str, dict[int, dict[str, float | None]]]]:
-    """Compares predictors on a table, each as soon as it is there.
+    """Yields predictors by name (none: all), each with the summary of its `marks` for each N.
 
-    Args:
-      table: measured candidates.
-      sizes: numbers N of candidates to learn from.
-      seeds: repetitions with other candidates; all predictors get the same ones.
-      names: predictors; none: all.
-
-    Yields:
-      Name of a predictor, and for each N means of its `marks` over seeds, with the standard error
-      of tau and the median of the seconds.
+    `seeds` are repetitions with other candidates; all predictors get the same ones. The summary has
+    means over them, the standard error of tau, and the median of the seconds.
     """
     others = peers(table, with_costs=True) | peers(table, with_costs=False)
     check_names(names, [*OURS, *others])

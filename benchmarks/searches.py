@@ -131,11 +131,8 @@ def ours(
 ) -> Search:
     """The project's search, with `settings` of `SearchConfig`.
 
-    Args:
-      objective: the table to search.
-      predictor: settings.
-      costs: whether the predictor sees them.
-      measured: take the candidate that scored best, also where evaluations are noisy.
+    Without `costs` the predictor does not see them. `measured` takes the candidate that scored
+    best, also where evaluations are noisy.
     """
     table, allowed = objective.table, objective.allowed
     searcher = Searcher(

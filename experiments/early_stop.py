@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
-from rich.console import Console
 
-from experiments.entry import define_trials, run_experiment
+from experiments.entry import on_random_trials, run_experiment
 from experiments.verdict import check_sizes, disjoint_sets, judge, others, row
-from jointnas_jax.config import Config, SearchConfig
+from jointnas_jax.config import SearchConfig
 
 if TYPE_CHECKING:
     from experiments.random_trials import RandomTrials
@@ -28,12 +27,7 @@ CLAIM = "The early-stop rule keeps the ranking at a fraction of the epochs"
 
 
 def compare(trials: "RandomTrials", firsts: Sequence[int], shuffles: int) -> dict[str, Any]:
-    """Applies the rule to many first rounds.
-
-    Args:
-      trials: trained candidates.
-      firsts: numbers m of candidates in the first round.
-      shuffles: how often the candidates are divided into disjoint first rounds.
+    """Applies the rule to first rounds of m candidates, for each m of `firsts`.
 
     Returns:
       The report: `rows`; `by_epoch`, the correlations of all candidates; `rounds` by m, each with
@@ -92,15 +86,6 @@ def apply_rule(
     return stop, kept, float(end.max() - end[then.argmax()])
 
 
-def measure(config: Config, console: Console) -> dict[str, Any]:
-    """Tries the claim; returns the report."""
-    from experiments.random_trials import trials_and_sizes
-
-    trials, firsts = trials_and_sizes(config, console, flag="first", texts=flags.FLAGS.first)
-    return compare(trials, firsts, flags.FLAGS.seeds)
-
-
 if __name__ == "__main__":
-    define_trials()
     flags.DEFINE_list("first", ["6", "12", "24", "48"], "Candidates that the rule sees: m.")
-    sys.exit(run_experiment(__doc__, measure, "early_stop"))
+    sys.exit(run_experiment(__doc__, on_random_trials(compare, "first"), "early_stop"))

@@ -1,14 +1,14 @@
 """The command line that all experiments share; JSON, figure and verdict come out of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from rich.console import Console
 
-from experiments.verdict import sentence, table
-from jointnas_jax.command_line import parse_config, run_measurement
+from experiments.verdict import check_sizes, sentence, table
+from jointnas_jax.command_line import integers, parse_config, run_measurement
 from jointnas_jax.config import Config
 from jointnas_jax.errors import ConfigError
 
@@ -17,11 +17,30 @@ flags.disclaim_key_flags()
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
 
 
-def define_trials() -> None:
-    """Defines the flags of experiments on random candidates, see `random_trials.py`."""
+def on_random_trials(
+    compare: Callable[[Any, Sequence[int], int], dict[str, Any]], flag: str
+) -> Callable[[Config, Console], dict[str, Any]]:
+    """An experiment on `random_trials`, and its flags.
+
+    Args:
+      compare: tries the claim on trials, with sets of several sizes, divided so many times.
+      flag: name of the flag with the sizes.
+    """
     flags.DEFINE_string("trials", "runs/trials.jsonl", "File of trained random candidates.")
     flags.DEFINE_integer("candidates", 100, "Random candidates to train.", 3)
     flags.DEFINE_integer("twice", 20, "How many of them to train twice, for the noise.", 0)
+
+    def measure(config: Config, console: Console) -> dict[str, Any]:
+        from experiments.random_trials import random_trials
+
+        values = flags.FLAGS
+        count, twice, path = values.candidates, values.twice, Path(values.trials)
+        sizes = integers(flag, values[flag].value or (), 1, 10**6)
+        check_sizes(flag, sizes, count)
+        trials = random_trials(config, path, wanted=count, twice=twice, console=console)
+        return compare(trials, sizes, values.seeds)
+
+    return measure
 
 
 def run_experiment(

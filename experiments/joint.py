@@ -43,7 +43,7 @@ def compare(
       workdir: studies there go on, and do not run again where they are finished.
       seeds: studies of each mode.
       overwrite: replace studies there that have another config.
-      run: runs a study in a workdir, or goes on with it unless it overwrites; returns the result.
+      run: runs a study in a workdir, or goes on with it unless it overwrites.
 
     Returns:
       The report: `rows` and, by mode, its `studies`.

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
-from rich.console import Console
 
-from experiments.entry import define_trials, run_experiment
+from experiments.entry import on_random_trials, run_experiment
 from experiments.verdict import check_sizes, disjoint_sets, judge, others, row
-from jointnas_jax.config import Config, PredictorConfig
+from jointnas_jax.config import PredictorConfig
 from jointnas_jax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def compare(
     Args:
       trials: trained candidates.
       sizes: numbers N of candidates to learn from.
-      shuffles: how often the candidates are divided into disjoint sets of N.
+      shuffles: divisions of the candidates into disjoint sets of N.
       make: makes a predictor, with the arguments of `Predictor`, which None stands for.
 
     Returns:
@@ -94,8 +93,8 @@ def rank_correlations(
 
     problem, scores = trials.problem, trials.curves[:, -1]
     features = FeatureTable.of(problem.space)
-    cost_features = problem.cost_features()
-    predictor = (make or Predictor)(features, settings, capacity=max(sizes), costs=cost_features)
+    costs_of = problem.cost_features()
+    predictor = (make or Predictor)(features, settings, capacity=max(sizes), costs=costs_of)
     rng = np.random.default_rng((problem.config.seed, PRETRAIN_STREAM))
     sample = problem.space.sample(rng, settings.pretrain_samples)
     costs = problem.costs(sample)[:, :2]
@@ -116,15 +115,6 @@ def rank_correlations(
     return taus
 
 
-def measure(config: Config, console: Console) -> dict[str, Any]:
-    """Tries the claim; returns the report."""
-    from experiments.random_trials import trials_and_sizes
-
-    trials, sizes = trials_and_sizes(config, console, flag="sizes", texts=flags.FLAGS.sizes)
-    return compare(trials, sizes, flags.FLAGS.seeds)
-
-
 if __name__ == "__main__":
-    define_trials()
     flags.DEFINE_list("sizes", ["10", "20", "40"], "Candidates that a predictor learns from: N.")
-    sys.exit(run_experiment(__doc__, measure, "pretraining"))
+    sys.exit(run_experiment(__doc__, on_random_trials(compare, "sizes"), "pretraining"))

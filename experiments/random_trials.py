@@ -14,11 +14,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import flags
 from rich.console import Console
 
-from experiments.verdict import FEWEST, check_sizes
-from jointnas_jax.command_line import integers
+from experiments.verdict import FEWEST
 from jointnas_jax.config import Config
 from jointnas_jax.errors import WorkdirError
 from jointnas_jax.execution.executor import Executor
@@ -66,23 +64,6 @@ class RandomTrials(NamedTuple):
                 "spearman": spearman(first, second) if good else None,
             },
         }
-
-
-def trials_and_sizes(
-    config: Config, console: Console, *, flag: str, texts: Sequence[str]
-) -> tuple[RandomTrials, list[int]]:
-    """The trials of the flags of `define_trials`, and the sizes of sets of them in another flag."""
-    values = flags.FLAGS
-    sizes = integers(flag, texts, low=1, high=10**6)
-    check_sizes(flag, sizes, values.candidates)
-    trials = random_trials(
-        config,
-        Path(values.trials),
-        wanted=values.candidates,
-        twice=values.twice,
-        console=console,
-    )
-    return trials, sizes
 
 
 def dataset_name(problem: Problem) -> str:

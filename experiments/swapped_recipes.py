@@ -36,13 +36,7 @@ CLAIM = "Swapping the found recipes of networks costs accuracy"
 def compare(
     config: Config, files: Sequence[Path], seeds: int, *, make: "MakeExecutor | None" = None
 ) -> dict[str, Any]:
-    """Trains all pairs of network and recipe.
-
-    Args:
-      config: with the dataset, the space that the candidates come from, and the epochs of winners.
-      files: two candidates or more.
-      seeds: trainings of each pair.
-      make: makes what trains; None: `local_executor`.
+    """Trains all pairs of network and recipe, `seeds` times each, by what `make` makes.
 
     Raises:
       InputError: before anything trains.
@@ -87,9 +81,7 @@ def compare(
 def report(names: Sequence[str], accuracies: np.ndarray) -> dict[str, Any]:
     """Compares own and others' recipes: each network, and the mean of all.
 
-    Args:
-      names: M networks.
-      accuracies: `float64[M, M, S]` of network, recipe and seed; nan where a training failed.
+    `accuracies` are `float64[M, M, S]` of network, recipe and seed; nan where a training failed.
     """
     own = np.array([accuracies[i, i] for i in range(len(names))])
     swapped = np.array([np.delete(accuracies[i], i, 0).mean(0) for i in range(len(names))])

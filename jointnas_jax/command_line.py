@@ -53,7 +53,7 @@ def run_script(argv: list[str], doc: str, work: Callable[[list[str]], int]) -> i
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command starts again", file=sys.stderr)
+        print("interrupted; the same command goes on, or starts again", file=sys.stderr)
         return InterruptedStudyError.exit_code
 
 

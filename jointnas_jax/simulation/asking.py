@@ -57,7 +57,7 @@ class Synchronous(Asker):
         self._coarse = False
 
     def start(self, now: float) -> list[Release]:
-        """The next phase; phases without trainings take the driver's time only."""
+        # Phases without trainings take the driver's time only.
         for phase in self._phases:
             now += phase.before
             if phase.trainings:
@@ -68,7 +68,6 @@ class Synchronous(Asker):
         return [Release(now, ())]
 
     def ended(self, now: float, training: Training) -> list[Release]:
-        """Counts; the last one of a phase begins the next."""
         self._left -= 1
         self._results += self._coarse
         return [] if self._left else self.start(now)
@@ -102,13 +101,11 @@ class Asynchronous(Asker):
         self._free = self._results = self._next = 0
 
     def start(self, now: float) -> list[Release]:
-        """As many of the first round as there are workers."""
         self._busy_until += now
         self._free = self._workers
         return [self._take(self._first)]
 
     def ended(self, now: float, training: Training) -> list[Release]:
-        """Counts, and asks again if the driver is free."""
         if training.number not in self._numbers:
             return self._rest.ended(now, training)
         self._results += 1
@@ -120,7 +117,6 @@ class Asynchronous(Asker):
         return self.released(now)
 
     def released(self, now: float) -> list[Release]:
-        """Asks for the workers that wait."""
         if not self._free or self._next == len(self._queue):
             return []
         if self._next < self._first:  # the head of the pool needs no fit

@@ -230,13 +230,7 @@ class _Player:
 
 
 def play(workload: Workload, fleet: Fleet, rounds: str = "sync", *, seed: int = 0) -> Played:
-    """Plays a workload on a fleet.
-
-    Args:
-      workload: the study.
-      fleet: the machines.
-      rounds: name of an asker.
-      seed: seed of stragglers and preemptions.
+    """Plays a workload on a fleet; `rounds` names an asker.
 
     Raises:
       InputError: preemptions leave no time for a training to get anywhere.
