@@ -162,7 +162,7 @@ def run_program(task: Task) -> dict[str, Any]:
         roofline=roofline.shares(archs, task.batch, step) if steady else None,
         compilations=meter.compilations["training"],
         packing=str(executor.schedules[0]),
-        useful=executor.schedules[0].efficiency,
+        useful=executor.schedules[0].estimate.efficiency,
         failed=[o.reason for o in outcomes if o.reason],
         weights=[_flat(o.variables) for o in outcomes[:_COMPARED]],
     )

@@ -1,7 +1,7 @@
 """Who trains a study's jobs: the protocols, see `execution/factory.py` for implementations."""
 
 from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jointnas_jax.execution.job import Job, Results, TrainResult
 from jointnas_jax.execution.schedule import Schedule
@@ -43,20 +43,26 @@ class Executor(Protocol):
         """Ends whatever trains elsewhere."""
 
 
+@runtime_checkable
 class StreamingExecutor(Executor, Protocol):
-    """Trains jobs one by one, as lanes become free."""
+    """An executor that also trains jobs one by one, wherever a lane is free."""
 
     def free_lanes(self) -> int:
-        """Number of jobs that would begin at once."""
+        """How many jobs could begin at once, beyond those that were submitted."""
 
-    def submit(self, position: int, job: Job, *, later: int) -> None:
-        """Hands in a job.
+    def submit(self, position: int, job: Job, *, later: int, stored: bool = False) -> None:
+        """Has a job trained as soon as a lane is free.
 
         Args:
-          position: of the job, for its result.
+          position: names its result.
           job: to train.
-          later: about how many jobs there will be.
+          later: about how many jobs are submitted in all.
+          stored: schedule it only, so that programs are those of a study that was not interrupted.
         """
 
     def next_result(self) -> tuple[int, TrainResult] | None:
-        """Waits for the next job to end; its position and result, None where none trains."""
+        """Waits for the next job to end; returns its position and result, None if none trains.
+
+        Raises:
+          InterruptedStudyError: the run was interrupted.
+        """

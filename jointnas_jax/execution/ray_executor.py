@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from jointnas_jax.config import Config
 from jointnas_jax.errors import ConfigError, InputError, JointNASError, StudyError, one_line
 from jointnas_jax.execution.job import Job, Results, RunContext, TrainResult
 from jointnas_jax.execution.local import LocalExecutor
-from jointnas_jax.execution.schedule import Schedule, Scheduler
+from jointnas_jax.execution.schedule import Assignment, Schedule, Scheduler
 from jointnas_jax.problem.problem import build_problem
 from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.storage.lock import FILE as LOCK
@@ -73,12 +73,9 @@ class Worker:
 
     def train(self, part: Schedule) -> list[tuple[int, TrainResult]] | JointNASError:
         """Trains a part of a schedule; returns an error that ends the study as a value."""
-        with_keys = {
-            i: dataclasses.replace(job, key=jax.random.wrap_key_data(job.key))
-            for i, job in part.jobs.items()
-        }
+        part = _with_keys(part, jax.random.wrap_key_data)
         try:
-            return list(self._executor.train_schedule(dataclasses.replace(part, jobs=with_keys)))
+            return list(self._executor.train_schedule(part))
         except JointNASError as error:
             return StudyError(str(error))
 
@@ -112,6 +109,9 @@ class RayExecutor:
         self._lock = (folder, lock.read_text() if lock.is_file() else "")
         self.schedules: list[Schedule] = []
         self.workers: list[Any] = []
+        self._waiting: collections.deque[Schedule] = collections.deque()
+        self._running: dict[Any, tuple[Any, Schedule]] = {}  # reference -> actor, what it trains
+        self._deaths: collections.Counter[tuple[int, ...]] = collections.Counter()
         _connect(config)
         try:
             self.workers = [self._start(context.speed_factors) for _ in range(config.ray.workers)]
@@ -137,9 +137,17 @@ class RayExecutor:
     ) -> Results:
         """See `Executor`."""
         schedule = self._schedule(dict(enumerate(jobs)), later, stored)
-        waiting = collections.deque(p for p in self._scheduler.units(schedule) if p.waiting)
+        self._waiting.extend(part for part in self._scheduler.units(schedule) if part.waiting)
         schedule.report(self._context.progress)
-        yield from self._serve(waiting, lambda free: None)
+        try:
+            while self._waiting or self._running:
+                yield from self._ended()
+        finally:
+            self._context.progress.batch_ends()
+            for worker, _ in self._running.values():  # nobody waits for what they train
+                self._replace(worker)
+            for left in (self._waiting, self._running, self._deaths):
+                left.clear()
 
     def _schedule(
         self, jobs: Mapping[int, Job], later: int, stored: Collection[int] = ()
@@ -150,87 +158,79 @@ class RayExecutor:
 
     def streamed(
         self, ask: Callable[[], tuple[int, Job] | None], later: int, past: Sequence[Job] = ()
-    ) -> Iterator[tuple[int, TrainResult]]:
-        """Trains jobs one by one, as actors are free; yields positions and outcomes.
+    ) -> Results:
+        """Trains jobs one by one, as actors are free; yields positions and results.
 
         Args:
-          ask: gives the next job and its position, None where there is none; not called before
+          ask: returns the next job and its position, None where there is none; not called before
             everything that was yielded is dealt with.
           later: about how many jobs there will be.
-          past: jobs that are scheduled as if they had been asked for, so that programs are the
-            same.
+          past: jobs that are scheduled as if they had been asked for.
         """
-        for job in past:
-            self._schedule({0: job}, later)
-        waiting: collections.deque[Schedule] = collections.deque()
+        for position, job in enumerate(past):
+            self.submit(position, job, later=later, stored=True)
+        while True:
+            while self.free_lanes() and (asked := ask()):
+                self.submit(*asked, later=later)
+            if (result := self.next_result()) is None:
+                break
+            yield result
+        self._context.progress.batch_ends()
 
-        def refill(free: int) -> None:
-            while len(waiting) < free and (asked := ask()):
-                position, job = asked
-                waiting.append(self._schedule({position: job}, later))
+    def free_lanes(self) -> int:
+        """See `StreamingExecutor`."""
+        return len(self.workers) - len(self._running) - len(self._waiting)
 
-        yield from self._serve(waiting, refill)
+    def submit(self, position: int, job: Job, *, later: int, stored: bool = False) -> None:
+        """See `StreamingExecutor`."""
+        schedule = self._schedule({position: job}, later)
+        if not stored:
+            self._waiting.append(schedule)
+            self._hand_out()
 
-    def _serve(
-        self, waiting: collections.deque[Schedule], refill: Callable[[int], None]
-    ) -> Iterator[tuple[int, TrainResult]]:
-        """Has parts trained until none waits; `refill` may add some for so many free actors."""
-        progress = self._context.progress
-        tries: collections.Counter[tuple] = collections.Counter()
-        running: dict[Any, tuple[Any, Schedule]] = {}
-        try:
-            while True:
-                refill(len(self.workers) - len(running))
-                if not waiting and not running:
-                    return
-                self._hand_out(waiting, running)
-                ready, _ = ray.wait([*running], timeout=_LOOK)
-                self._context.interrupt.check()
-                for reference in ready:
-                    worker, part = running.pop(reference)
-                    yield from self._received(reference, worker, part, tries, waiting)
-        finally:
-            progress.batch_ends()
-            for worker, _ in running.values():  # nobody waits for what they train
-                self._replace(worker)
+    def next_result(self) -> tuple[int, TrainResult] | None:
+        """See `StreamingExecutor`."""
+        while self._waiting or self._running:
+            if ended := self._ended():
+                return ended[0]
+        return None
 
-    def _hand_out(
-        self, waiting: collections.deque[Schedule], running: dict[Any, tuple[Any, Schedule]]
-    ) -> None:
+    def _ended(self) -> list[tuple[int, TrainResult]]:
+        """Hands out what waits; the results of one part, [] where none has ended for a moment."""
+        self._hand_out()
+        ready, _ = ray.wait([*self._running], timeout=_LOOK)
+        self._context.interrupt.check()
+        return self._received(ready[0]) if ready else []
+
+    def _hand_out(self) -> None:
         """Gives parts to actors that have none."""
-        busy = [worker for worker, _ in running.values()]
+        busy = [worker for worker, _ in self._running.values()]
         for worker in self.workers:
-            if waiting and worker not in busy:
-                part = waiting.popleft()
-                running[worker.train.remote(_portable(part))] = (worker, part)
+            if self._waiting and worker not in busy:
+                part = self._waiting.popleft()
+                portable = _with_keys(part, lambda key: np.asarray(jax.random.key_data(key)))
+                self._running[worker.train.remote(portable)] = (worker, part)
 
-    def _received(
-        self,
-        reference: Any,
-        worker: Any,
-        part: Schedule,
-        tries: collections.Counter[tuple],
-        waiting: collections.deque[Schedule],
-    ) -> Iterator[tuple[int, TrainResult]]:
+    def _received(self, reference: Any) -> list[tuple[int, TrainResult]]:
         """The results of a part; where its actor died, it waits again, or has failed."""
+        worker, part = self._running.pop(reference)
         try:
             answer = ray.get(reference)
         except ray.exceptions.RayActorError as error:
             self._replace(worker)
             name = tuple(part.jobs)
-            tries[name] += 1
-            if tries[name] <= self._config.ray.retries:
+            self._deaths[name] += 1
+            if self._deaths[name] <= self._config.ray.retries:
                 self._context.progress.say("an actor died; what it trained is given to another")
-                waiting.appendleft(part)
-                return
-            reason = f"actor_died: {tries[name]} actors died of it: {one_line(error)}"
-            yield from ((i, TrainResult((), reason, None)) for i in part.waiting)
-            return
+                self._waiting.appendleft(part)
+                return []
+            reason = f"actor_died: {self._deaths[name]} actors died of it: {one_line(error)}"
+            return [(i, TrainResult((), reason, None)) for i in part.waiting]
         except ray.exceptions.RayError as error:
             raise StudyError(f"Ray failed: {one_line(error)}") from error
         if isinstance(answer, JointNASError):
             raise answer
-        yield from answer
+        return answer
 
     def _start(self, speed_factors: tuple[float, float] | None) -> Any:
         settings = self._config.ray
@@ -271,13 +271,17 @@ class RayExecutor:
         ray.shutdown()
 
 
-def _portable(part: Schedule) -> Schedule:
-    """A part for another process: keys as NumPy data, no callbacks."""
-    jobs = {}
-    for i, job in part.jobs.items():
-        key: Any = np.asarray(jax.random.key_data(job.key))
-        jobs[i] = dataclasses.replace(job, key=key, progress=None)
-    return dataclasses.replace(part, jobs=jobs)
+def _with_keys(part: Schedule, convert: Callable[[Any], Any]) -> Schedule:
+    """A part with other keys and without callbacks, for another process or from one."""
+
+    def converted(assignment: Assignment) -> Assignment:
+        jobs = {
+            i: dataclasses.replace(job, key=convert(job.key), progress=None)
+            for i, job in assignment.jobs.items()
+        }
+        return dataclasses.replace(assignment, jobs=jobs)
+
+    return part.part([converted(assignment) for assignment in part.assignments])
 
 
 def _connect(config: Config) -> None:

@@ -211,7 +211,7 @@ class Study:
         folder = self.files.workdir
         self.trials = Trials(
             *(self.evaluator, store, self.problem.space, folder),
-            *(self._forecast.forecast.trainings, self.progress, self.problem.costs_of),
+            *(self._forecast.trainings, self.progress, self.problem.costs_of),
         )
         known, scale = self.trials.stored.values(), self.evaluator.speed_factors[0]
         self.progress.begin(folder, self._forecast.parts, scale, known)
