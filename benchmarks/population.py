@@ -178,9 +178,9 @@ def run_program(task: Task) -> dict[str, Any]:
         roofline=roofline.shares(archs, task.batch, step) if steady else None,
         compilations=timer.compilations["training"],
         packing=str(executor.schedules[0]),
-        useful=executor.schedules[0].efficiency,
-        failed=[r.reason for r in results if r.reason],
-        weights=[_flat(r.variables) for r in results[:_COMPARED]],
+        useful=executor.schedules[0].estimate.efficiency,
+        failed=[o.reason for o in results if o.reason],
+        weights=[_flat(o.variables) for o in results[:_COMPARED]],
     )
 
 

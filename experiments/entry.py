@@ -35,7 +35,7 @@ def on_random_trials(
 
         values = flags.FLAGS
         count, twice, path = values.candidates, values.twice, Path(values.trials)
-        sizes = integers(flag, values[flag].value or (), 1, 10**6)
+        sizes = integers(flag, values[flag].value or (), low=1, high=10**6)
         check_sizes(flag, sizes, count)
         trials = random_trials(config, path, wanted=count, twice=twice, console=console)
         return compare(trials, sizes, values.seeds)

@@ -5,7 +5,7 @@ import hashlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import jax
@@ -46,8 +46,6 @@ class LaneBatcher:
     """Trains the jobs of a schedule in lane batches; several workers share it.
 
     Attributes:
-      jobs: position -> job.
-      stored: positions of those that do not train.
       results: positions with results, or the error that ended the work.
       stop: set when nobody waits for the rest any more: it ends, and saves nothing.
     """
@@ -61,16 +59,15 @@ class LaneBatcher:
           train_fn: trains one lane batch.
           context: of the run.
         """
-        self.jobs: Mapping[int, Job] = schedule.jobs
-        self.stored = schedule.stored
         self.results: queue.SimpleQueue[tuple[int, TrainResult] | BaseException]
         self.results = queue.SimpleQueue()
         self.stop = threading.Event()
+        self._stored = schedule.stored
         self._devices = devices
         self._train_fn = train_fn
         self._context = context
         # Positions that a worker trains or has trained.
-        self._claimed = set(self.stored)
+        self._claimed = set(schedule.stored)
         self._lock = threading.Lock()
 
     def train(self, assignment: Assignment) -> int:
@@ -82,8 +79,8 @@ class LaneBatcher:
         Raises:
           JointNASError: the run cannot go on; see `raise_if_blameless`.
         """
-        for ordered in assignment.kinds(self.jobs):
-            left = set(ordered) - self.stored
+        for ordered in assignment.kinds():
+            left = set(ordered) - self._stored
             while left:
                 for batch in self._divide(assignment, ordered, left):
                     wanted = [i for i in batch if i in left]
@@ -99,7 +96,7 @@ class LaneBatcher:
     def waiting(self, assignment: Assignment) -> bool:
         """Whether any of its jobs is still to be claimed."""
         with self._lock:
-            return not self._claimed.issuperset(assignment.members)
+            return not self._claimed.issuperset(assignment.jobs)
 
     def _claim(self, positions: Collection[int]) -> list[int]:
         """Those that no worker has; the caller has them from now on."""
@@ -128,7 +125,7 @@ class LaneBatcher:
         begun = []
         for batch in cut(ordered):
             if 0 < sum(i in left for i in batch) < len(batch):
-                jobs = [self.jobs[i] for i in batch]
+                jobs = [assignment.jobs[i] for i in batch]
                 folder = state_folder(self._context.folder, assignment, jobs, self._devices)
                 if folder is not None and folder.exists():
                     begun.append(batch)
@@ -152,7 +149,7 @@ class LaneBatcher:
             raise InterruptedStudyError
         wanted, start = [i for i in batch if i in left], time.perf_counter()
         try:
-            results = self._train_fn(assignment, [self.jobs[i] for i in batch], self.stop)
+            results = self._train_fn(assignment, [assignment.jobs[i] for i in batch], self.stop)
         except Exception as error:  # a candidate must not end the study
             raise_if_blameless(error)
             if is_out_of_memory(error) and assignment.lanes > 1:

@@ -196,7 +196,7 @@ class LocalExecutor:
             return
         with concurrent.futures.ThreadPoolExecutor(self.devices) as workers:
             for assignment in waiting:
-                jobs = [batcher.jobs[i] for i in assignment.members]
+                jobs = assignment.jobs.values()
                 for job in {job.on_full_split: job for job in jobs}.values():
                     workers.submit(self._compile, assignment, job)
 
@@ -215,7 +215,7 @@ class LocalExecutor:
         exact = [a for a in schedule.assignments if a.layout is Layout.ONE]
         if not exact:
             return
-        waiting = self.scheduler.dearest_first(exact, batcher.jobs, batcher.stored)
+        waiting = self.scheduler.dearest_first(exact, schedule.stored)
 
         def take(worker: int) -> Assignment | None:
             """An architecture that this device compiled before, or no other did, or any."""

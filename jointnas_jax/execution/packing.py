@@ -9,7 +9,6 @@ hand, so that no later candidate needs another program. Where padding costs more
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from jointnas_jax.execution.cost_model import CostModel, Speed
 from jointnas_jax.nets.cost import count
@@ -31,20 +30,6 @@ _CPU_DEVICES = 2
 _MOST_ENVELOPES = 4
 # Architectures of a frame that are looked at to choose its envelopes.
 _SAMPLE = 24
-
-
-class _Price(NamedTuple):
-    """What a part of the space costs as an envelope.
-
-    Attributes:
-      training: seconds, of the sample inside of it.
-      compiling: seconds.
-      held: positions of the sample inside of it.
-    """
-
-    training: float
-    compiling: float
-    held: frozenset[int]
 
 
 class Packer:
@@ -155,9 +140,10 @@ class Packer:
             for arch in inside
         ]
         slots = [arch.to_slots() for arch in inside]
-        prices: dict[tuple, _Price] = {}
+        prices: dict[tuple, tuple[float, float, frozenset[int]]] = {}
 
-        def price(part: Ranges) -> _Price:
+        def price(part: Ranges) -> tuple[float, float, frozenset[int]]:
+            """Seconds that a part trains and compiles, and which of the sample it holds."""
             name = tuple(part.items())
             if name not in prices:
                 held = [
@@ -168,19 +154,19 @@ class Packer:
                 envelope = self._envelope(part)
                 seconds = sum(self.train_seconds(envelope, inside[i], steps) for i in held)
                 seconds *= weight / self._devices
-                prices[name] = _Price(seconds, self.compile_seconds(envelope), frozenset(held))
+                prices[name] = seconds, self.compile_seconds(envelope), frozenset(held)
             return prices[name]
 
         def cost(parts: Sequence[Ranges]) -> float:
             priced = [price(part) for part in parts]
-            held = frozenset[int]().union(*(p.held for p in priced))
+            held = frozenset[int]().union(*(held for *_, held in priced))
             left = sum(seconds for i, seconds in enumerate(alone) if i not in held)
             # Side by side. On CPU that gains nothing to count on: the devices are the cores, and
             # one compilation alone keeps several of them busy.
             at_once = 1 if self._tiled else self._devices
-            compiling = [p.compiling for p in priced]
+            compiling = [seconds for _, seconds, _ in priced]
             together = max(max(compiling, default=0.0), sum(compiling) / at_once)
-            return left + sum(p.training for p in priced) + together
+            return left + sum(training for training, *_ in priced) + together
 
         may_drop = self._program == "auto"
         parts: list[Ranges] = [whole]

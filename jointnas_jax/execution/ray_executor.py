@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from jointnas_jax.config import Config
 from jointnas_jax.errors import ConfigError, InputError, JointNASError, StudyError, one_line
 from jointnas_jax.execution.job import Job, Results, RunContext, TrainResult
 from jointnas_jax.execution.local import LocalExecutor
-from jointnas_jax.execution.schedule import Schedule, Scheduler
+from jointnas_jax.execution.schedule import Assignment, Schedule, Scheduler
 from jointnas_jax.problem.problem import build_problem
 from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.storage.lock import FILE as LOCK
@@ -73,12 +73,9 @@ class Worker:
 
     def train(self, part: Schedule) -> list[tuple[int, TrainResult]] | JointNASError:
         """Trains a part of a schedule; returns an error that ends the study as a value."""
-        with_keys = {
-            i: dataclasses.replace(job, key=jax.random.wrap_key_data(job.key))
-            for i, job in part.jobs.items()
-        }
+        part = _with_keys(part, jax.random.wrap_key_data)
         try:
-            return list(self._executor.train_schedule(dataclasses.replace(part, jobs=with_keys)))
+            return list(self._executor.train_schedule(part))
         except JointNASError as error:
             return StudyError(str(error))
 
@@ -113,7 +110,7 @@ class RayExecutor:
         self.schedules: list[Schedule] = []
         self.workers: list[Any] = []
         self._waiting: collections.deque[Schedule] = collections.deque()
-        self._running: dict[Any, tuple[Any, Schedule]] = {}  # reference -> actor and its part
+        self._running: dict[Any, tuple[Any, Schedule]] = {}  # reference -> actor, what it trains
         self._deaths: collections.Counter[tuple[int, ...]] = collections.Counter()
         _connect(config)
         try:
@@ -140,7 +137,7 @@ class RayExecutor:
     ) -> Results:
         """See `Executor`."""
         schedule = self._schedule(dict(enumerate(jobs)), later, stored)
-        self._waiting.extend(p for p in self._scheduler.units(schedule) if p.waiting)
+        self._waiting.extend(part for part in self._scheduler.units(schedule) if part.waiting)
         schedule.report(self._context.progress)
         try:
             while self._waiting or self._running:
@@ -151,6 +148,13 @@ class RayExecutor:
                 self._replace(worker)
             for left in (self._waiting, self._running, self._deaths):
                 left.clear()
+
+    def _schedule(
+        self, jobs: Mapping[int, Job], later: int, stored: Collection[int] = ()
+    ) -> Schedule:
+        schedule = self._scheduler.schedule(jobs, later=later, stored=stored)
+        self.schedules.append(schedule)
+        return schedule
 
     def free_lanes(self) -> int:
         """See `StreamingExecutor`."""
@@ -170,13 +174,6 @@ class RayExecutor:
                 return ended[0]
         return None
 
-    def _schedule(
-        self, jobs: Mapping[int, Job], later: int, stored: Collection[int] = ()
-    ) -> Schedule:
-        schedule = self._scheduler.schedule(jobs, later=later, stored=stored)
-        self.schedules.append(schedule)
-        return schedule
-
     def _ended(self) -> list[tuple[int, TrainResult]]:
         """Hands out what waits; the results of one part, [] where none has ended for a moment."""
         self._hand_out()
@@ -190,7 +187,8 @@ class RayExecutor:
         for worker in self.workers:
             if self._waiting and worker not in busy:
                 part = self._waiting.popleft()
-                self._running[worker.train.remote(_portable(part))] = (worker, part)
+                portable = _with_keys(part, lambda key: np.asarray(jax.random.key_data(key)))
+                self._running[worker.train.remote(portable)] = (worker, part)
 
     def _received(self, reference: Any) -> list[tuple[int, TrainResult]]:
         """The results of a part; where its actor died, it waits again, or has failed."""
@@ -199,14 +197,13 @@ class RayExecutor:
             answer = ray.get(reference)
         except ray.exceptions.RayActorError as error:
             self._replace(worker)
-            positions = tuple(part.jobs)
-            self._deaths[positions] += 1
-            deaths = self._deaths[positions]
-            if deaths <= self._config.ray.retries:
+            name = tuple(part.jobs)
+            self._deaths[name] += 1
+            if self._deaths[name] <= self._config.ray.retries:
                 self._context.progress.say("an actor died; what it trained is given to another")
                 self._waiting.appendleft(part)
                 return []
-            reason = f"actor_died: {deaths} actors died of it: {one_line(error)}"
+            reason = f"actor_died: {self._deaths[name]} actors died of it: {one_line(error)}"
             return [(i, TrainResult((), reason, None)) for i in part.waiting]
         except ray.exceptions.RayError as error:
             raise StudyError(f"Ray failed: {one_line(error)}") from error
@@ -253,13 +250,17 @@ class RayExecutor:
         ray.shutdown()
 
 
-def _portable(part: Schedule) -> Schedule:
-    """A part for another process: keys as NumPy data, no callbacks."""
-    jobs = {}
-    for i, job in part.jobs.items():
-        key: Any = np.asarray(jax.random.key_data(job.key))
-        jobs[i] = dataclasses.replace(job, key=key, progress=None)
-    return dataclasses.replace(part, jobs=jobs)
+def _with_keys(part: Schedule, convert: Callable[[Any], Any]) -> Schedule:
+    """A part with other keys and without callbacks, for another process or from one."""
+
+    def converted(assignment: Assignment) -> Assignment:
+        jobs = {
+            i: dataclasses.replace(job, key=convert(job.key), progress=None)
+            for i, job in assignment.jobs.items()
+        }
+        return dataclasses.replace(assignment, jobs=jobs)
+
+    return part.part([converted(assignment) for assignment in part.assignments])
 
 
 def _connect(config: Config) -> None:

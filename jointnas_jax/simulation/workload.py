@@ -63,7 +63,7 @@ class Workload:
         return dataclasses.replace(self, phases=phases)
 
     def laid_out(self, workers: int) -> tuple[Phase, ...]:
-        """The phases as so many workers go through them; as in the local executor."""
+        """The phases as so many workers go through them; as `LocalExecutor` does."""
         return tuple(part for phase in self.phases for part in self._parts(phase, workers))
 
     def _parts(self, phase: Phase, workers: int) -> Iterator[Phase]:

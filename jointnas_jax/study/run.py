@@ -141,7 +141,7 @@ def _run(
                 executor,
                 store,
                 workdir=files.workdir,
-                trainings=forecast.forecast.trainings,
+                trainings=forecast.trainings,
                 progress=progress,
             )
             scale, stored = executor.speed_factors[0], runner.stored.values()

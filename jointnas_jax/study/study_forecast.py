@@ -14,7 +14,7 @@ from jointnas_jax.data.source import ImageDataset, validation_count
 from jointnas_jax.execution.cost_model import CostModel
 from jointnas_jax.execution.hardware import Hardware
 from jointnas_jax.execution.job import Job
-from jointnas_jax.execution.schedule import Schedule, Scheduler
+from jointnas_jax.execution.schedule import Estimate, Scheduler
 from jointnas_jax.models.model import load
 from jointnas_jax.problem.problem import Problem
 from jointnas_jax.rules import cost_in_words
@@ -28,67 +28,6 @@ _XLA_PROGRAMS = 2
 _OVERHEAD = 10  # seconds of imports, pretraining, fits, evolution
 
 
-@dataclasses.dataclass(frozen=True)
-class Forecast:
-    """What batches of trainings take, roughly.
-
-    Attributes:
-      schedules: of the batches, in order.
-      devices: that train.
-    """
-
-    schedules: tuple[Schedule, ...]
-    devices: int
-
-    @property
-    def trainings(self) -> int:
-        """Number of them."""
-        return sum(len(s.jobs) for s in self.schedules)
-
-    @property
-    def envelopes(self) -> int:
-        """Programs that are compiled for several architectures."""
-        return sum(s.new_envelopes for s in self.schedules)
-
-    @property
-    def exact(self) -> int:
-        """Programs that are compiled for one."""
-        return sum(s.new_exact for s in self.schedules)
-
-    @property
-    def useful(self) -> float:
-        """Operations of all trainings, if none stops early."""
-        return sum(s.useful for s in self.schedules)
-
-    @property
-    def executed(self) -> float:
-        """Operations with the padding of envelopes."""
-        return sum(s.executed for s in self.schedules)
-
-    @property
-    def memory(self) -> int:
-        """Bytes that a device needs at most."""
-        return max(s.memory for s in self.schedules)
-
-    @property
-    def seconds(self) -> float:
-        """Wall time."""
-        return sum(s.compiling + s.training for s in self.schedules) + _OVERHEAD
-
-    def lines(self) -> dict[str, str]:
-        """The forecast for people, by name."""
-        hours, programs = self.seconds / 3600, self.envelopes + self.exact
-        time = f"{60 * hours:.1f} minutes" if hours < 2 else f"{hours:,.1f} hours"
-        return {
-            "programs": f"{programs} to train in ({self.envelopes} envelopes, {self.exact} "
-            f"exact), {_XLA_PROGRAMS * programs} for XLA",
-            "training FLOPs": f"{self.useful:.2g} useful, {self.executed:.2g} executed",
-            "memory": f"{self.memory / 1e9:.2g} GB per device in training (rough)",
-            "estimated time": f"{time} on {self.devices} devices, "
-            f"{self.devices * hours:,.2g} device-hours (rough)",
-        }
-
-
 def forecast(
     config: Config,
     space: JointSpace,
@@ -99,30 +38,48 @@ def forecast(
     sample: Sequence[ArchSpec] = (),
     teacher: ArchSpec | None = None,
     cost_model: CostModel | None = None,
-) -> Forecast:
-    """Schedules batches of jobs, one after the other; other arguments as of `Scheduler`."""
+) -> list[Estimate]:
+    """Estimates batches of jobs, one after the other; other arguments as of `Scheduler`."""
     scheduler = Scheduler(
         config, space, hardware, steps, sample=sample, teacher=teacher, cost_model=cost_model
     )
-    left, schedules = sum(map(len, batches)), []
+    left, estimates = sum(map(len, batches)), []
     for jobs in batches:
         left -= len(jobs)
-        schedules.append(scheduler.schedule(dict(enumerate(jobs)), later=left))
-    return Forecast(tuple(schedules), hardware.all_devices)
+        estimates.append(scheduler.schedule(dict(enumerate(jobs)), later=left).estimate)
+    return estimates
 
 
-def forecast_training(config: Config, dataset: ImageDataset, candidate: Candidate) -> Forecast:
-    """Forecasts one training on the full split; raises as `find_teacher` does."""
+def estimate_lines(estimates: Sequence[Estimate], devices: int) -> dict[str, str]:
+    """Estimates of batches, one after the other, for people: name -> text."""
+    total = sum(estimates, Estimate())
+    programs = total.envelopes + total.exact
+    hours = (total.compiling + total.training + _OVERHEAD) / 3600
+    time = f"{60 * hours:.1f} minutes" if hours < 2 else f"{hours:,.1f} hours"
+    return {
+        "programs": f"{programs} to train in ({total.envelopes} envelopes, {total.exact} exact), "
+        f"{_XLA_PROGRAMS * programs} for XLA",
+        "training FLOPs": f"{total.useful:.2g} useful, {total.executed:.2g} executed",
+        "memory": f"{total.memory / 1e9:.2g} GB per device in training (rough)",
+        "estimated time": f"{time} on {devices} devices, {devices * hours:,.2g} device-hours "
+        "(rough)",
+    }
+
+
+def training_lines(config: Config, dataset: ImageDataset, candidate: Candidate) -> dict[str, str]:
+    """Estimate of one training on the full split, for people; raises as `find_teacher` does."""
     images = dataset.count(config.data.train_split)
-    jobs = [Job(candidate, jax.random.key(0), config.train.epochs_of_winners, on_full_split=True)]
-    return forecast(
+    job = Job(candidate, jax.random.key(0), config.train.epochs_of_winners, on_full_split=True)
+    hardware = _hardware_here(config, dataset)
+    estimates = forecast(
         config,
         JointSpace.fixed(candidate),
-        _hardware_here(config, dataset),
-        [jobs],
+        hardware,
+        [[job]],
         steps=steps_of_epochs(config, images, images),
         teacher=find_teacher(config),
     )
+    return estimate_lines(estimates, hardware.devices)
 
 
 def find_teacher(config: Config) -> ArchSpec | None:
@@ -151,23 +108,22 @@ class StudyForecast:
       images: that candidates train on.
       validation: images kept for validation.
       pool: candidates in the pool, all within the budget.
-      stages: of its batches of trainings, in order.
-      forecast: of these, references and retraining included; if none stops early.
+      parts: its batches of trainings, in order, references and retraining included.
+      estimates: of the batches, if no training stops early.
+      devices: that train.
     """
 
     images: int
     validation: int
     pool: int
-    stages: tuple[str, ...]
-    forecast: Forecast
+    parts: tuple[Part, ...]
+    estimates: tuple[Estimate, ...]
+    devices: int
 
     @property
-    def parts(self) -> list[Part]:
-        """The batches, as the time left takes them."""
-        return [
-            Part(stage, len(schedule.jobs), schedule.compiling, schedule.training)
-            for stage, schedule in zip(self.stages, self.forecast.schedules, strict=True)
-        ]
+    def trainings(self) -> int:
+        """Number of them, in all."""
+        return sum(part.trainings for part in self.parts)
 
 
 def forecast_study(
@@ -183,19 +139,23 @@ def forecast_study(
     """
     config, space = problem.config, problem.space
     assert problem.dataset is not None
+    hardware = _hardware_here(config, problem.dataset)
     held = validation_count(images, config.data.val_fraction, config.data.val_images)
     batches = stand_in_batches(problem, pool)
-    seen = forecast(
+    estimates = forecast(
         config,
         space,
-        _hardware_here(config, problem.dataset),
+        hardware,
         [batch.jobs for batch in batches],
         steps=steps_of_epochs(config, images - held, images),
         sample=[space.decode(vector).arch for vector in pool[:SAMPLE]],
         teacher=teacher,
     )
-    stages = tuple(batch.stage for batch in batches)
-    return StudyForecast(images - held, held, len(pool), stages, seen)
+    parts = tuple(
+        Part(batch.stage, len(batch.jobs), seen.compiling, seen.training)
+        for batch, seen in zip(batches, estimates, strict=True)
+    )
+    return StudyForecast(images - held, held, len(pool), parts, tuple(estimates), hardware.devices)
 
 
 class StageJobs(NamedTuple):
@@ -260,9 +220,9 @@ def print_forecast(problem: Problem, seen: StudyForecast, console: Console) -> N
         "coarse stage": f"{min(wanted, seen.pool)} candidates in {config.search.rounds} rounds, "
         f"{config.train.epochs} epochs in the first",
         "finalists": f"{config.train.epochs_of_winners} epochs, {config.study.seeds} seeds",
-        "trainings": f"{seen.forecast.trainings} in all, references and retraining included",
+        "trainings": f"{seen.trainings} in all, references and retraining included",
     }
-    print_lines(lines | seen.forecast.lines(), console)
+    print_lines(lines | estimate_lines(seen.estimates, seen.devices), console)
 
 
 def print_lines(lines: Mapping[str, str], console: Console) -> None:

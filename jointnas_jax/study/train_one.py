@@ -25,7 +25,7 @@ from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.space import Candidate, JointSpace, Knob, read_candidate
 from jointnas_jax.storage import workdir as workdirs
 from jointnas_jax.storage.lock import locked
-from jointnas_jax.study.study_forecast import forecast_training, print_lines
+from jointnas_jax.study.study_forecast import print_lines, training_lines
 from jointnas_jax.telemetry.console import watched
 from jointnas_jax.telemetry.progress import Progress
 from jointnas_jax.telemetry.time_left import Part
@@ -185,7 +185,7 @@ def _print_plan(
         f"{candidate.arch.resolution} x {candidate.arch.resolution}",
         "recipe": ", ".join(f"{k} {v}" for k, v in candidate.recipe.to_dict().items()),
     }
-    print_lines(lines | forecast_training(config, dataset, candidate).lines(), console)
+    print_lines(lines | training_lines(config, dataset, candidate), console)
 
 
 def find_candidate(config: Config, name: str, dataset: ImageDataset) -> Candidate:

@@ -93,7 +93,7 @@ class Listener:
     """Receiver of reports; every method may do nothing."""
 
     def start(self, look: Callable[[], Snapshot]) -> None:
-        """The run begins; `look` returns where it is at any time, from any thread."""
+        """The run begins; `look` tells where it is at any time, from any thread."""
 
     def begin(self, workdir: Path) -> None:
         """From now on the workdir may be written."""

@@ -45,7 +45,7 @@ def test_rounds_after_the_first_compile_nothing(problem, split):
     worker = make(problem, split, program="envelope")
     first = worker.run(jobs(problem, 48))
     assert all(o.reason is None for o in first)
-    assert len(worker._programs) == worker.schedules[0].new_envelopes <= 4
+    assert len(worker._programs) == worker.schedules[0].estimate.envelopes <= 4
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None

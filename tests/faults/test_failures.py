@@ -288,8 +288,9 @@ def test_compiling_takes_nothing_of_a_trials_time(problem, monkeypatch):
     now = 0.0
     monkeypatch.setattr(evaluator, "time", types.SimpleNamespace(monotonic=lambda: now))
     limited = worker(problem, "--config.study.trial_minutes=1")
-    alone = Assignment(problem.default.arch, (0,), 1, Layout.ALL)
-    progress = limited._after_epoch(alone, [job(problem, epochs=9)], threading.Event())
+    jobs = [job(problem, epochs=9)]
+    alone = Assignment(problem.default.arch, {0: jobs[0]}, 1, Layout.ALL)
+    progress = limited._after_epoch(alone, jobs, threading.Event())
     now = 3600.0
     progress(1, 0.1)
     now += 59.0

@@ -18,12 +18,14 @@ from jointnas_jax.execution.hardware import Hardware
 from jointnas_jax.execution.job import Job, TrainResult
 from jointnas_jax.execution.local import LocalExecutor
 from jointnas_jax.execution.packing import executed_macs
+from jointnas_jax.execution.schedule import Estimate
 from jointnas_jax.nets import zoo
 from jointnas_jax.nets.cost import count, inference_bytes, training_bytes
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.problem.problem import build_problem
 from jointnas_jax.space import JointSpace
 from jointnas_jax.study.study_forecast import (
+    estimate_lines,
     forecast,
     forecast_study,
     print_forecast,
@@ -32,7 +34,6 @@ from jointnas_jax.study.study_forecast import (
 
 # Compiling: 100 s and nothing for a block. Training: a thousand million operations a second.
 COST_MODEL = CostModel(1e9, Speed(100.0, 0.0, 0.0), Speed(200.0, 0.0, 0.0))
-OVERHEAD = 10
 B = zoo.fbnetv3("b")
 
 
@@ -70,10 +71,9 @@ def jobs(problem, archs, epochs, on_full_split=False):
     return [Job(candidate, key, epochs, on_full_split) for candidate in some]
 
 
-def look(config, space, hardware, *batches, images=160, **more):
-    steps = dict.fromkeys((False, True), images // 16)
-    more.setdefault("cost_model", COST_MODEL)
-    return forecast(config, space, hardware, batches, steps=steps, **more)
+def look(config, space, hardware, *batches, steps=10, **more):
+    more = {"steps": dict.fromkeys((False, True), steps), "cost_model": COST_MODEL} | more
+    return sum(forecast(config, space, hardware, batches, **more), Estimate())
 
 
 def architectures(problem, number):
@@ -83,6 +83,10 @@ def architectures(problem, number):
 
 def seconds_of(arch, steps, batch=16):
     return 6 * count(arch).macs * batch * steps / 1e9
+
+
+def seconds(seen):
+    return seen.compiling + seen.training
 
 
 def fixed(problem):
@@ -95,11 +99,12 @@ def fixed(problem):
 def test_on_cpu_one_candidate_trains_on_one_device_while_the_others_wait(problem):
     space, arch = fixed(problem)
     seen = look(training(problem), space, cpus(4), jobs(problem, [arch], 3, on_full_split=True))
-    assert (seen.envelopes, seen.exact, seen.devices) == (0, 1, 4)
+    assert (seen.envelopes, seen.exact) == (0, 1)
     assert seen.useful == seen.executed == 6 * count(arch).macs * 16 * 10 * 3
-    assert seen.seconds == pytest.approx(OVERHEAD + 100 + seconds_of(arch, 30))
+    assert seconds(seen) == pytest.approx(100 + seconds_of(arch, 30))
     assert seen.memory == training_bytes(arch, 16)
-    assert seen.lines()["estimated time"].startswith(f"{seen.seconds / 60:.1f} minutes on 4")
+    shown = f"{(seconds(seen) + 10) / 60:.1f} minutes on 4 devices"  # 10 s besides
+    assert estimate_lines([seen], 4)["estimated time"].startswith(shown)
 
 
 @pytest.mark.parametrize(("choice", "kind"), [("always", "cpu"), ("auto", "gpu")])
@@ -108,7 +113,7 @@ def test_where_devices_share_a_batch_each_has_its_part_of_memory_and_time(proble
     hardware = cpus(4) if kind == "cpu" else gpus(4)
     config = training(problem, data_parallel=choice)
     seen = look(config, space, hardware, jobs(problem, [arch], 3, on_full_split=True))
-    assert seen.seconds == pytest.approx(OVERHEAD + 100 + seconds_of(arch, 30) / 4)
+    assert seconds(seen) == pytest.approx(100 + seconds_of(arch, 30) / 4)
     assert seen.memory == training_bytes(arch, 4)
 
 
@@ -118,11 +123,11 @@ def test_a_teacher_takes_memory_and_operations_on_the_full_split_only(problem):
         look(training(problem), space, cpus(1), jobs(problem, [arch], 1, full), teacher=teacher)
         for full, teacher in ((True, None), (True, B), (False, B))
     )
-    assert search.lines() == alone.lines()
+    assert search == alone
     assert taught.memory - alone.memory == inference_bytes(B, 16) > 4 * count(B).params_total
     extra = 2 * count(B).macs * 160
     assert taught.useful - alone.useful == taught.executed - alone.executed == extra
-    assert taught.seconds - alone.seconds == pytest.approx(extra / 1e9)
+    assert seconds(taught) - seconds(alone) == pytest.approx(extra / 1e9)
 
 
 def test_images_on_the_device_add_to_its_memory(problem):
@@ -143,10 +148,9 @@ def test_exact_programs_are_compiled_once_each_by_a_worker_for_each_device(probl
     batch = jobs(problem, [*archs, archs[0]], 1)
     seen = look(config, problem.space, cpus(2), batch, batch)
     assert (seen.envelopes, seen.exact) == (0, 4)
-    assert [schedule.new_exact for schedule in seen.schedules] == [4, 0]
     # The second time nothing is compiled: 4 x 100 s on two devices, once. The trainings are short.
     trained = sum(seconds_of(a, 10) for a in [*archs, archs[0]])
-    assert OVERHEAD + 200 + trained <= seen.seconds <= OVERHEAD + 200 + 2 * trained
+    assert 200 + trained <= seconds(seen) <= 200 + 2 * trained
     assert seen.memory == max(training_bytes(a, 16) for a in archs)
 
 
@@ -165,7 +169,7 @@ def test_an_envelope_needs_the_memory_and_the_operations_of_its_largest_shapes(p
     assert seen.executed == sum(6 * macs * 160 for macs in executed) > seen.useful
     # Seven trainings on four devices: one after the slowest, one after the fifth.
     each = sorted((6 * macs * 160 / 1e9 for macs in executed), reverse=True)
-    assert seen.seconds == pytest.approx(OVERHEAD + 200 + each[0] + each[4])
+    assert seconds(seen) == pytest.approx(200 + each[0] + each[4])
 
 
 def test_lanes_multiply_the_memory_of_an_accelerator_and_fill_it_at_most(problem):
@@ -182,7 +186,7 @@ def test_one_architecture_for_all_recipes_is_one_program(problem):
     space, arch = fixed(problem)
     seen = look(training(problem), space, cpus(4), *[jobs(problem, [arch] * 8, 1)] * 3)
     assert (seen.envelopes, seen.exact) == (0, 1)
-    assert seen.seconds == pytest.approx(OVERHEAD + 100 + 3 * 2 * seconds_of(arch, 10))
+    assert seconds(seen) == pytest.approx(100 + 3 * 2 * seconds_of(arch, 10))
 
 
 # -- a study -------------------------------------------------------------------------------------
@@ -214,8 +218,8 @@ def test_programs_and_operations_are_those_that_the_executor_uses(problem, progr
     for batch in batches:
         left -= len(batch)
         executor.run(batch, later=left)
-    steps = {False: 64 // 16, True: 96 // 16}
-    seen = forecast(config, problem.space, executor.hardware, batches, steps=steps)
+    more = {"steps": {False: 64 // 16, True: 96 // 16}, "cost_model": None}
+    seen = sum(forecast(config, problem.space, executor.hardware, batches, **more), Estimate())
     envelopes = sum(isinstance(shape, Envelope) for shape in used.values())
     assert (seen.envelopes, seen.exact) == (envelopes, len(used) - envelopes)
     assert seen.executed == pytest.approx(sum(executed))
@@ -228,13 +232,13 @@ def test_a_forecast_counts_all_trainings_of_a_study(problem):
     coarse = search.rounds * search.per_round
     random = coarse + search.finalists
     longer = (search.finalists + 1 + 2 + search.winners + 2) * seeds
-    assert seen.forecast.trainings == coarse + random + longer
+    assert seen.trainings == coarse + random + longer
     assert (seen.images, seen.validation) == (320, 80)
     # Ten steps of 32 an epoch without the images for validation, twelve with them.
     each = [job for batch in stand_in_batches(problem, pool) for job in batch.jobs]
     steps = [(12 if job.on_full_split else 10) * job.epochs for job in each]
     macs = [count(job.candidate.arch).macs for job in each]
-    assert seen.forecast.useful == 6 * 32 * np.dot(macs, steps)
+    assert sum(seen.estimates, Estimate()).useful == 6 * 32 * np.dot(macs, steps)
     assert {job.kind for job in each} == {(3, False), (3, True)}
 
 
@@ -252,7 +256,7 @@ def test_a_forecast_for_too_few_images_says_so(problem, images):
     seen = forecast_study(own, own.pool(), images + 1)
     print_forecast(own, seen, console)
     assert ("too few for a batch of 16" in console.export_text()) == (images == 1)
-    assert seen.forecast.useful > 0
+    assert all(estimate.useful > 0 for estimate in seen.estimates)
 
 
 def test_a_pool_smaller_than_asked_for_is_said_in_words(problem, capsys):
@@ -274,6 +278,6 @@ def test_the_papers_search_compiles_a_program_for_each_architecture():
     candidate = space.decode(space.vector_from_values(config.default))
     some = [dataclasses.replace(candidate, arch=arch) for arch in archs]
     batch = [Job(each, jax.random.key(0), 150) for each in some]
-    seen = look(config, space, gpus(2), batch, images=246_000)
+    seen = look(config, space, gpus(2), batch, steps=246_000 // 16)
     assert (seen.envelopes, seen.exact) == (0, len(archs))
     assert seen.useful == seen.executed
