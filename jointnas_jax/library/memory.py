@@ -87,8 +87,9 @@ def remember(
       parameters: that are searched; trials without one of them tell nothing.
       sign: -1 where the study minimises.
     """
-    complete = [sign * t.value for t in trials if _complete(t)]
-    median = float(np.median(complete)) if complete else math.nan
+    complete = [_score(t, sign, math.nan) for t in trials if t.state is TrialState.COMPLETE]
+    finite = [score for score in complete if math.isfinite(score)]
+    median = float(np.median(finite)) if finite else math.nan
     vectors, scores, finished, constraints = [], [], [], []
     for trial in trials:
         vector = parameters.vector(proposed.get(trial.number, trial.params))
@@ -109,14 +110,10 @@ def remember(
     )
 
 
-def _complete(trial: FrozenTrial) -> bool:
-    return trial.state is TrialState.COMPLETE and math.isfinite(trial.value)
-
-
 def _score(trial: FrozenTrial, sign: float, median: float) -> float:
     """What a finished trial counts, nan or infinite where it failed."""
-    if trial.state is TrialState.COMPLETE:
-        return sign * trial.value if math.isfinite(trial.value) else math.nan
+    if trial.state is TrialState.COMPLETE and trial.value is not None:
+        return sign * trial.value
     if trial.state is TrialState.PRUNED and trial.intermediate_values:
         # What it had reached says little beside values at the end, but good it was not.
         return min(sign * trial.intermediate_values[max(trial.intermediate_values)], median)

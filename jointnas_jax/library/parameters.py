@@ -59,6 +59,7 @@ def _knob(name: str, distribution: BaseDistribution) -> Knob:
         positions = tuple(range(len(distribution.choices)))
         # Of two choices one number tells all.
         return Knob(name, positions, ordinal=len(positions) == 2)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
     return Knob(name, _grid(distribution), ordinal=True)
 
 

@@ -40,11 +40,11 @@ class SpaceArrays(NamedTuple):
       groups, values, factors, scales: `[F]`, see `FeatureTable`.
     """
 
-    cardinalities: jax.Array
-    groups: jax.Array
-    values: jax.Array
-    factors: jax.Array
-    scales: jax.Array
+    cardinalities: np.ndarray
+    groups: np.ndarray
+    values: np.ndarray
+    factors: np.ndarray
+    scales: np.ndarray
 
     @classmethod
     def of(cls, space: VectorSpace) -> "SpaceArrays":
@@ -82,14 +82,14 @@ class Seen(NamedTuple):
       beliefs: `int32[]`, rows of them that are filled.
     """
 
-    vectors: jax.Array
-    scores: jax.Array
-    real: jax.Array
-    excess: jax.Array
-    judged: jax.Array
-    believed: jax.Array
-    failed: jax.Array
-    beliefs: jax.Array
+    vectors: np.ndarray
+    scores: np.ndarray
+    real: np.int32
+    excess: np.ndarray
+    judged: np.ndarray
+    believed: np.ndarray
+    failed: np.ndarray
+    beliefs: np.int32
 
 
 @functools.partial(jax.jit, static_argnames=("constrained", "settings"))

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from jointnas_jax.errors import SpaceError
-from jointnas_jax.space import JointSpace
+from jointnas_jax.space.vectors import VectorSpace
 
 # A block of draws grows to this many: larger ones only take more memory.
 _LARGEST_BLOCK = 2**17
@@ -24,10 +24,10 @@ CostFn = Callable[[np.ndarray], np.ndarray]
 
 
 def sobol_pool(
-    space: JointSpace,
+    space: VectorSpace,
     size: int,
     costs: CostFn,
-    budget: Mapping[int, int],
+    budget: Mapping[int, float],
     seed: int | Sequence[int],
     names: Sequence[str] = (),
 ) -> np.ndarray:
@@ -81,7 +81,7 @@ def sobol_pool(
     return pool[:size]
 
 
-def _infeasible(costs: np.ndarray, budget: Mapping[int, int], names: Sequence[str]) -> str:
+def _infeasible(costs: np.ndarray, budget: Mapping[int, float], names: Sequence[str]) -> str:
     """Says that candidates of costs `int64[N, costs]` are the cheapest, and still over a budget."""
     closest = costs[_excess(costs, budget).argmin()]
     needed = ", ".join(
@@ -93,7 +93,7 @@ def _infeasible(costs: np.ndarray, budget: Mapping[int, int], names: Sequence[st
 
 
 def descend(
-    space: JointSpace, vectors: np.ndarray, costs: CostFn, budget: Mapping[int, int]
+    space: VectorSpace, vectors: np.ndarray, costs: CostFn, budget: Mapping[int, float]
 ) -> np.ndarray:
     """Makes candidates cheaper, knob by knob, until they satisfy a budget too rare to be met by
     chance.
@@ -124,7 +124,7 @@ def descend(
     return space.canonical(vectors)
 
 
-def _excess(costs: np.ndarray, budget: Mapping[int, int]) -> np.ndarray:
+def _excess(costs: np.ndarray, budget: Mapping[int, float]) -> np.ndarray:
     """Largest share of a limit that `int64[N, costs]` take, over 1 where one is broken."""
     # Costs are integers, so those of at most 0 are those below a half.
     limits = np.maximum(list(budget.values()), 0.5)

@@ -258,7 +258,7 @@ def in_words(budget: Budget) -> str:
 
 
 def _entry(study: BudgetSearch, budget: Budget, best: Best, i: int) -> dict[str, Any]:
-    candidate = study.problem.candidate(best.vectors[i])
+    candidate = study.problem.candidate(np.asarray(best.vectors[i]))
     return {
         "name": "_".join(f"{name}_{limit_text(name, limit)}" for name, limit in budget.items()),
         "budget": dict(budget),

@@ -65,6 +65,8 @@ def run(config: Config, options: Options, interrupt: Interrupt) -> int:
         interrupt=interrupt,
         progress=progress,
     )
+    if not result:  # another process reports
+        return 0
     # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.
     from jointnas_jax.report.page import is_current, write_report
 
