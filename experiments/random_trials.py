@@ -68,7 +68,6 @@ class RandomTrials(NamedTuple):
 
 def dataset_name(problem: Problem) -> str:
     """Name and version of the dataset of a problem that was built with it."""
-    assert problem.dataset is not None
     return problem.dataset.name
 
 

@@ -1,6 +1,7 @@
 """Costs and budgets as users give them, and as a search wants them."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -13,14 +14,11 @@ from jointnas_jax.nets.cost import COSTS, CostTable
 from jointnas_jax.predictor.predictor import CostFeatures
 from jointnas_jax.rules import QUANTITY, parse_quantity
 from jointnas_jax.space import JointSpace
-from jointnas_jax.strategy.constraints import Constraints
+from jointnas_jax.strategy.constraints import Constraints, standardised
 
 # Columns of knob values -> name of each cost -> number of each candidate.
 CostFn = Callable[[dict[str, np.ndarray]], Mapping[str, Any]]
 Budget = Mapping[str, float | str]
-
-# Costs that the predictor sees, and candidates that they are standardised by.
-_KNOWN, _SAMPLE = ("flops", "params"), 1024
 
 
 class Costs(NamedTuple):
@@ -68,8 +66,8 @@ class Costs(NamedTuple):
             COSTS,
             table,
             limits,
-            _features(table, space),
-            table.within(named) if named else None,
+            standardised(table.logs(("flops", "params")), space),
+            table.within({name: int(limit) for name, limit in named.items()}) if named else None,
             table.shrink(tuple(named)) if named else None,
         )
 
@@ -158,14 +156,6 @@ class _Checked:
         return values
 
 
-def _features(table: CostTable, space: JointSpace) -> CostFeatures:
-    """FLOPs and params as a study knows them: standardised logarithms."""
-    logs = table.logs(_KNOWN)
-    sample = logs(space.sample(np.random.default_rng(0), _SAMPLE))
-    mean, std = sample.mean(0), np.maximum(sample.std(0), 1e-6)
-    return lambda vectors: (logs(vectors) - mean) / std
-
-
 def _limits(budget: Budget | None, names: tuple[str, ...]) -> dict[int, float]:
     """Column of a cost -> limit."""
     limits = {}
@@ -182,12 +172,12 @@ def _limits(budget: Budget | None, names: tuple[str, ...]) -> dict[int, float]:
 
 
 def _limit(name: str, limit: float | str) -> float:
-    if isinstance(limit, str) and limit and QUANTITY.holds(limit):
-        return parse_quantity(limit)
-    number = isinstance(limit, int | float) and not isinstance(limit, bool)
-    if isinstance(limit, str) or not number or not 0 < limit < float("inf"):
-        raise InputError(
-            f'the limit of `{name}` must be a number above 0, or text such as "1.5M", got '
-            f"{shown(limit)}"
-        )
-    return limit
+    if isinstance(limit, str):
+        if limit and QUANTITY.holds(limit):
+            return parse_quantity(limit)
+    elif isinstance(limit, int | float) and not isinstance(limit, bool) and 0 < limit < math.inf:
+        return limit
+    raise InputError(
+        f'the limit of `{name}` must be a number above 0, or text such as "1.5M", got '
+        f"{shown(limit)}"
+    )

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.struct
-import jax.numpy as jnp
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
@@ -52,16 +51,16 @@ class Memory(History):
         believed = np.concatenate([self.failed, self.pending])[-_BELIEFS:]
         failures = max(0, len(believed) - len(self.pending))
         return Seen(
-            vectors=jnp.asarray(_padded(vectors[chosen], most, repeat=True)),
-            scores=jnp.asarray(_padded(z, most)),
-            real=jnp.asarray(np.int32(len(chosen))),
+            vectors=_padded(vectors[chosen], most, repeat=True),
+            scores=_padded(z, most),
+            real=np.int32(len(chosen)),
             # Large numbers drawn together, as a process needs them; 0 stays the limit, and where no
             # constraint is known none is broken.
-            excess=jnp.asarray(_padded(np.nan_to_num(np.arcsinh(excess), nan=0.0), most)),
-            judged=jnp.asarray(_padded(np.isfinite(excess), most)),
-            believed=jnp.asarray(_padded(believed, _BELIEFS)),
-            failed=jnp.asarray(np.arange(_BELIEFS) < failures),
-            beliefs=jnp.asarray(np.int32(len(believed))),
+            excess=_padded(np.nan_to_num(np.arcsinh(excess), nan=0.0), most),
+            judged=_padded(np.isfinite(excess), most),
+            believed=_padded(believed, _BELIEFS),
+            failed=np.arange(_BELIEFS) < failures,
+            beliefs=np.int32(len(believed)),
         )
 
 
@@ -88,9 +87,9 @@ def remember(
       parameters: that are searched; trials without one of them tell nothing.
       sign: -1 where the study minimises.
     """
-    values = [_value(trial) for trial in trials]
-    complete = [sign * value for value in values if math.isfinite(value)]
-    median = float(np.median(complete)) if complete else math.nan
+    complete = [_score(t, sign, math.nan) for t in trials if t.state is TrialState.COMPLETE]
+    finite = [score for score in complete if math.isfinite(score)]
+    median = float(np.median(finite)) if finite else math.nan
     vectors, scores, finished, constraints = [], [], [], []
     for trial in trials:
         vector = parameters.vector(proposed.get(trial.number, trial.params))
@@ -111,16 +110,10 @@ def remember(
     )
 
 
-def _value(trial: FrozenTrial) -> float:
-    """The value of a complete trial; nan for others."""
-    value = trial.value if trial.state is TrialState.COMPLETE else None
-    return math.nan if value is None else value
-
-
 def _score(trial: FrozenTrial, sign: float, median: float) -> float:
     """What a finished trial counts, nan or infinite where it failed."""
-    if trial.state is TrialState.COMPLETE:
-        return sign * _value(trial)
+    if trial.state is TrialState.COMPLETE and trial.value is not None:
+        return sign * trial.value
     if trial.state is TrialState.PRUNED and trial.intermediate_values:
         # What it had reached says little beside values at the end, but good it was not.
         return min(sign * trial.intermediate_values[max(trial.intermediate_values)], median)

@@ -40,11 +40,11 @@ class SpaceArrays(NamedTuple):
       groups, values, factors, scales: `[F]`, see `FeatureTable`.
     """
 
-    cardinalities: jax.Array
-    groups: jax.Array
-    values: jax.Array
-    factors: jax.Array
-    scales: jax.Array
+    cardinalities: np.ndarray
+    groups: np.ndarray
+    values: np.ndarray
+    factors: np.ndarray
+    scales: np.ndarray
 
     @classmethod
     def of(cls, space: VectorSpace) -> "SpaceArrays":
@@ -53,11 +53,11 @@ class SpaceArrays(NamedTuple):
         missing = (0, -len(table.groups) % _FEATURES)
         # An ordinal feature with a factor of 0 is constant.
         return cls(
-            jnp.asarray(space.cardinalities),
-            jnp.asarray(np.pad(table.groups, missing)),
-            jnp.asarray(np.pad(table.values, missing, constant_values=-1)),
-            jnp.asarray(np.pad(table.factors, missing)),
-            jnp.asarray(np.pad(table.scales, missing)),
+            space.cardinalities,
+            np.pad(table.groups, missing),
+            np.pad(table.values, missing, constant_values=-1),
+            np.pad(table.factors, missing),
+            np.pad(table.scales, missing),
         )
 
     def inputs(self, vectors: jax.Array) -> jax.Array:
@@ -82,14 +82,14 @@ class Seen(NamedTuple):
       beliefs: `int32[]`, rows of them that are filled.
     """
 
-    vectors: jax.Array
-    scores: jax.Array
-    real: jax.Array
-    excess: jax.Array
-    judged: jax.Array
-    believed: jax.Array
-    failed: jax.Array
-    beliefs: jax.Array
+    vectors: np.ndarray
+    scores: np.ndarray
+    real: np.int32
+    excess: np.ndarray
+    judged: np.ndarray
+    believed: np.ndarray
+    failed: np.ndarray
+    beliefs: np.int32
 
 
 @functools.partial(jax.jit, static_argnames=("constrained", "settings"))
@@ -125,11 +125,11 @@ def propose(
     padded = lambda array: jnp.pad(array, [(0, room)] + [(0, 0)] * (array.ndim - 1))
     rows, real = padded(inputs), padded(jnp.arange(len(inputs)) < seen.real)
     transform = Transform.fit(padded(seen.scores), real, straighten=True)
-    process = fit_process(rows, transform.forward(padded(seen.scores)), real, knobs=knobs)
+    process = fit_process(rows, transform.forward(padded(seen.scores)), real, knobs)
     process = _believe_all(process, space.inputs(seen.believed), seen)
     best, hope = best_and_worst(process)[0], None
     if constrained:
-        hope = fit_process(rows, padded(seen.excess), padded(seen.judged), knobs=knobs)
+        hope = fit_process(rows, padded(seen.excess), padded(seen.judged), knobs)
         sound = real & (padded(seen.excess) <= 0)
         best = jnp.where(sound, predict(process, rows)[0], -jnp.inf).max()
 
@@ -151,7 +151,7 @@ def propose(
         cardinalities=space.cardinalities,
         config=settings,
     )
-    return jnp.asarray(found.population), jnp.asarray(found.scores)
+    return found.population, found.scores
 
 
 def _believe_all(process: Process, points: jax.Array, seen: Seen) -> Process:

@@ -92,8 +92,9 @@ class JointNASSampler(BaseSampler):
             "most_trials": (most_trials, 4, 2048),
         }
         for name, (value, low, high) in ranges.items():
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (whole and low <= value <= high):
+            if name == "seed" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise InputError(
                     f"`{name}` must be an integer from {low} to {high:,}, got {shown(value)}"
                 )

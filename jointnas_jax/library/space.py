@@ -1,7 +1,7 @@
 """Spaces of the user's own knobs; candidates <-> index vectors, whatever the space."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,9 +85,19 @@ def columns(space: VectorSpace, vectors: np.ndarray) -> dict[str, np.ndarray]:
 
 def encode_all(space: AnySpace, candidates: Sequence[Decoded]) -> np.ndarray:
     """Index vectors `int32[N, K]` of candidates."""
-    encode: Callable[[Any], np.ndarray] = space.encode  # what the space decodes it encodes
-    vectors = [encode(candidate) for candidate in candidates]
+    vectors = [_encode(space, candidate) for candidate in candidates]
     return np.array(vectors, np.int32).reshape(len(vectors), len(space.knobs))
+
+
+def _encode(space: AnySpace, candidate: Decoded) -> np.ndarray:
+    if isinstance(space, JointSpace) and isinstance(candidate, Candidate):
+        return space.encode(candidate)
+    if isinstance(space, Space) and not isinstance(candidate, Candidate):
+        return space.encode(candidate)
+    raise SpaceError(
+        "a candidate must be a dict of a jn.Space, or a jn.Candidate of a jn.JointSpace, got "
+        f"{shown(candidate)}"
+    )
 
 
 def _array(values: Sequence[Value]) -> np.ndarray:

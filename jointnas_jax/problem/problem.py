@@ -17,15 +17,13 @@ from jointnas_jax.problem.latency_table import LatencyTable, measured_latencies
 from jointnas_jax.rules import TIMES, cost_in_words
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob
 from jointnas_jax.space.knobs import Value
+from jointnas_jax.strategy.constraints import standardised
 from jointnas_jax.strategy.pool import distinct, sobol_pool
 from jointnas_jax.strategy.searcher import Searcher
 
 # Streams of NumPy's random numbers, next to the study's seed: pool, validation split, pretraining
 # samples, random search.
 POOL_STREAM, VALIDATION_STREAM, PRETRAIN_STREAM, RANDOM_STREAM = range(4)
-
-# Candidates that cost features are standardised by.
-_COST_SAMPLE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Problem:
 
     Attributes:
       config: the checked config.
-      dataset: opened, not yet decoded; None where a finished study is searched again.
+      opened: dataset, not yet decoded; None where a finished study is searched again.
       space: what is searched, restricted by the mode.
       default: the default candidate, with vector and costs.
       costs: of the space.
@@ -42,21 +40,21 @@ class Problem:
     """
 
     config: Config
-    dataset: ImageDataset | None
+    opened: ImageDataset | None
     space: JointSpace
     default: Candidate
     costs: CostTable
     latency: LatencyTable | None = None
 
     @property
-    def opened(self) -> ImageDataset:
-        """The dataset of a problem that was built with it."""
-        assert self.dataset is not None
-        return self.dataset
+    def dataset(self) -> ImageDataset:
+        """The dataset of a study that trains."""
+        assert self.opened is not None
+        return self.opened
 
     def images(self) -> tuple[Images, Images]:
         """Training and test images."""
-        return self.opened.open_splits(self.config.data)
+        return self.dataset.open_splits(self.config.data)
 
     def divided_images(self) -> tuple[Images, np.ndarray, Images]:
         """Training split, `bool[N]` which of it are for validation, and test split.
@@ -116,12 +114,8 @@ class Problem:
         return self.costs.within(self.config.budget.limits())
 
     def cost_features(self) -> Callable[[Any], Any]:
-        """Returns FLOPs and params as features: standardised logarithms, also under `jit`."""
-        logs = self.costs.logs(("flops", "params"))
-        sample = logs(self.space.sample(np.random.default_rng(0), _COST_SAMPLE))
-        # In a space of one architecture they are constant, and tell nothing.
-        mean, std = sample.mean(0), np.maximum(sample.std(0), 1e-6)
-        return lambda vectors: (logs(vectors) - mean) / std
+        """FLOPs and params as features, `int32[N, K] -> float32[N, 2]`, also under `jit`."""
+        return standardised(self.costs.logs(("flops", "params")), self.space)
 
     def searcher(self) -> Searcher:
         """Returns both stages of the search, for this space and budget."""

@@ -84,7 +84,6 @@ def _problem(config: Config, images: Images | None) -> tuple[Problem, int]:
     """The problem, and how many images its training split has."""
     if images is None:
         problem = build_problem(config)
-        assert problem.dataset is not None
         return problem, problem.dataset.count(config.data.train_split)
     classes = config.data.classes or images.classes
     space = JointSpace.from_config(config.space, images.channels, classes)

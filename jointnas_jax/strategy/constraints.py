@@ -31,7 +31,9 @@ class Constraints:
         names: Sequence[str] = (),
     ):
         """See `Searcher`."""
-        self._space, self._budget, self._names = space, dict(budget or {}), names
+        self._space = space
+        self._budget = dict(budget or {})
+        self._names = names
         self.costs = costs or (lambda vectors: np.ones((len(vectors), 1), np.int64))
         if self._budget:
             width = self.costs(space.sample(np.random.default_rng(0), 1)).shape[1] if costs else 0
@@ -81,8 +83,16 @@ class Constraints:
     def _within(self, vectors: np.ndarray) -> np.ndarray:
         if not self._budget:
             return np.ones(len(vectors), bool)
-        limits = np.array([*self._budget.values()])
-        return np.all(self.costs(vectors)[:, [*self._budget]] <= limits, axis=1)
+        limits = np.array(list(self._budget.values()))
+        return np.all(self.costs(vectors)[:, list(self._budget)] <= limits, axis=1)
+
+
+def standardised(logs: Callable[[Any], Any], space: VectorSpace) -> Callable[[Any], Any]:
+    """Logarithms of costs, `int32[N, K] -> float32[N, P]`, as features by those of a sample."""
+    sample = logs(space.sample(np.random.default_rng(0), _SAMPLE))
+    # In a space of one architecture they are constant, and tell nothing.
+    mean, std = sample.mean(0), np.maximum(sample.std(0), 1e-6)
+    return lambda vectors: (logs(vectors) - mean) / std
 
 
 def on_host(

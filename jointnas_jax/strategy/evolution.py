@@ -12,7 +12,7 @@ Shapes: Q = population, C = children of a generation, K knobs, G = most generati
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,14 @@ import numpy as np
 
 from jointnas_jax.config import EvolutionConfig
 
+Array = TypeVar("Array")
 ScoreFn = Callable[[jax.Array], jax.Array]
 FeasibleFn = Callable[[jax.Array], jax.Array]
 RepairFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-class Evolution(NamedTuple):
-    """Result of the fine stage.
+class Evolution(NamedTuple, Generic[Array]):
+    """Result of the fine stage, JAX's arrays or NumPy's.
 
     Attributes:
       population: `int32[Q, K]`, best first.
@@ -37,12 +38,12 @@ class Evolution(NamedTuple):
       duplicates: `int32[]`, how many of them repeated a parent or an earlier child.
     """
 
-    population: jax.Array | np.ndarray
-    scores: jax.Array | np.ndarray
-    generations: jax.Array | np.ndarray
-    best: jax.Array | np.ndarray
-    children: jax.Array | np.ndarray
-    duplicates: jax.Array | np.ndarray
+    population: Array
+    scores: Array
+    generations: Array
+    best: Array
+    children: Array
+    duplicates: Array
 
 
 def evolve(
@@ -55,7 +56,7 @@ def evolve(
     cardinalities: np.ndarray | jax.Array,
     config: EvolutionConfig,
     repair: RepairFn | None = None,
-) -> Evolution:
+) -> Evolution[jax.Array]:
     """Runs the evolution; jit-compatible, and meant to be compiled whole.
 
     Under `vmap` over what `feasible` closes over, it serves a vector of budgets at once.

@@ -65,7 +65,14 @@ def cross_validate(
     """
     count = len(scores)
     if count < 3:
-        return ReportCard(count, math.nan, math.nan, math.nan, math.nan, noise)
+        return ReportCard(
+            trials=count,
+            kendall=math.nan,
+            spearman=math.nan,
+            coverage=math.nan,
+            regret=math.nan,
+            noise=noise,
+        )
     mean, spread = np.zeros(count), np.zeros(count)
     order = np.random.default_rng(count).permutation(count)
     for fold in np.array_split(order, min(_FOLDS, count)):
@@ -74,10 +81,10 @@ def cross_validate(
     width = _NINETY * np.hypot(spread, 0.0 if math.isnan(noise) else noise)
     top = np.argsort(-mean, kind="stable")[:_TOP]
     return ReportCard(
-        count,
-        kendall(mean, scores),
-        spearman(mean, scores),
-        float((np.abs(mean - scores) <= width).mean()),
-        float(np.max(scores) - np.max(scores[top])),
-        noise,
+        trials=count,
+        kendall=kendall(mean, scores),
+        spearman=spearman(mean, scores),
+        coverage=float((np.abs(mean - scores) <= width).mean()),
+        regret=float(np.max(scores) - np.max(scores[top])),
+        noise=noise,
     )

@@ -46,11 +46,11 @@ class State(History):
     pool: np.ndarray
     pretrained: PredictorState
     key: jax.Array
-    fitted: Fitted | None
-    believed: Fitted | None
-    beliefs: int = flax.struct.field(pytree_node=False)
-    stale: bool = flax.struct.field(pytree_node=False)
-    networks: bool = flax.struct.field(pytree_node=False)
+    fitted: Fitted | None = None
+    believed: Fitted | None = None
+    beliefs: int = flax.struct.field(pytree_node=False, default=0)
+    stale: bool = flax.struct.field(pytree_node=False, default=False)
+    networks: bool = flax.struct.field(pytree_node=False, default=True)
 
 
 class Proposals(NamedTuple):
@@ -134,9 +134,8 @@ class Searcher:
         self._networks = noisy or not explores
         if cost_features is None and costs is not None:
             cost_features = limits.features()
-        self.predictor = Predictor(
-            FeatureTable.of(space), settings, capacity=evaluations, costs=cost_features
-        )
+        table = FeatureTable.of(space)
+        self.predictor = Predictor(table, settings, capacity=evaluations, costs=cost_features)
 
         def promise(fitted: Fitted, explore: jax.Array | bool) -> ScoreFn:
             score = self.predictor.score_fn(fitted)
@@ -181,10 +180,6 @@ class Searcher:
             pool=pool,
             pretrained=pretrained,
             key=key,
-            fitted=None,
-            believed=None,
-            beliefs=0,
-            stale=False,
             networks=networks,
         )
 
@@ -291,7 +286,7 @@ class Searcher:
 
     def fine_stage(
         self, first: np.ndarray, pool: np.ndarray, fitted: Fitted, key: jax.Array
-    ) -> Evolution:
+    ) -> Evolution[np.ndarray]:
         """Evolves `int32[T, K]` and the pool to the best predicted score; consumes the key.
 
         The program is that of the proposals.
@@ -353,7 +348,7 @@ class Searcher:
 
     def _evolve(
         self, first: np.ndarray, pool: np.ndarray, key: jax.Array, fitted: Fitted, *, explore: bool
-    ) -> Evolution:
+    ) -> Evolution[np.ndarray]:
         # Of one shape, so that it compiles once; the first row fills up.
         start = np.concatenate([first, pool])
         missing = self._evaluations + len(pool) - len(start)
@@ -367,6 +362,6 @@ class Searcher:
         return self.predictor.fit(state.pretrained, vectors, scores, key=key, networks=networks)
 
 
-def _alive(found: Evolution, pool: np.ndarray) -> np.ndarray:
+def _alive(found: Evolution[np.ndarray], pool: np.ndarray) -> np.ndarray:
     """The population; where the evolution knows nothing new, the pool goes on."""
     return np.concatenate([found.population[np.isfinite(found.scores)], pool])

@@ -67,15 +67,7 @@ class CoarseStage:
         *,
         key_of: Callable[[int], jax.Array],
     ):
-        """Prepares the stage.
-
-        Args:
-          problem: of the study.
-          searcher: of the study.
-          runner: of the study, before its first trial.
-          progress: of the run.
-          key_of: the key of a trial by its number.
-        """
+        """Asks for nothing yet; `key_of` maps the number of a trial to its key."""
         self._problem = problem
         self._searcher = searcher
         self._runner = runner

@@ -50,7 +50,7 @@ class Contender:
 def build_result(
     problem: Problem,
     searched: Searched,
-    evolution: Evolution,
+    evolution: Evolution[np.ndarray],
     *,
     winners: Sequence[Contender],
     finalists: Sequence[Contender],
@@ -60,7 +60,6 @@ def build_result(
 ) -> dict[str, Any]:
     """Returns the content of `result.json`; the README documents it."""
     config, dataset, stop = problem.config, problem.dataset, searched.stop
-    assert dataset is not None
     names = ["default", "random"][: len(references)]
     described = {n: _describe(problem, c) for n, c in zip(names, references, strict=True)}
     best = [_describe(problem, c) for c in winners]

@@ -25,6 +25,7 @@ from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.space import Candidate
 from jointnas_jax.storage.workdir import WorkdirState
 from jointnas_jax.strategy.evolution import Evolution, diverse
+from jointnas_jax.strategy.searcher import Searcher
 from jointnas_jax.study.coarse_stage import CoarseStage, Searched
 from jointnas_jax.study.result import Contender, build_result, print_result
 from jointnas_jax.study.study_files import StudyFiles
@@ -51,7 +52,7 @@ def dry_run(config: Config, console: Console) -> None:
     """Prints the forecast of a study; opens the dataset, trains nothing."""
     check_asking(config)
     problem = build_problem(config)
-    images = problem.opened.count(config.data.train_split)
+    images = problem.dataset.count(config.data.train_split)
     forecast = forecast_study(problem, problem.pool(), images, find_teacher(config))
     print_forecast(problem, forecast, console)
 
@@ -130,6 +131,7 @@ def _run(
         sample = [problem.space.decode(vector).arch for vector in pool[:SAMPLE]]
         factors = files.provenance.speed_factors if files.provenance else None
         context = RunContext(files.workdir, factors, interrupt=interrupt, progress=progress)
+        searcher = problem.searcher()
         executor = make(config, problem.space, images, sample=sample, context=context)
     with contextlib.closing(executor):
         print_forecast(problem, forecast, progress.console)
@@ -147,7 +149,8 @@ def _run(
             scale, stored = executor.speed_factors[0], runner.stored.values()
             progress.begin(files.workdir, forecast.parts, scale, stored)
             interrupt.command = progress.command
-            return _stages(Study(problem, runner, files, progress), pool, timer, interrupt)
+            study = Study(problem, runner, files, progress, searcher)
+            return _stages(study, pool, timer, interrupt)
 
 
 def _stages(
@@ -159,7 +162,6 @@ def _stages(
     interrupt.check()
     with timer.stage("coarse stage"):
         searched = study.coarse(pool, pretrained)
-        study.save_predictor(searched)
     interrupt.check()
     with timer.stage("fine stage"):
         evolution = study.evolve(searched)
@@ -188,36 +190,37 @@ def _stages(
     return result
 
 
+@dataclasses.dataclass(frozen=True)
 class Study:
-    """The stages of a study, and what they share."""
+    """The stages of a study, and what they share.
 
-    def __init__(
-        self, problem: Problem, runner: TrialRunner, files: StudyFiles, progress: Progress
-    ):
-        """Compiles nothing yet.
+    Attributes:
+      problem: its task.
+      runner: trains, and stores every trial.
+      files: its workdir.
+      progress: of the run.
+      searcher: for the problem.
+    """
 
-        Args:
-          problem: of the study.
-          runner: of all its trials.
-          files: where everything is written.
-          progress: of the run.
-        """
-        self.problem = problem
-        self.runner = runner
-        self.files = files
-        self.progress = progress
-        self.searcher = problem.searcher()
-        self._config = problem.config
-        self._epochs = problem.config.train.epochs
+    problem: Problem
+    runner: TrialRunner
+    files: StudyFiles
+    progress: Progress
+    searcher: Searcher
+
+    @property
+    def config(self) -> Config:
+        """The config of the problem."""
+        return self.problem.config
 
     def pretrain(self) -> PredictorState:
         """Pretrains the predictor's encoders on the costs of random architectures."""
-        rng = np.random.default_rng((self._config.seed, PRETRAIN_STREAM))
-        vectors = self.problem.space.sample(rng, self._config.predictor.pretrain_samples)
+        rng = np.random.default_rng((self.config.seed, PRETRAIN_STREAM))
+        vectors = self.problem.space.sample(rng, self.config.predictor.pretrain_samples)
         return self.searcher.pretrain(vectors, self._key(_PRETRAIN, 0))
 
     def coarse(self, pool: np.ndarray, pretrained: PredictorState) -> Searched:
-        """Runs the coarse stage."""
+        """Runs the coarse stage, and writes its predictor for `search_budgets`."""
         stage = CoarseStage(
             self.problem,
             self.searcher,
@@ -225,9 +228,11 @@ class Study:
             self.progress,
             key_of=lambda number: self._key(_COARSE, number),
         )
-        return stage.run(pool, pretrained, self._key(_SEARCH, 0))
+        searched = stage.run(pool, pretrained, self._key(_SEARCH, 0))
+        self.files.predictor(lambda path: self.searcher.predictor.save(path, searched.fitted))
+        return searched
 
-    def evolve(self, searched: Searched) -> Evolution:
+    def evolve(self, searched: Searched) -> Evolution[np.ndarray]:
         """Runs the fine stage from all trials and the pool, whose scores cost nothing."""
         state = searched.state
         evolution = self.searcher.fine_stage(
@@ -240,13 +245,13 @@ class Study:
         )
         return evolution
 
-    def finalists(self, searched: Searched, evolution: Evolution) -> list[Contender]:
+    def finalists(self, searched: Searched, evolution: Evolution[np.ndarray]) -> list[Contender]:
         """Picks the best of the fine stage, and the best measured candidate of the coarse stage."""
         state = searched.state
         measured = state.vectors[np.nanargmax(state.scores)]
         alive = np.asarray(evolution.population)[np.isfinite(evolution.scores)]
         new = alive[~(alive == measured).all(axis=1)]
-        evolved = diverse(new, self._config.search.finalists, max(1, len(measured) // 6))
+        evolved = diverse(new, self.config.search.finalists, max(1, len(measured) // 6))
         chosen = np.concatenate([evolved, measured[None]])
         predicted = self.searcher.predictor.predict(searched.fitted, chosen)[0]
         sources = ["fine stage"] * len(evolved) + ["coarse stage"]
@@ -261,10 +266,11 @@ class Study:
         Random search gets as many candidates as the search trained, all for the full epochs.
         """
         sources = {"default candidate": self.problem.default}
-        if self._config.study.random_reference:
+        if self.config.study.random_reference:
             vectors = self.problem.random_candidates(trained)
             candidates = [self.problem.candidate(vector) for vector in vectors]
-            jobs = [Job(c, self._key(_RANDOM, i), self._epochs) for i, c in enumerate(candidates)]
+            epochs = self.config.train.epochs
+            jobs = [Job(c, self._key(_RANDOM, i), epochs) for i, c in enumerate(candidates)]
             outcomes = self.runner.run([TrialSpec("random", job) for job in jobs])
             scores = {i: o.accuracies[-1] for i, o in enumerate(outcomes) if o.reason is None}
             source, found = f"best of {len(vectors)} random", "all failed"
@@ -288,7 +294,7 @@ class Study:
         sound = [f for f in finalists if math.isfinite(f.mean_validation)]
         if not sound:
             raise StudyError(f"every finalist failed: {'; '.join(self.runner.reasons())}")
-        return sound[: self._config.search.winners]
+        return sound[: self.config.search.winners]
 
     def retrain(self, winners: Sequence[Contender], references: Sequence[Contender]) -> None:
         """Trains on the whole training split with all seeds and measures test accuracy, once."""
@@ -297,10 +303,6 @@ class Study:
         trained = self._train_seeds(contenders, "retrain", folders)
         for contender, accuracies in zip(contenders, trained, strict=True):
             contender.test = accuracies
-
-    def save_predictor(self, searched: Searched) -> None:
-        """Writes the predictor, for `search_budgets`."""
-        self.files.predictor(lambda path: self.searcher.predictor.save(path, searched.fitted))
 
     def _predicted(self, candidate: Candidate, searched: Searched) -> float:
         assert candidate.vector is not None
@@ -321,10 +323,10 @@ class Study:
           Accuracies of each contender by seed, None where a training failed.
         """
         stream = {"validate": _VALIDATE, "retrain": _RETRAIN}[stage]
-        seeds, epochs = self._config.study.seeds, self._config.train.epochs_of_winners
+        seeds, epochs = self.config.study.seeds, self.config.train.epochs_of_winners
         specs = []
         for contender, folder in itertools.zip_longest(contenders, folders):
-            recipe = contender.candidate.recipe.stretched(epochs / self._epochs)
+            recipe = contender.candidate.recipe.stretched(epochs / self.config.train.epochs)
             candidate = dataclasses.replace(contender.candidate, recipe=recipe)
             for seed in range(seeds):
                 job = Job(candidate, self._key(stream, seed), epochs, stage == "retrain")
@@ -334,5 +336,5 @@ class Study:
         return [accuracies[i : i + seeds] for i in range(0, len(accuracies), seeds)]
 
     def _key(self, stream: int, index: int) -> jax.Array:
-        root = jax.random.key(self._config.seed)
+        root = jax.random.key(self.config.seed)
         return jax.random.fold_in(jax.random.fold_in(root, stream), index)

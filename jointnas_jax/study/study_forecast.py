@@ -138,7 +138,6 @@ def forecast_study(
       teacher: that jobs on the full split learn from.
     """
     config, space = problem.config, problem.space
-    assert problem.dataset is not None
     hardware = _hardware_here(config, problem.dataset)
     held = validation_count(images, config.data.val_fraction, config.data.val_images)
     batches = stand_in_batches(problem, pool)

@@ -63,15 +63,7 @@ class TrialRunner:
         trainings: int,
         progress: Progress,
     ):
-        """Reads what an earlier run of the study stored.
-
-        Args:
-          problem: of the study.
-          executor: trains.
-          store: of the study.
-          workdir: of the study.
-          trainings: forecast for the whole study.
-          progress: of the run.
+        """Reads the stored trials; `trainings` are forecast for the whole study.
 
         Raises:
           DamagedError: a stored trial is not what was written.
@@ -188,14 +180,7 @@ class TrialStream:
     """
 
     def __init__(self, runner: TrialRunner, progress: Progress, *, count: int, rounds: int):
-        """Trains nothing yet.
-
-        Args:
-          runner: of the study; its executor is a `StreamingExecutor`.
-          progress: of the run.
-          count: trials, at most.
-          rounds: that were forecast in their place.
-        """
+        """Trains nothing yet; at most `count` trials come, in the place of so many `rounds`."""
         assert isinstance(runner.executor, StreamingExecutor)
         self._executor: StreamingExecutor = runner.executor
         self._runner = runner

@@ -1,5 +1,6 @@
 """A coarse stage without rounds: what it asks for follows from the order in which results came."""
 
+import functools
 import random
 
 import pytest
@@ -10,7 +11,6 @@ from table_study import look_up
 from jointnas_jax.errors import ConfigError, InterruptedStudyError
 from jointnas_jax.execution.local import LocalExecutor
 from jointnas_jax.storage.study_reader import stored_trials
-from jointnas_jax.study import run as run_module
 from jointnas_jax.study.run import run_study
 
 FLAGS = ("--config.executor=ray", "--config.search.asynchronous", "--config.search.rounds=4")
@@ -37,29 +37,37 @@ class Recorded:
     """As those trials arrived."""
 
     def __init__(self, trials):
-        told = sorted((t.arrived[1], t.arrived[0], t.number - FIRST) for t in trials if t.arrived)
-        self.told = [(asked, position) for _, asked, position in told]
+        arrived = sorted((t.arrived[1], t.arrived[0], t.number) for t in trials if t.arrived)
+        self.arrived = [(asked, position) for _, asked, position in arrived]
 
     def asks(self, number, asked, running):
-        return number < len(self.told) and asked < self.told[number][0]
+        return number < len(self.arrived) and asked < self.arrived[number][0]
 
     def ends(self, number, running):
-        return self.told[number][1]
+        return self.arrived[number][1]
 
 
 class Actors(LocalExecutor):
     """Stands in for a fleet whose trainings end in some order."""
 
-    def streamed(self, ask, later, past):
-        running, asked, number = {}, 0, 0
-        while True:
-            while self.order.asks(number, asked, running) and (job := ask()):
-                running[job[0]], asked = job[1], job[0] + 1
-            if not running:
-                return
-            position = self.order.ends(number, running)
-            yield position, self.run([running.pop(position)])[0]
-            number += 1
+    def __init__(self, order, config, space, images, **more):
+        super().__init__(config, space, images, **more)
+        self.order, self.running, self.asked, self.results = order, {}, 0, 0
+
+    def free_lanes(self):
+        return int(self.order.asks(self.results, self.asked, self.running))
+
+    def submit(self, position, job, *, later, stored=False):
+        self.asked = position + 1 - FIRST
+        if not stored:
+            self.running[position] = job
+
+    def next_result(self):
+        if not self.running:
+            return None
+        position = self.order.ends(self.results, self.running)
+        self.results += 1
+        return position, self.run([self.running.pop(position)])[0]
 
 
 @pytest.fixture
@@ -72,15 +80,12 @@ def study(monkeypatch):
         return look_up(assignment, jobs, stop)
 
     def run(workdir, order):
-        def make(settings, space, images, **more):
-            actors = Actors(settings, space, images, **more)
-            actors.order = order
-            return actors
-
-        monkeypatch.setattr(run_module, "make_executor", make)
+        make = functools.partial(Actors, order)
         looked_up.clear()
         try:
-            result = run_study(config(*FLAGS), workdir, Console(quiet=True), train_fn=noting)
+            result = run_study(
+                config(*FLAGS), workdir, Console(quiet=True), make=make, train_fn=noting
+            )
         except InterruptedStudyError:
             return None, [], list(looked_up)
         return result, stored_trials(workdir), list(looked_up)

@@ -87,9 +87,9 @@ def test_the_predictor_learns_nothing_from_a_failure(study, monkeypatch):
 
     seen, fit = [], Predictor.fit
 
-    def watched(self, pretrained, vectors, scores, *rest):
+    def watched(self, pretrained, vectors, scores, **rest):
         seen.append(scores)
-        return fit(self, pretrained, vectors, scores, *rest)
+        return fit(self, pretrained, vectors, scores, **rest)
 
     monkeypatch.setattr(Predictor, "fit", watched)
 

@@ -144,15 +144,20 @@ def test_the_winner_can_be_exported_with_what_was_measured(finished, tmp_path):
 
 
 def test_where_all_random_candidates_fail_there_is_nothing_to_beat():
-    study = Study.__new__(Study)
-    study.problem, study.config, study.progress = build_problem(config()), config(), Progress()
-    study._epochs, study._contender = 3, lambda source, *_: source
-    lost = TrainResult((), "made to fail", None)
-    study.trials = types.SimpleNamespace(run=lambda batch: [lost] * len(batch.jobs))
-    assert study.references(4, None) == ["default candidate"]
-    found = TrainResult((0.1, 0.2), None, None)
-    study.trials.run = lambda batch: [lost, found, lost, lost]
-    assert study.references(4, None) == ["default candidate", "best of 4 random"]
+    lost, found = TrainResult((), "made to fail", None), TrainResult((0.1, 0.2), None, None)
+    predictor = types.SimpleNamespace(predict=lambda fitted, vectors: (np.full(1, 0.5), None))
+    searcher = types.SimpleNamespace(predictor=predictor)
+    problem = build_problem(config())
+
+    def references(*outcomes):
+        runner = types.SimpleNamespace(run=lambda specs: list(outcomes))
+        study = Study(problem, runner, None, Progress(), searcher)
+        searched = types.SimpleNamespace(fitted=None)
+        return [contender.source for contender in study.references(4, searched)]
+
+    assert references(lost, lost, lost, lost) == ["default candidate"]
+    both = ["default candidate", "best of 4 random"]
+    assert references(lost, found, lost, lost) == both
 
 
 def test_the_same_seed_gives_the_same_study_on_any_number_of_devices(finished, tmp_path):
