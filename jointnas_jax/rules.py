@@ -111,8 +111,7 @@ ANY = Rule("any text", lambda v: True)
 POSITIVE = Rule("above 0", lambda v: 0 < v < math.inf)
 RATES = Rule("two probabilities (best parent, worst parent)", _rates)
 QUANTITY = Rule(
-    'a number such as "1.5M" (units K, M, G) from 1 to 1000000G, or "" for no limit',
-    _COUNT.holds,
+    'a number such as "1.5M" (units K, M, G) from 1 to 1000000G, or "" for no limit', _COUNT.holds
 )
 DURATION = Rule(
     'a time such as "2.5ms" (units us, ms, s) above 0, at most 1000s, or "" for no limit',

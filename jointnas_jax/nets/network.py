@@ -13,7 +13,14 @@ from flax import linen as nn
 
 from jointnas_jax.nets import conv
 from jointnas_jax.nets.envelope import Envelope, Switches
-from jointnas_jax.nets.norm import ACTIVATIONS, Moments, batch_norm, moving_average, normalise
+from jointnas_jax.nets.norm import (
+    ACTIVATIONS,
+    Affine,
+    Moments,
+    batch_norm,
+    moving_average,
+    normalise,
+)
 from jointnas_jax.space import ArchSpec, Block
 
 # More than any stage has blocks; see `_draws`.
@@ -47,13 +54,13 @@ class BatchNorm(nn.Module):
         width = x.shape[axis : axis + 1]
         init = nn.initializers.zeros if self.zero_scale else nn.initializers.ones
         scale = self.param("scale", init, width)
-        bias = self.param("bias", nn.initializers.zeros, width)
+        affine = Affine(scale, self.param("bias", nn.initializers.zeros, width))
         mean = self.variable("batch_stats", "mean", jnp.zeros, width)
         var = self.variable("batch_stats", "var", jnp.ones, width)
         kind = dict(activation=self.activation, lowering=self.lowering)
         if not train:
-            return normalise(x, Moments(mean.value, var.value), scale=scale, bias=bias, **kind)
-        y, batch = batch_norm(x, scale, bias, **kind)
+            return normalise(x, Moments(mean.value, var.value), affine, **kind)
+        y, batch = batch_norm(x, affine, **kind)
         if not self.is_initializing():
             mean.value = moving_average(mean.value, batch.mean)
             var.value = moving_average(var.value, batch.var)

@@ -32,60 +32,52 @@ class Moments(NamedTuple):
     var: jax.Array
 
 
-# `custom_vjp` has no keyword-only arguments.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, activation: str, lowering: str
-) -> tuple[jax.Array, Moments]:
-    """Normalises a map by its own statistics and applies an activation.
+class Affine(NamedTuple):
+    """Scale and bias of each channel, `float32[C]` each."""
 
-    Args:
-      x: map.
-      scale: `float32[C]`.
-      bias: `float32[C]`.
-      activation: name in `ACTIVATIONS`.
-      lowering: lowering of the map.
+    scale: jax.Array
+    bias: jax.Array
+
+
+# `custom_vjp` has no keyword-only arguments.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def batch_norm(
+    x: jax.Array, affine: Affine, activation: str, lowering: str
+) -> tuple[jax.Array, Moments]:
+    """Normalises a map by its own moments and applies an activation of `ACTIVATIONS`.
 
     Returns:
-      The map, and its moments, which have no derivative.
+      The map, and the moments, which have no derivative.
     """
-    return _forward(x, scale, bias, activation=activation, lowering=lowering)[0]
+    return _forward(x, affine, activation=activation, lowering=lowering)[0]
 
 
 def _forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, activation: str, lowering: str
+    x: jax.Array, affine: Affine, activation: str, lowering: str
 ) -> tuple[tuple[jax.Array, Moments], tuple]:
     axes = _axes(lowering)
     exact = x.astype(jnp.float32)
     mean = exact.mean(axes)
     var = jnp.maximum(jnp.square(exact).mean(axes) - jnp.square(mean), 0.0)
     moments = Moments(mean, var)
-    y = normalise(x, moments, scale=scale, bias=bias, activation=activation, lowering=lowering)
-    return (y, moments), (x, moments, scale, bias)
+    y = normalise(x, moments, affine, activation=activation, lowering=lowering)
+    return (y, moments), (x, moments, affine)
 
 
 def _backward(activation: str, lowering: str, saved: tuple, cotangents: tuple) -> tuple:
-    x, moments, scale, bias = saved
-    dy, _ = cotangents
-    return batch_norm_gradients(
-        x, dy, moments, scale=scale, bias=bias, activation=activation, lowering=lowering
-    )
+    x, moments, affine = saved
+    kind = dict(activation=activation, lowering=lowering)
+    return batch_norm_gradients(x, cotangents[0], moments, affine=affine, **kind)
 
 
 batch_norm.defvjp(_forward, _backward)
 
 
 def normalise(
-    x: jax.Array,
-    moments: Moments,
-    *,
-    scale: jax.Array,
-    bias: jax.Array,
-    activation: str,
-    lowering: str,
+    x: jax.Array, moments: Moments, affine: Affine, *, activation: str, lowering: str
 ) -> jax.Array:
     """Normalises a map by given moments and applies an activation; see `batch_norm`."""
-    factor, shift = _fold(moments, scale, bias, lowering=lowering)
+    factor, shift = _fold(moments, affine, lowering)
     return ACTIVATIONS[activation](x * factor + shift).astype(x.dtype)
 
 
@@ -94,17 +86,16 @@ def batch_norm_gradients(
     dy: jax.Array,
     moments: Moments,
     *,
-    scale: jax.Array,
-    bias: jax.Array,
+    affine: Affine,
     activation: str,
     lowering: str,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, Affine]:
     """Gradients of x, scale and bias, given the moments of x and the gradient of y."""
     axes, dtype = _axes(lowering), x.dtype
     x, dy = x.astype(jnp.float32), dy.astype(jnp.float32)
-    mean, var = moments
+    (mean, var), scale = moments, affine.scale
     count = x.size // mean.size
-    factor, shift = _fold(moments, scale, bias, lowering=lowering)
+    factor, shift = _fold(moments, affine, lowering)
     if activation:
         (dy,) = jax.vjp(ACTIVATIONS[activation], x * factor + shift)[1](dy)
     dbias, along = dy.sum(axes), (dy * x).sum(axes)
@@ -114,7 +105,7 @@ def batch_norm_gradients(
     offset = -scale * inverse * dbias / count - mean * slope
     slope, offset = lax.optimization_barrier((slope, offset))
     dx = dy * factor + x * conv.per_channel(slope, lowering) + conv.per_channel(offset, lowering)
-    return dx.astype(dtype), inverse * centred, dbias
+    return dx.astype(dtype), Affine(inverse * centred, dbias)
 
 
 def moving_average(old: jax.Array, new: jax.Array) -> jax.Array:
@@ -122,12 +113,10 @@ def moving_average(old: jax.Array, new: jax.Array) -> jax.Array:
     return BN_MOMENTUM * old + (1 - BN_MOMENTUM) * new
 
 
-def _fold(
-    moments: Moments, scale: jax.Array, bias: jax.Array, *, lowering: str
-) -> tuple[jax.Array, jax.Array]:
+def _fold(moments: Moments, affine: Affine, lowering: str) -> tuple[jax.Array, jax.Array]:
     """Factor and shift, ready to broadcast; the barrier keeps them out of the loop over x."""
-    factor = scale * lax.rsqrt(moments.var + BN_EPSILON)
-    factor, shift = lax.optimization_barrier((factor, bias - moments.mean * factor))
+    factor = affine.scale * lax.rsqrt(moments.var + BN_EPSILON)
+    factor, shift = lax.optimization_barrier((factor, affine.bias - moments.mean * factor))
     return conv.per_channel(factor, lowering), conv.per_channel(shift, lowering)
 
 

@@ -25,6 +25,7 @@ from jointnas_jax.nets import conv
 from jointnas_jax.nets.envelope import Switches
 from jointnas_jax.nets.network import BatchNorm, MBConv, add_residual, fit_channels, tap_mask
 from jointnas_jax.nets.norm import (
+    Affine,
     Moments,
     batch_norm,
     batch_norm_gradients,
@@ -50,21 +51,17 @@ class Tile(NamedTuple):
     """The weights of a tile, `float32`; of all tiles with a leading axis.
 
     Attributes:
-      expand: `[T, C]`; None in a block that never expands, as are the next two.
-      expand_scale: `[T]`, scale of the BN behind the expansion.
-      expand_bias: `[T]`, its bias.
+      expand: `[T, C]`; None in a block that never expands.
+      expand_bn: `[T]`, the BN behind the expansion; None likewise.
       depthwise: `[T, k, k]`.
-      scale: `[T]`, scale of the BN behind the depthwise convolution.
-      bias: `[T]`, its bias.
+      depthwise_bn: `[T]`, the BN behind the depthwise convolution.
       project: `[T, D]`.
     """
 
     expand: Any
-    expand_scale: Any
-    expand_bias: Any
+    expand_bn: Affine | None
     depthwise: Any
-    scale: Any
-    bias: Any
+    depthwise_bn: Affine
     project: Any
 
 
@@ -143,21 +140,21 @@ def _cut(block: Block, params: Any, switches: Switches, *, size: int, count: int
         w = jnp.pad(w, [(0, count * size - block.hidden)] + [(0, 0)] * (w.ndim - 1))
         return w.reshape(count, size, *w.shape[1:])
 
-    expand = expand_scale = expand_bias = None
+    def cut_bn(name: str) -> Affine:
+        return Affine(cut(params[name]["scale"]), cut(params[name]["bias"]))
+
+    expand = expand_bn = None
     if block.expands:
         w = params["expand"]["kernel"].T
         # Without expansion a branch works on the block's input: the identity selects it.
         w = jnp.where(switches.expands > 0, w, jnp.eye(w.shape[0], w.shape[1]))
-        bn = params["expand_bn"]
-        expand, expand_scale, expand_bias = cut(w), cut(bn["scale"]), cut(bn["bias"])
+        expand, expand_bn = cut(w), cut_bn("expand_bn")
     kernel = params["depthwise"]["kernel"] * tap_mask(block.kernel, switches.kernel)
     return Tile(
         expand=expand,
-        expand_scale=expand_scale,
-        expand_bias=expand_bias,
+        expand_bn=expand_bn,
         depthwise=cut(kernel.transpose(2, 0, 1)),
-        scale=cut(params["depthwise_bn"]["scale"]),
-        bias=cut(params["depthwise_bn"]["bias"]),
+        depthwise_bn=cut_bn("depthwise_bn"),
         project=cut(params["project"]["kernel"]),
     )
 
@@ -200,12 +197,13 @@ def _branch_forward(
     static: Static, x: jax.Array, weights: Tile, se: Any, flags: Flags
 ) -> tuple[tuple, tuple]:
     stride, activation = static
-    count, size = weights.scale.shape
+    scale = weights.depthwise_bn.scale
+    count, size = scale.shape
     _, height, width, n = x.shape
     small = (size, -(-height // stride), -(-width // stride), n)
     # What is not written is not read, except for the moments.
     buffer = lambda shape: lax.empty((count, *shape), x.dtype)
-    zeros = jnp.zeros_like(weights.scale)
+    zeros = jnp.zeros_like(scale)
     moments = Moments(zeros, zeros)
     expanded = None if weights.expand is None else (buffer((size, height, width, n)), moments)
     saved = (expanded, buffer(small), moments)
@@ -215,7 +213,7 @@ def _branch_forward(
         tile = _at(weights, t)
         before, expanded = _expand(static, x, tile, flags=flags, t=t)
         d = _depthwise(before, tile.depthwise, static=static, flags=flags)
-        y, moments = batch_norm(d, tile.scale, tile.bias, activation=activation, lowering=_LOW)
+        y, moments = batch_norm(d, tile.depthwise_bn, activation=activation, lowering=_LOW)
         return (expanded, d, moments), y
 
     project = lambda t, y: _at(weights.project, t).T @ y.reshape(size, -1)
@@ -257,36 +255,33 @@ def _branch_backward(static: Static, saved_all: tuple, cotangents: tuple) -> tup
     x, weights, se, flags, (expanded, depthwise, moments), gated = saved_all
     kind = dict(activation=static.activation, lowering=_LOW)
     dout = cotangents[0].reshape(cotangents[0].shape[0], -1)  # running statistics have none
-    channels, size = x.shape[0], weights.scale.shape[1]
+    channels, size = x.shape[0], weights.depthwise_bn.scale.shape[1]
     small = depthwise.shape[1:]
 
     def backward(t: jax.Array, dy: jax.Array, dx: jax.Array) -> tuple[jax.Array, Tile]:
         """From the gradient of a tile's output to dx and the weights' gradients."""
         tile, d, moments_d = _at((weights, depthwise, moments), t)
-        dd, dscale, dbias = batch_norm_gradients(
-            d, dy, moments_d, scale=tile.scale, bias=tile.bias, **kind
-        )
-        bn = dict(scale=tile.expand_scale, bias=tile.expand_bias, **kind)
+        dd, dbn = batch_norm_gradients(d, dy, moments_d, affine=tile.depthwise_bn, **kind)
         if expanded is None:
             before = lax.dynamic_slice_in_dim(x, t * size, size)
         else:
             z, moments_z = _at(expanded, t)
-            before = jnp.where(flags.expands > 0, normalise(z, moments_z, **bn), z)
+            a = normalise(z, moments_z, tile.expand_bn, **kind)
+            before = jnp.where(flags.expands > 0, a, z)
         convolve = functools.partial(_depthwise, static=static, flags=flags)
         _, to_before = jax.vjp(convolve, before, tile.depthwise)
         dbefore, dkernel = to_before(dd)
-        gradients = Tile(None, None, None, dkernel, dscale, dbias, None)
+        gradients = Tile(
+            expand=None, expand_bn=None, depthwise=dkernel, depthwise_bn=dbn, project=None
+        )
         if expanded is None:
             return lax.dynamic_update_slice_in_dim(dx, dbefore, t * size, axis=0), gradients
         da = dbefore * flags.expands
-        dz, dexpand_scale, dexpand_bias = batch_norm_gradients(z, da, moments_z, **bn)
+        dz, dexpand_bn = batch_norm_gradients(z, da, moments_z, affine=tile.expand_bn, **kind)
         dz = jnp.where(flags.expands > 0, dz, dbefore).reshape(size, -1)
         dx = dx + (tile.expand.T @ dz).reshape(dx.shape)
-        return dx, gradients._replace(
-            expand=dz @ x.reshape(channels, -1).T,
-            expand_scale=dexpand_scale,
-            expand_bias=dexpand_bias,
-        )
+        dexpand = dz @ x.reshape(channels, -1).T
+        return dx, gradients._replace(expand=dexpand, expand_bn=dexpand_bn)
 
     dweights, dx = jax.tree.map(jnp.zeros_like, weights), jnp.zeros_like(x)
     dproject, dweights = dweights.project, dweights._replace(project=None)
@@ -296,7 +291,7 @@ def _branch_backward(static: Static, saved_all: tuple, cotangents: tuple) -> tup
             dx, dweights, dproject = carry
             dx, gradients = backward(t, (_at(weights.project, t) @ dout).reshape(small), dx)
             tile, d, moments_d = _at((weights, depthwise, moments), t)
-            y = normalise(d, moments_d, scale=tile.scale, bias=tile.bias, **kind)
+            y = normalise(d, moments_d, tile.depthwise_bn, **kind)
             new = (gradients, y.reshape(size, -1) @ dout.T)
             dweights, dproject = _put((dweights, dproject), new, t)
             return dx, dweights, dproject
@@ -353,12 +348,12 @@ def _expand(
     static: Static, x: jax.Array, tile: Tile, *, flags: Flags, t: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, Moments] | None]:
     """Input of a tile's depthwise convolution; output of its expansion with the moments."""
-    size = tile.scale.shape[0]
-    if tile.expand is None:
+    size = tile.depthwise_bn.scale.shape[0]
+    if tile.expand is None or tile.expand_bn is None:
         return lax.dynamic_slice_in_dim(x, t * size, size), None
     z = (tile.expand @ x.reshape(x.shape[0], -1)).reshape(size, *x.shape[1:])
     kind = dict(activation=static.activation, lowering=_LOW)
-    a, moments = batch_norm(z, tile.expand_scale, tile.expand_bias, **kind)
+    a, moments = batch_norm(z, tile.expand_bn, **kind)
     return jnp.where(flags.expands > 0, a, z), (z, moments)
 
 

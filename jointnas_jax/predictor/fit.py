@@ -30,12 +30,7 @@ class PredictorState(flax.struct.PyTreeNode):
 
 @functools.partial(jax.jit, static_argnames=("recipe_width", "config"))
 def pretrain(
-    arch: jax.Array,
-    costs: jax.Array,
-    key: jax.Array,
-    *,
-    recipe_width: int,
-    config: PredictorConfig,
+    arch: jax.Array, costs: jax.Array, key: jax.Array, *, recipe_width: int, config: PredictorConfig
 ) -> PredictorState:
     """Initialises all members and trains encoder and proxy head on costs, which are free.
 

@@ -84,11 +84,7 @@ class Predictor:
         """Trains the encoders on costs `int64[N, P]` of vectors `int32[N, K]`; consumes the key."""
         arch, recipe = self._features(vectors)
         return self._pretrain(
-            arch,
-            costs.astype(np.float32),
-            key,
-            recipe_width=recipe.shape[1],
-            config=self._config,
+            arch, costs.astype(np.float32), key, recipe_width=recipe.shape[1], config=self._config
         )
 
     def fit(

@@ -120,11 +120,7 @@ class TrainProgram:
         tiled = isinstance(shape, Envelope) and lowering == "matmul" and lanes_per_device == 1
         block = TiledMBConv if tiled else MBConv
         module = Network(
-            arch=shape,
-            lowering=lowering,
-            block=block,
-            dtype=dtype,
-            mapped=lanes_per_device > 1,
+            arch=shape, lowering=lowering, block=block, dtype=dtype, mapped=lanes_per_device > 1
         )
         side_by_side: Callable[..., Any] = functools.partial(
             parallel, devices=tuple(devices), lanes_per_device=lanes_per_device
