@@ -60,7 +60,7 @@ class SpaceArrays(NamedTuple):
             np.pad(table.scales, missing),
         )
 
-    def inputs(self, vectors: jax.Array) -> jax.Array:
+    def inputs(self, vectors: jax.Array | np.ndarray) -> jax.Array:
         """Inputs `float32[..., F]` of the process, of `int32[..., K]`."""
         width = len(self.groups)
         table = FeatureTable(self.groups, self.values, self.factors, width, self.scales)
@@ -125,11 +125,11 @@ def propose(
     padded = lambda array: jnp.pad(array, [(0, room)] + [(0, 0)] * (array.ndim - 1))
     rows, real = padded(inputs), padded(jnp.arange(len(inputs)) < seen.real)
     transform = Transform.fit(padded(seen.scores), real, straighten=True)
-    process = fit_process(rows, transform.forward(padded(seen.scores)), real, knobs)
+    process = fit_process(rows, transform.forward(padded(seen.scores)), real, knobs=knobs)
     process = _believe_all(process, space.inputs(seen.believed), seen)
     best, hope = best_and_worst(process)[0], None
     if constrained:
-        hope = fit_process(rows, padded(seen.excess), padded(seen.judged), knobs)
+        hope = fit_process(rows, padded(seen.excess), padded(seen.judged), knobs=knobs)
         sound = real & (padded(seen.excess) <= 0)
         best = jnp.where(sound, predict(process, rows)[0], -jnp.inf).max()
 
