@@ -84,7 +84,7 @@ class Constraints:
         if not self._budget:
             return np.ones(len(vectors), bool)
         limits = np.array(list(self._budget.values()))
-        return (self.costs(vectors)[:, list(self._budget)] <= limits).all(1)
+        return np.all(self.costs(vectors)[:, list(self._budget)] <= limits, axis=1)
 
 
 def standardised(logs: Callable[[Any], Any], space: VectorSpace) -> Callable[[Any], Any]:

@@ -21,9 +21,9 @@ def test_what_a_killed_actor_trained_is_given_to_another_or_fails_in_the_end(
         given = fleet._hand_out
         killed = []
 
-        def kill_whoever_has_the_first_job(waiting, running):
-            given(waiting, running)
-            for worker, unit in running.values():
+        def kill_whoever_has_the_first_job():
+            given()
+            for worker, unit in fleet._running.values():
                 if 0 in unit.positions and len(killed) < deaths and worker not in killed:
                     killed.append(worker)
                     ray.kill(worker)
