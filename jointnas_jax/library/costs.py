@@ -1,4 +1,4 @@
-"""Costs and budgets as users give them, and as a search wants them."""
+"""Costs and budgets, from the form of a user to the form of a search."""
 
 import contextlib
 import math
@@ -22,15 +22,15 @@ Budget = Mapping[str, float | str]
 
 
 class Costs(NamedTuple):
-    """What candidates cost, and may cost.
+    """Costs of candidates and their limits.
 
     Attributes:
-      names: of P costs.
+      names: names of P costs.
       of: `int32[N, K] -> float64[N, P]`, on the host; None without costs.
       budget: column of the costs -> limit.
       features: see `Searcher`; None: derived from `of`.
-      feasible: likewise, from the budget.
-      repair: see `evolve`; None: its own.
+      feasible: see `Searcher`; None: derived from the budget.
+      repair: see `evolve`; None: repair by bisection.
     """
 
     names: tuple[str, ...] = ()
@@ -42,33 +42,31 @@ class Costs(NamedTuple):
 
     @classmethod
     def read(cls, space: AnySpace, costs: CostFn | None, budget: Budget | None) -> "Costs":
-        """Reads what a user gave.
+        """Reads the costs and the budget of a user.
 
         Args:
-          space: of the candidates.
-          costs: see `jn.search`; None: of the joint space those of its networks, of others
-            none.
+          space: the search space.
+          costs: see `jn.search`; None: FLOPs and more in the joint space, no costs in others.
           budget: name of a cost -> limit, a number or text such as "1.5M".
 
         Raises:
           InputError: the costs break a rule, or the budget names none of them.
         """
         if costs is not None:
-            own = _Checked(space, costs)
-            return cls(own.names, own, _limits(budget, own.names))
+            checked = _Checked(space, costs)
+            return cls(checked.names, checked, _limits(budget, checked.names))
         if not isinstance(space, JointSpace):
             return cls(budget=_limits(budget, ()))
         table = CostTable.of(space)
         limits = _limits(budget, COSTS)
-        # Costs of networks are whole numbers.
         named = {COSTS[column]: int(limit) for column, limit in limits.items()}
         return cls(
-            COSTS,
-            table,
-            limits,
-            standardised(table.logs(("flops", "params")), space),
-            table.within({name: int(limit) for name, limit in named.items()}) if named else None,
-            table.shrink(tuple(named)) if named else None,
+            names=COSTS,
+            of=table,
+            budget=limits,
+            features=standardised(table.logs(("flops", "params")), space),
+            feasible=table.within(named) if named else None,
+            repair=table.shrink(tuple(named)) if named else None,
         )
 
     def by_name(self, vectors: np.ndarray) -> list[dict[str, float]]:
@@ -79,28 +77,29 @@ class Costs(NamedTuple):
         return [dict(zip(self.names, row, strict=True)) for row in rows]
 
     @contextlib.contextmanager
-    def telling(self) -> Iterator[None]:
-        """Raises an error of the user's costs as it was, where a compiled program called them."""
+    def unwrapped_errors(self) -> Iterator[None]:
+        """Raises the error of a user's costs itself, where a compiled program called them."""
         try:
             yield
         except jax.errors.JaxRuntimeError as error:
             raise getattr(self.of, "broken", None) or error from error
 
-    def limits(self, space: AnySpace) -> Constraints:
-        """The rules of a search without a searcher."""
+    def constraints(self, space: AnySpace) -> Constraints:
+        """The rules that candidates obey, for use without a searcher."""
         return Constraints(space, self.of, self.budget, self.feasible, self.names)
 
 
 class _Checked:
-    """Costs of the user's own as an array.
+    """A user's costs as an array.
 
     Attributes:
-      names: of the costs, known from a first call.
+      names: names of the costs, from a first call.
       broken: the error of a call that failed.
     """
 
     def __init__(self, space: AnySpace, costs: CostFn):
-        self._space, self._costs = space, costs
+        self._space = space
+        self._costs = costs
         self.names: tuple[str, ...] = ()
         self.broken: InputError | None = None
         sample = space.sample(np.random.default_rng(0), 2)
@@ -118,28 +117,28 @@ class _Checked:
             raise
 
     def _checked(self, vectors: np.ndarray) -> np.ndarray:
-        found = self._call(vectors)
-        if tuple(found) != self.names:
+        costs = self._call(vectors)
+        if tuple(costs) != self.names:
             raise InputError(
                 f"`costs` must always name the same costs, here {list(self.names)}, got "
-                f"{list(found)}"
+                f"{list(costs)}"
             )
-        return np.stack([self._column(n, v, len(vectors)) for n, v in found.items()], -1)
+        return np.stack([self._column(n, v, len(vectors)) for n, v in costs.items()], -1)
 
     def _call(self, vectors: np.ndarray) -> Mapping[str, Any]:
         try:
-            found = self._costs(columns(self._space, vectors))
+            costs = self._costs(columns(self._space, vectors))
         except Exception as error:  # it is the user's code
             raise InputError(
                 f"`costs` failed on arrays of {len(vectors)} candidates: {one_line(error)}; each "
                 "knob is an array: use numpy.where instead of `if`, or numpy.vectorize"
             ) from error
-        if not isinstance(found, Mapping):
+        if not isinstance(costs, Mapping):
             raise InputError(
                 "`costs` must return a dict, name of each cost -> an array of numbers, got "
-                f"{shown(found)}"
+                f"{shown(costs)}"
             )
-        return found
+        return costs
 
     def _column(self, name: str, values: Any, count: int) -> np.ndarray:
         try:

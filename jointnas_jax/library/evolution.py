@@ -1,4 +1,4 @@
-"""`jn.evolve`: the fine stage on its own."""
+"""`jn.evolve`: the fine stage alone."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -50,51 +50,51 @@ def evolve(
     Args:
       space: a `Space` or a `JointSpace`.
       score: a `Predictor`, or a function from knobs (name -> array of the values in N candidates)
-        to N scores, higher is better; those that are not finite never win.
+        to N scores, higher is better; a candidate whose score is not finite cannot win.
       start: candidates to begin with, besides an even sample of the space.
-      costs: what candidates cost, see `search`.
+      costs: costs of candidates, see `search`.
       budget: name of a cost -> limit; no candidate over it survives.
-      seed: of everything random.
+      seed: seed of everything random.
       settings: sizes and rates.
 
     Raises:
-      InputError: something breaks a rule, or no candidate is within the budget.
+      InputError: an argument breaks a rule, or no candidate is within the budget.
     """
     space, settings = check_space(space), settings or EvolutionConfig()
-    known = Costs.read(space, costs, budget)
-    limits = known.limits(space)
-    pool = limits.pool(settings.population, seed)
+    priced = Costs.read(space, costs, budget)
+    constraints = priced.constraints(space)
+    pool = constraints.pool(settings.population, seed)
     first = np.concatenate([encode_all(space, start), pool])
     if isinstance(score, Predictor):
         marks: Callable[[jax.Array], jax.Array] = score.score_fn
     else:
         marks = on_host(lambda vectors: _scores(space, score, vectors), np.float32)
-        marks(first)  # an error inside a program would be told as JAX's own
+        marks(first)  # an error inside a program would come as one of JAX
 
     def program(first: jax.Array, key: jax.Array) -> evolution.Evolution:
         return evolution.evolve(
             first,
             key,
             marks,
-            feasible=limits.feasible,
+            feasible=constraints.feasible,
             canonical=space.canonical,
             cardinalities=space.cardinalities,
             config=settings,
-            repair=known.repair,
+            repair=priced.repair,
         )
 
-    with known.telling():
-        found = jax.tree.map(np.asarray, jax.jit(program)(first, jax.random.key(seed)))
-    alive = np.isfinite(found.scores)
-    vectors, scores = found.population[alive], found.scores[alive].astype(np.float64)
-    return Evolved([space.decode(v) for v in vectors], scores, int(found.generations))
+    with priced.unwrapped_errors():
+        evolved = jax.tree.map(np.asarray, jax.jit(program)(first, jax.random.key(seed)))
+    alive = np.isfinite(evolved.scores)
+    vectors, scores = evolved.population[alive], evolved.scores[alive].astype(np.float64)
+    return Evolved([space.decode(v) for v in vectors], scores, int(evolved.generations))
 
 
 def _scores(space: AnySpace, score: ScoreFn, vectors: np.ndarray) -> np.ndarray:
-    found = np.asarray(score(columns(space, vectors)), np.float32)
-    if found.shape != (len(vectors),):
+    scores = np.asarray(score(columns(space, vectors)), np.float32)
+    if scores.shape != (len(vectors),):
         raise InputError(
             f"`score` must return a number for each of {len(vectors)} candidates, got the shape "
-            f"{shown(list(found.shape))}; each knob is an array of their values"
+            f"{shown(list(scores.shape))}; each knob is an array of their values"
         )
-    return np.where(np.isfinite(found), found, -np.inf)
+    return np.where(np.isfinite(scores), scores, -np.inf)

@@ -1,4 +1,4 @@
-"""What the trials of an Optuna study tell its sampler."""
+"""The trials of an Optuna study as a history of its sampler."""
 
 import dataclasses
 import math
@@ -54,8 +54,8 @@ class Memory(History):
             vectors=_padded(vectors[chosen], most, repeat=True),
             scores=_padded(z, most),
             real=np.int32(len(chosen)),
-            # Large numbers drawn together, as a process needs them; 0 stays the limit, and where no
-            # constraint is known none is broken.
+            # Large numbers drawn together, as a process needs them; 0 stays the limit, and a trial
+            # without constraints breaks none.
             excess=_padded(np.nan_to_num(np.arcsinh(excess), nan=0.0), most),
             judged=_padded(np.isfinite(excess), most),
             believed=_padded(believed, _BELIEFS),
@@ -82,9 +82,9 @@ def remember(
     """Reads trials.
 
     Args:
-      trials: of the study, oldest first.
-      proposed: number of each running trial -> values of its parameters, as far as they are known.
-      parameters: that are searched; trials without one of them tell nothing.
+      trials: trials of the study, oldest first.
+      proposed: number of each running trial -> values of its parameters so far.
+      parameters: the search space; trials without one of its parameters are left out.
       sign: -1 where the study minimises.
     """
     complete = [_score(t, sign, math.nan) for t in trials if t.state is TrialState.COMPLETE]
@@ -121,11 +121,11 @@ def _score(trial: FrozenTrial, sign: float, median: float) -> float:
 
 
 def _constraints(trial: FrozenTrial) -> dict[str, float]:
-    found = getattr(trial, "constraints", None)  # Optuna 5
-    if found is None:
+    constraints = getattr(trial, "constraints", None)  # Optuna 5
+    if constraints is None:
         values = trial.system_attrs.get("constraints") or ()
-        found = {str(i): value for i, value in enumerate(values)}
-    return dict(found)
+        constraints = {str(i): value for i, value in enumerate(values)}
+    return dict(constraints)
 
 
 def _excess(constraints: Sequence[Mapping[str, float]]) -> np.ndarray:

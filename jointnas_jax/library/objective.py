@@ -1,4 +1,4 @@
-"""`jn.search`: both stages of the search on an objective of the user's own."""
+"""`jn.search`: both stages of the search on any objective."""
 
 import dataclasses
 import functools
@@ -25,10 +25,10 @@ class Trial:
     """One evaluation of a candidate; its text is a line.
 
     Attributes:
-      number: from 1, in the order of evaluation.
-      candidate: what was evaluated: the value of each knob, or a `Candidate` of the joint space.
-      score: what `evaluate` returned, nan where it failed.
-      reason: why it failed; None: it did not.
+      number: position in the order of evaluation, from 1.
+      candidate: the value of each knob, or a `Candidate` of the joint space.
+      score: result of `evaluate`, nan where it failed.
+      reason: reason of a failure; None: the candidate has a score.
       costs: name of each cost -> number.
       best: the highest score up to this trial, nan where all failed.
     """
@@ -48,15 +48,15 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
       best: the trial to take: that of the highest score, or under noise the one that is predicted
-        best of all that were evaluated.
-      trials: all of them, in order.
-      predictor: fitted to all trials.
-      report_card: what the predictor is worth, by cross-validation; `report_card.verdict()` says it
-        in words.
+        best of all evaluated candidates.
+      trials: all trials, in order.
+      predictor: predictor fitted to all trials.
+      report_card: marks of the predictor by cross-validation; `report_card.verdict()` says in words
+        how far to trust it.
     """
 
     best: Trial
@@ -97,26 +97,26 @@ def search(
 
     Args:
       space: a `Space`, or a `JointSpace` of networks and recipes.
-      evaluate: gets a list of candidates (dicts, or a `Candidate` each from a `JointSpace`), and
-        returns a score for each, higher is better. A score that is None or not finite is a failed
-        trial, and so is an exception (with several candidates, each is tried again alone): it has
-        a reason and can never win.
-      evaluations: candidates to evaluate, at most; fewer where the space has no more.
-      per_round: candidates of a round, which `evaluate` gets together: more train side by side, but
-        know less of each other.
-      costs: what candidates cost, known without an evaluation. A function from knobs (name -> array
-        of the values in N candidates) to costs (name -> array of N numbers); they help the
-        predictor. None: those of its networks (`flops`, `params`) in a joint space, else none.
+      evaluate: a function from a list of candidates (dicts, or a `Candidate` each from a
+        `JointSpace`) to a score for each, higher is better. A score that is None or not finite is a
+        failed trial, and so is an exception (with several candidates, each is tried again alone):
+        it is recorded with the reason, and cannot win.
+      evaluations: number of candidates, at most; fewer where the space has no more.
+      per_round: candidates of a round, for one call of `evaluate`: more train side by side, but
+        are chosen with fewer scores.
+      costs: costs of candidates, without an evaluation: a function from knobs (name -> array of the
+        values in N candidates) to costs (name -> array of N numbers); they help the predictor.
+        None: `flops`, `params` and more in a joint space, no costs in others.
       budget: name of a cost -> limit, such as `{"flops": 1e6}` or `{"flops": "1.5M"}`.
-      noisy: whether a candidate that is evaluated again can get another score.
-      seed: of everything random; the same seed gives the same search.
+      noisy: whether a second evaluation of a candidate can give another score.
+      seed: seed of everything random; the same seed gives the same search.
       progress: called after each trial; `print` prints a line.
-      settings: of both stages, but for `rounds` and `per_round`.
-      predictor: its settings.
+      settings: settings of both stages, but for `rounds` and `per_round`.
+      predictor: settings of the predictor.
 
     Raises:
-      InputError: space, costs, budget or a number breaks a rule, `evaluate` returns something else
-        than a score for each candidate, or no candidate is within the budget.
+      InputError: an argument breaks a rule, `evaluate` does not return a score for each candidate,
+        or no candidate is within the budget.
       StudyError: every candidate failed.
     """
     space = check_space(space)
@@ -129,19 +129,19 @@ def search(
     if budget is not None and not isinstance(budget, Mapping):
         raise InputError(f"`budget` must be a dict, name of a cost -> limit, got {shown(budget)}")
     limits = tuple((budget or {}).items())
-    known, searcher = prepare(
+    priced, searcher = prepare(
         space, costs, limits, evaluations, settings, predictor or PredictorConfig(), noisy
     )
-    log = _Log(space, evaluate, known, progress)
-    with known.telling():
-        found = searcher.run(log.evaluate, seed)
-    if not np.isfinite(found.state.scores).any():
+    log = _Log(space, evaluate, priced, progress)
+    with priced.unwrapped_errors():
+        trace = searcher.run(log.evaluate, seed)
+    if not np.isfinite(trace.state.scores).any():
         reasons = sorted({str(trial.reason) for trial in log.trials})
         raise StudyError(f"every candidate failed: {'; '.join(reasons[:3])}")
-    state = searcher.fit(found.state, networks=True)
+    state = searcher.fit(trace.state, networks=True)
     assert state.fitted is not None
     return Result(
-        best=log.trials[found.best[-1]],
+        best=log.trials[trace.best[-1]],
         trials=tuple(log.trials),
         predictor=Predictor(space, searcher.predictor, state.fitted),
         report_card=searcher.report_card(state),
@@ -159,21 +159,21 @@ def _prepare(
     predictor: PredictorConfig,
     noisy: bool,
 ) -> tuple[Costs, Searcher]:
-    known = Costs.read(space, costs, dict(budget))
+    priced = Costs.read(space, costs, dict(budget))
     searcher = Searcher(
         space,
         evaluations,
         settings,
         predictor,
-        costs=known.of,
-        cost_features=known.features,
-        budget=known.budget,
-        feasible=known.feasible,
-        repair=known.repair,
+        costs=priced.of,
+        cost_features=priced.features,
+        budget=priced.budget,
+        feasible=priced.feasible,
+        repair=priced.repair,
         noisy=noisy,
-        cost_names=known.names,
+        cost_names=priced.names,
     )
-    return known, searcher
+    return priced, searcher
 
 
 class _Log:
@@ -187,7 +187,9 @@ class _Log:
         progress: Callable[[Trial], Any] | None,
     ):
         self.trials: list[Trial] = []
-        self._space, self._user, self._costs = space, evaluate, costs
+        self._space = space
+        self._user = evaluate
+        self._costs = costs
         self._progress = progress or (lambda trial: None)
 
     def evaluate(self, vectors: np.ndarray) -> np.ndarray:

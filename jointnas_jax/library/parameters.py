@@ -11,7 +11,7 @@ from optuna.distributions import (
 )
 
 from jointnas_jax.space import Knob, PlainSpace
-from jointnas_jax.space.knobs import spaced
+from jointnas_jax.space.knobs import Value, spaced
 
 # Values of a range with a step, at most.
 _MOST = 4096
@@ -21,7 +21,7 @@ class Parameters:
     """A search space of Optuna's as a space of knobs.
 
     Attributes:
-      space: of the knobs.
+      space: space of the knobs.
     """
 
     def __init__(self, distributions: dict[str, BaseDistribution]):
@@ -63,7 +63,7 @@ def _knob(name: str, distribution: BaseDistribution) -> Knob:
     return Knob(name, _grid(distribution), ordinal=True)
 
 
-def _grid(distribution: FloatDistribution | IntDistribution) -> tuple[int | float, ...]:
+def _grid(distribution: FloatDistribution | IntDistribution) -> tuple[Value, ...]:
     """The values tried of a range, at most `_MOST` of them."""
     low, high, step = distribution.low, distribution.high, distribution.step
     whole = isinstance(distribution, IntDistribution)

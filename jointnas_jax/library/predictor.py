@@ -1,4 +1,4 @@
-"""`jn.Predictor`: scores of candidates learnt from a few dozen trials, on its own."""
+"""`jn.Predictor`: scores of candidates, learnt from a few dozen trials."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from jointnas_jax.errors import InputError, shown
 from jointnas_jax.library.costs import CostFn, Costs
 from jointnas_jax.library.space import AnySpace, Decoded, check_space, encode_all
 from jointnas_jax.predictor.predictor import Fitted
-from jointnas_jax.predictor.predictor import Predictor as Machine
+from jointnas_jax.predictor.predictor import Predictor as VectorPredictor
 from jointnas_jax.space.features import FeatureTable
 
 _PRETRAIN, _FIT = range(2)
@@ -25,11 +25,11 @@ class Predictor:
     Made by `Predictor.fit`, or by a search (`Result.predictor`).
 
     Attributes:
-      space: of the candidates.
+      space: the search space.
     """
 
     space: AnySpace
-    _machine: Machine = dataclasses.field(repr=False)
+    _vectors: VectorPredictor = dataclasses.field(repr=False)
     _fitted: Fitted = dataclasses.field(repr=False)
 
     @classmethod
@@ -49,13 +49,13 @@ class Predictor:
           space: a `Space` or a `JointSpace`.
           candidates: N that were evaluated.
           scores: N, higher is better; trials whose score is not finite failed, and are left out.
-          costs: what candidates cost, see `search`.
+          costs: costs of candidates, see `search`.
           settings: sizes and schedules.
-          seed: of everything random.
+          seed: seed of everything random.
 
         Raises:
-          InputError: a candidate is not in the space, there is not a score for each, or no trial is
-            left.
+          InputError: a candidate is not in the space, there is not a score for each, or no score is
+            finite.
         """
         space, settings = check_space(space), settings or PredictorConfig()
         vectors, marks = encode_all(space, candidates), np.asarray(scores, np.float64)
@@ -65,17 +65,17 @@ class Predictor:
                 f"them finite, got {shown(marks.tolist())}"
             )
         vectors, marks = vectors[np.isfinite(marks)], marks[np.isfinite(marks)]
-        known = Costs.read(space, costs, None)
-        limits = known.limits(space)
-        features = known.features or (limits.features() if known.of else None)
+        priced = Costs.read(space, costs, None)
+        constraints = priced.constraints(space)
+        features = priced.features or (constraints.features() if priced.of else None)
         table = FeatureTable.of(space)
-        machine = Machine(table, settings, capacity=len(marks), costs=features)
+        predictor = VectorPredictor(table, settings, capacity=len(marks), costs=features)
         sample = space.sample(np.random.default_rng(seed), settings.pretrain_samples)
         root = jax.random.key(seed)
         key = jax.random.fold_in(root, _PRETRAIN)
-        pretrained = machine.pretrain(sample, limits.costs(sample), key)
-        fitted = machine.fit(pretrained, vectors, marks, key=jax.random.fold_in(root, _FIT))
-        return cls(space, machine, fitted)
+        pretrained = predictor.pretrain(sample, constraints.costs(sample), key)
+        fitted = predictor.fit(pretrained, vectors, marks, key=jax.random.fold_in(root, _FIT))
+        return cls(space, predictor, fitted)
 
     def predict(self, candidates: Sequence[Decoded]) -> tuple[np.ndarray, np.ndarray]:
         """Scores of candidates that need not have been evaluated.
@@ -87,8 +87,8 @@ class Predictor:
           Expected score and its standard deviation, `float64[N]` each, both without the noise of a
           measurement.
         """
-        return self._machine.predict(self._fitted, encode_all(self.space, candidates))
+        return self._vectors.predict(self._fitted, encode_all(self.space, candidates))
 
     def score_fn(self, vectors: jax.Array) -> jax.Array:
         """The expected score of index vectors, `int32[N, K] -> float32[N]`, for use under `jit`."""
-        return self._machine.mean_and_spread(self._fitted, vectors)[0]
+        return self._vectors.mean_and_spread(self._fitted, vectors)[0]

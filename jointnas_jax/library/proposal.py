@@ -75,7 +75,7 @@ class Seen(NamedTuple):
       scores: `float32[N]`, standardised.
       real: `int32[]`, number of rows that are filled.
       excess: `float32[N]`, how far each is outside its constraints, positive where it breaks one.
-      judged: `bool[N]`, rows whose excess is known.
+      judged: `bool[N]`, rows that have an excess.
       believed: `int32[B, K]`, trials without a score.
       failed: `bool[B]`, believed to be as bad as the worst; the others still run, and are believed
         to score as expected.
@@ -107,12 +107,12 @@ def propose(
     to the probability alone.
 
     Args:
-      space: of the candidates.
+      space: the search space.
       seen: at least one trial measured.
       start: `int32[S, K]` to begin with.
       key: consumed.
-      constrained: whether any excess is known.
-      settings: of the evolution.
+      constrained: whether any row has an excess.
+      settings: settings of the evolution.
 
     Returns:
       The last population, best first, `int32[Q, K]`, and its marks `float32[Q]`, not finite for

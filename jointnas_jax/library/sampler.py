@@ -76,7 +76,7 @@ class JointNASSampler(BaseSampler):
         """Makes a sampler.
 
         Args:
-          seed: of everything random, at least 0; None: another one each time.
+          seed: seed of everything random, at least 0; None: another one each time.
           n_startup_trials: trials before the first that is proposed from what was measured.
           constraints_func: called with each finished trial, returns numbers that are above 0 where
             it breaks a constraint.
@@ -105,15 +105,15 @@ class JointNASSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Parameters that all complete trials have with the same range, and more than one value."""
-        found = intersection_search_space(study.get_trials(deepcopy=False))
-        return {name: d for name, d in found.items() if not d.single()}
+        common = intersection_search_space(study.get_trials(deepcopy=False))
+        return {name: d for name, d in common.items() if not d.single()}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Proposes values of all parameters that `search_space` has, together."""
         self._raise_error_if_multi_objective(study)
-        # What is enqueued is known, and needs no proposal.
+        # An enqueued trial has its values, and needs no proposal.
         if search_space.keys() <= trial.system_attrs.get("fixed_params", {}).keys():
             return {}
         parameters = Parameters(search_space)
@@ -170,8 +170,8 @@ class _Proposer(NamedTuple):
     """Even points for the first trials, then an evolution on a Gaussian process; see `ask`.
 
     Attributes:
-      space: that is searched.
-      number: the trial to propose for.
+      space: the search space.
+      number: number of the trial to propose for.
       seed, startup, most: see `JointNASSampler`.
     """
 

@@ -1,4 +1,4 @@
-"""Spaces of the user's own knobs; candidates <-> index vectors, whatever the space."""
+"""Spaces of any knobs; candidates <-> index vectors of any space."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,7 @@
-"""What a config amounts to once the dataset is known: space, costs, default candidate."""
+"""The task of a study, from its config and dataset: space, costs, default candidate."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -33,18 +34,22 @@ class Problem:
     Attributes:
       config: the checked config.
       opened: dataset, not yet decoded; None where a finished study is searched again.
-      space: what is searched, restricted by the mode.
+      space: the search space, restricted by the mode.
       default: the default candidate, with vector and costs.
-      costs: of the space.
-      latency: what the latencies among them are summed up from; None where they are not.
+      latency: times whose sums are the latencies among the costs; None: there are none.
     """
 
     config: Config
     opened: ImageDataset | None
     space: JointSpace
     default: Candidate
-    costs: CostTable
     latency: LatencyTable | None = None
+
+    @functools.cached_property
+    def costs(self) -> CostTable:
+        """The costs of the space."""
+        costs, latency = CostTable.of(self.space), self.latency
+        return with_latency(costs, self.space, latency.times) if latency else costs
 
     @property
     def dataset(self) -> ImageDataset:
@@ -81,13 +86,13 @@ class Problem:
         """
         rng = np.random.default_rng((self.config.seed, RANDOM_STREAM))
         feasible = self.budget_test()
-        found = np.zeros((0, len(self.space.knobs)), np.int32)
+        chosen = np.zeros((0, len(self.space.knobs)), np.int32)
         for _ in range(1000):
             drawn = self.space.sample(rng, 1024)
-            found = distinct(np.concatenate([found, drawn[feasible(drawn)]]))
-            if len(found) >= wanted:
+            chosen = distinct(np.concatenate([chosen, drawn[feasible(drawn)]]))
+            if len(chosen) >= wanted:
                 break
-        return found[:wanted] if len(found) else self.pool()[-wanted:]
+        return chosen[:wanted] if len(chosen) else self.pool()[-wanted:]
 
     def pool(self) -> np.ndarray:
         """Draws the pool of the coarse stage: `int32[P, K]`; raises `SpaceError` if it is empty.
@@ -132,7 +137,7 @@ class Problem:
         )
 
     def repair(self, names: Sequence[str]) -> Callable[[Any, Any], Any] | None:
-        """Returns what mends children over a budget of some costs; None: as for any cost.
+        """The repair of children over a budget of some costs; None: repair by bisection.
 
         Measured times rise and fall with a knob as they like, so `shrink` would return nearly all
         knobs of an architecture to the parent's values.
@@ -141,8 +146,7 @@ class Problem:
 
     def candidate(self, vector: np.ndarray) -> Candidate:
         """Decodes an index vector `int[K]`, and counts the candidate's costs."""
-        candidate = self.space.decode(vector)
-        return dataclasses.replace(candidate, costs=_costs_of(candidate.arch, self.latency))
+        return _counted(self.space.decode(vector), self.latency)
 
     def knobs(self, candidate: Candidate) -> dict[str, Value]:
         """The value of every knob of a candidate that this problem decoded."""
@@ -171,7 +175,7 @@ def build_problem(config: Config, latency: LatencyTable | None = None) -> Proble
     dataset, space, default = open_space(config)
     if config.budget.latency:
         latency = latency or measured_latencies(space)
-    problem = _problem(config, dataset, space, default, latency)
+    problem = Problem(config, dataset, space, _counted(default, latency), latency)
     over = problem.over_budget(problem.default)
     if config.mode == "recipe" and over:
         name, costs, limits = over[0], problem.default.costs or {}, config.budget.limits()
@@ -220,27 +224,15 @@ def restore_problem(
     space, default = _restrict(config, arch.image_channels, arch.num_classes, arch)
     if measured:
         latency = latency or measured_latencies(space)
-    return _problem(config, None, space, default, latency)
+    return Problem(config, None, space, _counted(default, latency), latency)
 
 
-def _problem(
-    config: Config,
-    dataset: ImageDataset | None,
-    space: JointSpace,
-    default: Candidate,
-    latency: LatencyTable | None,
-) -> Problem:
-    default = dataclasses.replace(default, costs=_costs_of(default.arch, latency))
-    table = CostTable.of(space)
+def _counted(candidate: Candidate, latency: LatencyTable | None) -> Candidate:
+    """A candidate with its costs; a latency in nanoseconds."""
+    costs = dataclasses.asdict(count(candidate.arch))
     if latency:
-        table = with_latency(table, space, latency.times)
-    return Problem(config, dataset, space, default, table, latency)
-
-
-def _costs_of(arch: ArchSpec, latency: LatencyTable | None) -> dict[str, int]:
-    """The costs of an architecture by name; a latency in nanoseconds."""
-    costs = dataclasses.asdict(count(arch))
-    return costs | {LATENCY: latency_of(arch, latency.times)} if latency else costs
+        costs[LATENCY] = latency_of(candidate.arch, latency.times)
+    return dataclasses.replace(candidate, costs=costs)
 
 
 def _restrict(

@@ -5,7 +5,7 @@ once, and the best of parents and children survive. Better parents change less (
 algorithm). It ends when the best score saturates.
 
 It is made to cost little beside the scores: genes of 8 bits, random words from a hash of their
-position, partners by rotation, repeated candidates found by fingerprint, and no sort.
+position, partners by rotation, repeated candidates detected by fingerprint, and no sort.
 
 Shapes: Q = population, C = children of a generation, K knobs, G = most generations.
 """
@@ -62,8 +62,8 @@ def evolve(
     Under `vmap` over what `feasible` closes over, it serves a vector of budgets at once.
 
     Args:
-      start: `int32[N, K]`, N at least 1; the best Q are the first population, those over the budget
-        after they were repaired towards the first one that is not.
+      start: `int32[N, K]`, N at least 1; the best Q are the first population. Rows over the budget
+        are repaired towards the first feasible row.
       key: consumed.
       score: `int32[N, K] -> float32[N]`.
       feasible: `int32[N, K] -> bool[N]`, the budget; None: there is none.
@@ -71,15 +71,15 @@ def evolve(
       cardinalities: `int32[K]`; under `jit` they may be traced, so that spaces share a program.
       config: sizes and rates.
       repair: makes of children and their feasible parents, `int32[C, K]` each, children that are
-        feasible by construction: they are not tested again. None: `returned`.
+        feasible by construction: they are not tested again. None: `repair_by_bisection`.
     """
-    feasible, mend = _mender(feasible, canonical, repair)
+    feasible, repair = _make_repair(feasible, canonical, repair)
     size, count = config.population, config.population * config.children_per_parent
     first = jnp.asarray(start)
     missing = max(0, size - len(first))
     first = jnp.concatenate([first, jnp.repeat(first[:1], missing, axis=0)])
     fits = feasible(first)
-    first = mend(first, jnp.broadcast_to(first[jnp.argmax(fits)], first.shape))
+    first = repair(first, jnp.broadcast_to(first[jnp.argmax(fits)], first.shape))
     # Where no row is feasible there is no parent to go by: all scores are -inf.
     allowed = fits.any() & ~repeated(first)
     scores, best = _best(jnp.where(allowed, score(first), -jnp.inf), size)
@@ -89,14 +89,17 @@ def evolve(
         number, stale, population, scores, best, duplicates = carry
         parents = _parents(population, scores)
         seed = jax.random.bits(jax.random.fold_in(key, number), (2,), jnp.uint32)
-        own = jnp.tile(parents[0], (config.children_per_parent, 1)).astype(jnp.int32)
-        # Only where nobody is alive the parents are not feasible either. Branches besides end what
+        tiled = jnp.tile(parents[0], (config.children_per_parent, 1)).astype(jnp.int32)
+        # Only where no row is alive the parents are not feasible either. Branches besides end what
         # XLA fuses: or it makes a child anew for each of the tables that its cost is read from, and
-        # mends it anew for each of its genes.
+        # repairs it anew for each of its genes.
         allowed = jnp.isfinite(scores[0])
-        bear = lambda: canonical(children(*parents, seed, cardinalities, config).astype(jnp.int32))
-        offspring = jax.lax.cond(allowed, bear, lambda: own)
-        offspring = jax.lax.cond(allowed, lambda: mend(offspring, own), lambda: own)
+
+        def bred() -> jax.Array:
+            return canonical(children(*parents, seed, cardinalities, config).astype(jnp.int32))
+
+        offspring = jax.lax.cond(allowed, bred, lambda: tiled)
+        offspring = jax.lax.cond(allowed, lambda: repair(offspring, tiled), lambda: tiled)
         merged = jnp.concatenate([population, offspring.astype(population.dtype)])
         again = repeated(merged)[size:]
         child_scores = jnp.where(allowed & ~again, score(offspring), -jnp.inf)
@@ -113,16 +116,16 @@ def evolve(
     return Evolution(population.astype(jnp.int32), scores, number, best, number * count, duplicates)
 
 
-def returned(
+def repair_by_bisection(
     children: jax.Array,
     parents: jax.Array,
     feasible: FeasibleFn,
     canonical: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    """Gives children their parents' values back, knob by knob, until they are within the budget.
+    """Returns children knob by knob to their parents' values, until they are within the budget.
 
-    Whatever the budget, it needs log2(K) tests: what is returned in full is feasible, so between
-    that and nothing there is a last knob without which it is not, found by bisection.
+    Needs log2(K) tests for any budget: a child returned in full is feasible, so between that and
+    the child itself there is a last knob to return, which bisection finds.
 
     Args:
       children: `int32[C, K]`.
@@ -147,21 +150,21 @@ def returned(
     return mixed(jax.lax.fori_loop(0, knobs.bit_length(), halve, bounds)[0])
 
 
-def _mender(
+def _make_repair(
     feasible: FeasibleFn | None,
     canonical: Callable[[jax.Array], jax.Array],
     repair: RepairFn | None,
 ) -> tuple[FeasibleFn, RepairFn]:
-    """The budget as a test, and what repairs where it fails."""
+    """The budget as a test, and the repair of children that fail it."""
     if feasible is None:
         return lambda vectors: jnp.ones(len(vectors), bool), lambda offspring, parents: offspring
-    repair = repair or functools.partial(returned, feasible=feasible, canonical=canonical)
+    mend = repair or functools.partial(repair_by_bisection, feasible=feasible, canonical=canonical)
 
-    def mend(offspring: jax.Array, parents: jax.Array) -> jax.Array:
+    def repaired(offspring: jax.Array, parents: jax.Array) -> jax.Array:
         fits = feasible(offspring)[:, None]
-        return jnp.where(fits, offspring, canonical(repair(offspring, parents)))
+        return jnp.where(fits, offspring, canonical(mend(offspring, parents)))
 
-    return feasible, mend
+    return feasible, repaired
 
 
 def diverse(population: np.ndarray, count: int, distance: int) -> np.ndarray:
@@ -287,5 +290,5 @@ def _words(seed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _gene_type(cardinalities: np.ndarray | jax.Array) -> type:
-    known = isinstance(cardinalities, np.ndarray)
-    return jnp.uint8 if known and np.max(cardinalities) <= 256 else jnp.int32
+    traced = not isinstance(cardinalities, np.ndarray)
+    return jnp.int32 if traced or np.max(cardinalities) > 256 else jnp.uint8

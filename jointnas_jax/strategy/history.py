@@ -104,14 +104,14 @@ def ask(
     A candidate is the first of the proposal that was not asked for before.
 
     Args:
-      proposer: of the search.
-      state: of the search.
-      count: candidates wanted.
+      proposer: proposer of the search.
+      state: state of the search.
+      count: number of candidates.
       repeat: where nothing of a proposal is new, choose its first one again.
 
     Returns:
-      The state in which they are pending, and `int32[m, K]`, fewer than wanted where nothing is
-      new.
+      The state in which they are pending, and `int32[m, K]`; m is less than `count` where nothing
+      is new.
     """
     first, seen = len(state.vectors), {vector.tobytes() for vector in state.vectors}
     for _ in range(count):

@@ -13,10 +13,8 @@ _LARGEST_BLOCK = 2**17
 # Draws at most, half a minute of them. A pool of 25,000 from FBNetV3's space within 450 M FLOPs,
 # where 0.4 % of all candidates are, takes 2^22.6.
 _MOST_DRAWS = 2**24
-# After so many draws it is known whether going on is worth it.
-_TRIAL_DRAWS = 2**18
-# It is not where all draws would fill less than this share of the pool.
-_HOPELESS = 0.01
+# After so many draws the sampler gives up if all draws would fill less than this share of the pool.
+_TRIAL_DRAWS, _HOPELESS = 2**18, 0.01
 # Candidates that are made cheaper where chance does not fill the pool.
 _DESCENTS = 64
 
@@ -42,8 +40,8 @@ def sobol_pool(
       size: candidates wanted.
       costs: maps `int32[N, K]` to `int64[N, costs]`.
       budget: column of `costs` -> limit.
-      seed: of the scrambling.
-      names: of the costs, for a message.
+      seed: seed of the scrambling.
+      names: names of the costs, for a message.
 
     Returns:
       `int32[P, K]` in order of the sequence; P is `size`, or less where the space has fewer
@@ -70,7 +68,7 @@ def sobol_pool(
         grown = distinct(np.concatenate([pool, vectors]))
         repeats = 0 if len(grown) > len(pool) else repeats + len(vectors)
         pool = grown
-        # What fits was known already, several times over: the space has no more of it.
+        # All that fits has come several times: the space has no more of it.
         if repeats > 4 * len(pool):
             break
     if budget and len(pool) < size:

@@ -33,8 +33,8 @@ class State(History):
 
     Attributes:
       pool: `int32[P, K]`, candidates that are asked for in order while nothing has a score.
-      pretrained: what the predictor is fitted from.
-      key: of everything random.
+      pretrained: networks that the predictor is fitted from.
+      key: key of everything random.
       fitted: the predictor; None while nothing has a score.
       believed: the predictor with beliefs in the failed candidates and in `beliefs` of the pending
         ones; None before it is needed.
@@ -67,7 +67,7 @@ class Proposals(NamedTuple):
     predicted: np.ndarray
 
 
-class Found(NamedTuple):
+class Trace(NamedTuple):
     """A whole search.
 
     Attributes:
@@ -83,7 +83,7 @@ class Searcher:
     """Searches one space; serves any number of searches, and compiles its programs once.
 
     Attributes:
-      predictor: of the space.
+      predictor: the predictor of the space.
     """
 
     def __init__(
@@ -104,10 +104,10 @@ class Searcher:
         """Prepares searches. A candidate over the budget is never evaluated.
 
         Args:
-          space: of the candidates.
+          space: the search space.
           evaluations: E, at most.
-          config: of both stages; its `rounds` follow from E here.
-          predictor: settings.
+          config: settings of both stages; its `rounds` follow from E here.
+          predictor: settings of the predictor.
           costs: `int32[N, K] -> int64[N, P]`, free costs that pretrain the predictor.
           cost_features: standardised logarithms of the costs, also under `jit`; None: from `costs`,
             called from the compiled program.
@@ -117,7 +117,7 @@ class Searcher:
           repair: makes children feasible, see `evolve`.
           noisy: whether the same candidate can get another score: then the best one is that which
             is predicted best of all evaluated, not the one that scored best.
-          cost_names: of the columns of `costs`, for messages.
+          cost_names: names of the columns of `costs`, for messages.
 
         Raises:
           InputError: a budget of costs that are not given.
@@ -169,7 +169,7 @@ class Searcher:
 
         Args:
           pool: `int32[P, K]`.
-          pretrained: what `pretrain` returned.
+          pretrained: result of `pretrain`.
           key: consumed.
           networks: see `Predictor.fit`.
         """
@@ -211,7 +211,8 @@ class Searcher:
         networks = state.networks if networks is None else networks
         if not (state.stale or networks != state.networks) or not np.isfinite(state.scores).any():
             return state
-        fitted = self._fit(state, *state.measured, networks)
+        vectors, scores = state.measured
+        fitted = self._fit(state, vectors, scores, networks)
         return dataclasses.replace(
             state, fitted=fitted, believed=None, beliefs=0, stale=False, networks=networks
         )
@@ -222,7 +223,7 @@ class Searcher:
             return state, state.pool
         believed, pending = state.believed, state.pending
         if believed is None:
-            believed = self._wary(state.fitted, state.failed)
+            believed = self._believe_failures(state.fitted, state.failed)
         for vector in pending[state.beliefs :]:
             believed = self._believe(believed, vector)
         state = dataclasses.replace(state, believed=believed, beliefs=len(pending))
@@ -233,10 +234,10 @@ class Searcher:
             return state, pool[order]
         # The number of candidates names what is random here: a resumed search knows it.
         key = jax.random.fold_in(jax.random.fold_in(state.key, _PROPOSE), len(state.vectors))
-        found = self._evolve(state.best_first, pool, key, believed, explore=True)
-        return state, _alive(found, pool)
+        evolution = self._evolve(state.best_first, pool, key, believed, explore=True)
+        return state, _alive(evolution, pool)
 
-    def run(self, evaluate: Callable[[np.ndarray], np.ndarray], seed: int) -> Found:
+    def run(self, evaluate: Callable[[np.ndarray], np.ndarray], seed: int) -> Trace:
         """Searches an objective in rounds, but for the last candidate.
 
         That one is what the fine stage finds: the candidate that is predicted best of all. A study
@@ -244,7 +245,7 @@ class Searcher:
 
         Args:
           evaluate: `int32[m, K] -> float[m]`, higher is better, nan for a failure.
-          seed: of everything random.
+          seed: seed of everything random.
 
         Raises:
           SpaceError: no candidate satisfies the budget.
@@ -268,7 +269,7 @@ class Searcher:
         if len(state.vectors) < self._evaluations and np.isfinite(state.scores).any():
             state = self._ask_for_the_best(self.fit(state, networks=True))
             state = self._evaluated(state, evaluate, best)
-        return Found(state, best)
+        return Trace(state, best)
 
     def pretrain(self, sample: np.ndarray, key: jax.Array) -> PredictorState:
         """Trains the predictor's encoders on the costs of `int32[N, K]`; consumes the key."""
@@ -291,16 +292,19 @@ class Searcher:
 
         The program is that of the proposals.
         """
-        found = self._evolve(first, pool, key, fitted, explore=False)
-        scores, best = (self.predictor.in_scores(fitted, z) for z in (found.scores, found.best))
-        return found._replace(scores=scores, best=best)
+        evolution = self._evolve(first, pool, key, fitted, explore=False)
+        return evolution._replace(
+            scores=self.predictor.in_scores(fitted, evolution.scores),
+            best=self.predictor.in_scores(fitted, evolution.best),
+        )
 
     def _ask_for_the_best(self, state: State) -> State:
         """Asks for what the fine stage finds of a fitted state, if there is something new."""
         assert state.fitted is not None
-        believed, key = self._wary(state.fitted, state.failed), jax.random.fold_in(state.key, _FINE)
-        found = self.fine_stage(state.best_first, state.pool, believed, key)
-        new = first_new(_alive(found, state.pool), {v.tobytes() for v in state.vectors})
+        believed = self._believe_failures(state.fitted, state.failed)
+        key = jax.random.fold_in(state.key, _FINE)
+        evolution = self.fine_stage(state.best_first, state.pool, believed, key)
+        new = first_new(_alive(evolution, state.pool), {v.tobytes() for v in state.vectors})
         self._limits.check(new)
         return state.asked(new)
 
@@ -330,7 +334,7 @@ class Searcher:
             marks = self._predict_trials(fitted, state.vectors)[0]
         return np.where(np.isfinite(state.scores), marks, -np.inf)
 
-    def _wary(self, fitted: Fitted, failed: np.ndarray) -> Fitted:
+    def _believe_failures(self, fitted: Fitted, failed: np.ndarray) -> Fitted:
         """Believes that candidates `int32[F, K]` which failed are as bad as the worst trial.
 
         So the search leaves their neighbourhood. What is measured stays the only thing that the
@@ -362,6 +366,6 @@ class Searcher:
         return self.predictor.fit(state.pretrained, vectors, scores, key=key, networks=networks)
 
 
-def _alive(found: Evolution[np.ndarray], pool: np.ndarray) -> np.ndarray:
-    """The population; where the evolution knows nothing new, the pool goes on."""
-    return np.concatenate([found.population[np.isfinite(found.scores)], pool])
+def _alive(evolution: Evolution[np.ndarray], pool: np.ndarray) -> np.ndarray:
+    """The population, and behind it the pool: there may be nothing new in the population."""
+    return np.concatenate([evolution.population[np.isfinite(evolution.scores)], pool])

@@ -39,9 +39,9 @@ class Searched(NamedTuple):
     """What a coarse stage found.
 
     Attributes:
-      rounds: in order.
+      rounds: all rounds, in order.
       stop: the early-stop decision.
-      state: of the search, with a fitted predictor; scores are `float32[T]`.
+      state: state of the search, with a fitted predictor; scores are `float32[T]`.
     """
 
     rounds: list[Round]

@@ -27,8 +27,8 @@ class Contender:
     """A finalist or a reference, and what was measured.
 
     Attributes:
-      source: where it comes from.
-      candidate: with vector and costs.
+      source: the stage or rule that proposed it.
+      candidate: the candidate, with vector and costs.
       predicted: predicted score.
       validation: accuracy per seed without the validation images in training; None: failed.
       test: accuracy per seed after training on the whole split; empty if not retrained.

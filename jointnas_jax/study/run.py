@@ -72,8 +72,8 @@ def run_study(
 
     Args:
       config: a checked config.
-      workdir: where everything is written.
-      console: where messages are printed.
+      workdir: folder of everything that the study writes.
+      console: console for messages.
       overwrite: replace what the workdir holds of a study.
       interrupt: says when to save and stop.
       progress: of the run; None: it is shown as suits the console.
@@ -198,8 +198,8 @@ class Study:
       problem: its task.
       runner: trains, and stores every trial.
       files: its workdir.
-      progress: of the run.
-      searcher: for the problem.
+      progress: progress of the run.
+      searcher: searcher of the problem.
     """
 
     problem: Problem
@@ -273,11 +273,11 @@ class Study:
             jobs = [Job(c, self._key(_RANDOM, i), epochs) for i, c in enumerate(candidates)]
             outcomes = self.runner.run([TrialSpec("random", job) for job in jobs])
             scores = {i: o.accuracies[-1] for i, o in enumerate(outcomes) if o.reason is None}
-            source, found = f"best of {len(vectors)} random", "all failed"
+            source, outcome = f"best of {len(vectors)} random", "all failed"
             if scores:  # or there is nothing to beat
                 best = max(scores, key=lambda i: scores[i])
-                sources[source], found = candidates[best], f"{scores[best]:.2%}"
-            self.progress.say(f"{source} candidates: {found}")
+                sources[source], outcome = candidates[best], f"{scores[best]:.2%}"
+            self.progress.say(f"{source} candidates: {outcome}")
         return [
             Contender(source, candidate, self._predicted(candidate, searched))
             for source, candidate in sources.items()
@@ -315,9 +315,9 @@ class Study:
         """Trains contenders for the epochs of winners, once per seed, the same seeds for all.
 
         Args:
-          contenders: C candidates.
+          contenders: candidates to train.
           stage: `validate` or `retrain`.
-          folders: for the weights of as many contenders, the first ones.
+          folders: folders for the weights of the first contenders.
 
         Returns:
           Accuracies of each contender by seed, None where a training failed.

@@ -268,7 +268,7 @@ def measured(outcome: TrainResult) -> dict[str, Any]:
     }
 
 
-def new_store(workdir: Path, config: Config, origin: Provenance) -> TrialStore:
+def new_store(workdir: Path, config: Config, provenance: Provenance) -> TrialStore:
     """Makes a store, and room in the workdir; in a server too, where an earlier study of it is.
 
     Raises:
@@ -277,13 +277,13 @@ def new_store(workdir: Path, config: Config, origin: Provenance) -> TrialStore:
     try:
         earlier = Provenance.read(workdir)
     except (InputError, DamagedError):  # there is none
-        earlier = origin
+        earlier = provenance
     # A server is asked before anything is removed.
-    server = TrialStore(config.study.storage, origin.study) if origin.storage else None
+    server = TrialStore(config.study.storage, provenance.study) if provenance.storage else None
     clear(workdir)
-    store = server or TrialStore(sqlite_url(workdir), origin.study)
+    store = server or TrialStore(sqlite_url(workdir), provenance.study)
     store.create()
-    if earlier.storage == origin.storage and earlier.study != origin.study:
+    if earlier.storage == provenance.storage and earlier.study != provenance.study:
         store.remove(earlier.study)
     return store
 

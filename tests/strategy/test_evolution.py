@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jointnas_jax.config import EvolutionConfig
 from jointnas_jax.nets.cost import CostTable, at_most, to_limbs
 from jointnas_jax.space import PlainSpace
-from jointnas_jax.strategy.evolution import children, diverse, evolve, repeated, returned
+from jointnas_jax.strategy.evolution import children, diverse, evolve, repair_by_bisection, repeated
 
 CONFIG = EvolutionConfig(population=64, generations=100)
 
@@ -200,7 +200,7 @@ def test_what_returns_to_its_parent_is_within_any_budget(tiny_space, seed, share
     feasible = lambda vectors: noise(vectors) <= limit
     good = vectors[np.asarray(feasible(vectors))]
     parents = good[rng.integers(len(good), size=64)]
-    mended = np.asarray(returned(vectors, parents, feasible, tiny_space.canonical))
+    mended = np.asarray(repair_by_bisection(vectors, parents, feasible, tiny_space.canonical))
     assert np.asarray(feasible(mended)).all()
     tiny_space.check(mended)
 
