@@ -154,11 +154,7 @@ def quantity(number: int) -> str:
 
 
 def parse_duration(text: str) -> int:
-    """Reads "2.5ms" as 2,500,000 nanoseconds; units us, ms and s.
-
-    Raises:
-      ConfigError: that is not possible.
-    """
+    """Reads "2.5ms" as 2,500,000 nanoseconds; units us, ms and s; raises `ConfigError` if not."""
     if not (number := _TIME.read(text)):
         raise ConfigError(f"{shown(text)} must be {DURATION.text}")
     return number

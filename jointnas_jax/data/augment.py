@@ -20,48 +20,30 @@ from jointnas_jax.data.randaugment import KINDS
 
 
 class Augmentation(NamedTuple):
-    """Augmentation of a dataset, whatever the recipe; see `config.DataConfig`.
+    """Augmentation of a dataset, whatever the recipe."""
 
-    Attributes:
-      crop_padding: pixels by which a stored image may shift, edges repeated; 0 is off.
-      flip: mirror left-right with probability 1/2.
-      min_area: smallest share of the image's area that a random crop keeps, at an aspect ratio
-        from 3/4 to 4/3, less where a side would be longer than the image's, resized to the
-        network's resolution (Inception's crop); 1 is off.
-      transforms: RandAugment's transformations of each image; 0 is off.
-      strength: strength of the transformations, in [0, 1].
-    """
-
-    crop_padding: int = 0
-    flip: bool = False
+    crop_padding: int = 0  # pixels by which a stored image may shift, edges repeated
+    flip: bool = False  # mirror left-right with probability 1/2
+    # Smallest share of the image's area that a random crop keeps, at an aspect ratio from 3/4 to
+    # 4/3, less where a side would be longer than the image's, resized to the network's resolution
+    # (Inception's crop); 1 is off.
     min_area: float = 1.0
-    transforms: int = 0
-    strength: float = 0.9
+    transforms: int = 0  # RandAugment's transformations of each image
+    strength: float = 0.9  # strength of the transformations, in [0, 1]
 
 
 class EpochPlan(flax.struct.PyTreeNode):
-    """The batches of one epoch.
+    """The batches of one epoch, without the augmentations that are off."""
 
-    Attributes:
-      steps: `int32[]`, steps of the epoch: members // B.
-      images: `int32[S, B]`, numbers of the images; rows from `steps` on are not used.
-      corners: `int32[S, B, 2]`, where each crop starts in the padded image.
-      flips: `bool[S, B]`.
-      mixup: `float32[S]`, mixing weight of each step.
-      boxes: `float32[S, B, 4]`, top, left, height and width of each crop as shares of the image;
-        None if `min_area` is 1.
-      kinds: `int32[S, B, T]`, RandAugment's transformations; None without it.
-      signs: `float32[S, B, T]`, 1 or -1, the directions of `kinds`; None without it.
-    """
-
-    steps: jax.Array
-    images: jax.Array
-    corners: jax.Array
-    flips: jax.Array
-    mixup: jax.Array
+    steps: jax.Array  # int32[], steps of the epoch: members // B
+    images: jax.Array  # int32[S, B], numbers of the images; rows from `steps` on are not used
+    corners: jax.Array  # int32[S, B, 2], start of each crop in the padded image
+    flips: jax.Array  # bool[S, B]
+    mixup: jax.Array  # float32[S], mixing weight of each step
+    # float32[S, B, 4], top, left, height and width of each crop as shares of the image.
     boxes: jax.Array | None = None
-    kinds: jax.Array | None = None
-    signs: jax.Array | None = None
+    kinds: jax.Array | None = None  # int32[S, B, T], RandAugment's transformations
+    signs: jax.Array | None = None  # float32[S, B, T], 1 or -1, their directions
 
 
 @functools.partial(jax.jit, static_argnames=("augmentation", "batch_size"))
@@ -79,7 +61,7 @@ def plan_epoch(
       members: `bool[N]`, the images to train on; each is used once at most.
       alpha: `float32[]`, mixup's alpha.
       key: key of trial and epoch, consumed.
-      augmentation: see `Augmentation`.
+      augmentation: the augmentation.
       batch_size: B; an incomplete last batch is left out.
     """
     order_key, corner_key, flip_key, mixup_key = jax.random.split(key, 4)
@@ -180,12 +162,8 @@ def crop_resize(images: jax.Array, boxes: jax.Array, resolution: int) -> jax.Arr
 def mix(images: jax.Array, targets: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Mixup: `weight * x + (1 - weight) * partner` (Zhang et al., arXiv 1710.09412).
 
-    The partner of image i is image B - 1 - i, as good as a random one in a shuffled batch.
-
-    Args:
-      images: `float32[B, H, W, C]`.
-      targets: `float32[B, L]`, class probabilities.
-      weight: `float32[]`, see `mixup_weights`.
+    Images are `float32[B, H, W, C]`, targets class probabilities `float32[B, L]`. The partner of
+    image i is image B - 1 - i, as good as a random one in a shuffled batch.
     """
     return (
         weight * images + (1 - weight) * images[::-1],

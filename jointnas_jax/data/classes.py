@@ -17,11 +17,7 @@ def choose_classes(num_classes: int, count: int, seed: int) -> tuple[int, ...]:
 
 
 def renumbered(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers labels by their positions in the chosen classes.
-
-    Args:
-      labels: `int64[N]`, as stored.
-      classes: `int64[L]`, ascending.
+    """Numbers stored labels `int64[N]` by their positions in ascending classes `int64[L]`.
 
     Returns:
       `int32[N]` in `range(L)`, and `int64[...]`, the positions in `labels` of other classes.

@@ -58,10 +58,9 @@ class Digits(tfds.core.GeneratorBasedBuilder, **{"skip_registration": True}):
 
 
 def prepare_digits() -> Path:
-    """Writes the dataset into the cache if it is not there; returns its folder.
+    """Writes the dataset into the cache, unless it is there; returns its folder.
 
-    Raises:
-      DataError: it cannot be written.
+    Raises `DataError` if it cannot be written.
     """
     root = cache_dir() / "tfds"
     try:

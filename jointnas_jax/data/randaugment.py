@@ -43,13 +43,9 @@ def transform(image: jax.Array, kind: jax.Array, sign: jax.Array, *, strength: f
 def transform_batch(
     images: jax.Array, kinds: jax.Array, signs: jax.Array, *, strength: float
 ) -> jax.Array:
-    """Applies T transformations to each image `uint8[B, H, W, C]`; see `transform`.
+    """Applies T transformations to each of `uint8[B, H, W, C]`; see `transform`.
 
-    Args:
-      images: `uint8[B, H, W, C]`.
-      kinds: `int32[B, T]`.
-      signs: `float32[B, T]`.
-      strength: in [0, 1].
+    Their kinds are `int32[B, T]`, their signs `float32[B, T]`.
     """
     changed = images.astype(jnp.float32)
     one = jax.vmap(functools.partial(transform, strength=strength))

@@ -40,21 +40,16 @@ class Images(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Decoded images of one split.
+    """Decoded images of one split."""
 
-    Attributes:
-      images: `uint8[N, H, W, C]`.
-      labels: `int32[N]`, in `range(num_classes)`.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray  # uint8[N, H, W, C]
+    labels: np.ndarray  # int32[N], in `range(num_classes)`
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the images and labels at `indices: int[...]`."""
+        """See `Images`."""
         return self.images[indices], self.labels[indices]
 
 
@@ -110,21 +105,14 @@ class SplitOnDisk:
 
 @dataclasses.dataclass(frozen=True)
 class ImageDataset:
-    """A prepared dataset on disk.
+    """A prepared dataset on disk."""
 
-    Attributes:
-      name: name with version, such as `fashion_mnist/3.0.1`.
-      image_shape: H, W, C of all images as loaded.
-      labels: name of each class.
-      classes: stored labels of the classes in use, numbered from 0 then; empty: all classes.
-    """
-
-    name: str
-    image_shape: tuple[int, int, int]
-    labels: tuple[str, ...]
-    classes: tuple[int, ...]
+    name: str  # with version, such as `fashion_mnist/3.0.1`
+    image_shape: tuple[int, int, int]  # H, W, C of all images as loaded
+    labels: tuple[str, ...]  # name of each class
+    classes: tuple[int, ...]  # stored labels in use, numbered from 0 then; empty: all
     _builder: tfds.core.DatasetBuilder
-    _keys: tuple[str, str]
+    _keys: tuple[str, str]  # names of the image and the label feature
     _resize: bool
 
     @property

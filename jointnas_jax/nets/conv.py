@@ -51,9 +51,6 @@ def resolve_dtype(name: str) -> str:
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
-# -- layout ---------------------------------------------------------------------------------------
-
-
 def to_map(images: jax.Array, lowering: str) -> jax.Array:
     """`float[N, H, W, C]` -> map."""
     return images if lowering == "conv" else images.transpose(3, 1, 2, 0)
@@ -83,9 +80,6 @@ def gate(v: jax.Array, lowering: str) -> jax.Array:
 def channel_axis(lowering: str) -> int:
     """The axis of a map that counts channels."""
     return 3 if lowering == "conv" else 0
-
-
-# -- convolutions ---------------------------------------------------------------------------------
 
 
 def pointwise(x: jax.Array, w: jax.Array, lowering: str) -> jax.Array:

@@ -31,19 +31,12 @@ _LIMB = 16
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Costs of one network.
+    """Costs of one network."""
 
-    Attributes:
-      flops: FLOPs by the official rule, one per multiply-add.
-      params: weights of convolutions and classifier.
-      macs: multiply-adds of convolutions and classifier only.
-      params_total: all trainable numbers, with biases and BN scale and shift.
-    """
-
-    flops: int
-    params: int
-    macs: int
-    params_total: int
+    flops: int  # by the official rule, one per multiply-add
+    params: int  # weights of convolutions and classifier
+    macs: int  # multiply-adds of convolutions and classifier only
+    params_total: int  # all trainable numbers, with biases and BN scale and shift
 
 
 def count(arch: ArchSpec) -> Costs:
@@ -61,17 +54,12 @@ def by_part(arch: ArchSpec) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class CostTable:
-    """P costs of all architectures of a space, by gathers.
+    """P costs of all architectures of a space, by gathers."""
 
-    Attributes:
-      knobs: positions of the knobs that each part depends on, and their strides in its table.
-      tables: costs of each part, `int64[rows, P]`, in the order of `names`.
-      names: names of the costs: `COSTS`, and others added to them (`nets/latency.py`).
-    """
-
+    # Positions of the knobs that each part depends on, and their strides in its table.
     knobs: tuple[tuple[np.ndarray, np.ndarray], ...]
-    tables: tuple[np.ndarray, ...]
-    names: tuple[str, ...] = COSTS
+    tables: tuple[np.ndarray, ...]  # each int64[rows, P], costs in the order of `names`
+    names: tuple[str, ...] = COSTS  # and others added to them (`nets/latency.py`)
 
     def __post_init__(self) -> None:
         """Raises `SpaceError` if a cost of the largest network is above 2^46."""
@@ -84,11 +72,7 @@ class CostTable:
 
     @classmethod
     def of(cls, space: JointSpace) -> "CostTable":
-        """Tabulates a space; the FBNetV3 space has under 200,000 rows in all.
-
-        Raises:
-          SpaceError: a cost of the largest network is above 2^46.
-        """
+        """Tabulates a space; the FBNetV3 space has under 200,000 rows in all."""
         knobs, tables = [], []
         stages = stage_count(space.arch_slots)
         for part in _parts(stages, space.image_channels, space.num_classes):
@@ -119,9 +103,7 @@ class CostTable:
     def logs(self, names: Sequence[str]) -> Callable[[Any], Any]:
         """Returns the logarithms of some costs as features, for use under `jit`.
 
-        Returns:
-          A function from `int32[N, K]`, NumPy or JAX, to `float32[N, len(names)]`, to float
-          rounding.
+        A function from `int32[N, K]`, NumPy or JAX, to `float32[N, len(names)]`.
         """
         parts = [(*part, table.astype(np.float32)) for *part, table in self._parts(names)]
 
@@ -136,13 +118,9 @@ class CostTable:
         return logs
 
     def within(self, budget: Mapping[str, int]) -> Callable[[Any], Any]:
-        """Returns the exact test "costs at most `budget`", for use under `jit`.
+        """Returns the exact test of a budget such as `{"flops": 1_500_000}`, under `jit`, too.
 
-        Args:
-          budget: name of a cost -> limit, such as `{"flops": 1_500_000}`; may be empty.
-
-        Returns:
-          A function from `int32[N, K]`, NumPy or JAX, to `bool[N]`.
+        A function from `int32[N, K]`, NumPy or JAX, to `bool[N]`.
         """
         exact = self.limbs(tuple(budget))
         limits = limit_limbs([budget], tuple(budget))[0]
@@ -151,9 +129,7 @@ class CostTable:
     def limbs(self, names: Sequence[str]) -> Callable[[Any], Any]:
         """Returns some exact costs for use under `jit`, where JAX has no int64 by default.
 
-        Returns:
-          A function from `int32[N, K]`, NumPy or JAX, to `int32[N, len(names), 2]`: costs in two
-          limbs, see `to_limbs`.
+        A function from `int32[N, K]`, NumPy or JAX, to limbs `int32[N, len(names), 2]`.
         """
         parts = [(*part, to_limbs(table)) for *part, table in self._parts(names)]
 
@@ -173,10 +149,7 @@ class CostTable:
 
         Where a larger index of a knob never costs less, a child keeps the smaller of its index and
         its parent's, and vice versa; where neither holds, it gets the parent's. So it costs no more
-        than the parent.
-
-        Returns:
-          A function from children and parents, `int32[C, K]` each, NumPy or JAX, to `int32[C, K]`.
+        than the parent. A function from children and parents to `int32[C, K]`, NumPy or JAX.
         """
         parts = self._parts(names)
         width = 1 + max((int(used.max()) for used, _, _ in parts if len(used)), default=0)
@@ -217,13 +190,7 @@ def knob_strides(space: JointSpace, knobs: Iterable[Knob]) -> tuple[np.ndarray, 
 
 
 def training_bytes(arch: Any, batch: int, value_bytes: int = 4) -> int:
-    """Memory that training takes, roughly: maps kept for the gradient, and weights.
-
-    Args:
-      arch: an `ArchSpec`, or an envelope.
-      batch: images of a step.
-      value_bytes: size of one value of a map.
-    """
+    """Memory of training an `ArchSpec` or envelope, roughly: maps for the gradient, and weights."""
     size = side(arch.resolution, arch.stem.stride)
     values, weights = arch.stem.channels * size**2, 0
     for block in arch.blocks():
@@ -238,7 +205,7 @@ def training_bytes(arch: Any, batch: int, value_bytes: int = 4) -> int:
 
 
 def inference_bytes(arch: ArchSpec, batch: int, value_bytes: int = 4) -> int:
-    """Memory that a forward pass takes, roughly: all weights, and the maps of the largest block."""
+    """Memory of a forward pass, roughly: all weights, and the maps of the largest block."""
     size = side(arch.resolution, arch.stem.stride)
     largest = 0
     for block in arch.blocks():

@@ -31,35 +31,22 @@ _FREE = ("channels", "depth", "kernel_first", "kernel_rest", "expand_first", "ex
 
 @dataclasses.dataclass(frozen=True)
 class Envelope:
-    """The largest shapes of a set of architectures; stands in for an `ArchSpec` in `Network`.
+    """The largest shapes of a set of architectures; stands in for an `ArchSpec` in `Network`."""
 
-    Attributes:
-      ranges: the set, as pairs of slot and values.
-      resolution: resolution of all architectures.
-      image_channels: image channels of all architectures.
-      num_classes: classes of all architectures.
-      stem: the widest stem.
-      head: the widest head.
-      head_hidden: the largest width of the head's expansion.
-    """
-
-    ranges: tuple[tuple[str, tuple[Any, ...]], ...]
+    ranges: tuple[tuple[str, tuple[Any, ...]], ...]  # the set, as pairs of slot and values
     resolution: int
     image_channels: int
     num_classes: int
-    stem: Stem
-    head: Head
-    head_hidden: int
+    stem: Stem  # the widest
+    head: Head  # the widest
+    head_hidden: int  # largest width of the head's expansion
     _blocks: tuple[Block, ...]
 
     @classmethod
     def of(cls, ranges: Ranges, image_channels: int, num_classes: int) -> "Envelope":
         """Builds the envelope of all architectures with every slot in its range.
 
-        Args:
-          ranges: values of every slot; one value where `is_free` does not hold.
-          image_channels: image channels of the dataset.
-          num_classes: classes of the dataset.
+        A slot has one value where `is_free` does not hold.
         """
         largest = {slot: max(values) for slot, values in ranges.items()}
         stages = stage_count(ranges)
@@ -89,27 +76,16 @@ class Envelope:
         ) and all(slots[slot] in values for slot, values in self.ranges)
 
 
-@flax.struct.dataclass
-class Switches:
-    """An architecture inside an envelope; `[B]` arrays, scalars for one block.
+class Switches(flax.struct.PyTreeNode):
+    """An architecture inside an envelope; `[B]` arrays, scalars for one block."""
 
-    Attributes:
-      present: `float32`, 1 or 0.
-      expands: `float32`, 1 or 0.
-      residual: `float32`, 1 or 0; 1 for absent blocks, which pass their input on.
-      se: `float32`, 1 or 0.
-      kernel: `int32`, true kernel size.
-      hidden: `int32`, true width after expansion; 0 for absent blocks.
-      depth: `float32`, l / L for the l-th of L blocks.
-    """
-
-    present: Any
-    expands: Any
-    residual: Any
-    se: Any
-    kernel: Any
-    hidden: Any
-    depth: Any
+    present: Any  # float32, 1 or 0
+    expands: Any  # float32, 1 or 0
+    residual: Any  # float32, 1 or 0; 1 for absent blocks, which pass their input on
+    se: Any  # float32, 1 or 0
+    kernel: Any  # int32, true kernel size
+    hidden: Any  # int32, true width after expansion; 0 for absent blocks
+    depth: Any  # float32, l / L for the l-th of L blocks
 
     @classmethod
     def of(cls, arch: ArchSpec, envelope: Envelope) -> "Switches":
@@ -130,11 +106,7 @@ class Switches:
 
 
 def pad_variables(variables: Any, template: Any) -> Any:
-    """Pads the variables of an architecture with zeros to the shapes of its envelope.
-
-    Args:
-      variables: Flax variables (NumPy arrays) of the architecture's `Network`.
-      template: variables of the envelope's `Network`.
+    """Pads Flax variables (NumPy arrays) with zeros to the shapes of an envelope's.
 
     Returns:
       Variables with the structure and shapes of `template`; absent blocks are zero.

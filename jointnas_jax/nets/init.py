@@ -54,12 +54,8 @@ def initial_variables(arch: ArchSpec, key: jax.Array) -> Any:
     and these draws are the same on every backend. The key of a kernel is made of `key` and its
     name: the draws of a block do not depend on the other blocks.
 
-    Args:
-      arch: the architecture.
-      key: consumed.
-
     Returns:
-      Flax variables (NumPy arrays): `params` and `batch_stats`.
+      Flax variables (NumPy arrays): `params` and `batch_stats`. The key is consumed.
     """
     seed = np.asarray(jax.random.key_data(key)).tolist()
     # The last BN before a residual is added starts at zero: the block starts as the identity.

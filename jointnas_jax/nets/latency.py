@@ -30,16 +30,14 @@ Time = TypeVar("Time", int, float)  # nanoseconds
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A part of a network that is timed by itself.
+    """A part of a network that is timed by itself: the stem, block or head of `arch`.
 
-    Attributes:
-      kind: `stem`, `block` or `head`.
-      arch: a network of one block, whose stem, block or head it is. The input of a block or a head
-        is a map of `resolution` x `resolution` positions and the width of the stem.
+    The input of a block or a head is a map of `arch.resolution` x `arch.resolution` positions and
+    the width of the stem.
     """
 
-    kind: str
-    arch: ArchSpec
+    kind: str  # STEM, BLOCK or HEAD
+    arch: ArchSpec  # a network of one block
 
     @functools.cached_property
     def block(self) -> Block:
@@ -88,13 +86,7 @@ def pieces_of_space(space: JointSpace) -> dict[str, Piece]:
 
 
 def with_latency(costs: CostTable, space: JointSpace, times: Mapping[str, int]) -> CostTable:
-    """Returns a table of costs with one more, `latency`.
-
-    Args:
-      costs: costs of the space.
-      space: the space.
-      times: nanoseconds of every piece of the space, by key.
-    """
+    """Returns a table with one more cost, `latency`, given the nanoseconds of pieces by key."""
     knobs, tables = list(costs.knobs), [np.pad(table, ((0, 0), (0, 1))) for table in costs.tables]
     for part in _parts_of(space):
         rows = [
@@ -109,17 +101,11 @@ def with_latency(costs: CostTable, space: JointSpace, times: Mapping[str, int]) 
 
 
 class _Part(NamedTuple):
-    """A part of all networks of a space.
+    """A part of all networks of a space."""
 
-    Attributes:
-      slots: the slots that it depends on.
-      piece: the piece for values of the slots.
-      times: the number of such pieces in a network.
-    """
-
-    slots: tuple[str, ...]
+    slots: tuple[str, ...]  # the slots that it depends on
     piece: Callable[[SlotValues], Piece]
-    times: Callable[[SlotValues], int] = lambda values: 1
+    times: Callable[[SlotValues], int] = lambda values: 1  # number of such pieces in a network
 
     def knobs(self, space: JointSpace) -> tuple[Knob, ...]:
         """The knobs that fill its slots."""

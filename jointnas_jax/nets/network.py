@@ -36,17 +36,11 @@ def _depthwise_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.flo
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation with the activation behind it; see `nets/norm.py`.
-
-    Attributes:
-      lowering: see `nets/conv.py`.
-      activation: name of the activation; "" is none.
-      zero_scale: start the scale at 0, for the last BN before a residual is added.
-    """
+    """Batch normalisation with the activation behind it; see `nets/norm.py`."""
 
     lowering: str = "conv"
     activation: str = ""
-    zero_scale: bool = False
+    zero_scale: bool = False  # start the scale at 0, in the last BN before a residual is added
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -143,13 +137,10 @@ class MBConv(nn.Module):
         branch_scale: jax.Array,
         switches: Switches | None = None,
     ) -> jax.Array:
-        """Applies the block.
+        """Applies the block to a map; in an envelope with the switches of this block, scalars.
 
-        Args:
-          x: map.
-          train: use batch statistics and `branch_scale`.
-          branch_scale: `float32[N]`, multiplies the residual branch of each image.
-          switches: the switches of this block, scalars; None outside of an envelope.
+        Training uses batch statistics, and `branch_scale: float32[N]` multiplies the residual
+        branch of each image.
         """
         b, low = self.block, self.lowering
         y = x
@@ -206,20 +197,14 @@ def fit_channels(x: jax.Array, channels: int, lowering: str) -> jax.Array:
 class _Parts(nn.Module):
     """Stem and head of a network.
 
-    Attributes:
-      arch: the architecture, or an envelope.
-      lowering: `matmul` or `conv`, see `nets/conv.py`.
-      block: the module that computes a block.
-      dtype: `float32` or `bfloat16`, the dtype of feature maps; variables, statistics, everything
-        behind a global pool and logits are float32.
-      mapped: whether it runs under `vmap` over variables, see `conv.conv`.
+    Variables, statistics, logits and everything behind a global pool are float32.
     """
 
     arch: ArchSpec | Envelope
-    lowering: str = "conv"
+    lowering: str = "conv"  # or `matmul`, see `nets/conv.py`
     block: type[nn.Module] = MBConv
-    dtype: str = "float32"
-    mapped: bool = False
+    dtype: str = "float32"  # or `bfloat16`, the dtype of feature maps
+    mapped: bool = False  # whether it runs under `vmap` over variables, see `conv.conv`
 
     @nn.nowrap
     def _stem(self, images: jax.Array, train: bool) -> jax.Array:
@@ -291,11 +276,7 @@ class Network(_Parts):
 
 
 class NetworkPart(_Parts):
-    """A part of a network by itself, with the variables of the network.
-
-    Attributes:
-      part: `stem`, `block` (the network has one only) or `head`.
-    """
+    """The stem, the only block or the head of a network, with its variables."""
 
     part: str = "block"
 

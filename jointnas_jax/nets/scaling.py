@@ -64,8 +64,7 @@ def _scaled(arch: ArchSpec, *, width: float, depth: float, resolution: float) ->
 def scale_to(arch: ArchSpec, flops: int) -> ArchSpec:
     """Scales width, depth and resolution together to just within a number of FLOPs.
 
-    Raises:
-      SpaceError: the network cannot be made that small, or that large.
+    Raises `SpaceError` if the network cannot be made that small, or that large.
     """
     low, high = -20.0, 20.0
     largest = None

@@ -41,44 +41,29 @@ _LARGEST_TILE = 32
 
 
 class Static(NamedTuple):
-    """The static properties of a branch."""
+    """Static properties of a branch."""
 
     stride: int
     activation: str
 
 
 class Tile(NamedTuple):
-    """The weights of a tile, `float32`; of all tiles with a leading axis.
+    """The weights of a tile, `float32`; of all tiles with a leading axis."""
 
-    Attributes:
-      expand: `[T, C]`; None in a block that never expands.
-      expand_bn: `[T]`, the BN behind the expansion; None likewise.
-      depthwise: `[T, k, k]`.
-      depthwise_bn: `[T]`, the BN behind the depthwise convolution.
-      project: `[T, D]`.
-    """
-
-    expand: Any
-    expand_bn: Affine | None
-    depthwise: Any
-    depthwise_bn: Affine
-    project: Any
+    expand: Any  # [T, C]; None in a block that never expands
+    expand_bn: Affine | None  # [T], behind the expansion; None likewise
+    depthwise: Any  # [T, k, k]
+    depthwise_bn: Affine  # [T], behind the depthwise convolution
+    project: Any  # [T, D]
 
 
 class Flags(NamedTuple):
-    """The switches that act inside a branch, and its number of tiles.
+    """The switches that act inside a branch, and its number of tiles."""
 
-    Attributes:
-      expands: `float32[]`.
-      se: `float32[]`.
-      kernel: `int32[]`.
-      tiles: `int32[]`.
-    """
-
-    expands: jax.Array
-    se: jax.Array
-    kernel: jax.Array
-    tiles: jax.Array
+    expands: jax.Array  # float32[]
+    se: jax.Array  # float32[]
+    kernel: jax.Array  # int32[]
+    tiles: jax.Array  # int32[]
 
 
 class TiledMBConv(nn.Module):
@@ -119,11 +104,7 @@ class TiledMBConv(nn.Module):
 
 
 def tiles(channels: int, values: int) -> tuple[int, int]:
-    """Cuts channels into tiles of about equal size.
-
-    Args:
-      channels: number of channels.
-      values: values of one channel before the depthwise convolution, positions times images.
+    """Cuts channels, each of so many values before the depthwise convolution, into equal tiles.
 
     Returns:
       Channels of a tile, a multiple of 8, and the number of tiles.
@@ -172,20 +153,12 @@ def _pad_se(se: Any, channels: int) -> Any:
     }
 
 
-# -- the branch -----------------------------------------------------------------------------------
-
-
 # `custom_vjp` has no keyword-only arguments.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _branch(static: Static, x: jax.Array, weights: Tile, se: Any, flags: Flags) -> tuple:
     """From a block's input `[C, H, W, N]` to its projection `[D, H/s, W/s, N]`.
 
-    Args:
-      static: stride and activation.
-      x: the input; padded to whole tiles if the block never expands.
-      weights: weights of all tiles.
-      se: variables of the SE, or None.
-      flags: switches.
+    In a block that never expands the input is padded to whole tiles.
 
     Returns:
       The projection, and the `Moments` of each BN by name, `float32[tiles, T]` each.

@@ -45,16 +45,13 @@ Call = Callable[[], Any]
 class Setting:
     """Where and how a network runs.
 
-    Attributes:
-      device: the device.
-      lowering: lowering of convolutions, see `nets/conv.py`. A trained model uses `conv` on every
-        device: images come one by one, and the lowering of training on CPU wants many.
-      dtype: dtype of feature maps.
+    A trained model uses the lowering `conv` on every device: images come one by one, and the
+    lowering of training on CPU is for many.
     """
 
     device: jax.Device
-    lowering: str = "conv"
-    dtype: str = "float32"
+    lowering: str = "conv"  # see `nets/conv.py`
+    dtype: str = "float32"  # dtype of feature maps
 
     @property
     def name(self) -> str:

@@ -54,7 +54,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
       ModelError: it is missing, above 1 GiB, damaged, or of another kind. Pickles (`.pth`, `.bin`)
-        are never opened as such: reading one can run code.
+        are never opened: reading one can run code.
     """
     try:
         if (size := path.stat().st_size) > _MAX_BYTES:
@@ -81,14 +81,10 @@ def class_count(tensors: Mapping[str, np.ndarray]) -> int:
 
 
 def from_timm(tensors: Mapping[str, np.ndarray], arch: ArchSpec) -> dict[str, Any]:
-    """Returns the Flax variables of `Network(arch)`.
+    """Returns the Flax variables of `Network(arch)` as NumPy arrays `float32`.
 
-    Args:
-      tensors: timm's name -> array of any floating type, in timm's layout.
-      arch: the network; timm pads all convolutions by (k-1)/2, see `zoo.fbnetv3`.
-
-    Returns:
-      `params` and `batch_stats`, NumPy arrays `float32`.
+    Tensors by timm's names have any floating type. Timm pads all convolutions by (k-1)/2, see
+    `zoo.fbnetv3`.
 
     Raises:
       ModelError: a tensor is missing, of another shape or type, not finite, or too many.

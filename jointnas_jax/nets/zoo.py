@@ -83,16 +83,10 @@ NAMES = tuple(f"fbnetv3_{letter}" for letter in _STEM)
 
 
 def fbnetv3(letter: str, num_classes: int = 1000, plain_padding: bool = False) -> ArchSpec:
-    """Returns a published network.
+    """Returns a published network, "a" to "g"; raises `SpaceError` for another letter.
 
-    Args:
-      letter: "a" to "g".
-      num_classes: classes of the classifier.
-      plain_padding: pad every convolution by (k-1)/2, as in the weights that other libraries
-        publish. Some halving layers of A, B, C, E and F are padded less.
-
-    Raises:
-      SpaceError: there is no such network.
+    With `plain_padding` every convolution is padded by (k-1)/2, as in the weights that other
+    libraries publish; officially some halving layers of A, B, C, E and F are padded less.
     """
     letter = letter.lower()
     if letter not in _STEM:
@@ -132,8 +126,7 @@ def module(letter: str, num_classes: int = 1000, plain_padding: bool = False) ->
 def find(name: str, plain_padding: bool = False) -> ArchSpec:
     """Returns a network by its full name, such as `fbnetv3_a`, or from a candidate's JSON file.
 
-    Raises:
-      SpaceError: there is neither.
+    Raises `SpaceError` if there is neither.
     """
     if name in NAMES:
         return fbnetv3(name[-1], plain_padding=plain_padding)

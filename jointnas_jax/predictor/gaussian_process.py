@@ -23,41 +23,24 @@ _JITTER = 1e-4
 
 
 class Hyper(NamedTuple):
-    """Logarithms of positive numbers, except for the mean.
+    """Logarithms of positive numbers, except for the mean."""
 
-    Attributes:
-      scales: `float32[F]`, length scales.
-      slopes: `float32[F]`, length scales of the linear kernel.
-      amplitude: `float32[]`, amplitude of the Matern kernel.
-      linear: `float32[]`, amplitude of the linear kernel.
-      noise: `float32[]`, variance of the noise.
-      mean: `float32[]`, mean of the process.
-    """
-
-    scales: jax.Array
-    slopes: jax.Array
-    amplitude: jax.Array
-    linear: jax.Array
-    noise: jax.Array
-    mean: jax.Array
+    scales: jax.Array  # float32[F], length scales of the Matern kernel
+    slopes: jax.Array  # float32[F], length scales of the linear kernel
+    amplitude: jax.Array  # float32[], amplitude of the Matern kernel
+    linear: jax.Array  # float32[], amplitude of the linear kernel
+    noise: jax.Array  # float32[], variance of the noise
+    mean: jax.Array  # float32[], mean of the process
 
 
 class Process(flax.struct.PyTreeNode):
-    """A fitted process.
-
-    Attributes:
-      hyper: hyperparameters.
-      inputs: `float32[N, F]`, features of the trials.
-      real: `bool[N]`, false for padding.
-      factor: `float32[N, N]`, lower Cholesky factor of the trials' covariance.
-      weights: `float32[N]`, the covariance's inverse times the centred targets.
-    """
+    """A fitted process."""
 
     hyper: Hyper
-    inputs: jax.Array
-    real: jax.Array
-    factor: jax.Array
-    weights: jax.Array
+    inputs: jax.Array  # float32[N, F], features of the trials
+    real: jax.Array  # bool[N], false for padding
+    factor: jax.Array  # float32[N, N], lower Cholesky factor of the trials' covariance
+    weights: jax.Array  # float32[N], the covariance's inverse times the centred targets
 
 
 def fit_process(inputs: jax.Array, targets: jax.Array, real: jax.Array, *, knobs: int) -> Process:
@@ -130,8 +113,6 @@ def predict(process: Process, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def believe(process: Process, inputs: jax.Array, target: jax.Array | None = None) -> Process:
     """Adds a fantasised trial (the kriging believer, Ginsbourger et al. 2010); for use under `jit`.
-
-    Deviations shrink near it.
 
     Args:
       process: the process, with a row of padding.

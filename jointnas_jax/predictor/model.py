@@ -8,17 +8,12 @@ from flax import linen as nn
 class PredictorNet(nn.Module):
     """An encoder of the architecture and two heads.
 
-    Shapes: N candidates, A architecture features, R recipe features, P proxies, E = `embedding`.
-
-    Attributes:
-      proxies: P, costs that the proxy head predicts.
-      width: width of hidden layers.
-      embedding: width of the encoder's output.
+    Shapes: N candidates, A architecture features, R recipe features.
     """
 
-    proxies: int
-    width: int = 128
-    embedding: int = 64
+    proxies: int  # P, costs that the proxy head predicts
+    width: int = 128  # of hidden layers
+    embedding: int = 64  # E, width of the encoder's output
 
     def setup(self) -> None:
         self.encoder = nn.Sequential(

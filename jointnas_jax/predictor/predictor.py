@@ -34,17 +34,11 @@ CostFeatures = Callable[[Any], Any]
 
 
 class Fitted(flax.struct.PyTreeNode):
-    """A predictor fitted to trials.
-
-    Attributes:
-      networks: the ensemble, in units of the targets; None where only the process was fitted.
-      process: the Gaussian process; None where only the networks were fitted.
-      transform: from scores to targets.
-    """
+    """A predictor fitted to trials, by networks or a process or both."""
 
     networks: PredictorState | None
     process: Process | None
-    transform: Transform
+    transform: Transform  # from scores to targets
 
 
 class Predictor:

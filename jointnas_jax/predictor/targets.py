@@ -19,21 +19,13 @@ _ROUNDING = 1e-12
 
 
 class Transform(flax.struct.PyTreeNode):
-    """From standardised scores to targets and back.
+    """From standardised scores to targets and back."""
 
-    Attributes:
-      mean: `float64[]`, mean of the scores.
-      std: `float64[]`, standard deviation of the scores, 1 where all are equal.
-      exponent: `float32[]`, exponent of Yeo-Johnson; 1 is the identity.
-      offset: `float32[]`, mean after it.
-      scale: `float32[]`, standard deviation after it.
-    """
-
-    mean: jax.Array | np.float64
-    std: jax.Array | np.float64
-    exponent: jax.Array
-    offset: jax.Array
-    scale: jax.Array
+    mean: jax.Array | np.float64  # mean of the scores
+    std: jax.Array | np.float64  # standard deviation of the scores, 1 where all are equal
+    exponent: jax.Array  # float32[], exponent of Yeo-Johnson; 1 is the identity
+    offset: jax.Array  # float32[], mean after it
+    scale: jax.Array  # float32[], standard deviation after it
 
     @classmethod
     def fit(cls, z: jax.Array, real: jax.Array, straighten: bool) -> "Transform":

@@ -16,22 +16,17 @@ Array = Any
 
 @dataclasses.dataclass(frozen=True)
 class FeatureTable:
-    """From index vectors to the F features of a space.
+    """From index vectors to the F features of a space, those of the architecture first.
 
-    Attributes:
-      groups: `int32[F]`, the knob of each feature.
-      values: `int32[F]`, the index that a one-hot feature stands for, -1 for an ordinal knob.
-      factors: `float32[F]`, factor from the index of an ordinal knob to its number; else 0.
-      arch_width: the first `arch_width` of the F features describe the architecture. A space with a
-        fixed architecture has one constant feature there, so that the encoder has an input.
-      scales: `float32[F]`, factors at which two values of a choice, or the ends of an ordinal knob,
-        are at distance 1.
+    A space with a fixed architecture has one constant feature there, so that the encoder has an
+    input.
     """
 
-    groups: Array
-    values: Array
-    factors: Array
-    arch_width: int
+    groups: Array  # int32[F], the knob of each feature
+    values: Array  # int32[F], the index that a one-hot feature stands for, -1 for an ordinal knob
+    factors: Array  # float32[F], factor from the index of an ordinal knob to its number; else 0
+    arch_width: int  # number of features of the architecture
+    # float32[F], at which two values of a choice, or the ends of an ordinal knob, are 1 apart.
     scales: Array
 
     @classmethod
@@ -56,10 +51,9 @@ class FeatureTable:
         )
 
     def __call__(self, vectors: Array) -> tuple[Array, Array]:
-        """Features of index vectors `int32[..., K]`, NumPy or JAX, also under `jit`.
+        """Features of vectors `int32[..., K]`, NumPy or JAX, also under `jit`.
 
-        Returns:
-          `float32[..., A]` for the architecture and `float32[..., R]` for the recipe.
+        `float32[..., A]` of architectures and `float32[..., R]` of recipes.
         """
         xp = vectors.__array_namespace__()
         index = vectors[..., self.groups]

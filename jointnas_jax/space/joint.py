@@ -101,8 +101,6 @@ class JointSpace(VectorSpace):
             num_classes=arch.num_classes,
         )
 
-    # -- vectors <-> candidates ---------------------------------------------------------------
-
     def decode(self, vector: np.ndarray) -> Candidate:
         """Returns the candidate of one index vector `int[K]`; raises `SpaceError` outside."""
         vector = self.check(np.asarray(vector))
@@ -144,8 +142,6 @@ class JointSpace(VectorSpace):
             vector[position] = index
         return self.canonical(vector)
 
-    # -- sampling and equality ----------------------------------------------------------------
-
     @functools.cached_property
     def inactive_rules(self) -> tuple[tuple[int, tuple[tuple[int, int], ...]], ...]:
         """Which knobs act on nothing, and when.
@@ -169,11 +165,7 @@ class JointSpace(VectorSpace):
     def canonical(self, vectors: Any) -> Any:
         """Sets knobs that act on nothing to index 0, so that equal networks have equal vectors.
 
-        Args:
-          vectors: `int32[..., K]`, a NumPy or JAX array, also under `jit`.
-
-        Returns:
-          An array of the same kind, shape and dtype.
+        From `int32[..., K]`, a NumPy or JAX array, to one alike, also under `jit`.
         """
         if not self.inactive_rules:
             return vectors
@@ -183,8 +175,6 @@ class JointSpace(VectorSpace):
             active = xp.stack([columns[d] != i for d, i in conditions]).any(axis=0)
             columns[knob] = columns[knob] * active.astype(vectors.dtype)
         return xp.stack(columns, axis=-1)
-
-    # -- modes ----------------------------------------------------------------------------------
 
     def with_fixed_arch(self, arch: ArchSpec) -> "JointSpace":
         """Returns the space of recipes for one architecture (AutoTrain, paper section 4.1)."""
@@ -198,8 +188,6 @@ class JointSpace(VectorSpace):
     def with_fixed_recipe(self, recipe: Recipe) -> "JointSpace":
         """Returns the space of architectures, all trained with one recipe."""
         return dataclasses.replace(self, recipe_slots=recipe.to_dict())
-
-    # -- internals ------------------------------------------------------------------------------
 
     def _fill(self, slots: Slots, vector: np.ndarray) -> dict[str, Any]:
         return {
@@ -218,8 +206,7 @@ def read_arch(path: Path) -> ArchSpec:
 def read_candidate(path: Path) -> tuple[ArchSpec, Recipe | None]:
     """Reads a candidate, or an architecture alone, from a JSON file.
 
-    Raises:
-      SpaceError: the file cannot be read, or breaks a rule.
+    Raises `SpaceError` if the file cannot be read or breaks a rule.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -236,8 +223,7 @@ def read_candidate(path: Path) -> tuple[ArchSpec, Recipe | None]:
 def read_slots(description: Mapping[str, Any]) -> tuple[Slots, Slots]:
     """Reads the `space` section of a config, without a dataset, into architecture and recipe slots.
 
-    Raises:
-      SpaceError: an entry breaks a rule.
+    Raises `SpaceError` if an entry breaks a rule.
     """
     sections = ("resolution", "stem", "stages", "head", "recipe")
     _check_names("space", description, sections)

@@ -117,8 +117,7 @@ class PlainSpace(VectorSpace):
     ) -> "PlainSpace":
         """Reads descriptions of knobs by name, as in the `space` section of a config.
 
-        Raises:
-          SpaceError: a description has another form, or there is no knob.
+        Raises `SpaceError` if a description has another form, or there is no knob.
         """
         arch_knobs, recipe_knobs = (
             tuple(k for n, d in part.items() if isinstance(k := parse_knob(n, d), Knob))

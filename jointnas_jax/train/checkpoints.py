@@ -24,12 +24,9 @@ class Checkpoints:
     """Stores the latest states of a training."""
 
     def __init__(self, folder: Path, seconds: float = 60.0, say: Callable[[str], None] = print):
-        """Sets a folder, which the first `save` makes.
+        """Sets the folder of this training alone, which the first `save` makes.
 
-        Args:
-          folder: folder of this training alone.
-          seconds: least time between two states.
-          say: called with a line about each state that cannot be used.
+        At least `seconds` pass between two states; `say` gets a line about each damaged one.
         """
         self._folder = folder.resolve()
         self._seconds = seconds
@@ -40,11 +37,8 @@ class Checkpoints:
     def restore(self, state: Any) -> tuple[Any, int, dict[str, Any]]:
         """Returns the newest sound state, the number of its epochs, and its notes.
 
-        Args:
-          state: the state before the first epoch, returned if there is no sound one.
-
-        Raises:
-          StorageError: a state has its digest, and cannot be read.
+        Without one it is `state`, the one before the first epoch. Raises `StorageError` if a state
+        has its digest and cannot be read.
         """
         if not self._folder.exists():
             return state, 0, {}
@@ -81,16 +75,7 @@ class Checkpoints:
         return time.monotonic() - self._last >= self._seconds
 
     def save(self, epochs: int, state: Any, notes: dict[str, Any]) -> None:
-        """Saves a state.
-
-        Args:
-          epochs: number of epochs behind it.
-          state: the state.
-          notes: JSON data to store with it.
-
-        Raises:
-          StorageError: it cannot be written.
-        """
+        """Saves the state after some epochs, with notes (JSON data); raises `StorageError`."""
         with saving(self._folder):
             self._open().save(epochs, jax.device_get(state), custom_metadata=notes)
             write_digest(self._folder / str(epochs))

@@ -33,11 +33,6 @@ def executables_on(
     executable from the cache cannot be copied to another device. So the copy that all devices load
     is stored beside JAX's entries. Where programs cannot be copied, each device compiles its own.
 
-    Args:
-      devices: the devices.
-      lower: lowers the program for a device.
-      options: options of XLA.
-
     Returns:
       The loaded executable of each device, and shapes of the results on one.
     """

@@ -40,19 +40,14 @@ class Chunk(NamedTuple):
 
 
 class TrainData(flax.struct.PyTreeNode):
-    """Training images on the device, with a mask of the split in use.
+    """Training images on the device, with a mask of the images to train on.
 
-    Attributes:
-      images: `uint8[N, H, W, C]`.
-      labels: `int32[N]`.
-      members: `bool[N]`, the images to train on. A mask rather than a subset, so that training with
-        and without the validation images is the same program.
-      stats: pixel statistics for normalisation.
+    A mask rather than a subset: with and without the validation images it is the same program.
     """
 
-    images: AnyArray
-    labels: AnyArray
-    members: AnyArray
+    images: AnyArray  # uint8[N, H, W, C]
+    labels: AnyArray  # int32[N]
+    members: AnyArray  # bool[N]
     stats: PixelStats
 
     def chunks(self, plan: EpochPlan) -> Iterator[Chunk]:
@@ -61,12 +56,7 @@ class TrainData(flax.struct.PyTreeNode):
 
 
 class StreamedTrainData:
-    """Training images that are read while candidates train.
-
-    Attributes:
-      members: see `TrainData`.
-      stats: pixel statistics for normalisation.
-    """
+    """Training images that are read while candidates train; see `TrainData`."""
 
     def __init__(self, source: Images, members: np.ndarray, stats: PixelStats):
         self.members = members
@@ -98,16 +88,11 @@ class StreamedTrainData:
 
 
 class EvalData(flax.struct.PyTreeNode):
-    """Images to measure accuracy on, in batches of equal shape.
+    """Images to measure accuracy on, in batches of equal shape."""
 
-    Attributes:
-      batches: pairs `uint8[B, H, W, C]`, `int32[B]`; a label of -1 marks padding.
-      count: number of images without padding.
-      stats: pixel statistics for normalisation.
-    """
-
+    # uint8[B, H, W, C] and int32[B]; a label of -1 marks padding.
     batches: tuple[tuple[AnyArray, AnyArray], ...]
-    count: int = flax.struct.field(pytree_node=False)
+    count: int = flax.struct.field(pytree_node=False)  # images without padding
     stats: PixelStats
 
     @classmethod
@@ -129,12 +114,7 @@ class EvalData(flax.struct.PyTreeNode):
 
 
 class StreamedEvalData:
-    """Images to measure accuracy on, read for each measurement.
-
-    Attributes:
-      count: number of images.
-      stats: pixel statistics for normalisation.
-    """
+    """Images to measure accuracy on, read for each measurement; see `EvalData`."""
 
     def __init__(self, source: Images, indices: np.ndarray, stats: PixelStats):
         self.count = len(indices)
@@ -144,8 +124,6 @@ class StreamedEvalData:
 
     @property
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """See `EvalData`."""
-
         def read(start: int) -> tuple[np.ndarray, np.ndarray]:
             images, labels = _read_again(self._source, self._indices[start : start + _EVAL_BATCH])
             return _padded(images, labels, _EVAL_BATCH)

@@ -17,15 +17,10 @@ RMS_EPSILON = 1e-3
 
 
 class OptimizerState(NamedTuple):
-    """State of `recipe_optimizer`, each part flattened to `float32[P]`.
+    """State of `recipe_optimizer`, each part flattened to `float32[P]`."""
 
-    Attributes:
-      rms: moving average of squared gradients.
-      momentum: accumulated updates.
-    """
-
-    rms: optax.OptState
-    momentum: optax.OptState
+    rms: optax.OptState  # moving average of squared gradients
+    momentum: optax.OptState  # accumulated updates
 
 
 def recipe_optimizer() -> optax.GradientTransformationExtraArgs:

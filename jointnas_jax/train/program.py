@@ -43,44 +43,26 @@ _INIT, _PLAN, _STEP = range(3)
 
 
 class Training(NamedTuple):
-    """The result of training one candidate.
+    """The result of training one candidate."""
 
-    Attributes:
-      accuracies: accuracy after each epoch before a failure, fraction in [0, 1].
-      variables: Flax variables that count for the recipe, on the host; None after a failure.
-      failed_step: first step with a non-finite loss, or the last one of an epoch that left a
-        non-finite weight behind; None if there was none.
-    """
-
-    accuracies: tuple[float, ...]
-    variables: Any
+    accuracies: tuple[float, ...]  # after each epoch before a failure, fraction in [0, 1]
+    variables: Any  # Flax variables that count for the recipe, on the host; None after a failure
+    # First step with a non-finite loss, or last one of an epoch that left a non-finite weight.
     failed_step: int | None
 
 
 class _Lanes(NamedTuple):
-    """The candidates in training, stacked over lanes.
-
-    Attributes:
-      state: the evolving state.
-      switches: the architectures inside of an envelope; None for an exact program.
-      recipes: the recipes.
-      plan_keys: data of the keys of batches.
-      step_keys: data of the keys of steps.
-    """
+    """The candidates in training, stacked over lanes."""
 
     state: steps.TrainState
-    switches: Switches | None
+    switches: Switches | None  # the architectures inside of an envelope
     recipes: RecipeArrays
-    plan_keys: Any
-    step_keys: Any
+    plan_keys: Any  # data of the keys of batches
+    step_keys: Any  # data of the keys of steps
 
 
 class TrainProgram:
-    """Compiled programs of one shape; see the module docstring.
-
-    Attributes:
-      lanes: number of candidates that train at once.
-    """
+    """Compiled programs of one shape, for `lanes` candidates at once."""
 
     def __init__(
         self,
@@ -97,8 +79,8 @@ class TrainProgram:
         """Creates the programs; they are compiled when they are first used.
 
         Args:
-          shape: shape of the networks.
-          config: training of candidates.
+          shape: an architecture, or an envelope.
+          config: the training of candidates.
           augmentation: augmentation of the dataset.
           devices: devices in use.
           lanes_per_device: candidates at once on each device.

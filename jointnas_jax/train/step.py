@@ -40,77 +40,49 @@ class PixelStats(flax.struct.PyTreeNode):
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """The evolving state of the training of one network.
+    """The evolving state of the training of one network."""
 
-    Attributes:
-      step: `int32[]`, steps taken.
-      variables: Flax variables: `params` and `batch_stats`.
-      averaged: moving average of `variables`, flattened to `float32[V]`.
-      optimizer: state of the optimizer.
-    """
-
-    step: AnyArray
-    variables: Any
-    averaged: AnyArray
+    step: AnyArray  # int32[], steps taken
+    variables: Any  # Flax variables: `params` and `batch_stats`
+    averaged: AnyArray  # float32[V], moving average of `variables`
     optimizer: OptimizerState
 
 
 class Batch(flax.struct.PyTreeNode):
-    """One batch before augmentation.
+    """One batch before augmentation."""
 
-    Attributes:
-      images: `uint8[B, H, W, C]`.
-      labels: `int32[B]`.
-      plan: the step's row of the epoch's plan, without `steps` and `images`.
-    """
-
-    images: jax.Array
-    labels: jax.Array
-    plan: EpochPlan
+    images: jax.Array  # uint8[B, H, W, C]
+    labels: jax.Array  # int32[B]
+    plan: EpochPlan  # the step's row of the epoch's plan, without `steps` and `images`
 
 
 class Teacher(flax.struct.PyTreeNode):
     """A trained network whose answers another network learns (distillation).
 
-    Attributes:
-      variables: Flax variables of `module`.
-      stats: pixel statistics of its training.
-      module: the network.
-      share: share of its answers in the targets, in [0, 1]; the rest are the labels.
+    Answers have a `share` in [0, 1] of the targets, the labels the rest.
     """
 
     variables: Any
-    stats: PixelStats
+    stats: PixelStats  # of its training images
     module: Network = flax.struct.field(pytree_node=False)
     share: float = flax.struct.field(pytree_node=False)
 
 
 class EpochInputs(NamedTuple):
-    """Inputs of one epoch in one lane, in the order of a compiled program's arguments.
+    """Inputs of an epoch, or of some of its steps, in one lane, in the order of the program's.
 
-    Attributes:
-      state: the state before the epoch.
-      recipe: the recipe.
-      switches: the architecture inside of an envelope; None for the network of one architecture.
-      images: `uint8[N, H, W, C]` that the plan chooses from, or `uint8[S, B, H, W, C]`, the images
-        of S rows of a plan without `images`.
-      labels: `int32[N]` or `int32[S, B]`, likewise.
-      stats: pixel statistics for normalisation.
-      plan: the batches.
-      todo: `int32[]`, number of rows of the plan to run.
-      key: data of the trial's key.
-      teacher: the teacher, or None.
+    The plan chooses from N images, or it has no `images` and these are those of its K rows.
     """
 
     state: TrainState
     recipe: RecipeArrays
-    switches: Switches | None
-    images: AnyArray
-    labels: AnyArray
+    switches: Switches | None  # the architecture inside of an envelope
+    images: AnyArray  # uint8[N, H, W, C] or uint8[K, B, H, W, C]
+    labels: AnyArray  # int32[N] or int32[K, B]
     stats: PixelStats
     plan: EpochPlan
-    todo: AnyArray | np.int32
-    key: jax.Array
+    todo: AnyArray | np.int32  # int32[], rows of the plan to run
+    key: jax.Array  # data of the trial's key
     teacher: Teacher | None
 
 
@@ -138,19 +110,7 @@ def train_step(
     switches: Switches | None = None,
     teacher: Teacher | None = None,
 ) -> tuple[TrainState, jax.Array]:
-    """Takes one step.
-
-    Args:
-      state: the state before the step.
-      batch: the batch.
-      module: the network.
-      augmentation: augmentation of the dataset.
-      recipe: the recipe.
-      stats: pixel statistics for normalisation.
-      steps_per_epoch: `int32[]`.
-      key: the trial's key; folded with the step here.
-      switches: the architecture inside of an envelope.
-      teacher: the teacher, if any.
+    """Takes one step; the trial's key is folded with it here.
 
     Returns:
       The state after the step and the loss `float32[]`.
@@ -191,10 +151,9 @@ def train_step(
     # So that the average does not remember the initial weights, its decay is smaller at first.
     decay = jnp.minimum(recipe.ema_decay, (1 + state.step) / (10 + state.step))
     averaged = decay * state.averaged + (1 - decay) * ravel_pytree(variables)[0]
-    after = TrainState(
-        step=state.step + 1, variables=variables, averaged=averaged, optimizer=optimizer
-    )
-    return after, loss
+    step = state.step + 1
+    state = state.replace(step=step, variables=variables, averaged=averaged, optimizer=optimizer)
+    return state, loss
 
 
 def train_epoch(
@@ -204,13 +163,7 @@ def train_epoch(
     augmentation: Augmentation,
     spread: Callable[[Any], Any],
 ) -> tuple[TrainState, jax.Array, jax.Array, jax.Array]:
-    """Trains for one epoch, or a part of it, in a lane.
-
-    Args:
-      inputs: the inputs.
-      module: the network.
-      augmentation: augmentation of the dataset.
-      spread: shares the images of a batch out to devices, see `batch_spread`.
+    """Trains in a lane; `spread` shares the images of a batch out to devices.
 
     Returns:
       The state; the variables that count, flattened to `float32[V]`; the first step with a
