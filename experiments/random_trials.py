@@ -73,7 +73,7 @@ def dataset_name(problem: Problem) -> str:
 
 
 def local_executor(problem: Problem, candidates: Sequence[Candidate]) -> Executor:
-    """Trains on the devices of this process."""
+    """An executor on the devices of this process."""
     train, validation, test = problem.divided_images()
     sample = [candidate.arch for candidate in candidates]
     return Evaluator(problem.config, problem.space, train, validation, test, sample)
