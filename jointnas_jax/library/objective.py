@@ -12,12 +12,16 @@ from jointnas_jax.config import PredictorConfig, SearchConfig
 from jointnas_jax.errors import InputError, StudyError, one_line, shown
 from jointnas_jax.library.costs import Budget, CostFn, Costs
 from jointnas_jax.library.predictor import Predictor
-from jointnas_jax.library.space import AnySpace, Decoded, Space, check_space
+from jointnas_jax.library.space import (
+    AnySpace,
+    Decoded,
+    Space,
+    check_integer,
+    check_seed,
+    check_space,
+)
 from jointnas_jax.strategy.report_card import ReportCard
 from jointnas_jax.strategy.searcher import Searcher
-
-# Seeds are 32 bits.
-_MOST_SEED = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +124,9 @@ def search(
       StudyError: every candidate failed.
     """
     space = check_space(space)
-    _check_number("evaluations", evaluations, 1, 100_000)
-    _check_number("per_round", per_round, 1, 100_000)
-    _check_number("seed", seed, 0, _MOST_SEED)
+    check_integer("evaluations", evaluations, 1, 100_000)
+    check_integer("per_round", per_round, 1, 100_000)
+    check_seed(seed)
     settings = dataclasses.replace(settings or SearchConfig(pool_size=1024), per_round=per_round)
     # A joint space holds dicts.
     prepare = _prepare if isinstance(space, Space) else _prepare.__wrapped__
@@ -236,8 +240,3 @@ def _outcome(score: Any) -> tuple[float, str | None]:
             f"got {shown(score)}"
         ) from error
     return (number, None) if math.isfinite(number) else (math.nan, f"the score is {number}")
-
-
-def _check_number(name: str, value: Any, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InputError(f"`{name}` must be an integer from {low} to {high:,}, got {shown(value)}")

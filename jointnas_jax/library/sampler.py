@@ -1,11 +1,12 @@
 """`jn.JointNASSampler`: the searcher in a study of Optuna's."""
 
+import functools
 import json
 import secrets
 import threading
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,10 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
 from jointnas_jax.config import EvolutionConfig
-from jointnas_jax.errors import InputError, shown
 from jointnas_jax.library.memory import Memory, remember
 from jointnas_jax.library.parameters import Parameters
 from jointnas_jax.library.proposal import SpaceArrays, propose
+from jointnas_jax.library.space import check_integer, check_seed
 from jointnas_jax.space import PlainSpace
 from jointnas_jax.strategy.history import ask
 
@@ -85,20 +86,9 @@ class JointNASSampler(BaseSampler):
         Raises:
           InputError: a number is out of range.
         """
-        self._seed = secrets.randbits(31) if seed is None else seed
-        ranges = {
-            "seed": (self._seed, 0, 2**31 - 1),
-            "n_startup_trials": (n_startup_trials, 0, 1_000_000),
-            "most_trials": (most_trials, 4, 2048),
-        }
-        for name, (value, low, high) in ranges.items():
-            if name == "seed" and value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                raise InputError(
-                    f"`{name}` must be an integer from {low} to {high:,}, got {shown(value)}"
-                )
-        self._startup, self._most = n_startup_trials, most_trials
+        self._seed = secrets.randbits(31) if seed is None else check_seed(seed)
+        self._startup = check_integer("n_startup_trials", n_startup_trials, 0, 1_000_000)
+        self._most = check_integer("most_trials", most_trials, 4, 2048)
         self._constraints = constraints_func
 
     def infer_relative_search_space(
@@ -119,15 +109,12 @@ class JointNASSampler(BaseSampler):
         parameters = Parameters(search_space)
         with _PROPOSING:
             memory = self._memory(study, trial, parameters)
-            proposer = _Proposer(
-                parameters.space, trial.number, self._seed, self._startup, self._most
-            )
+            proposed = functools.partial(self._propose, parameters.space, trial.number)
             # Where all values have been tried the best are tried again.
-            _, (vector,) = ask(proposer, memory, 1, repeat=True)
+            _, (vector,) = ask(proposed, memory, 1, repeat=True)
             values = parameters.values(vector)
-            if (
-                len(json.dumps(values, default=str)) <= _LONGEST
-            ):  # else the others know once it is suggested
+            # Longer values are seen by the others once they are suggested.
+            if len(json.dumps(values, default=str)) <= _LONGEST:
                 study._storage.set_trial_system_attr(trial._trial_id, _PROPOSED, values)
         return values
 
@@ -165,37 +152,20 @@ class JointNASSampler(BaseSampler):
         }
         return remember(trials, proposed, parameters, sign)
 
-
-class _Proposer(NamedTuple):
-    """Even points for the first trials, then an evolution on a Gaussian process; see `ask`.
-
-    Attributes:
-      space: the search space.
-      number: number of the trial to propose for.
-      seed, startup, most: see `JointNASSampler`.
-    """
-
-    space: PlainSpace
-    number: int
-    seed: int
-    startup: int
-    most: int
-
-    def order(self, state: Memory) -> tuple[Memory, np.ndarray]:
-        """Candidates `int32[N, K]`, first choice first."""
-        space = self.space
-        even = qmc.Sobol(len(space.knobs), scramble=True, rng=np.random.default_rng(self.seed))
-        if np.isfinite(state.scores).sum() < max(1, self.startup):
-            even.fast_forward(self.number % _CYCLE)
-            return state, space.from_unit(even.random(_POOL))
+    def _propose(self, space: PlainSpace, number: int, memory: Memory) -> tuple[Memory, np.ndarray]:
+        """Proposes for the trial of this number, see `Propose`."""
+        even = qmc.Sobol(len(space.knobs), scramble=True, rng=np.random.default_rng(self._seed))
+        if len(memory.measured[1]) < max(1, self._startup):
+            even.fast_forward(number % _CYCLE)
+            return memory, space.from_unit(even.random(_POOL))
         pool = space.from_unit(even.random(_POOL))
-        seen = state.arrays(self.most)
+        seen = memory.arrays(self._most)
         population, marks = propose(
             SpaceArrays.of(space),
             seen,
             np.concatenate([seen.vectors, pool]),
-            jax.random.fold_in(jax.random.key(self.seed), self.number),
+            jax.random.fold_in(jax.random.key(self._seed), number),
             constrained=bool(seen.judged.any()),
             settings=_EVOLUTION,
         )
-        return state, np.concatenate([np.asarray(population)[np.isfinite(marks)], pool])
+        return memory, np.concatenate([np.asarray(population)[np.isfinite(marks)], pool])

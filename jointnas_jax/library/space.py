@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jointnas_jax.errors import SpaceError, shown
+from jointnas_jax.errors import InputError, SpaceError, shown
 from jointnas_jax.space import Candidate, JointSpace, Knob, PlainSpace
 from jointnas_jax.space.knobs import Value
 from jointnas_jax.space.vectors import VectorSpace
@@ -76,6 +76,18 @@ def check_space(space: Any) -> AnySpace:
     if not len(space.knobs):
         raise SpaceError("`space` has no knob to search; give one more than one value")
     return space
+
+
+def check_integer(name: str, value: Any, low: int, high: int) -> int:
+    """Returns an integer argument; raises `InputError` for anything else."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InputError(f"`{name}` must be an integer from {low} to {high:,}, got {shown(value)}")
+    return value
+
+
+def check_seed(value: Any) -> int:
+    """Returns a seed of 31 bits; raises `InputError` for anything else."""
+    return check_integer("seed", value, 0, 2**31 - 1)
 
 
 def columns(space: VectorSpace, vectors: np.ndarray) -> dict[str, np.ndarray]:

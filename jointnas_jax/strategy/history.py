@@ -4,8 +4,8 @@ Shapes: T candidates asked for, K knobs, N rows of a proposal.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Protocol, Self, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar
 
 import flax.struct
 import numpy as np
@@ -84,38 +84,23 @@ class History:
 H = TypeVar("H", bound=History)
 
 
-class Proposer(Protocol[H]):
-    """What a search would ask for next."""
-
-    def order(self, state: H) -> tuple[H, np.ndarray]:
-        """Proposes candidates for a state.
-
-        Returns:
-          The state with what was computed for it, and candidates `int32[N, K]`, first choice first,
-          those that were asked for before among them.
-        """
+# A state -> the state with what was computed for it, and candidates `int32[N, K]`, first choice
+# first; those that were asked for before may be among them.
+Propose = Callable[[H], tuple[H, np.ndarray]]
 
 
-def ask(
-    proposer: Proposer[H], state: H, count: int, *, repeat: bool = False
-) -> tuple[H, np.ndarray]:
+def ask(propose: Propose[H], state: H, count: int, *, repeat: bool = False) -> tuple[H, np.ndarray]:
     """Chooses candidates one after the other, each with those before it pending.
 
-    A candidate is the first of the proposal that was not asked for before.
-
-    Args:
-      proposer: proposer of the search.
-      state: state of the search.
-      count: number of candidates.
-      repeat: where nothing of a proposal is new, choose its first one again.
+    A candidate is the first of the proposal that was not asked for before. Where nothing of it is
+    new, there is no candidate, or with `repeat` its first one again.
 
     Returns:
-      The state in which they are pending, and `int32[m, K]`; m is less than `count` where nothing
-      is new.
+      The state in which they are pending, and `int32[m, K]`, m at most `count`.
     """
     first, seen = len(state.vectors), {vector.tobytes() for vector in state.vectors}
     for _ in range(count):
-        state, order = proposer.order(state)
+        state, order = propose(state)
         new = first_new(order, seen)
         if repeat and not len(new):
             new = order[:1]

@@ -189,7 +189,7 @@ class Searcher:
         Raises:
           SpaceError: a candidate breaks a rule, see `Constraints.check`.
         """
-        state, vectors = ask(self, self.fit(state), count)
+        state, vectors = ask(self.propose, self.fit(state), count)
         self._limits.check(vectors)
         predicted = np.full(len(vectors), np.nan, np.float32)
         if state.fitted is not None and len(vectors):
@@ -217,8 +217,8 @@ class Searcher:
             state, fitted=fitted, believed=None, beliefs=0, stale=False, networks=networks
         )
 
-    def order(self, state: State) -> tuple[State, np.ndarray]:
-        """What the fitted predictor would try next, see `Proposer`; before it is, the pool."""
+    def propose(self, state: State) -> tuple[State, np.ndarray]:
+        """Proposes by the predictor, see `Propose`; the pool in order while nothing has a score."""
         if state.fitted is None:
             return state, state.pool
         believed, pending = state.believed, state.pending

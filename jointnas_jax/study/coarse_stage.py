@@ -109,7 +109,11 @@ class CoarseStage:
         outcomes = self._runner.run(self._specs(asked, number))
         curves = [o.accuracies for o in outcomes if o.reason is None]
         if self._stop is None and curves:
-            self._decide(np.array(curves))
+            search, of = self._search, self._epochs
+            self._stop = early_stop(np.array(curves), search.threshold, search.correlation)
+            epochs = self._stop.epochs
+            self._progress.say(f"early stop: later candidates train {epochs} of {of} epochs")
+            self._progress.shortened(epochs, of)
         scores = np.array([self._score(outcome) for outcome in outcomes], np.float32)
         state = self._searcher.tell(state, asked.numbers, scores)
         return self._judged(state, len(scores)), scores
@@ -159,13 +163,6 @@ class CoarseStage:
                 asked.numbers, asked.vectors, asked.predicted, strict=True
             )
         ]
-
-    def _decide(self, curves: np.ndarray) -> None:
-        """How long later candidates train."""
-        self._stop = early_stop(curves, self._search.threshold, self._search.correlation)
-        epochs, of = self._stop.epochs, self._epochs
-        self._progress.say(f"early stop: later candidates train {epochs} of {of} epochs")
-        self._progress.shortened(epochs, of)
 
     def _score(self, outcome: TrainResult) -> float:
         """After the rule all trials count at the same epoch, those of round 1 as well."""

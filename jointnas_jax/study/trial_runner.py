@@ -118,12 +118,6 @@ class TrialRunner:
             self._progress.milestone()
         return [outcomes[i] for i in range(len(jobs))]
 
-    def arrivals(self) -> list[Trial]:
-        """The next trials that are stored, in the order in which the search heard of them."""
-        later = [trial for number, trial in self.stored.items() if number >= self.count]
-        arrived = {trial.arrived[1]: trial for trial in later if trial.arrived}
-        return [arrived[number] for number in sorted(arrived)]
-
     def check(self, trial: Trial, spec: TrialSpec | None) -> None:
         """Raises `DamagedError` if a stored trial is not of a spec; None: the search has none."""
         if spec and (trial.stage, trial.knobs) == (spec.stage, self._knobs_of(spec)):
@@ -189,7 +183,10 @@ class TrialStream:
         self._rounds = rounds
         self._first = runner.count
         self._specs: list[TrialSpec] = []
-        self._stored = collections.deque(runner.arrivals())
+        later = [t for number, t in runner.stored.items() if number >= self._first]
+        # Results before each, candidates asked for before it, and the trial.
+        arrivals = [(t.arrived[1], t.arrived[0], t) for t in later if t.arrived]
+        self._stored = collections.deque(sorted(arrivals, key=lambda arrival: arrival[0]))
         self._results = 0
         if not self._stored:
             self._begin()
@@ -197,7 +194,7 @@ class TrialStream:
     def takes_more(self) -> bool:
         """Whether the search is to ask for a candidate now."""
         if self._stored:
-            return len(self._specs) < _asked(self._stored[0])
+            return len(self._specs) < self._stored[0][1]
         return self._executor.free_lanes() > 0
 
     def submit(self, spec: TrialSpec) -> None:
@@ -217,8 +214,8 @@ class TrialStream:
           DamagedError: a stored trial was never asked for.
         """
         if self._stored:
-            trial = self._stored.popleft()
-            if _asked(trial) > len(self._specs):
+            _, asked, trial = self._stored.popleft()
+            if asked > len(self._specs):
                 self._runner.check(trial, None)
             self._results += 1
             if not self._stored:
@@ -247,12 +244,6 @@ class TrialStream:
         for number, spec in asked:
             if number not in self._runner.stored:
                 self._executor.submit(number, spec.job, later=self._count)
-
-
-def _asked(trial: Trial) -> int:
-    """Candidates that the search had asked for when it heard of a trial."""
-    assert trial.arrived is not None
-    return trial.arrived[0]
 
 
 def measured(outcome: TrainResult) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class Mean:
     def __init__(self):
         self.pending = []
 
-    def order(self, state):
+    def __call__(self, state):
         self.pending.append(state.pending.tolist())
         shift = int(10 * np.nanmean(state.scores)) + len(state.pending)
         return state, np.roll(POOL, shift, 0)
@@ -77,14 +77,9 @@ def test_the_best_come_first_and_failures_not_at_all():
     assert state.best_first.tolist() == POOL[[2, 3, 0]].tolist()
 
 
-class Fixed:
-    def order(self, state):
-        return state, POOL[:4]
-
-
 @pytest.mark.parametrize(("repeat", "count"), [(False, 1), (True, 3)])
 def test_where_nothing_is_new_there_is_no_candidate_or_the_first_again(repeat, count):
-    _, vectors = ask(Fixed(), begun(), 3, repeat=repeat)
+    _, vectors = ask(lambda state: (state, POOL[:4]), begun(), 3, repeat=repeat)
     assert vectors.tolist() == [POOL[3].tolist(), *[POOL[0].tolist()] * 2][:count]
 
 
