@@ -20,15 +20,10 @@ _NUMBER = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*([a-z]*)", re.IGNORECASE)
 
 
 class _Units(NamedTuple):
-    """Units of a number.
+    """Units of a number."""
 
-    Attributes:
-      sizes: size of each unit; the first of equally short texts wins.
-      largest: the largest number, far below what 64 bits hold.
-    """
-
-    sizes: Mapping[str, int]
-    largest: int
+    sizes: Mapping[str, int]  # the unit of the first of equally short texts wins
+    largest: int  # far below what 64 bits hold
 
     def read(self, text: str) -> int | None:
         """Reads a number such as "1.5M"; None if that is not possible."""

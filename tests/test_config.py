@@ -279,9 +279,9 @@ def test_a_limit_of_the_latency_is_in_nanoseconds():
 
 
 def test_quantities_are_short():
-    assert [quantity(n) for n in (400_000, 1_500_000, 450 * 10**6, 123_457, 100, 2 * 10**9)] == [
-        *("400K", "1.5M", "450M", "123457", "100", "2G")
-    ]
+    numbers = (400_000, 1_500_000, 450 * 10**6, 123_457, 100, 2 * 10**9)
+    texts = ["400K", "1.5M", "450M", "123457", "100", "2G"]
+    assert [quantity(n) for n in numbers] == texts
 
 
 KEYS = [

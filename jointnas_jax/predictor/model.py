@@ -12,7 +12,7 @@ class PredictorNet(nn.Module):
     """
 
     proxies: int  # P, costs that the proxy head predicts
-    width: int = 128  # of hidden layers
+    width: int = 128  # width of hidden layers
     embedding: int = 64  # E, width of the encoder's output
 
     def setup(self) -> None:

@@ -132,7 +132,7 @@ class TrainProgram:
             functools.partial(
                 _count_correct, module=module, template=self._template, spread=spread
             ),
-            "llss",
+            "lss",
             options=correct_options,
         )
         self._plan = _plan_program(
@@ -185,7 +185,7 @@ class TrainProgram:
         for epoch in range(done, epochs):
             lanes, trained, failed, losses = self._one_epoch(lanes, feed, epoch)
             if every_epoch or epoch == epochs - 1:
-                count = functools.partial(self._correct, trained, lanes.switches)
+                count = functools.partial(self._correct, (trained, lanes.switches))
                 counts.append([count(batch, evaluation.stats) for batch in evaluation.batches])
             failures.append(failed)
             if progress:
@@ -205,8 +205,13 @@ class TrainProgram:
         accuracies = np.reshape(correct, (len(counts), self.lanes)) / evaluation.count
         rows = np.asarray(trained).reshape(self.lanes, -1)
         return [
-            self._training(candidate.arch, accuracies[:, lane], [f[lane] for f in failures], row)
-            for lane, (candidate, row) in enumerate(zip(candidates, rows, strict=False))
+            self._training(
+                candidate.arch,
+                rows[lane],
+                accuracies=accuracies[:, lane],
+                failures=[failed[lane] for failed in failures],
+            )
+            for lane, candidate in enumerate(candidates)
         ]
 
     def _one_epoch(
@@ -260,16 +265,13 @@ class TrainProgram:
         inputs = self._inputs(lanes, chunk._replace(todo=np.int32(0)), data.stats)
         trained = jax.ShapeDtypeStruct(lanes.state.averaged.shape, np.float32)
         batch = next(iter(evaluation.batches))
-        with concurrent.futures.ThreadPoolExecutor(3) as pool:
-            compilations = [
-                pool.submit(lambda: self._epoch.compile(*inputs)),
-                pool.submit(self._plan.compile, data.members, keys, np.int32(0)),
-                pool.submit(
-                    self._correct.compile, trained, lanes.switches, batch, evaluation.stats
-                ),
-            ]
-        for compilation in compilations:
-            compilation.result()
+        compilations = (
+            lambda: self._epoch.compile(*inputs),
+            lambda: self._plan.compile(data.members, keys, np.int32(0)),
+            lambda: self._correct.compile((trained, lanes.switches), batch, evaluation.stats),
+        )
+        with concurrent.futures.ThreadPoolExecutor(len(compilations)) as pool:
+            list(pool.map(lambda compilation: compilation(), compilations))
 
     def _lane(self, candidate: Candidate, key: jax.Array) -> _Lanes:
         """A candidate as arrays on the host."""
@@ -298,14 +300,14 @@ class TrainProgram:
         )
 
     def _training(
-        self, arch: ArchSpec, accuracies: np.ndarray, failures: list[int], row: np.ndarray
+        self, arch: ArchSpec, trained: np.ndarray, *, accuracies: np.ndarray, failures: list[int]
     ) -> Training:
         failed = next((epoch for epoch, step in enumerate(failures) if step >= 0), None)
         if failed is not None:
             every = len(accuracies) == len(failures)
             before = accuracies[:failed] if every else ()
             return Training(tuple(map(float, before)), None, int(failures[failed]))
-        variables = self._on_host(row)
+        variables = self._on_host(trained)
         if isinstance(self._shape, Envelope):
             variables = cut_variables(variables, zero_variables(arch))
         return Training(tuple(map(float, accuracies)), variables, None)
@@ -372,8 +374,7 @@ def _first(failed: Sequence[jax.Array]) -> np.ndarray:
 
 
 def _count_correct(
-    variables: jax.Array,
-    switches: Switches | None,
+    lane: tuple[jax.Array, Switches | None],
     batch: tuple[jax.Array, jax.Array],
     stats: PixelStats,
     *,
@@ -386,7 +387,7 @@ def _count_correct(
     One vector, because cutting it into a hundred arguments would take another program.
     """
     _, unravel = ravel_pytree(template)
-    images, labels = spread(batch)
+    (variables, switches), (images, labels) = lane, spread(batch)
     return steps.count_correct(
         module, unravel(variables), switches, images=images, labels=labels, stats=stats
     )

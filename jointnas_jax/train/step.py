@@ -63,7 +63,7 @@ class Teacher(flax.struct.PyTreeNode):
     """
 
     variables: Any
-    stats: PixelStats  # of its training images
+    stats: PixelStats  # statistics of its training images
     module: Network = flax.struct.field(pytree_node=False)
     share: float = flax.struct.field(pytree_node=False)
 
