@@ -9,6 +9,7 @@ from jointnas_jax.data.source import Images
 from jointnas_jax.execution.executor import Executor
 from jointnas_jax.execution.job import RunContext
 from jointnas_jax.execution.local import Evaluator
+from jointnas_jax.execution.multihost import MultihostExecutor
 from jointnas_jax.space import ArchSpec, JointSpace
 
 
@@ -32,4 +33,6 @@ def make_executor(
         from jointnas_jax.execution.ray_executor import RayExecutor
 
         return RayExecutor(config, space, sample, keeping)
+    if config.executor == "pod":
+        return MultihostExecutor(config, space, images, sample, keeping)
     return Evaluator(config, space, *images, sample, keeping)

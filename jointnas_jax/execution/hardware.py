@@ -4,6 +4,7 @@ The evaluator trains by these rules, and a forecast counts by them.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,6 +78,16 @@ class Hardware:
 def training_devices(config: Config) -> tuple[jax.Device, ...]:
     """The devices that train."""
     return tuple(jax.local_devices()[: config.study.devices or None])
+
+
+def all_devices(config: Config) -> tuple[jax.Device, ...]:
+    """The devices of all processes that train, process by process."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return tuple(
+        device
+        for _, group in itertools.groupby(devices, lambda device: device.process_index)
+        for device in itertools.islice(group, config.study.devices or None)
+    )
 
 
 def machine_here(config: Config, speed_factors: tuple[float, float]) -> Machine:

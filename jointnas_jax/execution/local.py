@@ -304,7 +304,7 @@ class Evaluator:
         teacher = self._teacher if final else None
         program = self._program(shape, device, lanes, devices, together, teacher)
         place = Place(shape, lanes, device, together, len(devices))
-        with jax.default_device(devices[0]), self._checkpoints(place, jobs) as checkpoints:
+        with jax.default_device(devices[0]):
             trainings = program.train(
                 [job.candidate for job in jobs],
                 [job.key for job in jobs],
@@ -312,31 +312,18 @@ class Evaluator:
                 evaluation,
                 epochs,
                 every_epoch=not final,
-                checkpoints=checkpoints,
+                checkpoints=self._checkpoints(place, jobs),
                 stop=self._keeping.interrupt.asked,
                 progress=self._progress(jobs, shape, device, stop),
             )
-        return [
-            TrainResult(
-                training.accuracies,
-                None
-                if training.failed_step is None
-                else f"loss was not finite at step {training.failed_step}",
-                training.variables,
-            )
-            for training in trainings
-        ]
+        return [TrainResult(t.accuracies, t.reason, t.variables) for t in trainings]
 
-    @contextlib.contextmanager
-    def _checkpoints(self, place: Place, jobs: Sequence[Job]) -> Iterator[Checkpoints | None]:
+    def _checkpoints(self, place: Place, jobs: Sequence[Job]) -> Checkpoints | None:
         """States of these trainings side by side."""
         folder = state_folder(self._keeping.folder, place, jobs)
         if folder is None:
-            yield None
-            return
-        seconds, say = 60 * self._study.checkpoint_minutes, self._keeping.progress.say
-        with contextlib.closing(Checkpoints(folder, seconds, say)) as checkpoints:
-            yield checkpoints
+            return None
+        return Checkpoints(folder, 60 * self._study.checkpoint_minutes, self._keeping.progress.say)
 
     def _progress(
         self, jobs: Sequence[Job], shape: Shape, device: int | None, stop: threading.Event

@@ -32,6 +32,8 @@ TRAINING, STATE, TRAINED = "training.json", "state", "model"
 MODEL = "model.json"  # of imported weights, see `models/model.py`
 # Of a run: where it is, see `telemetry/progress.py`; what it measured, for TensorBoard.
 PROGRESS, TENSORBOARD = "progress.json", "tensorboard"
+# Where the other processes of a pod keep states of trainings, each in a folder of its number.
+PROCESSES = "processes"
 # Of a later search for other budgets: its report, and a folder of candidates.
 BUDGETS, BUDGETS_FOLDER = "budgets.json", "budgets"
 EXPORTS = "export"  # of its models, see `models/export.py`
@@ -41,7 +43,7 @@ _NOT_CONFIG = (_ARCH, "schema")
 # Options that may change when a study goes on.
 _OF_A_RUN = ("storage", "resume", "other_machine", "checkpoint_minutes")
 # Sections that say who trains, which makes no difference to what comes out.
-_EXECUTOR = ("executor", "ray")
+_EXECUTOR = ("executor", "ray", "pod")
 # Differences that an error shows.
 _SHOWN = 3
 
@@ -262,7 +264,7 @@ def _from_jsonable(value: Any) -> Any:
 def _remove_study(workdir: Path) -> None:
     """Removes what a study writes, and nothing else."""
     winners = [path.name for path in workdir.glob(WINNERS)]
-    folders = (WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE, TENSORBOARD, EXPORTS)
+    folders = (WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE, PROCESSES, TENSORBOARD, EXPORTS)
     # First what says that there is a study.
     files = (
         CONFIG,

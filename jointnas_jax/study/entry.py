@@ -1,12 +1,14 @@
 """From a checked config to a finished study: prepares JAX and the workdir, runs, reports."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jointnas_jax.config import Config
 from jointnas_jax.files import write_json
+from jointnas_jax.runtime.distributed import connected, is_first, preempt
 from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.runtime.jax_setup import prepare_jax
 from jointnas_jax.storage import workdir as workdirs
@@ -48,42 +50,63 @@ class Options(NamedTuple):
         return watched(plain_console(self.quiet and not self.dry), *scalars, command=command)
 
 
-def run(config: Config, options: Options, interrupt: Interrupt) -> int:
-    """Runs a study in a workdir, or prints its plan; returns the exit code."""
-    workdir, progress = options.workdir, options.progress()
+@contextlib.contextmanager
+def _started(config: Config, options: Options, interrupt: Interrupt) -> Iterator[Progress]:
+    """Prepares JAX and connects the processes of a pod, of which process 0 alone tells anything."""
+    progress, pod = options.progress(), config.pod
     prepare_jax(config.study.devices)
     interrupt.check()
-    console = progress.console
-    if options.dry:
-        dry_run(config, console)
-        return 0
-    result = run_study(config, workdir, console, options.overwrite, interrupt, progress)
-    if not result:  # another process tells what came out
-        return 0
-    # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.
-    from jointnas_jax.report.page import is_current, write_report
+    if options.dry or config.executor != "pod":
+        yield progress
+        return
+    interrupt.on_signal = preempt
+    with connected(pod.coordinator, pod.processes, pod.process, pod.timeout):
+        yield progress if is_first() else Progress(command=progress.command)
 
-    if not is_current(workdir):
-        page, *_ = write_report(read_record(workdir, config.study.storage))
-        for path in (workdir / workdirs.RESULT, page):
-            console.print(f"  wrote {path}", highlight=False, soft_wrap=True)
-    else:
-        print_result(result, console)
-    if options.quiet:
-        print_result(result, plain_console())
+
+def run(config: Config, options: Options, interrupt: Interrupt) -> int:
+    """Runs a study in a workdir, or prints its plan; returns the exit code."""
+    workdir = options.workdir
+    with _started(config, options, interrupt) as progress:
+        console = progress.console
+        if options.dry:
+            dry_run(config, console)
+            return 0
+        result = run_study(config, workdir, console, options.overwrite, interrupt, progress)
+        if not is_first():
+            return 0
+        # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.
+        from jointnas_jax.report.page import is_current, write_report
+
+        if not is_current(workdir):
+            page, *_ = write_report(read_record(workdir, config.study.storage))
+            for path in (workdir / workdirs.RESULT, page):
+                console.print(f"  wrote {path}", highlight=False, soft_wrap=True)
+        else:
+            print_result(result, console)
+        if options.quiet:
+            print_result(result, plain_console())
     return 0
 
 
 def train(config: Config, name: str, options: Options, interrupt: Interrupt) -> int:
     """Trains one candidate in a workdir, or prints the plan of it; returns the exit code."""
-    workdir, progress = options.workdir, options.progress()
-    prepare_jax(config.study.devices)
-    interrupt.check()
-    given = (workdir, progress.console, options.dry, options.overwrite, interrupt, progress)
-    if result := train_candidate(config, name, *given):
-        progress.say(f"wrote {workdir / workdirs.RESULT}")
-        if options.quiet:
-            print_accuracy(result, plain_console())
+    workdir = options.workdir
+    with _started(config, options, interrupt) as progress:
+        result = train_candidate(
+            config,
+            name,
+            workdir,
+            progress.console,
+            dry=options.dry,
+            overwrite=options.overwrite,
+            interrupt=interrupt,
+            progress=progress,
+        )
+        if result and is_first():
+            progress.say(f"wrote {workdir / workdirs.RESULT}")
+            if options.quiet:
+                print_accuracy(result, plain_console())
     return 0
 
 

@@ -59,9 +59,19 @@ class StreamedTrainData:
       stats: likewise.
     """
 
-    def __init__(self, source: Images, members: np.ndarray, stats: PixelStats):
+    def __init__(
+        self, source: Images, members: np.ndarray, stats: PixelStats, part: tuple[int, int] = (0, 1)
+    ):
+        """Reads one image.
+
+        Args:
+          source: of the images.
+          members: as in `TrainData`.
+          stats: likewise.
+          part: of each batch that is read: which one, and of how many.
+        """
         self.members, self.stats = members, stats
-        self._source = source
+        self._source, self._part = source, part
         self._image_bytes = source.read(np.zeros(1, int))[0].nbytes
 
     def chunks(self, plan: EpochPlan) -> Iterator[tuple]:
@@ -79,7 +89,8 @@ class StreamedTrainData:
             steps = np.arange(start, start + together)
             cut = lambda values: np.take(values, steps, axis=len(axes), mode="clip")
             part = jax.tree.map(cut, plan.replace(steps=None))
-            images, labels = _read_again(self._source, part.images)
+            mine = _columns(batch, self._part)
+            images, labels = _read_again(self._source, part.images[..., mine])
             part = part.replace(steps=plan.steps, images=None)
             return images, labels, part, np.minimum(together, plan.steps - start)
 
@@ -125,19 +136,32 @@ class StreamedEvalData:
       stats: pixel statistics for normalisation.
     """
 
-    def __init__(self, source: Images, indices: np.ndarray, stats: PixelStats):
+    def __init__(
+        self,
+        source: Images,
+        indices: np.ndarray,
+        stats: PixelStats,
+        part: tuple[int, int] = (0, 1),
+        batch_size: int = _EVAL_BATCH,
+    ):
+        """Reads nothing yet; `part` as in `StreamedTrainData`."""
         self.count, self.stats = len(indices), stats
         self._source, self._indices = source, indices
+        self._part, self._batch = part, batch_size
 
     @property
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """As in `EvalData`."""
+        mine = _columns(self._batch, self._part)
+        size = mine.stop - mine.start
 
         def read(start: int) -> tuple[np.ndarray, np.ndarray]:
-            chosen = self._indices[start : start + _EVAL_BATCH]
-            return _padded(*_read_again(self._source, chosen), _EVAL_BATCH)
+            chosen = self._indices[start : start + self._batch][mine]
+            # Of an image at least, for the shape.
+            images, labels = _read_again(self._source, chosen if chosen.size else self._indices[:1])
+            return _padded(images[: chosen.size], labels[: chosen.size], size)
 
-        return ahead(read, range(0, self.count, _EVAL_BATCH))
+        return ahead(read, range(0, self.count, self._batch))
 
 
 def feeds(
@@ -152,17 +176,22 @@ def feeds(
       train: the training split; decoded images go to the devices, others are streamed.
       validation: `bool[N]`, images of it kept for validation.
       test: the test split.
-      devices: to put images on.
+      devices: to put images on, or to stream them to; where some are of other processes, each
+        process streams its part of every batch.
     """
     stats = pixel_stats(_sample(train))
     everything = np.ones_like(validation)
     if not isinstance(train, Split):
-        held_out = StreamedEvalData(train, np.flatnonzero(validation), stats)
+        processes = sorted({device.process_index for device in devices})
+        part, size = (processes.index(jax.process_index()), len(processes)), _EVAL_BATCH
+        if len(processes) > 1:
+            size = -(-size // len(devices)) * len(devices)
+        held_out = StreamedEvalData(train, np.flatnonzero(validation), stats, part, size)
         return {
-            False: (StreamedTrainData(train, ~validation, stats), held_out),
+            False: (StreamedTrainData(train, ~validation, stats, part), held_out),
             True: (
-                StreamedTrainData(train, everything, stats),
-                StreamedEvalData(test, np.arange(len(test)), stats),
+                StreamedTrainData(train, everything, stats, part),
+                StreamedEvalData(test, np.arange(len(test)), stats, part, size),
             ),
         }
     data = replicate(TrainData(train.images, train.labels, ~validation, stats), devices)
@@ -202,6 +231,12 @@ def _read_again(source: Images, indices: np.ndarray) -> tuple[np.ndarray, np.nda
         return source.read(indices)
     except DataError as error:
         raise StorageError(f"{error}; when it can again, the same command goes on") from error
+
+
+def _columns(size: int, part: tuple[int, int]) -> slice:
+    """The images of a batch that a part has."""
+    number, parts = part
+    return slice(number * size // parts, (number + 1) * size // parts)
 
 
 def _padded(images: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 
 from jointnas_jax.config import TrainConfig
@@ -29,6 +30,7 @@ from jointnas_jax.nets.init import initial_variables, zero_variables
 from jointnas_jax.nets.network import MBConv, Network
 from jointnas_jax.nets.tiled import TiledMBConv
 from jointnas_jax.runtime.compiler import compiler_options
+from jointnas_jax.runtime.distributed import share
 from jointnas_jax.space import ArchSpec, Candidate
 from jointnas_jax.train import step as steps
 from jointnas_jax.train.checkpoints import Checkpoints
@@ -54,6 +56,12 @@ class Training(NamedTuple):
     accuracies: tuple[float, ...]
     variables: Any
     failed_step: int | None
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed."""
+        failed = self.failed_step is not None
+        return f"loss was not finite at step {self.failed_step}" if failed else None
 
 
 class _Lanes(NamedTuple):
@@ -98,12 +106,14 @@ class TrainProgram:
           shape: of the networks.
           config: of training.
           augmentation: of the dataset.
-          devices: to train on.
+          devices: to train on; together also those of other processes, in the same order in all.
           lanes_per_device: candidates at once on each.
           streamed: whether `train` will get `StreamedTrainData`.
           together: train one candidate on all devices, each with a part of every batch.
           teacher: whose answers candidates learn besides the labels.
         """
+        here = tuple(d for d in devices if d.process_index == jax.process_index())
+        self._parts = len(here) < len(devices)
         self.lanes = 1 if together else len(devices) * lanes_per_device
         self._shape = shape
         self._devices = devices
@@ -137,10 +147,10 @@ class TrainProgram:
         )
         self._correct = side_by_side(
             functools.partial(_count_correct, module, self._template, spread),
-            "llsss",
+            "ll" + ("iis" if streamed and self._parts else "sss"),
             options=compiler_options(*correct_options),
         )
-        planners = tuple(devices[:1] if together else devices)
+        planners = here[:1] if together else here
         self._plan = _plan_program(planners, lanes_per_device, augmentation, config.batch_size)
 
     def compile(
@@ -190,7 +200,7 @@ class TrainProgram:
         """
         lanes = self._lanes(candidates, keys)
         self._compile(lanes, data, evaluation)
-        lanes, done, counts, failures = _restored(checkpoints, lanes)
+        lanes, done, counts, failures = _restored(checkpoints, lanes, self._parts)
         for epoch in range(done, epochs):
             lanes, trained, failed, losses = self._one_epoch(lanes, data, epoch)
             if every_epoch or epoch == epochs - 1:
@@ -227,7 +237,7 @@ class TrainProgram:
           The lanes after it, the variables that count, the first failed step of each lane or -1,
           and mean losses, which add up over chunks.
         """
-        plan = self._plan(data.members, lanes.recipes.mixup, lanes.plan_keys, np.int32(epoch))
+        plan = self._plan(*self._plan_arguments(lanes, data, epoch))
         failed, losses = [], []
         for chunk in data.chunks(plan):
             state, trained, step, loss = self._epoch(*self._arguments(lanes, chunk, data.stats))
@@ -235,6 +245,13 @@ class TrainProgram:
             failed.append(step)
             losses.append(loss)
         return lanes, trained, _first(failed), losses
+
+    def _plan_arguments(
+        self, lanes: _Lanes, data: TrainData | StreamedTrainData, epoch: int
+    ) -> tuple:
+        # Each process draws the whole plan for itself.
+        members = np.asarray(data.members) if self._parts else data.members
+        return members, lanes.recipes.mixup, lanes.plan_keys, np.int32(epoch)
 
     def _arguments(self, lanes: _Lanes, chunk: tuple, stats: steps.PixelStats) -> tuple:
         # Alike in all lanes and told once: under `vmap` a loop whose lanes could end one by one
@@ -261,7 +278,7 @@ class TrainProgram:
         data: TrainData | StreamedTrainData,
         evaluation: EvalData | StreamedEvalData,
     ) -> None:
-        plan_args = (data.members, lanes.recipes.mixup, lanes.plan_keys, np.int32(0))
+        plan_args = self._plan_arguments(lanes, data, 0)
         # Of images on the device a chunk has the shapes of the plan; others must be read.
         resident = isinstance(data, TrainData)
         plan = self._plan.shapes(*plan_args) if resident else self._plan(*plan_args)
@@ -337,11 +354,19 @@ def _plan_program(
     return parallel(plan, "slls", devices, **settings)
 
 
-def _restored(checkpoints: Checkpoints | None, lanes: _Lanes) -> tuple[_Lanes, int, list, list]:
-    """Lanes after the epochs that are saved, the number of these, and what was noted of each."""
-    if checkpoints is None:
-        return lanes, 0, [], []
-    state, done, notes = checkpoints.restore(lanes.state)
+def _restored(
+    checkpoints: Checkpoints | None, lanes: _Lanes, parts: bool
+) -> tuple[_Lanes, int, list, list]:
+    """Lanes after the epochs that are saved, the number of these, and what was noted of each.
+
+    Processes with a part each have the state of process 0.
+    """
+    state, done, notes = lanes.state, 0, {}
+    if checkpoints:
+        state, done, notes = checkpoints.restore(state)
+    if parts:
+        done, notes = share([done, notes])
+        state = multihost_utils.broadcast_one_to_all(state)
     noted = ([np.array(epoch) for epoch in notes.get(name, [])] for name in ("counts", "failures"))
     return lanes._replace(state=state), done, *noted
 

@@ -94,12 +94,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
 
 def _with_state(folder, program, arch, data, evaluation, progress):
     state = Checkpoints(folder, seconds=0)
-    try:
-        return train(
-            program, arch, data, evaluation, epochs=4, checkpoints=state, progress=progress
-        )
-    finally:
-        state.close()
+    return train(program, arch, data, evaluation, epochs=4, checkpoints=state, progress=progress)
 
 
 def test_a_network_learns_the_answers_of_its_teacher(arch, data, evaluation):
