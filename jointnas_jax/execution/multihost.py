@@ -268,7 +268,8 @@ class GlobalTraining:
         )
         place = Place(arch, lanes=1, device=None, together=True, devices=len(self._devices))
         folder = state_folder(self._context.folder, place, [job]) if is_first() else None
-        checkpoints = folder and Checkpoints(folder, 60 * study.checkpoint_minutes, progress.say)
+        seconds = 60 * study.checkpoint_minutes
+        checkpoints = Checkpoints(folder, seconds, progress.say) if folder else None
         progress.batch_begins(1, 0.0, 0.0, 1.0)
         (training,) = program.train(
             [job.candidate],

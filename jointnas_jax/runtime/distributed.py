@@ -8,6 +8,7 @@ import json
 import math
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
 class PeerError(JointNASError):
-    """An error that needs no message: another process sent one, or all wait for this one."""
+    """An error without a message to the others: one of them sent it, or they would not hear it."""
 
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
@@ -36,17 +37,17 @@ class PeerInterruptedError(InterruptedStudyError):
 
 
 @contextlib.contextmanager
-def connected(coordinator: str, processes: int, process: int, timeout: float) -> Iterator[None]:
-    """Connects the processes inside; call it before anything else that makes JAX's devices.
+def connected(coordinator: str, *, processes: int, process: int, timeout: float) -> Iterator[None]:
+    """Connects the processes inside; call it before anything that makes JAX's devices.
 
-    An error inside ends all: the others raise it at their next message, and before that save what
-    they train. A process without a heartbeat for the timeout is dead: JAX ends the others.
+    An error inside ends all: the others save what they train, and raise it at their next message.
+    Where a process sends no heartbeat for the timeout, JAX ends the others.
 
     Args:
-      coordinator: `host:port` of process 0; "": it and the rest are what the environment says.
-      processes: how many there are.
-      process: number of this one.
-      timeout: in seconds.
+      coordinator: `host:port` of process 0; "": the environment says it, and the next two.
+      processes: number of processes.
+      process: number of this one, from 0.
+      timeout: seconds.
 
     Raises:
       ConfigError: process 0 cannot use its port, or the environment says nothing.
@@ -57,13 +58,15 @@ def connected(coordinator: str, processes: int, process: int, timeout: float) ->
         if coordinator.rpartition(":")[0] in _LOCAL:
             named["coordinator_bind_address"] = coordinator
     try:
+        if process == 0:  # JAX would crash
+            socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
         jax.distributed.initialize(
             **named,
             initialization_timeout=_MEETING,
             heartbeat_timeout_seconds=math.ceil(timeout),
             shutdown_timeout_seconds=math.ceil(timeout),
         )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise ConfigError(
             "`config.executor` = `pod`: the processes cannot be connected; where the environment "
             "does not say who they are, name `coordinator` (with a free port), `processes` and "
@@ -116,30 +119,41 @@ def gather(value: Any) -> list[Any]:
     raise PeerError(f"process {process}: {text}", code)
 
 
-def share_bytes(data: bytes, length: int, source: int) -> bytes:
+def share_bytes(data: bytes, *, length: int, source: int) -> bytes:
     """Returns the bytes of one process to all.
 
     Args:
-      data: those of the process `source`; of others anything.
-      length: of them, the same for all.
-      source: number of a process.
+      data: the bytes, where this is the process `source`.
+      length: number of the bytes, which all know.
+      source: number of the process.
     """
     row = np.zeros(_padded(length), np.uint8)
     mine = jax.process_index() == source
     if mine:
         row[:length] = np.frombuffer(data, np.uint8)
-    return multihost_utils.broadcast_one_to_all(row, is_source=mine)[:length].tobytes()
+    with _losing_others():
+        return multihost_utils.broadcast_one_to_all(row, is_source=mine)[:length].tobytes()
 
 
 def _exchange(value: Any, failed: bool = False) -> tuple[list[Any], np.ndarray]:
     """The values of all processes, and which of them say why their process failed, `bool[P]`."""
     data = json.dumps(value).encode()
-    lengths = multihost_utils.process_allgather(np.int32(-len(data) if failed else len(data)))
-    row = np.zeros(_padded(abs(lengths).max()), np.uint8)
-    row[: len(data)] = np.frombuffer(data, np.uint8)
-    rows = multihost_utils.process_allgather(row)
+    with _losing_others():
+        lengths = multihost_utils.process_allgather(np.int32(-len(data) if failed else len(data)))
+        row = np.zeros(_padded(abs(lengths).max()), np.uint8)
+        row[: len(data)] = np.frombuffer(data, np.uint8)
+        rows = multihost_utils.process_allgather(row)
     messages = [row[:size].tobytes() for row, size in zip(rows, abs(lengths), strict=True)]
     return [json.loads(message) for message in messages], lengths < 0
+
+
+@contextlib.contextmanager
+def _losing_others() -> Iterator[None]:
+    """Where another process ends in the middle of a message, or has ended before."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        raise PeerError(f"another process is lost: {one_line(error)}", 1) from error
 
 
 def _padded(length: int) -> int:
@@ -158,12 +172,15 @@ class SyncPoint:
         """Begins to count at the same moment in all processes.
 
         Args:
-          seconds: of a step, in processes that train different things; 0: each call is a step, in
-            processes that train one thing together.
+          seconds: length of a step, for processes that train different things; 0: each call is a
+            step, for processes that train one thing together.
         """
         gather(None)
-        self._seconds, self._start, self._step = seconds, time.monotonic(), 0
-        self._reached, self._lock = False, threading.Lock()
+        self._seconds = seconds
+        self._start = time.monotonic()
+        self._step = 0
+        self._reached = False
+        self._lock = threading.Lock()
 
     def __call__(self) -> bool:
         with self._lock:

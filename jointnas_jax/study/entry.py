@@ -60,7 +60,9 @@ def _started(config: Config, options: Options, interrupt: Interrupt) -> Iterator
         yield progress
         return
     interrupt.on_signal = preempt
-    with connected(pod.coordinator, pod.processes, pod.process, pod.timeout):
+    with connected(
+        pod.coordinator, processes=pod.processes, process=pod.process, timeout=pod.timeout
+    ):
         yield progress if is_first() else Progress(command=progress.command)
 
 

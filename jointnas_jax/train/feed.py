@@ -9,7 +9,7 @@ differs between lanes: devices, then lanes per device if there are several.
 import collections
 import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -27,6 +27,27 @@ _AHEAD = 2
 _EVAL_BATCH = 256
 # Images of a dataset on disk that its pixel statistics are taken of.
 _SAMPLE = 4096
+
+
+class Part(NamedTuple):
+    """The part of each batch that one process streams to its devices.
+
+    Attributes:
+      number: which part, from 0.
+      parts: number of parts, all of them alike.
+      devices: number of devices that share a batch.
+    """
+
+    number: int = 0
+    parts: int = 1
+    devices: int = 1
+
+    def of(self, batch: int) -> slice:
+        """Positions in a batch of so many images, a multiple of the devices."""
+        return slice(self.number * batch // self.parts, (self.number + 1) * batch // self.parts)
+
+
+_WHOLE = Part()
 
 
 @flax.struct.dataclass
@@ -59,17 +80,8 @@ class StreamedTrainData:
       stats: likewise.
     """
 
-    def __init__(
-        self, source: Images, members: np.ndarray, stats: PixelStats, part: tuple[int, int] = (0, 1)
-    ):
-        """Reads one image.
-
-        Args:
-          source: of the images.
-          members: as in `TrainData`.
-          stats: likewise.
-          part: of each batch that is read: which one, and of how many.
-        """
+    def __init__(self, source: Images, members: np.ndarray, stats: PixelStats, part: Part = _WHOLE):
+        """Reads one image, for the shape; later the part of each batch."""
         self.members, self.stats = members, stats
         self._source, self._part = source, part
         self._image_bytes = source.read(np.zeros(1, int))[0].nbytes
@@ -89,8 +101,8 @@ class StreamedTrainData:
             steps = np.arange(start, start + together)
             cut = lambda values: np.take(values, steps, axis=len(axes), mode="clip")
             part = jax.tree.map(cut, plan.replace(steps=None))
-            mine = _columns(batch, self._part)
-            images, labels = _read_again(self._source, part.images[..., mine])
+            mine = part.images[..., self._part.of(batch)]
+            images, labels = _read_again(self._source, mine)
             part = part.replace(steps=plan.steps, images=None)
             return images, labels, part, np.minimum(together, plan.steps - start)
 
@@ -136,32 +148,24 @@ class StreamedEvalData:
       stats: pixel statistics for normalisation.
     """
 
-    def __init__(
-        self,
-        source: Images,
-        indices: np.ndarray,
-        stats: PixelStats,
-        part: tuple[int, int] = (0, 1),
-        batch_size: int = _EVAL_BATCH,
-    ):
-        """Reads nothing yet; `part` as in `StreamedTrainData`."""
+    def __init__(self, source: Images, indices: np.ndarray, stats: PixelStats, part: Part = _WHOLE):
+        """Reads nothing yet; later the part of each batch."""
         self.count, self.stats = len(indices), stats
-        self._source, self._indices = source, indices
-        self._part, self._batch = part, batch_size
+        self._source, self._indices, self._part = source, indices, part
 
     @property
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """As in `EvalData`."""
-        mine = _columns(self._batch, self._part)
-        size = mine.stop - mine.start
+        batch = -(-_EVAL_BATCH // self._part.devices) * self._part.devices
+        mine = self._part.of(batch)
 
         def read(start: int) -> tuple[np.ndarray, np.ndarray]:
-            chosen = self._indices[start : start + self._batch][mine]
-            # Of an image at least, for the shape.
+            chosen = self._indices[start : start + batch][mine]
+            # One image at least, for the shape.
             images, labels = _read_again(self._source, chosen if chosen.size else self._indices[:1])
-            return _padded(images[: chosen.size], labels[: chosen.size], size)
+            return _padded(images[: chosen.size], labels[: chosen.size], mine.stop - mine.start)
 
-        return ahead(read, range(0, self.count, self._batch))
+        return ahead(read, range(0, self.count, batch))
 
 
 def feeds(
@@ -183,15 +187,15 @@ def feeds(
     everything = np.ones_like(validation)
     if not isinstance(train, Split):
         processes = sorted({device.process_index for device in devices})
-        part, size = (processes.index(jax.process_index()), len(processes)), _EVAL_BATCH
+        part = _WHOLE
         if len(processes) > 1:
-            size = -(-size // len(devices)) * len(devices)
-        held_out = StreamedEvalData(train, np.flatnonzero(validation), stats, part, size)
+            part = Part(processes.index(jax.process_index()), len(processes), len(devices))
+        held_out = StreamedEvalData(train, np.flatnonzero(validation), stats, part)
         return {
             False: (StreamedTrainData(train, ~validation, stats, part), held_out),
             True: (
                 StreamedTrainData(train, everything, stats, part),
-                StreamedEvalData(test, np.arange(len(test)), stats, part, size),
+                StreamedEvalData(test, np.arange(len(test)), stats, part),
             ),
         }
     data = replicate(TrainData(train.images, train.labels, ~validation, stats), devices)
@@ -231,12 +235,6 @@ def _read_again(source: Images, indices: np.ndarray) -> tuple[np.ndarray, np.nda
         return source.read(indices)
     except DataError as error:
         raise StorageError(f"{error}; when it can again, the same command goes on") from error
-
-
-def _columns(size: int, part: tuple[int, int]) -> slice:
-    """The images of a batch that a part has."""
-    number, parts = part
-    return slice(number * size // parts, (number + 1) * size // parts)
 
 
 def _padded(images: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

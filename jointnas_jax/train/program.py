@@ -361,14 +361,12 @@ def _restored(
 
     Processes with a part each have the state of process 0.
     """
-    state, done, notes = lanes.state, 0, {}
-    if checkpoints:
-        state, done, notes = checkpoints.restore(state)
+    state, done, notes = checkpoints.restore(lanes.state) if checkpoints else (lanes.state, 0, {})
     if parts:
         done, notes = share([done, notes])
         state = multihost_utils.broadcast_one_to_all(state)
-    noted = ([np.array(epoch) for epoch in notes.get(name, [])] for name in ("counts", "failures"))
-    return lanes._replace(state=state), done, *noted
+    counts, failures = ([np.array(e) for e in notes.get(n, [])] for n in ("counts", "failures"))
+    return lanes._replace(state=state), done, counts, failures
 
 
 def _flat(values: jax.Array) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A study whose trainings are looked up, slowly: `python table_study.py` takes run_joint's flags.
 
 JOINTNAS_TABLE_SECONDS is how long a training takes, `real`: as long as a real one;
-JOINTNAS_TABLE_FAULT, code to run before.
+JOINTNAS_TABLE_FAULT, code to run before; JOINTNAS_TABLE_SCRIPT, another script than run_joint.
 """
 
 import hashlib
@@ -39,5 +39,6 @@ if __name__ == "__main__":
     if os.environ.get("JOINTNAS_TABLE_SECONDS") != "real":
         Evaluator._train_lanes = train_lanes
     exec(os.environ.get("JOINTNAS_TABLE_FAULT", ""))
-    sys.argv[0] = str(ROOT / "scripts" / "run_joint.py")
+    script = os.environ.get("JOINTNAS_TABLE_SCRIPT", "run_joint")
+    sys.argv[0] = str(ROOT / "scripts" / f"{script}.py")
     runpy.run_path(sys.argv[0], run_name="__main__")
