@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jointnas_jax.errors import ConfigError, SpaceError, nearest, one_line, shown
 from jointnas_jax.rules import (
+    ADDRESS,
     ANY,
     DATABASE,
     DURATION,
@@ -295,6 +296,24 @@ class RayConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PodConfig:
+    """The processes of the executor `pod`: the same command, once on every host.
+
+    Attributes:
+      coordinator: `host:port` of process 0, which the others connect to; "": it, the number of
+        processes and that of this one are what the environment says (TPU VMs, Slurm, Open MPI).
+      processes: how many there are.
+      process: number of this one, from 0; process 0 owns the workdir.
+      timeout: seconds without a heartbeat after which a process is dead, and the others end.
+    """
+
+    coordinator: str = option("", ADDRESS)
+    processes: int = option(0, between(0, 4096))
+    process: int = option(-1, between(-1, 4095))
+    timeout: float = option(60.0, between(2, 3600))
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A checked config.
 
@@ -312,9 +331,11 @@ class Config:
       search: both stages.
       predictor: the predictor.
       study: how the study runs.
-      executor: where the candidates of a study train: in this process (`local`), or by the actors
-        of a cluster (`ray`). One network alone trains here.
+      executor: where the candidates of a study train: in this process (`local`), by the actors of
+        a cluster (`ray`), or in the processes of several hosts (`pod`). One network alone trains
+        here, or on the devices of all processes of a `pod`.
       ray: the actors.
+      pod: the processes.
     """
 
     name: str = option("study", NAME)
@@ -329,8 +350,9 @@ class Config:
     search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
     predictor: PredictorConfig = dataclasses.field(default_factory=PredictorConfig)
     study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
-    executor: str = option("local", one_of("local", "ray"))
+    executor: str = option("local", one_of("local", "ray", "pod"))
     ray: RayConfig = dataclasses.field(default_factory=RayConfig)
+    pod: PodConfig = dataclasses.field(default_factory=PodConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all sections as nested dicts."""
@@ -351,6 +373,7 @@ def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
     """
     checked = _check_section(Config, config, "config")
     _check_default(checked)
+    _check_pod(checked.pod)
     search = checked.search
     if search.winners > search.finalists:
         raise ConfigError(
@@ -380,6 +403,17 @@ def check_asking(config: Config) -> None:
             "`config.search.asynchronous` is for actors that become free one by one, so "
             f"`config.executor` must be `ray`, got `{config.executor}`; leave it out here: "
             "candidates of a round train side by side"
+        )
+
+
+def _check_pod(pod: PodConfig) -> None:
+    """What is not from the environment must be whole."""
+    given = (bool(pod.coordinator), pod.processes > 0, pod.process >= 0)
+    if any(given) and not (all(given) and pod.process < pod.processes):
+        raise ConfigError(
+            "`config.pod` must have a `coordinator`, a number of `processes` and a `process` below "
+            "it, or none of them where the environment says so, got "
+            f"{shown(pod.coordinator)}, {pod.processes} and {pod.process}"
         )
 
 

@@ -100,6 +100,12 @@ def test_overrides_reach_their_key():
         ([f"--config.study.trial_minutes=1{'0' * 400}"], "`config.study.trial_minutes` must be"),
         (["--config.space.stem.channels=(1,1000000000000)"], "`stem_channels` .* 4,096 values"),
         (["--config.train.dtype=bfloat16", "--config.train.lowering=matmul"], "use `auto` or `c"),
+        (["--config.pod.coordinator=here"], "`config.pod.coordinator` must be a host and a port"),
+        (["--config.pod.processes=2"], "`config.pod` must have .*, got '', 2 and -1"),
+        (
+            ["--config.pod.coordinator=a:1", "--config.pod.processes=2", "--config.pod.process=2"],
+            "`config.pod` must have .* a `process` below it",
+        ),
         (["--config.executor=shared"], "executor `shared` is gone: .*--config.executor=ray"),
         (["--config.shared.drivers=2"], "executor `shared` is gone: .*--config.executor=ray"),
         (["--config.train.final_epochs=2"], "is now `config.train.winner_epochs`"),

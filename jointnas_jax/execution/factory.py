@@ -10,6 +10,7 @@ from jointnas_jax.execution.executor import Executor
 from jointnas_jax.execution.job import RunContext
 from jointnas_jax.execution.lane_batches import TrainFn
 from jointnas_jax.execution.local import LocalExecutor
+from jointnas_jax.execution.multihost import MultihostExecutor
 from jointnas_jax.space import ArchSpec, JointSpace
 
 
@@ -33,4 +34,5 @@ def make_executor(
 
         assert train_fn is None, "actors train by themselves"
         return RayExecutor(config, space, sample, context)
-    return LocalExecutor(config, space, images, sample=sample, context=context, train_fn=train_fn)
+    made = MultihostExecutor if config.executor == "pod" else LocalExecutor
+    return made(config, space, images, sample=sample, context=context, train_fn=train_fn)

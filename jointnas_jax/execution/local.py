@@ -9,9 +9,10 @@ large network trains on all devices together.
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -60,6 +61,7 @@ class LocalExecutor:
         sample: Sequence[ArchSpec] = (),
         context: RunContext | None = None,
         train_fn: TrainFn | None = None,
+        devices: Sequence[jax.Device] = (),
     ):
         """Puts the images on every device, except for those that stay on disk.
 
@@ -71,6 +73,7 @@ class LocalExecutor:
           sample: architectures like the candidates, for the packer.
           context: of the run; None: nothing is saved.
           train_fn: trains one lane batch; None: it is really trained.
+          devices: to train on, where they are not those of this process.
 
         Raises:
           ConfigError: devices cannot share a batch as they are told to.
@@ -84,7 +87,7 @@ class LocalExecutor:
         self._augmentation = Augmentation(
             data.crop_padding, data.flip, data.min_area, data.transforms, data.strength
         )
-        self._devices = training_devices(config)
+        self._devices = tuple(devices) or training_devices(config)
         teacher = load_teacher(config, space)
         self._teacher = replicate(teacher, self._devices)
         batch = config.train.batch_size
@@ -98,7 +101,8 @@ class LocalExecutor:
         stats = jax.device_get(self._data[False].train.stats)
         self.pixels = {"mean": stats.mean.tolist(), "std": stats.std.tolist()}
         resident = 0 if self._streamed else sum(x.nbytes for x in jax.tree.leaves(self._data))
-        self.hardware = Hardware.here(config, self._context.speed_factors, resident)
+        here = Hardware.here(config, self._context.speed_factors, resident)
+        self.hardware = dataclasses.replace(here, devices=self.devices)
         self._steps = {False: int((~validation).sum()) // batch, True: len(validation) // batch}
         self._taught_by = teacher.module.arch if teacher else None
         assert not isinstance(self._taught_by, Envelope)
@@ -256,41 +260,25 @@ class LocalExecutor:
         if assignment.device is not None and not self._streamed:
             feed = on_device(feed, devices[0])
         program = self._program(assignment, on_full_split)
-        with jax.default_device(devices[0]), self._checkpoints(assignment, jobs) as checkpoints:
+        here = next(d for d in devices if d.process_index == jax.process_index())
+        with jax.default_device(here):
             trainings = program.train(
                 [job.candidate for job in jobs],
                 [job.key for job in jobs],
                 feed,
                 epochs=jobs[0].epochs,
                 every_epoch=not on_full_split,
-                checkpoints=checkpoints,
+                checkpoints=self._checkpoints(assignment, jobs),
                 stop=self._context.interrupt.asked,
                 progress=self._after_epoch(assignment, jobs, stop),
             )
-        return [
-            TrainResult(
-                training.accuracies,
-                None
-                if training.failed_step is None
-                else f"loss was not finite at step {training.failed_step}",
-                training.variables,
-            )
-            for training in trainings
-        ]
+        return [TrainResult(t.accuracies, t.reason, t.variables) for t in trainings]
 
-    @contextlib.contextmanager
-    def _checkpoints(
-        self, assignment: Assignment, jobs: Sequence[Job]
-    ) -> Iterator[Checkpoints | None]:
+    def _checkpoints(self, assignment: Assignment, jobs: Sequence[Job]) -> Checkpoints | None:
         """States of these trainings side by side."""
         folder = state_folder(self._context.folder, assignment, jobs, self.devices)
-        if folder is None:
-            yield None
-            return
         seconds = 60 * self._config.study.checkpoint_minutes
-        say = self._context.progress.say
-        with contextlib.closing(Checkpoints(folder, seconds, say)) as checkpoints:
-            yield checkpoints
+        return Checkpoints(folder, seconds, self._context.progress.say) if folder else None
 
     def _after_epoch(
         self, assignment: Assignment, jobs: Sequence[Job], stop: threading.Event
@@ -314,13 +302,17 @@ class LocalExecutor:
             if jobs[0].progress:
                 jobs[0].progress(epoch, loss)
             start = time.monotonic() if start is None else start
-            if 0 < minutes < (time.monotonic() - start) / 60 and epoch < jobs[0].epochs:
+            if minutes and epoch < jobs[0].epochs and self._is_late(time.monotonic() - start):
                 raise TimeoutError(
                     f"took longer than `config.study.trial_minutes` = {minutes:g}, after epoch "
                     f"{epoch} of {jobs[0].epochs}"
                 )
 
         return after
+
+    def _is_late(self, seconds: float) -> bool:
+        """Whether trainings take longer than they may."""
+        return seconds > 60 * self._config.study.trial_minutes
 
     def _devices_of(self, assignment: Assignment) -> tuple[jax.Device, ...]:
         device = assignment.device

@@ -15,7 +15,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from jointnas_jax.config import PredictorConfig
 from jointnas_jax.errors import InputError
@@ -23,6 +22,7 @@ from jointnas_jax.predictor import gaussian_process
 from jointnas_jax.predictor.fit import PredictorState, fit, pretrain, score
 from jointnas_jax.predictor.gaussian_process import Hyper, Process
 from jointnas_jax.predictor.targets import Transform, standardised
+from jointnas_jax.runtime.arrays_on_disk import load_arrays, save_arrays
 from jointnas_jax.runtime.compiler import compiler_options
 from jointnas_jax.space.features import FeatureTable
 
@@ -185,11 +185,11 @@ class Predictor:
     def save(self, path: Path, state: Fitted) -> None:
         """Writes a fitted predictor as an Orbax checkpoint."""
         tree = flax.serialization.to_state_dict(jax.device_get(state))
-        ocp.save(Path(path).resolve(), tree, overwrite=True)
+        save_arrays(path, tree)
 
     def load(self, path: Path) -> Fitted:
         """Reads what `save` wrote."""
-        tree = ocp.load(Path(path).resolve())
+        tree = load_arrays(path)
         process = tree["process"]
         if process is not None:
             process = Process(**process | {"hyper": Hyper(**process["hyper"])})

@@ -20,16 +20,20 @@ class Interrupt:
     Attributes:
       worker: Thread that trains in the background, if any.
       command: Command that continues the run, "" before anything is saved.
+      on_signal: Called at the first signal.
+      synced: Whether several processes have agreed to end, see `distributed.SyncPoint`.
     """
 
     def __init__(self) -> None:
         self._asked = threading.Event()
         self.worker: threading.Thread | None = None
         self.command = ""
+        self.on_signal: Callable[[], None] = self.ask
+        self.synced: Callable[[], bool] = lambda: False
 
     def asked(self) -> bool:
-        """Whether a signal came."""
-        return self._asked.is_set()
+        """Whether the run shall end."""
+        return self._asked.is_set() or self.synced()
 
     def ask(self) -> None:
         """Acts as a signal: the run saves its trainings, and ends after `GRACE` in any case."""
@@ -75,8 +79,7 @@ class Interrupt:
             came += 1
             if came > 1:
                 self._exit()
-            if not self.asked():
-                self.ask()
+            self.on_signal()
 
     def _exit(self) -> None:
         print(self.farewell(), file=sys.stderr, flush=True)

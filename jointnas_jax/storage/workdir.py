@@ -25,6 +25,8 @@ TRAINING, STATE, TRAINED = "training.json", "state", "model"
 MODEL = "model.json"  # imported weights, see `models/model.py`
 # Telemetry of a run, see `telemetry/progress.py` and `telemetry/tensorboard.py`.
 PROGRESS, TENSORBOARD = "progress.json", "tensorboard"
+# States of trainings in the other processes of a pod, each in a folder of its number.
+PROCESSES = "processes"
 # A later search for other budgets: its report, and a folder of candidates.
 BUDGETS, BUDGETS_FOLDER = "budgets.json", "budgets"
 EXPORTS = "export"  # exported models, see `models/export.py`
@@ -33,7 +35,7 @@ _ARCH = "arch"
 # Options that may change when a study continues.
 _OF_A_RUN = ("storage", "resume", "other_machine", "checkpoint_minutes")
 # Sections of the executor, which does not change the result.
-_EXECUTOR = ("executor", "ray")
+_EXECUTOR = ("executor", "ray", "pod")
 # Differences that an error shows.
 _SHOWN = 3
 
@@ -64,7 +66,7 @@ def look(workdir: Path, config: Config) -> WorkdirState:
     finished = (workdir / RESULT).exists()
     stored, given = read_json(workdir / CONFIG, SCHEMA), plain_config(config)
     if stored != given or resume == "never":
-        differ = _differences(stored, given)
+        differ = differences(stored, given)
         what = f" with another config: {differ}" if differ else ""
         raise WorkdirError(
             f"workdir `{workdir}` holds {'a finished' if finished else 'an unfinished'} study"
@@ -73,13 +75,19 @@ def look(workdir: Path, config: Config) -> WorkdirState:
     return WorkdirState.FINISHED if finished else WorkdirState.UNFINISHED
 
 
-def _differences(stored: Any, given: Any) -> str:
+def differences(
+    stored: Any,
+    given: Any,
+    *,
+    name: str = "config",
+    places: tuple[str, str] = ("there", "here"),
+) -> str:
     """The first values that differ between two configs, by the names of their keys."""
-    there, here = _flat(stored, "config"), _flat(given, "config")
+    there, here = _flat(stored, name), _flat(given, name)
     absent = object()
     differ = [key for key in there | here if there.get(key, absent) != here.get(key, absent)]
     shown = [
-        f"`{key}` is {_shown(there.get(key))} there, {_shown(here.get(key))} here"
+        f"`{key}` is {_shown(there.get(key))} {places[0]}, {_shown(here.get(key))} {places[1]}"
         for key in differ[:_SHOWN]
     ]
     return ", ".join(shown) + (f", and {len(differ) - _SHOWN} more" * (len(differ) > _SHOWN))
@@ -231,7 +239,7 @@ def _remove_study(workdir: Path) -> None:
     files = [CONFIG, RESULT, PROVENANCE, LATENCY, f"{PREDICTOR}.sha256", BUDGETS, PROGRESS]
     files += [path.name for path in workdir.glob(WINNERS)]
     files += [f"{TRIALS}{end}" for end in ("", "-wal", "-shm")]
-    folders = (WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE, TENSORBOARD, EXPORTS)
+    folders = (WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE, PROCESSES, TENSORBOARD, EXPORTS)
     _remove(workdir, files, folders)
 
 

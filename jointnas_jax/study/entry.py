@@ -1,11 +1,13 @@
 """Scripts that train, after parsing: prepares JAX, runs, reports."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from jointnas_jax.config import Config
 from jointnas_jax.execution.lane_batches import TrainFn
+from jointnas_jax.runtime.distributed import connected, is_first, preempt
 from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.runtime.jax_setup import prepare_jax
 from jointnas_jax.storage import workdir as workdirs
@@ -45,6 +47,22 @@ class Options(NamedTuple):
         return watched(plain_console(self.quiet and not self.dry), *scalars, command=command)
 
 
+@contextlib.contextmanager
+def _started(config: Config, options: Options, interrupt: Interrupt) -> Iterator[Progress]:
+    """Prepares JAX and connects the processes of a pod, of which process 0 alone shows anything."""
+    progress, pod = options.progress(), config.pod
+    prepare_jax(config.study.devices)
+    interrupt.check()
+    if options.dry or config.executor != "pod":
+        yield progress
+        return
+    interrupt.on_signal = preempt
+    with connected(
+        pod.coordinator, processes=pod.processes, process=pod.process, timeout=pod.timeout
+    ):
+        yield progress if is_first() else Progress(command=progress.command)
+
+
 def run(
     config: Config, options: Options, interrupt: Interrupt, train_fn: TrainFn | None = None
 ) -> int:
@@ -56,55 +74,52 @@ def run(
       interrupt: tells when to save and stop.
       train_fn: see `LocalExecutor`.
     """
-    workdir, progress = options.workdir, options.progress()
-    prepare_jax(config.study.devices)
-    interrupt.check()
-    console = progress.console
-    if options.dry:
-        dry_run(config, console)
-        return 0
-    result = run_study(
-        config,
-        workdir,
-        console,
-        overwrite=options.overwrite,
-        interrupt=interrupt,
-        progress=progress,
-        train_fn=train_fn,
-    )
-    if not result:  # another process reports
-        return 0
-    # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.
-    from jointnas_jax.report.page import is_current, write_report
+    workdir = options.workdir
+    with _started(config, options, interrupt) as progress:
+        console = progress.console
+        if options.dry:
+            dry_run(config, console)
+            return 0
+        result = run_study(
+            config,
+            workdir,
+            console,
+            overwrite=options.overwrite,
+            interrupt=interrupt,
+            progress=progress,
+            train_fn=train_fn,
+        )
+        if not is_first():
+            return 0
+        # Only now: Matplotlib looks for its cache when it is imported, and says what it finds.
+        from jointnas_jax.report.page import is_current, write_report
 
-    if not is_current(workdir):
-        page, *_ = write_report(read_record(workdir, config.study.storage))
-        for path in (workdir / workdirs.RESULT, page):
-            console.print(f"  wrote {path}", highlight=False, soft_wrap=True)
-    else:
-        print_result(result, console)
-    if options.quiet:
-        print_result(result, plain_console())
+        if not is_current(workdir):
+            page, *_ = write_report(read_record(workdir, config.study.storage))
+            for path in (workdir / workdirs.RESULT, page):
+                console.print(f"  wrote {path}", highlight=False, soft_wrap=True)
+        else:
+            print_result(result, console)
+        if options.quiet:
+            print_result(result, plain_console())
     return 0
 
 
 def train(config: Config, name: str, options: Options, interrupt: Interrupt) -> int:
     """Trains one candidate in a workdir, or prints its schedule; returns the exit code."""
-    workdir, progress = options.workdir, options.progress()
-    prepare_jax(config.study.devices)
-    interrupt.check()
-    result = train_candidate(
-        config,
-        name,
-        workdir,
-        console=progress.console,
-        dry=options.dry,
-        overwrite=options.overwrite,
-        interrupt=interrupt,
-        progress=progress,
-    )
-    if result:
-        progress.say(f"wrote {workdir / workdirs.RESULT}")
-        if options.quiet:
-            print_accuracy(result, plain_console())
+    with _started(config, options, interrupt) as progress:
+        result = train_candidate(
+            config,
+            name,
+            options.workdir,
+            console=progress.console,
+            dry=options.dry,
+            overwrite=options.overwrite,
+            interrupt=interrupt,
+            progress=progress,
+        )
+        if result:
+            progress.say(f"wrote {options.workdir / workdirs.RESULT}")
+            if options.quiet:
+                print_accuracy(result, plain_console())
     return 0

@@ -310,7 +310,7 @@ class Study:
         return float(predict(searched.fitted, candidate.vector[None])[0][0])
 
     def _train_seeds(
-        self, contenders: Sequence[Contender], stage: str, folders: Sequence[Path] = ()
+        self, contenders: Sequence[Contender], stage: str, folders: Sequence[Path | None] = ()
     ) -> list[list[float | None]]:
         """Trains contenders for the epochs of winners, once per seed, the same seeds for all.
 

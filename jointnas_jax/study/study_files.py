@@ -1,10 +1,16 @@
-"""The files of a study: its workdir from the first look to the result."""
+"""The files of a study: its workdir from the first look to the result.
+
+Of several processes only process 0 reads and writes there; it shares what the others need to know.
+"""
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+from optuna.distributions import BaseDistribution
 from rich.console import Console
 
 from jointnas_jax.config import Config
@@ -12,13 +18,15 @@ from jointnas_jax.execution.executor import Executor
 from jointnas_jax.files import read_json, saving, write_digest, write_json
 from jointnas_jax.problem.latency_table import LatencyTable
 from jointnas_jax.problem.problem import Problem, build_problem
+from jointnas_jax.runtime.distributed import is_first, share
 from jointnas_jax.space import Candidate
 from jointnas_jax.storage.lock import locked
 from jointnas_jax.storage.provenance import Provenance
 from jointnas_jax.storage.study_reader import open_store
-from jointnas_jax.storage.trial_store import TrialStore
+from jointnas_jax.storage.trial_store import Trial, TrialStore
 from jointnas_jax.storage.workdir import (
     PREDICTOR,
+    PROCESSES,
     RESULT,
     WEIGHTS,
     WorkdirState,
@@ -32,14 +40,16 @@ class StudyFiles:
     """The workdir of a study.
 
     Attributes:
-      workdir: folder of everything that the study writes.
+      workdir: folder of everything that this process writes.
       found: what the workdir holds, once it is owned.
-      provenance: of the study, where it began before.
+      provenance: of the study, where it began before and this is process 0.
     """
 
     def __init__(self, workdir: Path, config: Config):
         """Looks at nothing yet."""
-        self.workdir = workdir
+        self._first = is_first()
+        self._others = workdir / PROCESSES
+        self.workdir = workdir if self._first else self._others / str(jax.process_index())
         self.found = WorkdirState.NOTHING
         self.provenance: Provenance | None = None
         self._config = config
@@ -47,22 +57,31 @@ class StudyFiles:
     @contextlib.contextmanager
     def owned(self, overwrite: bool) -> Iterator[None]:
         """Owns the workdir inside; raises what `locked` and `look` do."""
-        with locked(self.workdir):
-            if not overwrite:
+        with locked(self.workdir) if self._first else contextlib.nullcontext():
+            if self._first and not overwrite:
                 self.found = look(self.workdir, self._config)
-            if self.found is WorkdirState.UNFINISHED:
+            self.found = WorkdirState(share(self.found.value))
+            if self._first and self.found is WorkdirState.UNFINISHED:
                 self.provenance = Provenance.read(self.workdir)
+            if not self._first and self.found is WorkdirState.NOTHING:  # states of another study
+                shutil.rmtree(self.workdir, ignore_errors=True)
             yield
+            # Nothing goes on from there, and no process trains any more.
+            shutil.rmtree(self._others, ignore_errors=True)
 
     def finished(self) -> dict[str, Any]:
-        """The result of a finished study."""
-        return read_json(self.workdir / RESULT)
+        """The result of a finished study; {} where process 0 has it."""
+        return read_json(self.workdir / RESULT) if self._first else {}
 
     def problem(self) -> Problem:
         """Builds the problem, with the latencies that the study began with, if it did."""
+        if not self._first:
+            return build_problem(self._config, share(None))
         unfinished = self.found is WorkdirState.UNFINISHED
         table = LatencyTable.of_study(self._config, self.workdir) if unfinished else None
-        return build_problem(self._config, table)
+        problem = build_problem(self._config, table)
+        share(problem.latency)
+        return problem
 
     def open(self, executor: Executor, problem: Problem, console: Console) -> TrialStore:
         """Opens the store, and begins the study where it did not begin before.
@@ -70,6 +89,14 @@ class StudyFiles:
         Raises:
           InputError: the store or the workdir cannot be used, or the study not go on here.
         """
+        if not self._first:
+            return _SharedTrials(share(None))
+        store = self._opened(executor, problem, console)
+        if jax.process_count() > 1:
+            share(store.load())
+        return store
+
+    def _opened(self, executor: Executor, problem: Problem, console: Console) -> TrialStore:
         workdir, config = self.workdir, self._config
         if self.provenance:
             self.provenance.check(config, executor.machine, console)
@@ -82,17 +109,41 @@ class StudyFiles:
         start(workdir, config)
         return store
 
-    def weights(self, winner: str, candidate: Candidate) -> Path:
-        """Writes a winner's candidate; returns the folder for its weights."""
+    def weights(self, winner: str, candidate: Candidate) -> Path | None:
+        """Writes a winner's candidate; returns the folder for its weights, None elsewhere."""
+        if not self._first:
+            return None
         write_json(self.workdir / f"{winner}.json", candidate.to_dict())
         return self.workdir / WEIGHTS / winner
 
     def predictor(self, save: Callable[[Path], None]) -> None:
         """Writes the predictor, for `search_budgets`; raises `StorageError`."""
-        with saving(self.workdir / PREDICTOR):
-            save(self.workdir / PREDICTOR)
-            write_digest(self.workdir / PREDICTOR)
+        if self._first:
+            with saving(self.workdir / PREDICTOR):
+                save(self.workdir / PREDICTOR)
+                write_digest(self.workdir / PREDICTOR)
 
     def result(self, result: dict[str, Any]) -> None:
         """Writes the result; raises `StorageError`."""
-        write_json(self.workdir / RESULT, result, digest=True)
+        if self._first:
+            write_json(self.workdir / RESULT, result, digest=True)
+
+
+class _SharedTrials(TrialStore):
+    """The stored trials in a process that stores none itself."""
+
+    place = "the store of process 0"
+
+    def __init__(self, trials: list[Trial]):
+        """Takes the trials as process 0 shares them."""
+        self._trials = trials
+
+    def append(self, trial: Trial, knobs: dict[str, BaseDistribution]) -> None:
+        """Process 0 does."""
+
+    def load(self) -> list[Trial]:
+        """See `TrialStore`."""
+        return self._trials
+
+    def close(self) -> None:
+        """Nothing is open."""

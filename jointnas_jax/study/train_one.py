@@ -1,8 +1,10 @@
 """Trains one candidate fully: on any dataset and all devices, with a state on disk.
 
-An interrupted training goes on from its last saved epoch, to the same result bit for bit.
+An interrupted training goes on from its last saved epoch, to the same result bit for bit. Of
+several processes only process 0 reads and writes the workdir.
 """
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -17,10 +19,12 @@ from jointnas_jax.data.source import ImageDataset, open_dataset
 from jointnas_jax.errors import ConfigError, SpaceError, StudyError
 from jointnas_jax.execution.job import Job, RunContext, TrainResult
 from jointnas_jax.execution.local import LocalExecutor
+from jointnas_jax.execution.multihost import GlobalExecutor
 from jointnas_jax.files import SCHEMA
 from jointnas_jax.models.model import Model, save_model
 from jointnas_jax.nets import zoo
 from jointnas_jax.nets.cost import count
+from jointnas_jax.runtime.distributed import is_first, share
 from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.space import Candidate, JointSpace, Knob, read_candidate
 from jointnas_jax.storage import workdir as workdirs
@@ -56,7 +60,8 @@ def train_candidate(
       progress: told where the training is; None: it is shown as suits the console.
 
     Returns:
-      The content of `result.json`, which is written too; empty for a dry run.
+      The content of `result.json`, which is written too; empty for a dry run, and in other
+      processes than process 0.
 
     Raises:
       InputError: before anything trains.
@@ -73,7 +78,7 @@ def train_candidate(
     if dry:
         return {}
     interrupt, progress = interrupt or Interrupt(), progress or watched(console)
-    with locked(workdir), progress.shown():
+    with locked(workdir) if is_first() else contextlib.nullcontext(), progress.shown():
         progress.stage(_STAGE)
         return _train(config, dataset, candidate, workdir, progress, overwrite, interrupt)
 
@@ -89,10 +94,12 @@ def _train(
 ) -> dict[str, Any]:
     described, console = candidate.to_dict(), progress.console
     # Before any image or teacher is read.
-    stored = None if overwrite else workdirs.finished_training(workdir, config, described)
-    if stored is not None:
+    stored = None
+    if is_first() and not overwrite:
+        stored = workdirs.finished_training(workdir, config, described)
+    if share(stored is not None):
         console.print(f"`{workdir}` holds this training, finished; --overwrite does it again.")
-        return stored
+        return stored or {}
     train, test = dataset.open_splits(config.data)
     if len(train) < config.train.batch_size:
         raise ConfigError(
@@ -102,10 +109,12 @@ def _train(
     validation = np.zeros(len(train), bool)  # all images are trained on
     context = RunContext(workdir, None, interrupt, progress)
     space = JointSpace.fixed(candidate)
-    executor = LocalExecutor(config, space, (train, validation, test), context=context)
-    workdirs.start_training(workdir, config, described, overwrite)
+    make = GlobalExecutor if config.executor == "pod" else LocalExecutor
+    executor = make(config, space, (train, validation, test), context=context)
+    if is_first():
+        workdirs.start_training(workdir, config, described, overwrite)
+        progress.begin(workdir, [Part(_STAGE, 1, 0.0, 0.0)])
     interrupt.command = progress.command
-    progress.begin(workdir, [Part(_STAGE, 1, 0.0, 0.0)])
     progress.batch(_STAGE)
     start, epochs = time.perf_counter(), config.train.epochs_of_winners
 
@@ -126,6 +135,8 @@ def _train(
     progress.trained(_STAGE)
     if outcome.reason is not None:
         raise StudyError(f"the training failed: {outcome.reason}")
+    if not is_first():
+        return {}
     seconds = round(time.perf_counter() - start, 2)
     result = _keep(config, dataset, candidate, workdir, outcome, executor.pixels, seconds)
     progress.scalar("training/test_accuracy", result["accuracy"], epochs)

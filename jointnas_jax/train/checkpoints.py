@@ -4,6 +4,7 @@ Orbax writes whole checkpoints or none, but reads flipped bits without an error:
 bytes is stored beside each.
 """
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from jointnas_jax.errors import DamagedError, StorageError, one_line
-from jointnas_jax.files import check_digest, saving, write_digest, writing
+from jointnas_jax.files import check_digest, saving, write_digest
+from jointnas_jax.runtime.arrays_on_disk import load_arrays, load_notes, save_arrays
 
 # The newest may be damaged.
 _STORED = 2
@@ -28,10 +29,9 @@ class Checkpoints:
 
         At least `seconds` pass between two states; `say` gets a line about each damaged one.
         """
-        self._folder = folder.resolve()
+        self._folder = folder
         self._seconds = seconds
         self._say = say
-        self._manager: ocp.training.Checkpointer | None = None
         self._last = time.monotonic()
 
     def restore(self, state: Any) -> tuple[Any, int, dict[str, Any]]:
@@ -40,28 +40,26 @@ class Checkpoints:
         Without one it is `state`, the one before the first epoch. Raises `StorageError` if a state
         has its digest and cannot be read.
         """
-        if not self._folder.exists():
-            return state, 0, {}
-        manager = self._open()
-        for step in sorted((c.step for c in manager.checkpoints), reverse=True):
+        for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        for step in reversed(self._steps()):
             folder = self._folder / str(step)
             try:
                 check_digest(folder)
-                notes, loaded = self._load(folder, step, state)
+                notes, loaded = self._load(folder, state)
                 # Orbax returns arrays of other shapes without an error.
                 if _shapes(loaded) != _shapes(state):
                     raise DamagedError(f"`{folder}` has not the shapes of this training")
                 return loaded, step, notes
             except DamagedError as error:
                 self._say(f"a saved state is skipped, what came before it is used: {error}")
-                manager.delete(step)
+                shutil.rmtree(folder, ignore_errors=True)
         return state, 0, {}
 
-    def _load(self, folder: Path, step: int, state: Any) -> tuple[dict[str, Any], Any]:
+    def _load(self, folder: Path, state: Any) -> tuple[dict[str, Any], Any]:
         """Reads a sound state with its notes; raises `StorageError`, so that it stays."""
         try:
-            manager = self._open()
-            return manager.metadata(step).custom_metadata, manager.load(step, state)
+            return load_notes(folder), load_arrays(folder, state)
         except MemoryError:
             raise
         except Exception as error:  # Orbax raises many kinds
@@ -76,24 +74,17 @@ class Checkpoints:
 
     def save(self, epochs: int, state: Any, notes: dict[str, Any]) -> None:
         """Saves the state after some epochs, with notes (JSON data); raises `StorageError`."""
+        folder = self._folder / str(epochs)
         with saving(self._folder):
-            self._open().save(epochs, jax.device_get(state), custom_metadata=notes)
-            write_digest(self._folder / str(epochs))
+            save_arrays(folder, jax.device_get(state), notes)
+            write_digest(folder)
+            for step in self._steps()[:-_STORED]:
+                shutil.rmtree(self._folder / str(step))
         self._last = time.monotonic()
 
-    def close(self) -> None:
-        """Waits until all is written; raises `StorageError`."""
-        if self._manager:
-            with writing(self._folder):
-                self._manager.close()
-
-    def _open(self) -> ocp.training.Checkpointer:
-        if self._manager is None:
-            policy = ocp.training.preservation_policies.LatestN(_STORED)
-            self._manager = ocp.training.Checkpointer(
-                self._folder, preservation_policy=policy, cleanup_tmp_directories=True
-            )
-        return self._manager
+    def _steps(self) -> list[int]:
+        """Epochs after which a state is stored, in order."""
+        return sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdigit())
 
 
 def _shapes(state: Any) -> Any:

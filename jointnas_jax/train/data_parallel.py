@@ -9,11 +9,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jointnas_jax.train.parallel import put
+
 _AXIS = "devices"
 
 
 class DataParallel:
-    """One candidate on all devices: each has a part of every batch.
+    """One candidate on all devices, also of several processes: each has a part of every batch.
 
     XLA cuts one program up: what sums over a batch (BN statistics, gradients, the loss) sums over
     all devices, so a training is that of one device to float rounding. `Parallel` has the same
@@ -34,15 +36,16 @@ class DataParallel:
         Args:
           function: function of one lane with positional arguments.
           axes: one letter for each argument: `l` has a leading axis of one lane, `b` has the images
-            of K steps, `[1, K, B, ...]`, and `s` is shared.
-          devices: the devices.
+            of K steps, `[1, K, B, ...]`, `i` those of one batch, `[B, ...]`, and `s` is shared.
+            Each process passes its part of the images, and everything else whole.
+          devices: the devices, process by process.
           options: options of XLA.
           donate: arguments that may be overwritten.
         """
         mesh = _mesh(tuple(devices))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
-        in_parts = NamedSharding(mesh, PartitionSpec(None, None, _AXIS))
-        self._places = [in_parts if axis == "b" else self._everywhere for axis in axes]
+        batches = {"b": PartitionSpec(None, None, _AXIS), "i": PartitionSpec(_AXIS)}
+        self._places = [NamedSharding(mesh, batches.get(axis, PartitionSpec())) for axis in axes]
 
         def on_all(*args: Any) -> Any:
             cut = lambda axis, arg: jax.tree.map(lambda a: a[0], arg) if axis in "lb" else arg
@@ -52,6 +55,7 @@ class DataParallel:
         self._program = jax.jit(
             on_all, keep_unused=True, donate_argnums=donate, out_shardings=self._everywhere
         )
+        self._processes = len({device.process_index for device in devices})
         self._options = options or {}
         self._compiled: dict[tuple, Any] = {}
         self._lock = threading.Lock()
@@ -68,10 +72,23 @@ class DataParallel:
     def __call__(self, *values: Any) -> Any:
         """Runs it; results have the leading axis of one lane and are on every device."""
         program = self.compile(*values)
-        return program(*map(jax.device_put, values, self._places))
+        return program(*map(self._put, values, self._places))
+
+    def _put(self, value: Any, place: NamedSharding) -> Any:
+        if place.is_fully_replicated:
+            return put(value, place)
+        return jax.tree.map(
+            lambda leaf: jax.make_array_from_process_local_data(place, np.asarray(leaf)), value
+        )
 
     def _shapes(self, values: Sequence[Any]) -> tuple:
-        shape = lambda leaf, place: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=place)
+        def shape(leaf: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
+            """Of what the parts of all processes make up."""
+            sizes = list(np.shape(leaf))
+            for axis, name in enumerate(place.spec):
+                sizes[axis] *= self._processes if name else 1
+            return jax.ShapeDtypeStruct(tuple(sizes), leaf.dtype, sharding=place)
+
         return tuple(
             jax.tree.map(lambda leaf, place=place: shape(leaf, place), value)
             for place, value in zip(self._places, values, strict=True)

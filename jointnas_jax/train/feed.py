@@ -39,6 +39,21 @@ class Chunk(NamedTuple):
     todo: AnyArray | np.int32
 
 
+class Part(NamedTuple):
+    """The part of each batch that one process streams to its devices."""
+
+    number: int = 0  # of the part, from 0
+    parts: int = 1  # number of equal parts
+    devices: int = 1  # number of devices that share a batch
+
+    def of(self, batch: int) -> slice:
+        """Positions in a batch of so many images, a multiple of the devices."""
+        return slice(self.number * batch // self.parts, (self.number + 1) * batch // self.parts)
+
+
+_WHOLE = Part()
+
+
 class TrainData(flax.struct.PyTreeNode):
     """Training images on the device, with a mask of the images to train on.
 
@@ -58,10 +73,11 @@ class TrainData(flax.struct.PyTreeNode):
 class StreamedTrainData:
     """Training images that are read while candidates train; see `TrainData`."""
 
-    def __init__(self, source: Images, members: np.ndarray, stats: PixelStats):
+    def __init__(self, source: Images, members: np.ndarray, stats: PixelStats, part: Part = _WHOLE):
         self.members = members
         self.stats = stats
         self._source = source
+        self._part = part
         self._image_bytes = source.read(np.zeros(1, int))[0].nbytes
 
     def chunks(self, plan: EpochPlan) -> Iterator[Chunk]:
@@ -79,7 +95,8 @@ class StreamedTrainData:
             steps = np.arange(start, start + together)
             cut = lambda values: np.take(values, steps, axis=len(axes), mode="clip")
             part = jax.tree.map(cut, plan.replace(steps=None))
-            images, labels = _read_again(self._source, part.images)
+            mine = part.images[..., self._part.of(batch)]
+            images, labels = _read_again(self._source, mine)
             part = part.replace(steps=plan.steps, images=None)
             todo = np.minimum(together, plan.steps - start)
             return Chunk(images=images, labels=labels, plan=part, todo=todo)
@@ -116,19 +133,25 @@ class EvalData(flax.struct.PyTreeNode):
 class StreamedEvalData:
     """Images to measure accuracy on, read for each measurement; see `EvalData`."""
 
-    def __init__(self, source: Images, indices: np.ndarray, stats: PixelStats):
+    def __init__(self, source: Images, indices: np.ndarray, stats: PixelStats, part: Part = _WHOLE):
         self.count = len(indices)
         self.stats = stats
         self._source = source
         self._indices = indices
+        self._part = part
 
     @property
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        def read(start: int) -> tuple[np.ndarray, np.ndarray]:
-            images, labels = _read_again(self._source, self._indices[start : start + _EVAL_BATCH])
-            return _padded(images, labels, _EVAL_BATCH)
+        batch = -(-_EVAL_BATCH // self._part.devices) * self._part.devices
+        mine = self._part.of(batch)
 
-        return ahead(read, range(0, self.count, _EVAL_BATCH))
+        def read(start: int) -> tuple[np.ndarray, np.ndarray]:
+            chosen = self._indices[start : start + batch][mine]
+            # One image at least, for the shape.
+            images, labels = _read_again(self._source, chosen if chosen.size else self._indices[:1])
+            return _padded(images[: chosen.size], labels[: chosen.size], mine.stop - mine.start)
+
+        return ahead(read, range(0, self.count, batch))
 
 
 class Feed(NamedTuple):
@@ -149,19 +172,24 @@ def feeds(
       train: the training split; decoded images go to the devices, others are streamed.
       validation: `bool[N]`, the training images to validate on.
       test: the test split.
-      devices: the devices.
+      devices: the devices; where some are of other processes, each process streams its part of
+        every batch.
     """
     stats = pixel_stats(_sample(train))
     everything = np.ones_like(validation)
     if not isinstance(train, Split) or not isinstance(test, Split):
+        processes = sorted({device.process_index for device in devices})
+        part = _WHOLE
+        if len(processes) > 1:
+            part = Part(processes.index(jax.process_index()), len(processes), len(devices))
         return {
             False: Feed(
-                StreamedTrainData(train, ~validation, stats),
-                StreamedEvalData(train, np.flatnonzero(validation), stats),
+                StreamedTrainData(train, ~validation, stats, part),
+                StreamedEvalData(train, np.flatnonzero(validation), stats, part),
             ),
             True: Feed(
-                StreamedTrainData(train, everything, stats),
-                StreamedEvalData(test, np.arange(len(test)), stats),
+                StreamedTrainData(train, everything, stats, part),
+                StreamedEvalData(test, np.arange(len(test)), stats, part),
             ),
         }
     data: TrainData = replicate(

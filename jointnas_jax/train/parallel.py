@@ -173,7 +173,21 @@ def way_of(platform: str) -> type[Parallel]:
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Puts arrays on every device once; programs on these devices read them where they are."""
     mesh = Mesh(np.array(devices), (_AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Puts arrays on devices; each process puts on its own what all of them have alike."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def one(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(one, tree)
 
 
 def on_device(tree: Any, device: jax.Device) -> Any:

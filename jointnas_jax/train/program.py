@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.flatten_util import ravel_pytree
 
 from jointnas_jax.config import TrainConfig
@@ -29,11 +30,12 @@ from jointnas_jax.nets.init import initial_variables, zero_variables
 from jointnas_jax.nets.network import MBConv, Network
 from jointnas_jax.nets.tiled import TiledMBConv
 from jointnas_jax.runtime.compiler import compiler_options
+from jointnas_jax.runtime.distributed import share
 from jointnas_jax.space import ArchSpec, Candidate
 from jointnas_jax.train import step as steps
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.data_parallel import DataParallel, batch_spread
-from jointnas_jax.train.feed import Chunk, Feed, TrainData
+from jointnas_jax.train.feed import Chunk, Feed, StreamedTrainData, TrainData
 from jointnas_jax.train.parallel import Parallel, parallel, replicate
 from jointnas_jax.train.recipe_arrays import AnyArray, RecipeArrays
 from jointnas_jax.train.step import EpochInputs, PixelStats
@@ -49,6 +51,12 @@ class Training(NamedTuple):
     variables: Any  # Flax variables that count for the recipe, on the host; None after a failure
     # First step with a non-finite loss, or last one of an epoch that left a non-finite weight.
     failed_step: int | None
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed."""
+        failed = self.failed_step is not None
+        return f"loss was not finite at step {self.failed_step}" if failed else None
 
 
 class _Lanes(NamedTuple):
@@ -82,12 +90,14 @@ class TrainProgram:
           shape: an architecture, or an envelope.
           config: the training of candidates.
           augmentation: augmentation of the dataset.
-          devices: devices in use.
+          devices: devices in use; together also those of other processes, in the same order in all.
           lanes_per_device: candidates at once on each device.
           streamed: whether the training images are `StreamedTrainData`.
           together: train one candidate on all devices, each with a part of every batch.
           teacher: the teacher, if any.
         """
+        here = tuple(d for d in devices if d.process_index == jax.process_index())
+        self._parts = len(here) < len(devices)
         self.lanes = 1 if together else len(devices) * lanes_per_device
         self._shape = shape
         self._devices = devices
@@ -132,11 +142,11 @@ class TrainProgram:
             functools.partial(
                 _count_correct, module=module, template=self._template, spread=spread
             ),
-            "lss",
+            "l" + ("is" if streamed and self._parts else "ss"),
             options=correct_options,
         )
         self._plan = _plan_program(
-            tuple(devices[:1] if together else devices),
+            here[:1] if together else here,
             lanes_per_device=lanes_per_device,
             augmentation=augmentation,
             batch_size=config.batch_size,
@@ -181,7 +191,7 @@ class TrainProgram:
         evaluation = feed.evaluation
         lanes = self._lanes(candidates, keys)
         self._compile(lanes, feed)
-        lanes, done, counts, failures = _restored(checkpoints, lanes)
+        lanes, done, counts, failures = _restored(checkpoints, lanes, self._parts)
         for epoch in range(done, epochs):
             lanes, trained, failed, losses = self._one_epoch(lanes, feed, epoch)
             if every_epoch or epoch == epochs - 1:
@@ -223,8 +233,8 @@ class TrainProgram:
           The lanes after it, the variables that count, the first failed step of each lane or -1,
           and mean losses, which add up over chunks.
         """
-        data, keys = feed.train, (lanes.recipes.mixup, lanes.plan_keys)
-        plan = self._plan(data.members, keys, np.int32(epoch))
+        data = feed.train
+        plan = self._plan(*self._plan_inputs(lanes, data, epoch))
         failed, losses = [], []
         for chunk in data.chunks(plan):
             state, trained, step, loss = self._epoch(*self._inputs(lanes, chunk, data.stats))
@@ -232,6 +242,11 @@ class TrainProgram:
             failed.append(step)
             losses.append(loss)
         return lanes, trained, _first(failed), losses
+
+    def _plan_inputs(self, lanes: _Lanes, data: TrainData | StreamedTrainData, epoch: int) -> tuple:
+        # Each process draws the whole plan for itself.
+        members = np.asarray(data.members) if self._parts else data.members
+        return members, (lanes.recipes.mixup, lanes.plan_keys), np.int32(epoch)
 
     def _inputs(self, lanes: _Lanes, chunk: Chunk, stats: PixelStats) -> EpochInputs:
         return EpochInputs(
@@ -258,16 +273,16 @@ class TrainProgram:
 
     def _compile_all(self, lanes: _Lanes, feed: Feed) -> None:
         data, evaluation = feed
-        keys = (lanes.recipes.mixup, lanes.plan_keys)
+        plan_inputs = self._plan_inputs(lanes, data, 0)
         # A chunk of images on the device has the shapes of the plan; others must be read.
         plan_of = self._plan.shapes if isinstance(data, TrainData) else self._plan
-        chunk = next(data.chunks(plan_of(data.members, keys, np.int32(0))))
+        chunk = next(data.chunks(plan_of(*plan_inputs)))
         inputs = self._inputs(lanes, chunk._replace(todo=np.int32(0)), data.stats)
         trained = jax.ShapeDtypeStruct(lanes.state.averaged.shape, np.float32)
         batch = next(iter(evaluation.batches))
         compilations = (
             lambda: self._epoch.compile(*inputs),
-            lambda: self._plan.compile(data.members, keys, np.int32(0)),
+            lambda: self._plan.compile(*plan_inputs),
             lambda: self._correct.compile((trained, lanes.switches), batch, evaluation.stats),
         )
         with concurrent.futures.ThreadPoolExecutor(len(compilations)) as pool:
@@ -340,11 +355,17 @@ def _plan_program(
     return parallel(plan, "sls", devices, lanes_per_device=lanes_per_device, options=options)
 
 
-def _restored(checkpoints: Checkpoints | None, lanes: _Lanes) -> tuple[_Lanes, int, list, list]:
-    """Lanes after the saved epochs, the number of these epochs, their counts and failures."""
-    if checkpoints is None:
-        return lanes, 0, [], []
-    state, done, notes = checkpoints.restore(lanes.state)
+def _restored(
+    checkpoints: Checkpoints | None, lanes: _Lanes, parts: bool
+) -> tuple[_Lanes, int, list, list]:
+    """Lanes after the saved epochs, the number of these epochs, their counts and failures.
+
+    Processes with a part of every batch have the state of process 0.
+    """
+    state, done, notes = checkpoints.restore(lanes.state) if checkpoints else (lanes.state, 0, {})
+    if parts:
+        done, notes = share([done, notes])
+        state = multihost_utils.broadcast_one_to_all(state)
     counts, failures = (
         [np.array(epoch) for epoch in notes.get(name, [])] for name in ("counts", "failures")
     )

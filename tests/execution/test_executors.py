@@ -10,7 +10,7 @@ from executors import content, make
 
 from jointnas_jax.execution.local import LocalExecutor
 
-EXECUTORS = ["local", pytest.param("ray", marks=pytest.mark.slow)]
+EXECUTORS = ["local", "pod", pytest.param("ray", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module", params=EXECUTORS)

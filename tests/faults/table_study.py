@@ -1,7 +1,8 @@
 """A study whose trainings are looked up, slowly: `python table_study.py` takes run_joint's flags.
 
 JOINTNAS_TABLE_SECONDS is how long a training takes, `real`: as long as a real one;
-JOINTNAS_TABLE_FAULT, code to run before, which may replace `train_fn`.
+JOINTNAS_TABLE_FAULT, code to run before, which may replace `train_fn`; JOINTNAS_TABLE_SCRIPT,
+another script than run_joint.
 """
 
 import functools
@@ -42,7 +43,8 @@ def look_up_slowly(assignment, jobs, stop):
 if __name__ == "__main__":
     train_fn = None if os.environ.get("JOINTNAS_TABLE_SECONDS") == "real" else look_up_slowly
     exec(os.environ.get("JOINTNAS_TABLE_FAULT", ""))
-    sys.argv[0] = str(ROOT / "scripts" / "run_joint.py")
+    name = os.environ.get("JOINTNAS_TABLE_SCRIPT", "run_joint")
+    sys.argv[0] = str(ROOT / "scripts" / f"{name}.py")
     script = runpy.run_path(sys.argv[0])
-    main = functools.partial(script["main"], train_fn=train_fn)
+    main = functools.partial(script["main"], train_fn=train_fn) if train_fn else script["main"]
     sys.exit(script["run_script"](sys.argv, script["__doc__"], main))

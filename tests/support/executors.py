@@ -14,7 +14,7 @@ _CONTEXT = RunContext(speed_factors=(1.0, 1.0))
 
 def make(problem, name, devices):
     """An executor of so many devices in all."""
-    study = dataclasses.replace(problem.config.study, devices=devices if name == "local" else 1)
+    study = dataclasses.replace(problem.config.study, devices=1 if name == "ray" else devices)
     ray = RayConfig(workers=devices, cpus=1)
     config = dataclasses.replace(problem.config, study=study, executor=name, ray=ray)
     problem = dataclasses.replace(problem, config=config)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jointnas_jax.config import TrainConfig
-from jointnas_jax.data.augment import Augmentation
+from jointnas_jax.data.augment import Augmentation, plan_epoch
 from jointnas_jax.data.source import Split
 from jointnas_jax.errors import DataError, StorageError
 from jointnas_jax.space import Candidate, Recipe
@@ -34,6 +34,26 @@ def test_streamed_images_train_the_same_network(
     resident = program.train(candidates, keys, Feed(data, evaluation), epochs=2)[0]
     assert streamed.accuracies == resident.accuracies
     jax.tree.map(np.testing.assert_array_equal, streamed.variables, resident.variables)
+
+
+def test_parts_of_a_batch_make_up_the_whole(monkeypatch, images, data):
+    """Of several processes, each of which streams one; the last batch has too few images."""
+    monkeypatch.setattr(feed, "_EVAL_BATCH", 19)
+    source, stats, members = Split(*images), jax.device_get(data.stats), np.arange(96) < 64
+    plan = plan_epoch(members, np.float32(0), jax.random.key(0), Augmentation(), 16)
+    plan = jax.tree.map(lambda drawn: np.asarray(drawn)[None], plan)
+    train, held_out = [
+        [read(part) for part in (feed.Part(0, 2, 4), feed.Part(1, 2, 4), feed.Part(0, 1, 4))]
+        for read in (
+            lambda part: list(StreamedTrainData(source, members, stats, part).chunks(plan)),
+            lambda part: list(StreamedEvalData(source, np.arange(43), stats, part).batches),
+        )
+    ]
+    for (first, second, whole), axis in ((train, 2), (held_out, 0)):
+        for chunks in zip(first, second, whole, strict=True):
+            for one, other, both in zip(*(chunk[:2] for chunk in chunks), strict=True):
+                np.testing.assert_array_equal(np.concatenate([one, other], axis), both)
+    assert [len(labels) for _, labels in held_out[2]] == [20, 20, 20]
 
 
 def test_every_lane_gets_its_own_images(monkeypatch, arch, images, data, evaluation, program):

@@ -98,10 +98,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, program, arc
 
 def _with_state(folder, program, arch, feed, *, progress):
     state = Checkpoints(folder, seconds=0)
-    try:
-        return train(program, arch, feed, epochs=4, checkpoints=state, progress=progress)
-    finally:
-        state.close()
+    return train(program, arch, feed, epochs=4, checkpoints=state, progress=progress)
 
 
 def test_a_network_learns_the_answers_of_its_teacher(arch, data, feed):
