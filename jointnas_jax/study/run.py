@@ -317,7 +317,8 @@ class Study:
         Args:
           contenders: candidates to train.
           stage: `validate` or `retrain`.
-          folders: folders for the weights of the first contenders.
+          folders: folders for the weights of the first contenders, None in other processes than
+            process 0.
 
         Returns:
           Accuracies of each contender by seed, None where a training failed.
@@ -325,11 +326,12 @@ class Study:
         stream = {"validate": _VALIDATE, "retrain": _RETRAIN}[stage]
         seeds, epochs = self.config.study.seeds, self.config.train.epochs_of_winners
         specs = []
-        for contender, folder in itertools.zip_longest(contenders, folders):
+        for rank, (contender, folder) in enumerate(itertools.zip_longest(contenders, folders)):
             recipe = contender.candidate.recipe.stretched(epochs / self.config.train.epochs)
             candidate = dataclasses.replace(contender.candidate, recipe=recipe)
             for seed in range(seeds):
                 job = Job(candidate, self._key(stream, seed), epochs, stage == "retrain")
+                job = dataclasses.replace(job, kept=rank < len(folders))
                 weights = folder and folder / f"seed{seed}"
                 specs.append(TrialSpec(stage, job, seed=seed, weights=weights))
         accuracies = [outcome.accuracy for outcome in self.runner.run(specs)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from runs import REAL, ROOT, TABLE, TINY, content, finish, run, start, stored, study, wait_until
 
-from jointnas_jax.models.model import load_model
+from jointnas_jax.models.model import load
 
 TRAIN = ROOT / "scripts" / "train_candidate.py"
 SMALL = ("--config.search.rounds=2", "--noconfig.study.random_reference")
@@ -59,7 +59,7 @@ def refused(first, second, code=2):
     return errors
 
 
-def test_two_processes_of_two_devices_are_one_study(tmp_path, table):
+def test_two_processes_of_two_devices_are_one_study(tmp_path):
     """Their hosts need not share a folder."""
     workdir, other, alone = tmp_path / "pod", tmp_path / "other", tmp_path / "alone"
     port, quick = free_port(), {"JOINTNAS_TABLE_SECONDS": "0"}
@@ -97,7 +97,7 @@ def assert_alike(workdir, alone):
         del result["seconds"], result["digest"]
     assert results[0].pop("accuracy") == pytest.approx(results[1].pop("accuracy"), abs=0.01)
     assert results[0] == results[1]
-    models = [load_model(folder).variables for folder in (workdir, alone)]
+    models = [load(folder).variables for folder in (workdir, alone)]
     for a, b in zip(*map(jax.tree.leaves, models), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
@@ -206,15 +206,15 @@ def interrupted(workdir, after_an_epoch, *flags, script="run_joint"):
     real = {"JOINTNAS_TABLE_SECONDS": "real", "JOINTNAS_TABLE_SCRIPT": script}
     touch = (
         "import pathlib, time, jointnas_jax.telemetry.progress as p\n"
-        "group = p.Progress.group\n"
-        "def tell(self, *given):\n"
-        "    epoch = group(self, *given)\n"
-        "    def told(number):\n"
+        "begin = p.Progress.lanes_begin\n"
+        "def lanes_begin(self, lanes, images):\n"
+        "    epoch = begin(self, lanes, images)\n"
+        "    def epoch_ends(number):\n"
         f"        pathlib.Path({str(after_an_epoch)!r}).touch()\n"
         "        time.sleep(0.2)\n"
         "        epoch(number)\n"
-        "    return told\n"
-        "p.Progress.group = tell"
+        "    return epoch_ends\n"
+        "p.Progress.lanes_begin = lanes_begin"
     )
     both = pod(TABLE, workdir, *flags, **real, JOINTNAS_TABLE_FAULT=touch)
     assert wait_until(after_an_epoch.exists, both[0])

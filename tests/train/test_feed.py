@@ -40,7 +40,9 @@ def test_parts_of_a_batch_make_up_the_whole(monkeypatch, images, data):
     """Of several processes, each of which streams one; the last batch has too few images."""
     monkeypatch.setattr(feed, "_EVAL_BATCH", 19)
     source, stats, members = Split(*images), jax.device_get(data.stats), np.arange(96) < 64
-    plan = plan_epoch(members, np.float32(0), jax.random.key(0), Augmentation(), 16)
+    plan = plan_epoch(
+        members, np.float32(0), jax.random.key(0), augmentation=Augmentation(), batch_size=16
+    )
     plan = jax.tree.map(lambda drawn: np.asarray(drawn)[None], plan)
     train, held_out = [
         [read(part) for part in (feed.Part(0, 2, 4), feed.Part(1, 2, 4), feed.Part(0, 1, 4))]
