@@ -3,6 +3,7 @@
 All make the same calls in the same order. In a run of one process these calls return what they get.
 """
 
+import collections
 import contextlib
 import math
 import os
@@ -72,6 +73,7 @@ def connected(coordinator: str, *, processes: int, process: int, timeout: float)
             "does not say who they are, name `coordinator` (with a free port), `processes` and "
             f"`process` in `config.pod`: {one_line(error)}"
         ) from error
+    _check_devices()
     try:
         yield
         gather(None)  # process 0 may still have something to write
@@ -83,6 +85,18 @@ def connected(coordinator: str, *, processes: int, process: int, timeout: float)
             jax.distributed.shutdown()
         raise
     jax.distributed.shutdown()
+
+
+def _check_devices() -> None:
+    """Raises `ConfigError` if the processes have different numbers of devices, unfit to message."""
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    for process, count in counts.items():
+        if count != counts[0]:
+            jax.distributed.shutdown()
+            raise ConfigError(
+                f"all processes must have the same machine, but `machine.devices` is {counts[0]} "
+                f"in process 0, {count} in process {process}"
+            )
 
 
 def preempt() -> None:
