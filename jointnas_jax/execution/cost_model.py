@@ -103,7 +103,7 @@ def measured_speed_factors(device: jax.Device, folder: Path) -> tuple[float, flo
     the same programs whenever it runs there.
 
     Args:
-      device: of the candidates.
+      device: device of the candidates.
       folder: for the file.
     """
     on_cpu = device.platform == "cpu"

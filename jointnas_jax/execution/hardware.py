@@ -16,15 +16,15 @@ class Hardware:
     """Devices that train, in one process or in several alike.
 
     Attributes:
-      platform: of all devices, such as `cpu`.
-      devices: of one worker, which are what one program can run on.
+      platform: platform of all devices, such as `cpu`.
+      devices: devices of one worker, which are what one program can run on.
       workers: processes with so many devices each.
-      memory: of a device in bytes, 0 where it is not known.
+      memory: memory of a device in bytes, 0 where it is not known.
       taken: bytes of it that images take.
       speed_factors: times that compiling and training take, over the constants of the cost model;
         see `measured_speed_factors`.
-      dtype: of feature maps.
-      lowering: of convolutions.
+      dtype: dtype of feature maps.
+      lowering: lowering of convolutions.
     """
 
     platform: str
@@ -43,7 +43,7 @@ class Hardware:
         """The hardware of this process.
 
         Args:
-          config: of the study.
+          config: config of the study.
           speed_factors: those that the study began with; None: a device is measured for a second,
             once on each machine.
           taken: bytes of images on each device.

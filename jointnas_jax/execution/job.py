@@ -22,7 +22,7 @@ class Job:
 
     Attributes:
       candidate: what to train.
-      key: of the trial.
+      key: key of the trial.
       epochs: how long.
       on_full_split: train on the whole training split and measure test accuracy, once at the end;
         otherwise train without the validation images and measure validation accuracy after each
@@ -80,7 +80,7 @@ class RunContext:
       folder: the workdir, for states of trainings; None: they are not saved.
       speed_factors: those that the study began with; None: the devices here are measured.
       interrupt: tells when to save all states and stop.
-      progress: of the run.
+      progress: progress of the run.
     """
 
     folder: Path | None = None

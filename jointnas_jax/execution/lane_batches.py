@@ -55,9 +55,9 @@ class LaneBatcher:
 
         Args:
           schedule: to train.
-          devices: of this worker.
+          devices: devices of this worker.
           train_fn: trains one lane batch.
-          context: of the run.
+          context: context of the run.
         """
         self.results: queue.SimpleQueue[tuple[int, TrainResult] | BaseException]
         self.results = queue.SimpleQueue()

@@ -52,7 +52,7 @@ def lanes_that_fit(hardware: Hardware, shape: Shape, batch: int) -> int:
 
     Args:
       hardware: devices to train on.
-      shape: of the networks.
+      shape: shape of the networks.
       batch: images of a step.
     """
     if hardware.platform == "cpu" or not hardware.memory:

@@ -47,8 +47,8 @@ class LocalExecutor:
 
     Attributes:
       hardware: that trains.
-      scheduler: of its batches.
-      schedules: of all batches so far.
+      scheduler: scheduler of its batches.
+      schedules: schedules of all batches so far.
       pixels: `mean` and `std` per channel of the training split, validation images included.
     """
 
@@ -66,12 +66,12 @@ class LocalExecutor:
         """Puts the images on every device, except for those that stay on disk.
 
         Args:
-          config: of the study.
-          space: of all candidates.
+          config: config of the study.
+          space: space of all candidates.
           images: the training split; `bool[N]`, images of it for validation; the test split, which
             only jobs on the full split use.
           sample: architectures like the candidates, for the packer.
-          context: of the run; None: nothing is saved.
+          context: context of the run; None: nothing is saved.
           train_fn: trains one lane batch; None: it is really trained.
           devices: to train on, where they are not those of this process.
 

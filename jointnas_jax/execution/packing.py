@@ -218,7 +218,7 @@ def executed_macs(shape: Shape, arch: ArchSpec, tile_batch: int) -> int:
     """Multiply-adds of one forward pass of an architecture in a shape, per image.
 
     Args:
-      shape: of the program.
+      shape: shape of the program.
       arch: inside of it.
       tile_batch: images of a step, where envelopes run in tiles; else 0.
     """

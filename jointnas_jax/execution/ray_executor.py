@@ -51,7 +51,7 @@ class Worker:
         """Reads the images.
 
         Args:
-          config: of the study.
+          config: config of the study.
           lock: the workdir, and the content of its lock; states are saved where that is seen.
           speed_factors: those that the study began with, if it did.
         """
@@ -93,10 +93,10 @@ class RayExecutor:
         """Starts a cluster here, or connects to `RAY_ADDRESS`, and starts the actors.
 
         Args:
-          config: of the study.
-          space: of all candidates.
+          config: config of the study.
+          space: space of all candidates.
           sample: architectures like the candidates, for the packer.
-          context: of the run.
+          context: context of the run.
 
         Raises:
           ConfigError: the cluster cannot be reached, or has no room for the actors.

@@ -40,10 +40,10 @@ class Assignment:
     """Jobs that train in one program.
 
     Attributes:
-      shape: of the program.
+      shape: shape of the program.
       jobs: position in the batch -> job, in the order in which they fill lanes: those of a kind are
         neighbours, and cost less and less.
-      lanes: of the program, on each device.
+      lanes: lanes of the program, on each device.
       layout: how the jobs lie on the devices.
       device: the one that a worker took it for, where the layout is `ONE`.
     """
@@ -124,7 +124,7 @@ class Schedule:
     """Who trains what, of one batch of jobs.
 
     Attributes:
-      assignments: of all jobs.
+      assignments: assignments of all jobs.
       stored: positions of jobs that have a result and do not train. They are scheduled all the
         same, so that programs are those of a run without interruption.
       estimate: operations of all jobs; programs, memory and time of those that train.
@@ -188,10 +188,10 @@ class Scheduler:
         """Has scheduled nothing yet.
 
         Args:
-          config: of the study.
+          config: config of the study.
           space: all candidates that may come.
           hardware: to schedule for.
-          steps: of an epoch, without the validation images (False) and with them (True).
+          steps: steps of an epoch, without the validation images (False) and with them (True).
           sample: architectures like those that will come, for the packer.
           teacher: network that jobs on the full split learn from.
           cost_model: what compiling and training cost; None: that of the hardware.

@@ -164,7 +164,7 @@ def build_problem(config: Config, latency: LatencyTable | None = None) -> Proble
     """Opens the dataset and builds space, costs and default candidate.
 
     Args:
-      config: of the study.
+      config: config of the study.
       latency: that the study began with; None: what is known of this device now, if the budget
         limits the latency.
 
@@ -212,9 +212,9 @@ def restore_problem(
     """Builds the problem of a finished study again, without its dataset.
 
     Args:
-      config: of the study.
-      arch: of one of its candidates: it knows the images' channels and the classes, and in mode
-        `recipe` it is the fixed one.
+      config: config of the study.
+      arch: architecture of one of its candidates, with the images' channels and the classes; in
+        mode `recipe` the fixed one.
       latency: that the study began with; None: its budget did not limit it.
       measured: whether latencies are wanted all the same.
 

@@ -14,7 +14,7 @@ def save_arrays(path: Path, tree: Any, notes: dict[str, Any] | None = None) -> N
     """Writes a tree of arrays into a folder, replacing an earlier one.
 
     Args:
-      path: of the folder.
+      path: path of the folder.
       tree: NumPy arrays.
       notes: such as JSON can hold.
     """

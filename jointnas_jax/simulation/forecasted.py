@@ -24,7 +24,7 @@ class Images:
 
     Attributes:
       count: images of the training split, those for validation included.
-      channels: of an image.
+      channels: channels of an image.
       classes: labels.
     """
 
@@ -46,11 +46,11 @@ def forecasted(
     will choose.
 
     Args:
-      config: of the study.
+      config: config of the study.
       images: to train on; None: the dataset of the config is opened.
       machine: name of the constants, for a device of speed 1.
       stop_epochs: that the early-stop rule will leave; 0: all.
-      fit_seconds: of the driver before each round and stage.
+      fit_seconds: seconds of the driver before each round and stage.
 
     Raises:
       InputError: dataset or space cannot be used.

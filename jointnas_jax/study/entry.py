@@ -69,8 +69,8 @@ def run(
     """Runs a study in a workdir, or prints its forecast; returns the exit code.
 
     Args:
-      config: of the study.
-      options: of the script.
+      config: config of the study.
+      options: options of the script.
       interrupt: tells when to save and stop.
       train_fn: see `LocalExecutor`.
     """

@@ -76,7 +76,7 @@ def run_study(
       console: console for messages.
       overwrite: replace what the workdir holds of a study.
       interrupt: says when to save and stop.
-      progress: of the run; None: it is shown as suits the console.
+      progress: progress of the run; None: it is shown as suits the console.
       make: makes the executor.
       train_fn: trains the jobs of an assignment; None: as `LocalExecutor` does.
 

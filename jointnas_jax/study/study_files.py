@@ -42,7 +42,7 @@ class StudyFiles:
     Attributes:
       workdir: folder of everything that this process writes.
       found: what the workdir holds, once it is owned.
-      provenance: of the study, where it began before and this is process 0.
+      provenance: provenance of the study, where it began before and this is process 0.
     """
 
     def __init__(self, workdir: Path, config: Config):

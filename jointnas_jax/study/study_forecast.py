@@ -109,7 +109,7 @@ class StudyForecast:
       validation: images kept for validation.
       pool: candidates in the pool, all within the budget.
       parts: its batches of trainings, in order, references and retraining included.
-      estimates: of the batches, if no training stops early.
+      estimates: estimates of the batches, if no training stops early.
       devices: that train.
     """
 

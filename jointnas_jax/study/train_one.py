@@ -41,9 +41,10 @@ def train_candidate(
     config: Config,
     name: str,
     workdir: Path,
+    *,
     console: Console,
-    dry: bool,
-    overwrite: bool,
+    dry: bool = False,
+    overwrite: bool = False,
     interrupt: Interrupt | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -51,13 +52,13 @@ def train_candidate(
 
     Args:
       config: dataset, training, recipe.
-      name: of the candidate, see `find_candidate`.
+      name: name of the candidate, see `find_candidate`.
       workdir: where everything is written; a training of the same there goes on.
-      console: for what is told.
-      dry: print the plan and train nothing.
+      console: console for messages.
+      dry: print the forecast and train nothing.
       overwrite: replace an earlier training in the workdir.
-      interrupt: tells when to save and stop.
-      progress: told where the training is; None: it is shown as suits the console.
+      interrupt: request to save and stop.
+      progress: progress of the training; None: one that suits the console.
 
     Returns:
       The content of `result.json`, which is written too; empty for a dry run, and in other
@@ -80,13 +81,22 @@ def train_candidate(
     interrupt, progress = interrupt or Interrupt(), progress or watched(console)
     with locked(workdir) if is_first() else contextlib.nullcontext(), progress.shown():
         progress.stage(_STAGE)
-        return _train(config, dataset, candidate, workdir, progress, overwrite, interrupt)
+        return _train(
+            config,
+            dataset,
+            candidate,
+            workdir=workdir,
+            progress=progress,
+            overwrite=overwrite,
+            interrupt=interrupt,
+        )
 
 
 def _train(
     config: Config,
     dataset: ImageDataset,
     candidate: Candidate,
+    *,
     workdir: Path,
     progress: Progress,
     overwrite: bool,
@@ -138,16 +148,25 @@ def _train(
     if not is_first():
         return {}
     seconds = round(time.perf_counter() - start, 2)
-    result = _keep(config, dataset, candidate, workdir, outcome, executor.pixels, seconds)
+    result = _write(
+        config,
+        dataset,
+        candidate,
+        workdir=workdir,
+        outcome=outcome,
+        pixels=executor.pixels,
+        seconds=seconds,
+    )
     progress.scalar("training/test_accuracy", result["accuracy"], epochs)
     print_accuracy(result, console)
     return result
 
 
-def _keep(
+def _write(
     config: Config,
     dataset: ImageDataset,
     candidate: Candidate,
+    *,
     workdir: Path,
     outcome: TrainResult,
     pixels: dict[str, list[float]],
@@ -205,8 +224,8 @@ def find_candidate(config: Config, name: str, dataset: ImageDataset) -> Candidat
     Args:
       config: what its `space.recipe` fixes holds for every candidate; its default candidate has
         the rest, for an architecture that comes without a recipe.
-      name: of a published network, or of a JSON file of a candidate or an architecture; "" is the
-        config's default candidate.
+      name: name of a published network, or of a JSON file of a candidate or an architecture; "":
+        the config's default candidate.
       dataset: to train on.
 
     Raises:

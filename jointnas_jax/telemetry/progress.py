@@ -38,8 +38,8 @@ class Snapshot:
       command: that goes on with it, "" where it is not known.
       folder: to run it in.
       stage: that runs.
-      round: of the coarse stage, from 1.
-      rounds: of the coarse stage.
+      round: round of the coarse stage, from 1.
+      rounds: rounds of the coarse stage.
       done, planned, failed: trainings, those of earlier runs included.
       stages: stage of trials -> trainings done, planned.
       best: score so far, in the coarse stage.
@@ -204,7 +204,7 @@ class Progress:
         """From now on the workdir holds the run.
 
         Args:
-          workdir: of the run.
+          workdir: workdir of the run.
           parts: all batches of trainings in order.
           compile_scale: see `Timeline`.
           stored: `Trial`s of an earlier run.

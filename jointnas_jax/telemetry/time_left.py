@@ -40,7 +40,7 @@ class Lanes:
     Attributes:
       pack: name of the pack.
       trainings: number of them.
-      epochs: of each.
+      epochs: epochs of each.
       device: the only one; None: all.
       epoch: the last one that has ended, in this run or before.
       ended: seconds when it did; None before one did in this run.

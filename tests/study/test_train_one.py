@@ -31,7 +31,9 @@ def config(*arguments):
 
 def train(workdir, *arguments, name="", dry=False, overwrite=False, console=None):
     console = console or Console(quiet=True)
-    return train_candidate(config(*arguments), name, workdir, console, dry, overwrite)
+    return train_candidate(
+        config(*arguments), name, workdir, console=console, dry=dry, overwrite=overwrite
+    )
 
 
 @pytest.fixture(scope="module")
