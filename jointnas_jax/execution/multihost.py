@@ -17,6 +17,7 @@ import numpy as np
 from jointnas_jax.config import Config
 from jointnas_jax.data.source import Images
 from jointnas_jax.errors import ConfigError, InterruptedStudyError, JointNASError, StudyError
+from jointnas_jax.execution.hardware import Hardware
 from jointnas_jax.execution.job import Job, Results, RunContext, TrainResult, reason_of
 from jointnas_jax.execution.lane_batches import TrainFn
 from jointnas_jax.execution.local import LocalExecutor
@@ -64,7 +65,9 @@ class MultihostExecutor:
         self.pixels: dict[str, list[float]] = described["pixels"]
         _check_alike(config, self._local, images)
         # Speed and memory may differ a little.
-        hardware = dataclasses.replace(share(self._local.hardware), workers=jax.process_count())
+        fields = share(dataclasses.asdict(self._local.hardware))
+        fields |= {"workers": jax.process_count(), "speed_factors": tuple(fields["speed_factors"])}
+        hardware = Hardware(**fields)
         self.speed_factors: tuple[float, float] = hardware.speed_factors
         self.machine: dict[str, Any] = described["machine"] | {"devices": hardware.all_devices}
         self._scheduler = Scheduler(
@@ -101,11 +104,15 @@ class MultihostExecutor:
             if worker := self._context.interrupt.worker:  # messages wait for the devices
                 worker.join()
         # Without weights, which are large: process 0 alone gets those that are kept.
-        bare = {i: dataclasses.replace(result, variables=None) for i, result in done.items()}
+        bare = [
+            [i, dataclasses.asdict(dataclasses.replace(result, variables=None))]
+            for i, result in done.items()
+        ]
         interrupted = isinstance(ended, InterruptedStudyError)
-        messages = gather((bare, interrupted))
+        messages = gather([bare, interrupted])
         for process, (results, _) in enumerate(messages):
-            for i, result in results.items():
+            for i, fields in results:
+                result = TrainResult(**fields | {"accuracies": tuple(fields["accuracies"])})
                 weights = None
                 if process and jobs[i].kept and result.reason is None:
                     weights = broadcast(done[i].variables if i in done else None, process)
@@ -148,7 +155,7 @@ def _agreed(jobs: Sequence[Job], stored: Collection[int]) -> list[int]:
     keys = [np.asarray(jax.random.key_data(job.key)).tolist() for job in jobs]
     what = repr([(job.candidate, job.kind, key) for job, key in zip(jobs, keys, strict=True)])
     digest = hashlib.sha256(what.encode()).hexdigest()
-    agreed, first = share((sorted(stored), digest))
+    agreed, first = share([sorted(stored), digest])
     if first != digest:
         raise StudyError(
             f"process {jax.process_index()} wants to train other candidates than process 0: "

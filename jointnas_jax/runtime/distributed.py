@@ -5,9 +5,9 @@ All make the same calls in the same order. In a run of one process these calls r
 
 import collections
 import contextlib
+import json
 import math
 import os
-import pickle
 import signal
 import socket
 import threading
@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.serialization import msgpack_restore, msgpack_serialize
 from jax.experimental import multihost_utils
 
 from jointnas_jax.errors import ConfigError, InterruptedStudyError, JointNASError, one_line
@@ -110,12 +111,12 @@ def is_first() -> bool:
 
 
 def share(value: Any) -> Any:
-    """Returns the `value` of process 0 to all."""
+    """Returns the `value` of process 0, such as JSON can hold, to all."""
     return gather(value if is_first() else None)[0]
 
 
 def gather(value: Any) -> list[Any]:
-    """Returns the values of all processes to all.
+    """Returns the values of all processes, such as JSON can hold, to all.
 
     Raises:
       PeerError: another process failed.
@@ -133,23 +134,25 @@ def gather(value: Any) -> list[Any]:
     raise PeerError(f"process {process}: {text}", code)
 
 
-def broadcast(value: Any, source: int) -> Any:
-    """Returns the `value` of the process `source` to process 0, and None to others."""
+def broadcast(arrays: Any, source: int) -> Any:
+    """Returns the tree of `arrays` of the process `source` to process 0, and None to others."""
     mine = jax.process_index() == source
-    data = pickle.dumps(value) if mine else b""
+    data = msgpack_serialize(arrays) if mine else b""
     with _losing_others():
         length = int(multihost_utils.broadcast_one_to_all(np.int32(len(data)), is_source=mine))
         row = multihost_utils.broadcast_one_to_all(_row(data, length), is_source=mine)
-    return pickle.loads(row[:length].tobytes()) if is_first() else None
+    return msgpack_restore(row[:length].tobytes()) if is_first() else None
 
 
 def _exchange(value: Any, failed: bool = False) -> tuple[list[Any], np.ndarray]:
     """The values of all processes, and which of them say why their process failed, `bool[P]`."""
-    data = pickle.dumps(value)
+    data = json.dumps(value).encode()
     with _losing_others():
         lengths = multihost_utils.process_allgather(np.int32(-len(data) if failed else len(data)))
         rows = multihost_utils.process_allgather(_row(data, abs(lengths).max()))
-    return [pickle.loads(row.tobytes()) for row in rows], lengths < 0
+    sizes = abs(lengths)
+    texts = [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
+    return [json.loads(text) for text in texts], lengths < 0
 
 
 def _row(data: bytes, length: int) -> np.ndarray:

@@ -83,6 +83,12 @@ class Trial:
         """Input of the training."""
         return self.stage, self.round, self.seed, self.knobs, self.epochs
 
+    @staticmethod
+    def from_dict(row: dict[str, Any]) -> "Trial":
+        """A trial from its fields, as JSON holds them."""
+        arrived = row["arrived"] and tuple(row["arrived"])
+        return Trial(**row | {"accuracies": tuple(row["accuracies"]), "arrived": arrived})
+
     def digest(self) -> str:
         """SHA-256 of the content, in hex."""
         fields = dataclasses.asdict(self)

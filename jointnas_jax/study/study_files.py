@@ -4,6 +4,7 @@ Of several processes only process 0 reads and writes there; it shares what the o
 """
 
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,11 +77,12 @@ class StudyFiles:
     def problem(self) -> Problem:
         """Builds the problem, with the latencies that the study began with, if it did."""
         if not self._first:
-            return build_problem(self._config, share(None))
+            fields = share(None)
+            return build_problem(self._config, LatencyTable(**fields) if fields else None)
         unfinished = self.found is WorkdirState.UNFINISHED
         table = LatencyTable.of_study(self._config, self.workdir) if unfinished else None
         problem = build_problem(self._config, table)
-        share(problem.latency)
+        share(dataclasses.asdict(problem.latency) if problem.latency else None)
         return problem
 
     def open(self, executor: Executor, problem: Problem, console: Console) -> TrialStore:
@@ -90,10 +92,10 @@ class StudyFiles:
           InputError: the store or the workdir cannot be used, or the study not go on here.
         """
         if not self._first:
-            return _SharedTrials(share(None))
+            return _SharedTrials([Trial.from_dict(row) for row in share(None)])
         store = self._opened(executor, problem, console)
         if jax.process_count() > 1:
-            share(store.load())
+            share([dataclasses.asdict(trial) for trial in store.load()])
         return store
 
     def _opened(self, executor: Executor, problem: Problem, console: Console) -> TrialStore:

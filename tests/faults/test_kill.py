@@ -52,7 +52,7 @@ def killed(*args, **more):
 PHASES = {
     "pool": ("jointnas_jax.problem.problem", "Problem", "pool"),
     "pretraining": ("jointnas_jax.study.run", "Study", "pretrain"),
-    "predictor": ("jointnas_jax.study.run", "Study", "save_predictor"),
+    "predictor": ("jointnas_jax.study.study_files", "StudyFiles", "predictor"),
     "retraining": ("jointnas_jax.study.run", "Study", "retrain"),
     "report": ("matplotlib.figure", "Figure", "savefig"),
 }
