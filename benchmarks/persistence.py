@@ -25,7 +25,7 @@ DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
 # What writes, reads back or checks stored data, where a study looks it up.
 TIMED = {
     "storage.trial_store:TrialStore": ("__init__", "create", "append", "load", "close"),
-    "train.checkpoints:Checkpoints": ("restore", "save", "close"),
+    "train.checkpoints:Checkpoints": ("restore", "save"),
     "study.trial_runner": ("save_variables", "check_digest"),
     "study.study_files": ("new_store", "write_json", "write_digest", "start", "look"),
 }

@@ -80,7 +80,7 @@ def made_up(curves, twice=()):
 # -- random trials -------------------------------------------------------------------------------
 
 
-def test_trials_are_trained_once_and_more_of_them_start_with_the_same(rising, tmp_path):
+def test_trials_are_trained_once_and_more_of_them_start_with_the_same(trained, tmp_path):
     path = tmp_path / "new" / "trials.jsonl"
     few = tried(trained, path, 6, 2)
     assert (len(trained.jobs), few.curves.shape, few.twice.shape) == (8, (6, 3), (2, 2))
@@ -94,7 +94,7 @@ def test_trials_are_trained_once_and_more_of_them_start_with_the_same(rising, tm
     assert len(path.read_text().splitlines()) == 1 + 12
 
 
-def test_an_interrupted_run_goes_on_where_it_was(rising, tmp_path):
+def test_an_interrupted_run_goes_on_where_it_was(trained, tmp_path):
     path = tmp_path / "trials.jsonl"
     whole = tried(trained, path, 6, 2)
     lines = path.read_text().splitlines()
@@ -134,7 +134,7 @@ def test_failed_trainings_are_counted_and_left_out(tmp_path):
         ("--config.budget.flops=70K", "budget"),
     ],
 )
-def test_trials_of_another_config_are_refused(rising, tmp_path, change, section):
+def test_trials_of_another_config_are_refused(trained, tmp_path, change, section):
     path = tmp_path / "trials.jsonl"
     tried(trained, path, 4, 0)
     with pytest.raises(WorkdirError, match=f"another `{section}`"):
@@ -308,7 +308,7 @@ class Runs:
         self.configs = []
 
     def __call__(self, config, workdir, overwrite):
-        if not overwrite and workdirs.look(workdir, config) is workdirs.Found.FINISHED:
+        if not overwrite and workdirs.look(workdir, config) is workdirs.WorkdirState.FINISHED:
             return read_json(workdir / "result.json")
         self.configs.append(config)
         measured = {"mean": config.seed / 10, "seeds": [config.seed / 10]}
