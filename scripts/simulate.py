@@ -60,7 +60,7 @@ SPEED = flags.DEFINE_list(
 SCALING = flags.DEFINE_string("scaling", "", "Speeds measured by benchmarks/scaling.py.")
 for field in dataclasses.fields(Fleet):
     if field.name not in ("devices", "speed"):
-        define = flags.DEFINE_integer if field.type is int else flags.DEFINE_float
+        define: Any = flags.DEFINE_integer if field.type is int else flags.DEFINE_float
         define(field.name, field.default, field.metadata["doc"])
 SEEDS = flags.DEFINE_integer("seeds", 5, "Plays of each fleet, over which times are averaged.", 1)
 VALIDATE = flags.DEFINE_list("validate", [], "Run the study on so many CPU devices, and compare.")
@@ -71,11 +71,12 @@ def main(argv: list[str]) -> dict[str, Any]:
     values = flags.FLAGS
     config = parse_config(argv, str(DEFAULT_CONFIG), values)
     names = {field.name for field in dataclasses.fields(Fleet)} - {"devices", "speed"}
-    fleet = Fleet(**{name: values[name].value for name in names})
+    settings: dict[str, Any] = {name: values[name].value for name in names}
+    fleet = Fleet(**settings)
     speeds = read_speeds(Path(SCALING.value)) if SCALING.value else parse_speeds(SPEED.value)
-    sizes = integers("devices", DEVICES.value, 1, LARGEST)
+    sizes = integers("devices", DEVICES.value, low=1, high=LARGEST)
     if VALIDATE.value:
-        counts = integers("validate", VALIDATE.value, 1, LARGEST)
+        counts = integers("validate", VALIDATE.value, low=1, high=LARGEST)
         if counts[0] != 1 or len(set(counts)) < 2:
             raise ConfigError(
                 f"`--validate` must begin with 1 and go on, such as 1,2,4, got {counts}"

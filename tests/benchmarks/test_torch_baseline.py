@@ -124,7 +124,7 @@ def test_training_lowers_the_loss(optimizer):
             recipe,
             images,
             labels,
-            steps,
+            steps=steps,
             batch_size=32,
             steps_per_epoch=3,
             crop_padding=1,

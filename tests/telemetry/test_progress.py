@@ -69,7 +69,11 @@ def study(tmp_path_factory):
     watch = Progress(console, [Lines(console), Scalars(), recorder], "python run.py")
     interrupt = Interrupt()
     run_study(
-        config("--noconfig.study.random_reference"), workdir, console, False, interrupt, watch
+        config("--noconfig.study.random_reference"),
+        workdir,
+        console,
+        interrupt=interrupt,
+        progress=watch,
     )
     assert interrupt.command == "python run.py"
     return workdir, recorder, console.file.getvalue()
