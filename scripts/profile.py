@@ -20,7 +20,8 @@ if __name__ == "profile":
     spec = importlib.util.spec_from_file_location(
         __name__, Path(sysconfig.get_path("stdlib")) / "profile.py"
     )
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     sys.modules[__name__] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[__name__])
 else:
