@@ -5,26 +5,21 @@ them, and returns logits `float32[N, L]`. N is free, or fixed by the export.
 """
 
 import dataclasses
-import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from jointnas_jax.data import augment
 from jointnas_jax.files import read_checked
 from jointnas_jax.models.model import Classifier, Model
 from jointnas_jax.report.card import require_onnx
 from jointnas_jax.space import ArchSpec
 
 STABLEHLO, ONNX = "model.stablehlo", "model.onnx"
-# Names of the input, the output and the number of images in the ONNX graph.
-_IMAGES, _LOGITS, _BATCH = "images", "logits", "N"
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -33,7 +28,7 @@ def to_stablehlo(model: Model, batch_size: int = 0) -> bytes:
 
     The `batch_size` is N; 0: any.
     """
-    (count,) = (batch_size,) if batch_size else export.symbolic_shape(_BATCH)
+    (count,) = (batch_size,) if batch_size else export.symbolic_shape("N")
     images = jax.ShapeDtypeStruct((count, *model.image_size, model.arch.image_channels), np.uint8)
 
     def program(images: jax.Array) -> Any:
@@ -44,53 +39,11 @@ def to_stablehlo(model: Model, batch_size: int = 0) -> bytes:
 
 
 def to_onnx(model: Model, batch_size: int = 0) -> bytes:
-    """Converts the program to an ONNX graph by jax2onnx; raises `ModelError` without it."""
+    """Writes the program as an ONNX graph; raises `ModelError` where ONNX is not installed."""
     require_onnx()
-    # These warn of plugins for other libraries, and of every dimension that depends on N.
-    for name in ("jax2onnx", "onnx_ir"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    import jax2onnx
-    import onnx
+    from jointnas_jax.models.onnx_graph import onnx_graph
 
-    images = (batch_size or _BATCH, *model.image_size, model.arch.image_channels)
-    weights = jax.tree.map(np.asarray, model.variables)
-    mean, std = (np.asarray(values, np.float32) for values in (model.mean, model.std))
-    resize = _resizing(model.image_size, model.arch.resolution)
-
-    def program(images: jax.Array) -> Any:
-        return model.module.apply(weights, resize(augment.normalise(images, mean, std)))
-
-    graph = jax2onnx.to_onnx(
-        program,
-        [jax.ShapeDtypeStruct(images, np.uint8)],
-        model_name="jointnas_jax",
-        input_names=[_IMAGES],
-        output_names=[_LOGITS],
-    )
-    onnx.helper.set_model_props(graph, {"labels": "\n".join(model.labels)})
-    onnx.checker.check_model(graph, full_check=True)
-    return graph.SerializeToString()
-
-
-def _resizing(size: tuple[int, int], resolution: int) -> Callable[[jax.Array], jax.Array]:
-    """`augment.resize` of H x W to R x R as two matmuls: converters sample at other places.
-
-    Returns:
-      `float32[N, H, W, C]` -> `float32[N, R, R, C]`.
-    """
-    if size == (resolution, resolution):
-        return lambda images: images
-    # Weights of each row, or column, in the result: float32[H, R], float32[W, R].
-    rows, columns = (
-        np.asarray(augment.resize(jnp.eye(n)[:, :, None, None], resolution)[:, :, 0, 0])
-        for n in size
-    )
-
-    def resize(images: jax.Array) -> jax.Array:
-        images = jnp.tensordot(images, rows, ((1,), (0,)))  # [N, W, C, R]
-        return jnp.tensordot(images, columns, ((1,), (0,))).transpose(0, 2, 3, 1)
-
-    return resize
+    return onnx_graph(model, batch_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,7 +85,7 @@ def load_program(folder: Path, data: Mapping[str, Any]) -> ExportedProgram:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
         def run(images: np.ndarray) -> np.ndarray:
-            return session.run([_LOGITS], {_IMAGES: images})[0]
+            return session.run(None, {session.get_inputs()[0].name: images})[0]
 
     return ExportedProgram(
         run=run,

@@ -31,7 +31,7 @@ def check_formats(names: Sequence[str]) -> None:
 
 def require_onnx() -> None:
     """Raises `ModelError` if a package for ONNX is not installed."""
-    for package in ("jax2onnx", "onnxruntime"):
+    for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise ModelError(
                 f'ONNX needs the package {package}; install the extra: pip install -e ".[onnx]"'

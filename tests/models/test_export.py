@@ -18,10 +18,12 @@ import jointnas_jax
 from jointnas_jax.errors import ConfigError, DamagedError, ModelError, StorageError
 from jointnas_jax.models import export
 from jointnas_jax.models.export import default_folder, export_model, load_classifier
-from jointnas_jax.models.model import save_model
+from jointnas_jax.models.model import Model, save_model
+from jointnas_jax.nets import zoo
+from jointnas_jax.nets.init import initial_variables
 from jointnas_jax.report.card import FORMATS, check_formats
 
-HAS_ONNX = all(importlib.util.find_spec(name) for name in ("jax2onnx", "onnxruntime"))
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="the extra `onnx` is not installed")
 INSTALLED = [name for name in FORMATS if name != "onnx" or HAS_ONNX]
 
@@ -182,6 +184,34 @@ def test_a_program_of_two_images_at_a_time_takes_five(model, study_images, tmp_p
     np.testing.assert_allclose(program.logits(study_images), expected, rtol=0, atol=1e-4)
     with pytest.raises(Exception, match=r"2|shape|dimension"):
         program.run(study_images)
+
+
+@needs_onnx
+def test_a_published_network_is_the_same_in_onnx(tmp_path):
+    """It has every kind of layer, trimmed convolutions and residuals among them."""
+    arch = dataclasses.replace(zoo.find("fbnetv3_a"), resolution=96, num_classes=5)
+    rng = np.random.default_rng(0)
+    varied = lambda x: x + np.float32(0.3) * rng.uniform(0, 1, x.shape).astype(np.float32)
+    variables = initial_variables(arch, jax.random.key(0))
+    variables = dict(variables) | {"batch_stats": jax.tree.map(varied, variables["batch_stats"])}
+    scales = lambda path, x: varied(x) if path[-1].key in ("scale", "bias") else np.asarray(x)
+    variables["params"] = jax.tree_util.tree_map_with_path(scales, variables["params"])
+    rgb = (110.0, 120.0, 130.0)
+    network = Model(
+        arch=arch,
+        image_size=(80, 96),
+        crop=1.0,
+        labels=tuple("abcde"),
+        variables=variables,
+        mean=rgb,
+        std=(50.0, 60.0, 70.0),
+    )
+    images = rng.integers(0, 256, (3, 80, 96, 3), np.uint8)
+    export_model(network, tmp_path / "export", ["onnx"])
+    expected = network.logits(images)
+    found = load_classifier(tmp_path / "export").logits(images)
+    assert np.ptp(expected, axis=0).min() > 0
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 @needs_onnx
@@ -362,5 +392,5 @@ def test_formats_are_checked_before_anything_is_loaded(monkeypatch):
         check_formats(["orbax", "onxx"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     check_formats(["orbax", "safetensors", "stablehlo"])
-    with pytest.raises(ModelError, match=r'the package jax2onnx; .*pip install -e "\.\[onnx\]"'):
+    with pytest.raises(ModelError, match=r'the package onnx; .*pip install -e "\.\[onnx\]"'):
         check_formats(["onnx"])
