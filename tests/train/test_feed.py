@@ -33,7 +33,9 @@ def test_streamed_images_train_the_same_network(
     streamed = make(arch).train(candidates, keys, from_disk, epochs=2)[0]
     resident = program.train(candidates, keys, Feed(data, evaluation), epochs=2)[0]
     assert streamed.accuracies == resident.accuracies
-    jax.tree.map(np.testing.assert_array_equal, streamed.variables, resident.variables)
+    # Programs of different lengths: XLA takes a loop of one step apart, and may round differently.
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, streamed.variables, resident.variables)
 
 
 def test_parts_of_a_batch_make_up_the_whole(monkeypatch, images, data):
