@@ -1,7 +1,7 @@
 """What an executor takes and returns, and which errors are a candidate's fault."""
 
 import dataclasses
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from jointnas_jax.errors import InputError, JointNASError, StorageError, StudyEr
 from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.space import Candidate
 from jointnas_jax.telemetry.progress import Progress
+from jointnas_jax.train.metrics import Metrics
 
 # What the system says of a full disk; XLA calls it RESOURCE_EXHAUSTED, as it calls a full memory.
 _NO_SPACE = "No space left on device"
@@ -29,6 +30,7 @@ class Job:
         epoch.
       progress: called after each epoch with its number, from 1, and the loss.
       kept: whether its weights are wanted.
+      recorded: measure raw and averaged weights, and both on the test split at the end.
     """
 
     candidate: Candidate
@@ -37,11 +39,12 @@ class Job:
     on_full_split: bool = False
     progress: Callable[[int, float], None] | None = None
     kept: bool = False
+    recorded: bool = False
 
     @property
-    def kind(self) -> tuple[int, bool]:
+    def kind(self) -> tuple[int, bool, bool]:
         """Jobs of one kind can train side by side."""
-        return self.epochs, self.on_full_split
+        return self.epochs, self.on_full_split, self.recorded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,7 @@ class TrainResult:
       variables: trained Flax variables on the host, None after a failure.
       seconds: wall time, compiling included, shared out among those that trained side by side.
       pack: that it trained in, see `Trial`.
+      curves: see `Training`; empty where nothing really trained.
     """
 
     accuracies: tuple[float, ...]
@@ -61,6 +65,7 @@ class TrainResult:
     variables: Any
     seconds: float = 0.0
     pack: str = ""
+    curves: Mapping[str, tuple[Metrics, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def accuracy(self) -> float | None:

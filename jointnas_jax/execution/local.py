@@ -35,7 +35,7 @@ from jointnas_jax.telemetry.time_left import Lanes
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.feed import feeds
 from jointnas_jax.train.parallel import on_device, replicate
-from jointnas_jax.train.program import TrainProgram
+from jointnas_jax.train.program import AVERAGED, RAW, TRAINED, TrainProgram
 
 # Programs of single architectures kept for a second use, retraining a finalist, besides those in
 # use. Envelopes are kept for good.
@@ -254,11 +254,11 @@ class LocalExecutor:
         self, assignment: Assignment, jobs: Sequence[Job], stop: threading.Event
     ) -> list[TrainResult]:
         """Trains jobs of one kind at once; a `TrainFn`."""
-        on_full_split = jobs[0].on_full_split
-        feed = self._data[on_full_split]
+        on_full_split, recorded = jobs[0].on_full_split, jobs[0].recorded
+        feed, test = self._data[on_full_split], self._data[True].evaluation
         devices = self._devices_of(assignment)
         if assignment.device is not None and not self._streamed:
-            feed = on_device(feed, devices[0])
+            feed, test = on_device((feed, test), devices[0])
         program = self._program(assignment, on_full_split)
         here = next(d for d in devices if d.process_index == jax.process_index())
         with jax.default_device(here):
@@ -268,11 +268,15 @@ class LocalExecutor:
                 feed,
                 epochs=jobs[0].epochs,
                 every_epoch=not on_full_split,
+                weights=(TRAINED, RAW, AVERAGED) if recorded else (TRAINED,),
+                test=test if recorded else None,
                 checkpoints=self._checkpoints(assignment, jobs),
                 stop=self._context.interrupt.asked,
                 progress=self._after_epoch(assignment, jobs, stop),
             )
-        return [TrainResult(t.accuracies, t.reason, t.variables) for t in trainings]
+        return [
+            TrainResult(t.accuracies, t.reason, t.variables, curves=t.curves) for t in trainings
+        ]
 
     def _checkpoints(self, assignment: Assignment, jobs: Sequence[Job]) -> Checkpoints | None:
         """States of these trainings side by side."""

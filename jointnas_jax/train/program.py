@@ -11,9 +11,10 @@ D = devices, V = size of the variables of the shape.
 """
 
 import concurrent.futures
+import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +36,15 @@ from jointnas_jax.space import ArchSpec, Candidate
 from jointnas_jax.train import step as steps
 from jointnas_jax.train.checkpoints import Checkpoints
 from jointnas_jax.train.data_parallel import DataParallel, batch_spread
-from jointnas_jax.train.feed import Chunk, Feed, StreamedTrainData, TrainData
+from jointnas_jax.train.feed import (
+    Chunk,
+    EvalData,
+    Feed,
+    StreamedEvalData,
+    StreamedTrainData,
+    TrainData,
+)
+from jointnas_jax.train.metrics import Metrics
 from jointnas_jax.train.parallel import Parallel, parallel, replicate
 from jointnas_jax.train.recipe_arrays import AnyArray, RecipeArrays
 from jointnas_jax.train.step import EpochInputs, PixelStats
@@ -43,14 +52,27 @@ from jointnas_jax.train.step import EpochInputs, PixelStats
 # Streams of the trial's key.
 _INIT, _PLAN, _STEP = range(3)
 
+# Weights that can be measured: those that count for the recipe, the last ones, the moving average.
+TRAINED, RAW, AVERAGED = "trained", "raw", "averaged"
+
 
 class Training(NamedTuple):
     """The result of training one candidate."""
 
-    accuracies: tuple[float, ...]  # after each epoch before a failure, fraction in [0, 1]
+    curves: Mapping[str, tuple[Metrics, ...]]  # by weights, after each epoch before a failure
     variables: Any  # Flax variables that count for the recipe, on the host; None after a failure
     # First step with a non-finite loss, or last one of an epoch that left a non-finite weight.
     failed_step: int | None
+
+    @property
+    def metrics(self) -> tuple[Metrics, ...]:
+        """Those of the weights that count."""
+        return self.curves[TRAINED]
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """After each epoch before a failure, fractions in [0, 1]."""
+        return tuple(metrics.accuracy for metrics in self.metrics)
 
     @property
     def reason(self) -> str | None:
@@ -122,10 +144,10 @@ class TrainProgram:
             side_by_side = functools.partial(DataParallel, devices=tuple(devices))
             spread = batch_spread(tuple(devices))
         fast = compiler_options("light", "old_fusion")
-        epoch_options = correct_options = fast if config.fast_compile else compiler_options()
+        epoch_options = evaluate_options = fast if config.fast_compile else compiler_options()
         # An envelope trains many candidates: the speed of its epochs is worth a longer compilation.
         if isinstance(shape, Envelope):
-            epoch_options, correct_options = compiler_options("light"), fast
+            epoch_options, evaluate_options = compiler_options("light"), fast
 
         def epoch(*inputs: Any) -> tuple:
             return steps.train_epoch(
@@ -138,12 +160,10 @@ class TrainProgram:
             options=epoch_options,
             donate=(0,),
         )
-        self._correct = side_by_side(
-            functools.partial(
-                _count_correct, module=module, template=self._template, spread=spread
-            ),
+        self._evaluate = side_by_side(
+            functools.partial(_evaluate, module=module, template=self._template, spread=spread),
             "l" + ("is" if streamed and self._parts else "ss"),
-            options=correct_options,
+            options=evaluate_options,
         )
         self._plan = _plan_program(
             here[:1] if together else here,
@@ -164,6 +184,8 @@ class TrainProgram:
         *,
         epochs: int,
         every_epoch: bool = True,
+        weights: Sequence[str] = (TRAINED,),
+        test: EvalData | StreamedEvalData | None = None,
         checkpoints: Checkpoints | None = None,
         stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, float], None] | None = None,
@@ -175,28 +197,33 @@ class TrainProgram:
           keys: keys of the trials, consumed.
           feed: images, on every device (see `replicate`) or streamed.
           epochs: number of epochs, at least 1.
-          every_epoch: measure accuracy after each epoch, not only after the last.
+          every_epoch: measure after each epoch, not only after the last.
+          weights: what is measured: `trained`, and perhaps `raw` and `averaged`.
+          test: images on which they are measured at the end, too; curves `test_raw` and so on.
           checkpoints: stored states; the training goes on from the newest.
           stop: called after each epoch; whether to save the state and end.
           progress: called after each epoch with its number, from 1, and the mean loss of the
             candidates whose loss is finite.
 
         Returns:
-          Accuracies and weights of each candidate. A loss or weight that is not finite ends the
+          Metrics and weights of each candidate. A loss or weight that is not finite ends the
           training of its lane at that epoch, and leaves the others alone.
 
         Raises:
           InterruptedStudyError: `stop` returned true.
         """
-        evaluation = feed.evaluation
         lanes = self._lanes(candidates, keys)
         self._compile(lanes, feed)
-        lanes, done, counts, failures = _restored(checkpoints, lanes, self._parts)
+        lanes, done, measured, failures = _restored(checkpoints, lanes, self._parts)
+        tested: list[list[list[tuple[float, ...]]]] = []
         for epoch in range(done, epochs):
             lanes, trained, failed, losses = self._one_epoch(lanes, feed, epoch)
             if every_epoch or epoch == epochs - 1:
-                count = functools.partial(self._correct, (trained, lanes.switches))
-                counts.append([count(batch, evaluation.stats) for batch in evaluation.batches])
+                of = {TRAINED: trained, AVERAGED: lanes.state.averaged, RAW: _raw(lanes, weights)}
+                measure = functools.partial(self._measure, lanes=lanes)
+                measured.append([measure(of[name], feed.evaluation) for name in weights])
+                if test and epoch == epochs - 1:
+                    tested = [[measure(of[name], test) for name in weights]]
             failures.append(failed)
             if progress:
                 progress(epoch + 1, _mean_loss(losses, len(candidates)))
@@ -206,23 +233,36 @@ class TrainProgram:
                 break
             ending = stop()
             if checkpoints and (ending or checkpoints.due()):
-                measured = {"counts": counts, "failures": failures}
-                notes = {n: [np.array(e).tolist() for e in some] for n, some in measured.items()}
+                known = {"measured": measured, "failures": failures}
+                notes = {n: [np.array(e).tolist() for e in some] for n, some in known.items()}
                 checkpoints.save(epoch + 1, lanes.state, notes)
             if ending:
                 raise InterruptedStudyError
-        correct = [np.sum([_flat(c) for c in epoch], 0) for epoch in counts]
-        accuracies = np.reshape(correct, (len(counts), self.lanes)) / evaluation.count
         rows = np.asarray(trained).reshape(self.lanes, -1)
         return [
             self._training(
                 candidate.arch,
                 rows[lane],
-                accuracies=accuracies[:, lane],
+                curves={
+                    prefix + name: [epoch[w][lane] for epoch in some]
+                    for prefix, some in (("", measured), ("test_", tested))
+                    for w, name in enumerate(weights)
+                    if some or not prefix
+                },
                 failures=[failed[lane] for failed in failures],
             )
             for lane, candidate in enumerate(candidates)
         ]
+
+    def _measure(
+        self, variables: Any, images: EvalData | StreamedEvalData, lanes: _Lanes
+    ) -> list[tuple[float, ...]]:
+        """The metrics of each lane, given `float32[V]` of each."""
+        lane, stats = (variables, lanes.switches), images.stats
+        sums = [self._evaluate(lane, batch, stats) for batch in images.batches]
+        # On the host, see `_flat`.
+        rows = np.sum([np.asarray(s, np.float64).reshape(self.lanes, -1) for s in sums], 0)
+        return [dataclasses.astuple(Metrics.of(row)) for row in rows]
 
     def _one_epoch(
         self, lanes: _Lanes, feed: Feed, epoch: int
@@ -283,7 +323,7 @@ class TrainProgram:
         compilations = (
             lambda: self._epoch.compile(*inputs),
             lambda: self._plan.compile(*plan_inputs),
-            lambda: self._correct.compile((trained, lanes.switches), batch, evaluation.stats),
+            lambda: self._evaluate.compile((trained, lanes.switches), batch, evaluation.stats),
         )
         with concurrent.futures.ThreadPoolExecutor(len(compilations)) as pool:
             list(pool.map(lambda compilation: compilation(), compilations))
@@ -315,17 +355,25 @@ class TrainProgram:
         )
 
     def _training(
-        self, arch: ArchSpec, trained: np.ndarray, *, accuracies: np.ndarray, failures: list[int]
+        self,
+        arch: ArchSpec,
+        trained: np.ndarray,
+        *,
+        curves: Mapping[str, Sequence[Sequence[float]]],
+        failures: list[int],
     ) -> Training:
+        metrics = {name: [Metrics(*row) for row in rows] for name, rows in curves.items()}
         failed = next((epoch for epoch, step in enumerate(failures) if step >= 0), None)
         if failed is not None:
-            every = len(accuracies) == len(failures)
-            before = accuracies[:failed] if every else ()
-            return Training(tuple(map(float, before)), None, int(failures[failed]))
+            before = {
+                name: tuple(rows[:failed]) if len(rows) == len(failures) else ()
+                for name, rows in metrics.items()
+            }
+            return Training(before, None, int(failures[failed]))
         variables = self._on_host(trained)
         if isinstance(self._shape, Envelope):
             variables = cut_variables(variables, zero_variables(arch))
-        return Training(tuple(map(float, accuracies)), variables, None)
+        return Training({n: tuple(rows) for n, rows in metrics.items()}, variables, None)
 
     def _on_host(self, trained: np.ndarray) -> Any:
         """Cuts `float32[V]` into Flax variables with NumPy, which compiles nothing."""
@@ -358,7 +406,7 @@ def _plan_program(
 def _restored(
     checkpoints: Checkpoints | None, lanes: _Lanes, parts: bool
 ) -> tuple[_Lanes, int, list, list]:
-    """Lanes after the saved epochs, the number of these epochs, their counts and failures.
+    """Lanes after the saved epochs, the number of these epochs, what was measured, failures.
 
     Processes with a part of every batch have the state of process 0.
     """
@@ -366,10 +414,8 @@ def _restored(
     if parts:
         done, notes = share([done, notes])
         state = multihost_utils.broadcast_one_to_all(state)
-    counts, failures = (
-        [np.array(epoch) for epoch in notes.get(name, [])] for name in ("counts", "failures")
-    )
-    return lanes._replace(state=state), done, counts, failures
+    failures = [np.array(epoch) for epoch in notes.get("failures", [])]
+    return lanes._replace(state=state), done, notes.get("measured", []), failures
 
 
 def _flat(values: AnyArray | np.int32) -> np.ndarray:
@@ -379,6 +425,15 @@ def _flat(values: AnyArray | np.int32) -> np.ndarray:
     late for one.
     """
     return np.asarray(values).ravel()
+
+
+def _raw(lanes: _Lanes, weights: Sequence[str]) -> np.ndarray | None:
+    """The last weights, `float32[D, V]` or `[D, lanes per device, V]`; None if nobody asks."""
+    if RAW not in weights:
+        return None
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(lanes.state.variables)]
+    axes = lanes.state.averaged.ndim - 1
+    return np.concatenate([leaf.reshape(*leaf.shape[:axes], -1) for leaf in leaves], axis=-1)
 
 
 def _mean_loss(losses: Sequence[jax.Array], count: int) -> float:
@@ -394,7 +449,7 @@ def _first(failed: Sequence[jax.Array]) -> np.ndarray:
     return np.where((step >= 0).any(0), step[(step >= 0).argmax(0), range(step.shape[1])], -1)
 
 
-def _count_correct(
+def _evaluate(
     lane: tuple[jax.Array, Switches | None],
     batch: tuple[jax.Array, jax.Array],
     stats: PixelStats,
@@ -403,12 +458,12 @@ def _count_correct(
     template: Any,
     spread: Callable[[Any], Any],
 ) -> jax.Array:
-    """`steps.count_correct` with the variables as `float32[V]`, cut up like `template`.
+    """`steps.evaluate` with the variables as `float32[V]`, cut up like `template`.
 
     One vector, because cutting it into a hundred arguments would take another program.
     """
     _, unravel = ravel_pytree(template)
     (variables, switches), (images, labels) = lane, spread(batch)
-    return steps.count_correct(
+    return steps.evaluate(
         module, unravel(variables), switches, images=images, labels=labels, stats=stats
     )

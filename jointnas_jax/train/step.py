@@ -20,6 +20,7 @@ from jointnas_jax.data.randaugment import transform_batch
 from jointnas_jax.nets.envelope import Envelope, Switches
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec
+from jointnas_jax.train.metrics import sums_of
 from jointnas_jax.train.optimizer import (
     OptimizerState,
     initial_optimizer,
@@ -240,7 +241,7 @@ def trained_variables(state: TrainState, recipe: RecipeArrays) -> jax.Array:
     return jnp.where(recipe.ema > 0, state.averaged, ravel_pytree(state.variables)[0])
 
 
-def count_correct(
+def evaluate(
     module: Network,
     variables: Any,
     switches: Switches | None,
@@ -249,8 +250,8 @@ def count_correct(
     labels: jax.Array,
     stats: PixelStats,
 ) -> jax.Array:
-    """Counts right predictions `int32[]` on `uint8[B, H, W, C]`; a label of -1 is padding."""
+    """Sums of metrics over `uint8[B, H, W, C]`, see `metrics.sums_of`."""
     images = augment.normalise(images, stats.mean, stats.std)
     images = augment.resize(images, module.arch.resolution)
     logits: Any = module.apply(variables, images, switches=switches)
-    return (logits.argmax(-1) == labels).sum()
+    return sums_of(logits, labels)
