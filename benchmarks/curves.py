@@ -64,11 +64,7 @@ def record(config: Config, values: flags.FlagValues) -> dict[str, Any]:
     prepare_jax(config.study.devices)
     problem, epochs = build_problem(config), config.train.epochs_of_winners
     vectors = problem.random_candidates(values.candidates)
-    stretch = epochs / config.train.epochs
-    candidates = []
-    for candidate in map(problem.space.decode, vectors):
-        recipe = candidate.recipe.stretched(stretch)
-        candidates.append(dataclasses.replace(candidate, recipe=recipe))
+    candidates = [problem.space.decode(vector) for vector in vectors]
     path = Path(values.trials or f"runs/curves_{config.name}.jsonl")
     settings = _settings(config, problem.dataset.name)
     rows = _read(path, settings)

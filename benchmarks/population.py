@@ -74,7 +74,7 @@ SPACE = dict(
         stochastic_depth=(0.0, 0.2, 0.05),
         mixup=(0.0, 0.4, 0.05),
         weight_decay=[1e-5, 1e-4, 1e-3],
-        lr_decay=0.9,
+        lr_end=0.5,
     ),
 )
 
@@ -242,7 +242,7 @@ def run_jit_lax(task: Task) -> dict[str, Any]:
         images, labels = jax.device_put((drawn[~validation], classes[~validation]))
         for i, candidate in enumerate(task.drawn):
             module, key = Network(candidate.arch, "conv"), jax.random.key(i)
-            recipe = RecipeArrays.of(candidate.recipe)
+            recipe = RecipeArrays.of(candidate.recipe, task.steps // _EPOCH)
 
             @jax.jit
             def step(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jointnas_jax.space import ArchSpec, Block, Recipe
+from jointnas_jax.train.recipe_arrays import RecipeArrays
 
 ACTIVATIONS = {"hswish": nn.Hardswish, "relu": partial(nn.ReLU, inplace=True), "swish": nn.SiLU}
 
@@ -174,6 +175,7 @@ def train(
     torch.manual_seed(seed)
     network = build_network(arch, recipe.dropout, recipe.stochastic_depth)
     optimizer = _optimizer(recipe, network)
+    schedule = RecipeArrays.of(recipe, -(-steps // steps_per_epoch))
     current = [t for t in network.state_dict().values() if t.is_floating_point()]
     averaged = [t.clone() for t in current]
     data = [torch.tensor(np.asarray(array)) for array in (images, labels, mean, std)]
@@ -181,7 +183,7 @@ def train(
     ends = [time.perf_counter()]
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(recipe, step, steps_per_epoch)
+            group["lr"] = _learning_rate(schedule, step, steps_per_epoch)
         inputs, targets = next(batches)
         loss = F.cross_entropy(network(inputs), targets)
         optimizer.zero_grad()
@@ -205,11 +207,10 @@ def _optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.RMSprop(groups, lr=0.0, alpha=0.9, momentum=0.9, foreach=True)
 
 
-def _learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+def _learning_rate(recipe: RecipeArrays, step: int, steps_per_epoch: int) -> float:
     """Linear warm-up times exponential decay per epoch."""
-    warmup = min(1.0, (step + 1) / max(recipe.warmup_epochs * steps_per_epoch, 1.0))
-    scale = recipe.sgd_lr_scale if recipe.optimizer == "sgd" else 1.0
-    return recipe.lr * scale * warmup * recipe.lr_decay ** (step // steps_per_epoch)
+    warmup = min(1.0, (step + 1) / max(float(recipe.warmup_epochs) * steps_per_epoch, 1.0))
+    return float(recipe.lr) * warmup * float(recipe.lr_decay) ** (step // steps_per_epoch)
 
 
 def _batches(

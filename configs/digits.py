@@ -44,8 +44,8 @@ def get_config():
             stochastic_depth=(0.0, 0.2, 0.05),
             mixup=(0.0, 0.4, 0.05),
             weight_decay=[1e-5, 1e-4, 1e-3],
-            lr_decay=0.75,
-            warmup_epochs=1,
+            lr_end=0.06,
+            warmup=0.07,
             ema_decay=0.98,
         ),
     )
@@ -71,8 +71,7 @@ def get_config():
         weight_decay=1e-4,
     )
 
-    config.train.epochs = 10
-    config.train.winner_epochs = 20
+    config.train.epochs = 15
     config.train.batch_size = 32
     config.train.fast_compile = True
     config.search.pool_size = 2048

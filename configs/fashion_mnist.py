@@ -54,8 +54,8 @@ def get_config():
             stochastic_depth=(0.0, 0.2, 0.05),
             mixup=(0.0, 0.4, 0.05),
             weight_decay=[1e-5, 1e-4, 1e-3],
-            lr_decay=0.62,
-            warmup_epochs=1,
+            lr_end=0.06,
+            warmup=0.07,
             ema_decay=0.98,
         ),
     )
@@ -85,12 +85,11 @@ def get_config():
         weight_decay=1e-4,
     )
 
-    config.train.epochs = 6
-    config.train.winner_epochs = 15
+    config.train.epochs = 12
     config.train.batch_size = 64
     config.train.fast_compile = True
     config.search.pool_size = 4096
     config.search.rounds = 4
-    config.search.per_round = 6
+    config.search.per_round = 5
     config.search.finalists = 2
     return config

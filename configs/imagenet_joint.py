@@ -40,8 +40,8 @@ def get_config():
     config.space = dict(FBNETV3)
     config.space.recipe = dict(
         FBNETV3["recipe"],
-        lr_decay=0.963,
-        warmup_epochs=5,  # not published for the search
+        lr_end=0.963**149,  # the paper's 0.963 per epoch
+        warmup=5 / 150,  # not published for the search
         ema_decay=0.9998,  # not published
     )
     # What one would try first by hand: like FBNetV3-B, made to fit the budget and the space, which
@@ -86,7 +86,6 @@ def get_config():
     )
 
     config.train.epochs = 150
-    config.train.winner_epochs = 150
     config.train.batch_size = 256  # per candidate; not published
     config.train.dtype = "auto"
     config.search.pool_size = 25_000

@@ -22,9 +22,7 @@ def get_config():
     config.data.image_size = 32
     config.data.crop_padding = 3  # and flips: the other hand shows the same digit
     config.space.resolution = [16, 24, 32]
-    config.space.recipe.lr_decay = 0.82
     config.default.resolution = 32
-    config.train.epochs = 16
-    config.train.winner_epochs = 24
+    config.train.epochs = 20
     config.train.batch_size = 32
     return config

@@ -57,8 +57,7 @@ def compare(
         except SpaceError as error:
             raise SpaceError(f"`{file}` is not of this config's space: {error}") from error
     epochs = config.train.epochs_of_winners
-    stretch = epochs / config.train.epochs
-    pairs = [Candidate(a.arch, b.recipe.stretched(stretch)) for a in candidates for b in candidates]
+    pairs = [Candidate(a.arch, b.recipe) for a in candidates for b in candidates]
     root = jax.random.key(config.seed)
     jobs = [
         Job(pair, jax.random.fold_in(root, seed), epochs, on_full_split=True)

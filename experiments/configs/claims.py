@@ -34,7 +34,7 @@ def get_config():
     config.space.recipe.stochastic_depth = (0.0, 0.5, 0.1)
     config.space.recipe.mixup = (0.0, 1.0, 0.1)
     config.space.recipe.weight_decay = [1e-5, 1e-4, 1e-3, 1e-2]
-    config.space.recipe.lr_decay = 0.7
+    config.space.recipe.lr_end = 0.17
     config.train.epochs = 6
     config.train.winner_epochs = 10
     config.search.rounds = 3

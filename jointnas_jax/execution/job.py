@@ -31,6 +31,7 @@ class Job:
       progress: called after each epoch with its number, from 1, and the loss.
       kept: whether its weights are wanted.
       recorded: measure raw and averaged weights, and both on the test split at the end.
+      full_epochs: how long the recipe's schedule is; 0: as long as the training.
     """
 
     candidate: Candidate
@@ -40,11 +41,12 @@ class Job:
     progress: Callable[[int, float], None] | None = None
     kept: bool = False
     recorded: bool = False
+    full_epochs: int = 0
 
     @property
-    def kind(self) -> tuple[int, bool, bool]:
+    def kind(self) -> tuple[int, int, bool, bool]:
         """Jobs of one kind can train side by side."""
-        return self.epochs, self.on_full_split, self.recorded
+        return self.epochs, self.full_epochs, self.on_full_split, self.recorded
 
 
 @dataclasses.dataclass(frozen=True)

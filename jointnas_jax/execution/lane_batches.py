@@ -35,7 +35,7 @@ def state_folder(
     if workdir is None:
         return None
     keys = [np.asarray(jax.random.key_data(job.key)).tolist() for job in jobs]
-    what = [(job.candidate, job.epochs, job.on_full_split) for job in jobs]
+    what = [(job.candidate, job.kind) for job in jobs]
     together = assignment.layout is Layout.TOGETHER
     program = (assignment.shape, assignment.lanes, assignment.devices(devices), together)
     name = hashlib.sha256(repr((program, keys, what)).encode()).hexdigest()[:16]

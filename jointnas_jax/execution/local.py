@@ -267,6 +267,7 @@ class LocalExecutor:
                 [job.key for job in jobs],
                 feed,
                 epochs=jobs[0].epochs,
+                full_epochs=jobs[0].full_epochs,
                 every_epoch=not on_full_split,
                 weights=(TRAINED, RAW, AVERAGED) if recorded else (TRAINED,),
                 test=test if recorded else None,

@@ -11,7 +11,9 @@ OPTIMIZERS = ("sgd", "rmsprop")
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The training recipe. All of it reaches the training program as arrays.
+    """The training recipe, for a training of any length.
+
+    All of it reaches the training program as arrays.
 
     Attributes:
       lr: learning rate after warm-up, before decay; `sgd` multiplies it by `sgd_lr_scale`.
@@ -22,8 +24,8 @@ class Recipe:
       mixup: alpha of the Beta(alpha, alpha) distribution of mixing weights; 0 is off.
       weight_decay: L2 coefficient added to the gradients of convolution and dense weights.
       label_smoothing: share of the label spread over all classes.
-      lr_decay: factor on the learning rate per epoch.
-      warmup_epochs: epochs of linear warm-up.
+      lr_end: share of the learning rate that is left at the end; it decays epoch by epoch.
+      warmup: share of the training for linear warm-up.
       ema_decay: decay of the moving average per step.
       sgd_lr_scale: factor on `lr` for `sgd` (4 in the paper's space, from recollection).
     """
@@ -36,14 +38,10 @@ class Recipe:
     mixup: float = 0.1
     weight_decay: float = 1e-5
     label_smoothing: float = 0.0
-    lr_decay: float = 0.963
-    warmup_epochs: float = 0.0
+    lr_end: float = 0.05
+    warmup: float = 0.0
     ema_decay: float = 0.99
     sgd_lr_scale: float = 4.0
-
-    def stretched(self, factor: float) -> "Recipe":
-        """The recipe for `factor` times the epochs: the learning rate decays as much over them."""
-        return dataclasses.replace(self, lr_decay=self.lr_decay ** (1 / factor))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, ready for JSON."""
@@ -60,6 +58,11 @@ class Recipe:
         return cls(**data)
 
 
+_RETIRED = {
+    "lr_decay": "`lr_end` is the share of the learning rate that is left at the end, "
+    "`lr_decay` ** epochs",
+    "warmup_epochs": "`warmup` is a share of the training, `warmup_epochs` / epochs",
+}
 # The interval of each number, in words and as a test.
 _ABOVE_0 = ("in (0, inf)", lambda v: 0 < v < math.inf)
 _FROM_0 = ("in [0, inf)", lambda v: 0 <= v < math.inf)
@@ -71,8 +74,8 @@ _LIMITS = dict(
     mixup=_FROM_0,
     weight_decay=_SHARE,
     label_smoothing=_SHARE,
-    lr_decay=("in (0, 1]", lambda v: 0 < v <= 1),
-    warmup_epochs=_FROM_0,
+    lr_end=("in (0, 1]", lambda v: 0 < v <= 1),
+    warmup=_SHARE,
     ema_decay=_SHARE,
     sgd_lr_scale=_ABOVE_0,
 )
@@ -89,6 +92,8 @@ def check_recipe_slot(name: str, value: Any) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         rule, good = f"a number {interval}", number and holds(value)
     else:
+        if name in _RETIRED:
+            raise SpaceError(f"the recipe has no field `{name}` any more: {_RETIRED[name]}")
         names = [f.name for f in dataclasses.fields(Recipe)]
         raise SpaceError(f"the recipe has no field `{one_line(name)}`{nearest(name, names)}")
     if not good:

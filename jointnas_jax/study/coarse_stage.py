@@ -151,11 +151,17 @@ class CoarseStage:
         return _in_32_bits(state), np.array(predicted, np.float32)
 
     def _specs(self, asked: Proposals, round_number: int) -> list[TrialSpec]:
-        epochs = self._stop.epochs if self._stop else self._epochs
+        full = self._epochs
+        epochs = self._stop.epochs if self._stop else full
         return [
             TrialSpec(
                 stage="coarse",
-                job=Job(self._problem.candidate(vector), self._key_of(number), epochs),
+                job=Job(
+                    self._problem.candidate(vector),
+                    self._key_of(number),
+                    epochs,
+                    full_epochs=full,
+                ),
                 round=round_number,
                 predicted=float(predicted),
             )

@@ -327,10 +327,8 @@ class Study:
         seeds, epochs = self.config.study.seeds, self.config.train.epochs_of_winners
         specs = []
         for rank, (contender, folder) in enumerate(itertools.zip_longest(contenders, folders)):
-            recipe = contender.candidate.recipe.stretched(epochs / self.config.train.epochs)
-            candidate = dataclasses.replace(contender.candidate, recipe=recipe)
             for seed in range(seeds):
-                job = Job(candidate, self._key(stream, seed), epochs, stage == "retrain")
+                job = Job(contender.candidate, self._key(stream, seed), epochs, stage == "retrain")
                 job = dataclasses.replace(job, kept=rank < len(folders))
                 weights = folder and folder / f"seed{seed}"
                 specs.append(TrialSpec(stage, job, seed=seed, weights=weights))

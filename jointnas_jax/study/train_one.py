@@ -133,9 +133,8 @@ def _train(
         if not console.is_terminal:  # which shows a bar
             progress.say(f"epoch {epoch} of {epochs}: loss {loss:.4f}")
 
-    recipe = candidate.recipe.stretched(epochs / config.train.epochs)
     job = Job(
-        dataclasses.replace(candidate, recipe=recipe),
+        candidate,
         jax.random.key(config.seed),
         epochs,
         on_full_split=True,

@@ -174,7 +174,7 @@ class TrainProgram:
 
     def compile(self, candidate: Candidate, feed: Feed) -> None:
         """Compiles the programs that `train` calls, unless they are compiled."""
-        self._compile(self._lanes([candidate], [jax.random.key(0)]), feed)
+        self._compile(self._lanes([candidate], [jax.random.key(0)], 1), feed)
 
     def train(
         self,
@@ -183,6 +183,7 @@ class TrainProgram:
         feed: Feed,
         *,
         epochs: int,
+        full_epochs: int = 0,
         every_epoch: bool = True,
         weights: Sequence[str] = (TRAINED,),
         test: EvalData | StreamedEvalData | None = None,
@@ -197,6 +198,7 @@ class TrainProgram:
           keys: keys of the trials, consumed.
           feed: images, on every device (see `replicate`) or streamed.
           epochs: number of epochs, at least 1.
+          full_epochs: number of epochs that the recipe's schedule is for; 0: `epochs`.
           every_epoch: measure after each epoch, not only after the last.
           weights: what is measured: `trained`, and perhaps `raw` and `averaged`.
           test: images on which they are measured at the end, too; curves `test_raw` and so on.
@@ -212,7 +214,7 @@ class TrainProgram:
         Raises:
           InterruptedStudyError: `stop` returned true.
         """
-        lanes = self._lanes(candidates, keys)
+        lanes = self._lanes(candidates, keys, full_epochs or epochs)
         self._compile(lanes, feed)
         lanes, done, measured, failures = _restored(checkpoints, lanes, self._parts)
         tested: list[list[list[tuple[float, ...]]]] = []
@@ -328,7 +330,7 @@ class TrainProgram:
         with concurrent.futures.ThreadPoolExecutor(len(compilations)) as pool:
             list(pool.map(lambda compilation: compilation(), compilations))
 
-    def _lane(self, candidate: Candidate, key: jax.Array) -> _Lanes:
+    def _lane(self, candidate: Candidate, key: jax.Array, epochs: int) -> _Lanes:
         """A candidate as arrays on the host."""
         initial = initial_variables(candidate.arch, jax.random.fold_in(key, _INIT))
         switches = None
@@ -339,15 +341,17 @@ class TrainProgram:
         return _Lanes(
             state=steps.init_state(initial),
             switches=switches,
-            recipes=RecipeArrays.of(candidate.recipe),
+            recipes=RecipeArrays.of(candidate.recipe, epochs),
             plan_keys=data(_PLAN),
             step_keys=data(_STEP),
         )
 
-    def _lanes(self, candidates: Sequence[Candidate], keys: Sequence[jax.Array]) -> _Lanes:
+    def _lanes(
+        self, candidates: Sequence[Candidate], keys: Sequence[jax.Array], epochs: int
+    ) -> _Lanes:
         """Stacks candidates to `[D, ...]`, or `[D, lanes per device, ...]`, repeating the first."""
         filled = [*range(len(candidates)), *[0] * (self.lanes - len(candidates))]
-        lanes = [self._lane(candidates[i], keys[i]) for i in filled]
+        lanes = [self._lane(candidates[i], keys[i], epochs) for i in filled]
         axes = (self._per_device,) if self._per_device > 1 else ()
         shape = (self.lanes // self._per_device, *axes)
         return jax.tree.map(

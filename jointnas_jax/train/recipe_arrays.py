@@ -11,7 +11,12 @@ AnyArray = jax.Array | np.ndarray
 
 
 class RecipeArrays(flax.struct.PyTreeNode):
-    """The fields of `space.Recipe` as `float32[]`, choices as 0 or 1."""
+    """A recipe of `space.Recipe` for a number of epochs, `float32[]` each, choices as 0 or 1.
+
+    Attributes:
+      lr_decay: factor on the learning rate per epoch.
+      warmup_epochs: epochs of linear warm-up.
+    """
 
     lr: AnyArray
     rmsprop: AnyArray
@@ -26,9 +31,12 @@ class RecipeArrays(flax.struct.PyTreeNode):
     ema_decay: AnyArray
 
     @classmethod
-    def of(cls, recipe: Recipe) -> "RecipeArrays":
-        """Converts a recipe, with the factor of its optimizer in `lr`."""
+    def of(cls, recipe: Recipe, epochs: int) -> "RecipeArrays":
+        """Converts a recipe for a training, with the factor of its optimizer in `lr`."""
         fields = recipe.to_dict()
+        # The last epoch has the rate at the end.
+        fields["lr_decay"] = fields.pop("lr_end") ** (1 / max(epochs - 1, 1))
+        fields["warmup_epochs"] = fields.pop("warmup") * epochs
         sgd = fields.pop("optimizer") == "sgd"
         scale = fields.pop("sgd_lr_scale")
         fields["lr"] *= scale if sgd else 1.0

@@ -144,7 +144,8 @@ def test_learning_rate_equals_the_jax_side():
     from jointnas_jax.train.optimizer import learning_rate
     from jointnas_jax.train.recipe_arrays import RecipeArrays
 
-    recipe = Recipe(lr=0.01, optimizer="sgd", sgd_lr_scale=20.0, warmup_epochs=1.5, lr_decay=0.7)
+    recipe = Recipe(lr=0.01, optimizer="sgd", sgd_lr_scale=20.0, warmup=0.3, lr_end=0.24)
+    schedule = RecipeArrays.of(recipe, 5)
     for step in (0, 3, 7, 8, 23):
-        ours = torch_baseline._learning_rate(recipe, step, 5)
-        assert ours == pytest.approx(float(learning_rate(RecipeArrays.of(recipe), step, 5)))
+        ours = torch_baseline._learning_rate(schedule, step, 5)
+        assert ours == pytest.approx(float(learning_rate(schedule, step, 5)))

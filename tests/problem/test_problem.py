@@ -105,8 +105,8 @@ def test_the_papers_numbers_are_in_the_configs():
     assert (joint.data.classes, joint.data.val_images) == (200, 10_000)
     assert (joint.search.pool_size, autotrain.search.pool_size) == (25_000, 20_000)
     assert (joint.search.rounds, joint.search.per_round, joint.train.epochs) == (4, 48, 150)
-    assert (joint.search.threshold, joint.space["recipe"]["lr_decay"]) == (0.92, 0.963)
+    assert (joint.search.threshold, joint.space["recipe"]["lr_end"]) == (0.92, 0.963**149)
     assert (autotrain.mode, autotrain.arch_file) == ("recipe", "fbnetv3_b")
-    assert (train.train.epochs_of_winners, train.space["recipe"]["lr_decay"]) == (400, 0.9875)
+    assert (train.train.epochs_of_winners, train.space["recipe"]["lr_end"]) == (400, 0.9875**399)
     assert (train.data.classes, train.train.teacher_share) == (0, 0.8)
     assert train.data.val_images == 0  # it trains on all images

@@ -124,7 +124,7 @@ def test_figures_take_their_colours_and_font_from_the_page(finished):
 def test_the_recipe_stands_beside_the_defaults(finished):
     recipe = finished[0].sections["recipe"]
     assert re.search(r"weight_decay \S+ 0\.0001 ", recipe)
-    assert re.search(r"warmup_epochs 1 1 ", recipe)
+    assert re.search(r"warmup 0\.07 0\.07 ", recipe)
     assert re.search(r"stage2_channels \d+ 24 ", recipe)
 
 

@@ -56,8 +56,9 @@ def program(arch) -> TrainProgram:
 def run(arch, program, data, evaluation):
     """Trains a recipe for some epochs from the same start; returns the `Training`."""
 
-    def train(recipe: Recipe, epochs: int = 2, seed: int = 0):
+    def train(recipe: Recipe, epochs: int = 2, seed: int = 0, **settings):
         candidates, keys = [Candidate(arch, recipe)], [jax.random.key(seed)]
-        return program.train(candidates, keys, Feed(data, evaluation), epochs=epochs)[0]
+        feed = Feed(data, evaluation)
+        return program.train(candidates, keys, feed, epochs=epochs, **settings)[0]
 
     return train

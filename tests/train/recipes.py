@@ -15,8 +15,8 @@ PLAIN = Recipe(
     mixup=0.0,
     weight_decay=0.0,
     label_smoothing=0.0,
-    lr_decay=1.0,
-    warmup_epochs=0.0,
+    lr_end=1.0,
+    warmup=0.0,
     sgd_lr_scale=1.0,
 )
 

@@ -52,7 +52,7 @@ SPACE = dict(
         mixup=[0.0, 0.4],
         weight_decay=[1e-4, 1e-2],
         label_smoothing=[0.0, 0.1],
-        warmup_epochs=[0, 1],
+        warmup=[0.0, 0.3],
     ),
 )
 

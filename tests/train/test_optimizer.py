@@ -42,7 +42,7 @@ def _run(optimizer, params, steps=5, **extra):
     ],
 )
 def test_equals_the_optax_optimizer_of_that_name(name, reference):
-    recipe = RecipeArrays.of(Recipe(optimizer=name, weight_decay=0.0))
+    recipe = RecipeArrays.of(Recipe(optimizer=name, weight_decay=0.0), 1)
     ours = _run(recipe_optimizer(), _params(), recipe=recipe, learning_rate=jnp.float32(0.1))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, _run(reference, _params())
@@ -51,7 +51,7 @@ def test_equals_the_optax_optimizer_of_that_name(name, reference):
 
 @pytest.mark.parametrize("name", ["sgd", "rmsprop"])
 def test_weight_decay_is_coupled_and_spares_vectors(name):
-    recipe = RecipeArrays.of(Recipe(optimizer=name, weight_decay=0.1))
+    recipe = RecipeArrays.of(Recipe(optimizer=name, weight_decay=0.1), 1)
     ours = _run(recipe_optimizer(), _params(), recipe=recipe, learning_rate=jnp.float32(0.1))
     base = (
         optax.sgd(0.1, momentum=MOMENTUM)
@@ -68,15 +68,23 @@ def test_weight_decay_is_coupled_and_spares_vectors(name):
 
 
 def test_learning_rate_warms_up_then_decays_once_an_epoch():
-    recipe = RecipeArrays.of(Recipe(lr=0.2, optimizer="rmsprop", lr_decay=0.5, warmup_epochs=2.0))
+    recipe = RecipeArrays.of(Recipe(lr=0.2, optimizer="rmsprop", lr_end=1 / 8, warmup=0.5), 4)
     rates = [float(learning_rate(recipe, jnp.int32(s), jnp.int32(4))) for s in range(16)]
     warmup = np.minimum(1.0, (np.arange(16) + 1) / 8)
     np.testing.assert_allclose(rates, 0.2 * warmup * 0.5 ** (np.arange(16) // 4), rtol=1e-5)
 
 
+@pytest.mark.parametrize("epochs", [2, 7, 150])
+def test_a_recipe_means_the_same_at_any_length(epochs):
+    arrays = RecipeArrays.of(Recipe(lr=1.0, optimizer="rmsprop", lr_end=0.1, warmup=0.25), epochs)
+    rate = lambda epoch: float(learning_rate(arrays, jnp.int32(4 * epoch), jnp.int32(4)))
+    assert rate(epochs - 1) == pytest.approx(0.1, rel=1e-4)
+    assert float(arrays.warmup_epochs) == pytest.approx(epochs / 4)
+
+
 def test_sgd_gets_its_own_scale_of_the_learning_rate():
     lr = {
-        name: float(RecipeArrays.of(Recipe(lr=0.02, optimizer=name, sgd_lr_scale=4.0)).lr)
+        name: float(RecipeArrays.of(Recipe(lr=0.02, optimizer=name, sgd_lr_scale=4.0), 1).lr)
         for name in ("sgd", "rmsprop")
     }
     assert lr == pytest.approx({"sgd": 0.08, "rmsprop": 0.02})
