@@ -88,6 +88,7 @@ def get_config():
     config.train.epochs = 150
     config.train.batch_size = 256  # per candidate; not published
     config.train.dtype = "auto"
+    config.search.score = "accuracy"
     config.search.pool_size = 25_000
     config.search.rounds = 4
     config.search.per_round = 48

@@ -216,6 +216,9 @@ class SearchConfig:
     """Both stages of the search.
 
     Attributes:
+      score: by what candidates are compared: `brier` (1 - half the Brier score), `log_loss` (exp of
+        minus it), or `accuracy`, as in the paper; of the validation images, more is better. What a
+        study answers is told in accuracy.
       pool_size: candidates of the quasi-Monte-Carlo pool.
       start_with_default: train the default candidate first, if it is within the budget; the paper
         does not.
@@ -235,6 +238,7 @@ class SearchConfig:
       evolution: the fine stage.
     """
 
+    score: str = option("brier", one_of("brier", "log_loss", "accuracy"))
     pool_size: int = option(4096, between(1, 10_000_000))
     start_with_default: bool = option(True, FLAG)
     rounds: int = option(4, between(1, 1000))

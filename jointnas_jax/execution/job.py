@@ -59,7 +59,9 @@ class TrainResult:
       variables: trained Flax variables on the host, None after a failure.
       seconds: wall time, compiling included, shared out among those that trained side by side.
       pack: that it trained in, see `Trial`.
-      curves: see `Training`; empty where nothing really trained.
+      scores: by what candidates are compared, see `config.search.score`, after the same epochs;
+        empty where it is accuracy.
+      curves: see `Training`; empty where nothing was recorded.
     """
 
     accuracies: tuple[float, ...]
@@ -67,12 +69,23 @@ class TrainResult:
     variables: Any
     seconds: float = 0.0
     pack: str = ""
+    scores: tuple[float, ...] = ()
     curves: Mapping[str, tuple[Metrics, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def accuracy(self) -> float | None:
         """At the end; None after a failure."""
         return self.accuracies[-1] if self.reason is None else None
+
+    @property
+    def score(self) -> float | None:
+        """At the end; None after a failure."""
+        return self.score_curve[-1] if self.reason is None else None
+
+    @property
+    def score_curve(self) -> tuple[float, ...]:
+        """The score after each epoch."""
+        return self.scores or self.accuracies
 
 
 # Positions with their results; closing it stops what trains.

@@ -275,8 +275,16 @@ class LocalExecutor:
                 stop=self._context.interrupt.asked,
                 progress=self._after_epoch(assignment, jobs, stop),
             )
+        score = self._config.search.score
         return [
-            TrainResult(t.accuracies, t.reason, t.variables, curves=t.curves) for t in trainings
+            TrainResult(
+                t.accuracies,
+                t.reason,
+                t.variables,
+                scores=() if score == "accuracy" else tuple(m.score(score) for m in t.metrics),
+                curves=t.curves if recorded else {},
+            )
+            for t in trainings
         ]
 
     def _checkpoints(self, assignment: Assignment, jobs: Sequence[Job]) -> Checkpoints | None:

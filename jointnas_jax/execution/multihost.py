@@ -112,7 +112,9 @@ class MultihostExecutor:
         messages = gather([bare, interrupted])
         for process, (results, _) in enumerate(messages):
             for i, fields in results:
-                result = TrainResult(**fields | {"accuracies": tuple(fields["accuracies"])})
+                result = TrainResult(
+                    **fields | {n: tuple(fields[n]) for n in ("accuracies", "scores")}
+                )
                 weights = None
                 if process and jobs[i].kept and result.reason is None:
                     weights = broadcast(done[i].variables if i in done else None, process)

@@ -53,19 +53,19 @@ def draw_accuracy_flops(figure: Figure, record: StudyRecord) -> str:
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
     axes.set_xlim(max(0.0, low), high)
-    axes.set(xlabel="FLOPs", ylabel="validation accuracy")
+    axes.set(xlabel="FLOPs", ylabel=record.score_label)
     _percent_axis(axes.yaxis)
     figure.legend(loc="outside lower center", ncols=2)
     below = sum(score < floor for _, score in record.scored("coarse", "random"))
     return (
         f"Dots are candidates after {count(record.epochs, 'epoch')}."
-        + (" The line is their front: nothing left of it is as accurate." * (len(line) > 1))
+        + (" The line is their front: nothing left of it is as good." * (len(line) > 1))
         + (
             " Large marks are means over seeds after the final, longer training."
             if record.result
             else ""
         )
-        + (f" {count(below, 'candidate')} of lower accuracy at the bottom edge (▾)." * bool(below))
+        + (f" {count(below, 'candidate')} of a lower score at the bottom edge (▾)." * bool(below))
     )
 
 
@@ -73,7 +73,7 @@ def _contenders(axes: Axes, result: Row) -> None:
     """Winner and references, with the spread of their seeds."""
     entries = [result["winners"][0], *result["references"].values()]
     for number, (entry, marker) in enumerate(zip(entries, "*sD", strict=False)):
-        stats = entry["validation"]
+        stats = entry.get("score") or entry["validation"]
         if stats["mean"] is not None:
             axes.errorbar(
                 entry["costs"]["flops"],
@@ -118,7 +118,7 @@ def draw_history(figure: Figure, record: StudyRecord) -> str:
             numbers = range(1, len(best) + 1)
             axes.step(numbers, best, where="post", color=colour, linestyle=style, label=label)
     _round_edges(axes, record)
-    axes.set(xlabel="candidates trained", ylabel="validation accuracy")
+    axes.set(xlabel="candidates trained", ylabel=record.score_label)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     _percent_axis(axes.yaxis)
@@ -154,7 +154,7 @@ def draw_predictor(figure: Figure, record: StudyRecord) -> str:
     _dots(axes, pairs[late], colour=ACCENT, label=f"round {rounds.max()}")
     ends = [pairs.min(), pairs.max()]
     axes.plot(ends, ends, color=PALE, lw=1, zorder=0)
-    axes.set(xlabel="predicted accuracy", ylabel="measured accuracy")
+    axes.set(xlabel=f"predicted {record.score_label}", ylabel=f"measured {record.score_label}")
     _percent_axis(axes.xaxis)
     _percent_axis(axes.yaxis)
     figure.legend(loc="outside lower center", ncols=2)
@@ -177,7 +177,7 @@ def draw_learning_curves(figure: Figure, record: StudyRecord) -> str:
     lines = [np.column_stack([epochs, curve]) for curve in curves[:_CURVES]]
     above.add_collection(LineCollection(lines, colors=ACCENT, linewidths=0.9, alpha=0.6))
     above.autoscale()
-    above.set(ylabel="validation accuracy")
+    above.set(ylabel=record.score_label)
     _percent_axis(above.yaxis)
     below.set(xlabel="epoch", ylabel="rank correlation\nwith the last epoch")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))

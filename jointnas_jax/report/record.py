@@ -69,9 +69,9 @@ class StudyRecord:
 
     @functools.cached_property
     def first_curves(self) -> np.ndarray:
-        """Accuracies of the first round's candidates: `float64[m, epochs]`."""
+        """Scores of the first round's candidates: `float64[m, epochs]`."""
         rows = [t for t in self.of_stage("coarse") if t["round"] == 1 and t["score"] is not None]
-        return np.array([t["accuracies"] for t in rows] or np.zeros((0, 0)), float)
+        return np.array([_curve(t) for t in rows] or np.zeros((0, 0)), float)
 
     @functools.cached_property
     def stop(self) -> Row | None:
@@ -97,16 +97,22 @@ class StudyRecord:
         return self.stop["epochs"] if self.stop else self.config.train.epochs
 
     def score(self, trial: Row) -> float | None:
-        """Accuracy of a candidate after `epochs`; None where the trial failed."""
+        """Score of a candidate after `epochs`; None where the trial failed."""
         if trial["score"] is None:
             return None
-        curve = trial["accuracies"]
+        curve = _curve(trial)
         return curve[min(self.epochs, len(curve)) - 1]
 
     def scored(self, *stages: str) -> list[tuple[Row, float]]:
         """The trials of some stages that did not fail, with their scores."""
         scores = ((t, self.score(t)) for stage in stages for t in self.of_stage(stage))
         return [(trial, score) for trial, score in scores if score is not None]
+
+    @property
+    def score_label(self) -> str:
+        """What scores are, for people."""
+        names = {"brier": "score (1 - Brier / 2)", "log_loss": "score (exp of -log loss)"}
+        return names.get(self.config.search.score, "validation accuracy")
 
     @functools.cached_property
     def best(self) -> tuple[Row, float] | None:
@@ -190,3 +196,8 @@ class StudyRecord:
             return []
         same = self.leader.arch == self.default.arch
         return [("found", self.leader.arch)] + [("default", self.default.arch)] * (not same)
+
+
+def _curve(trial: Row) -> Sequence[float]:
+    """The score after each epoch, see `Trial.score_curve`."""
+    return trial.get("scores") or trial["accuracies"]

@@ -28,7 +28,7 @@ SCHEMA = 2
 COMPLETED, FAILED = "COMPLETED", "FAILED"
 STAGES = ("coarse", "random", "validate", "retrain")
 
-_ARRIVED = "arrived"
+_OPTIONAL = ("arrived", "scores")
 # Seconds for which a writer waits for another one.
 _PATIENCE = 60
 # What reading raises where the content makes no sense.
@@ -53,13 +53,15 @@ class Trial:
       predicted: Predicted score before the trial, if any.
       epochs: Epochs trained.
       accuracies: Accuracy after each epoch, fractions in [0, 1].
-      score: Accuracy after the last epoch; None where the trial failed.
+      score: What candidates are compared by (`config.search.score`), after the last epoch; None
+        where the trial failed.
       status: `COMPLETED` or `FAILED`.
       reason: Reason of a failure.
       pack: Pack of the training: `exact`, or the name of an envelope.
       seconds: Wall time, compiling included.
       arrived: In an asynchronous coarse stage, numbers of candidates asked for and of results
         processed when this result was processed; else None.
+      scores: Score after each epoch; empty where it is accuracy.
     """
 
     number: int
@@ -77,6 +79,12 @@ class Trial:
     pack: str
     seconds: float
     arrived: tuple[int, int] | None = None
+    scores: tuple[float, ...] = ()
+
+    @property
+    def score_curve(self) -> tuple[float, ...]:
+        """The score after each epoch."""
+        return self.scores or self.accuracies
 
     @property
     def candidate(self) -> tuple[Any, ...]:
@@ -86,14 +94,16 @@ class Trial:
     @staticmethod
     def from_dict(row: dict[str, Any]) -> "Trial":
         """A trial from its fields, as JSON holds them."""
+        tuples = {name: tuple(row.get(name) or ()) for name in ("accuracies", "scores")}
         arrived = row["arrived"] and tuple(row["arrived"])
-        return Trial(**row | {"accuracies": tuple(row["accuracies"]), "arrived": arrived})
+        return Trial(**row | tuples | {"arrived": arrived})
 
     def digest(self) -> str:
         """SHA-256 of the content, in hex."""
         fields = dataclasses.asdict(self)
-        if self.arrived is None:  # the digest of trials from before this field
-            del fields["arrived"]
+        for name in _OPTIONAL:  # the digest of trials from before these fields
+            if not fields[name]:
+                del fields[name]
         content = json.dumps(fields, sort_keys=True, allow_nan=False)
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -102,7 +112,7 @@ class Trial:
 _ATTRIBUTES = tuple(
     field.name
     for field in dataclasses.fields(Trial)
-    if field.name not in ("knobs", "accuracies", "score", _ARRIVED)
+    if field.name not in ("knobs", "accuracies", "score", *_OPTIONAL)
 )
 
 
@@ -292,8 +302,7 @@ def _prepare_sqlite(file: str) -> None:
 def _to_optuna(trial: Trial, knobs: dict[str, BaseDistribution]) -> FrozenTrial:
     end = datetime.datetime.now()
     attributes = {name: getattr(trial, name) for name in _ATTRIBUTES}
-    if trial.arrived is not None:
-        attributes[_ARRIVED] = trial.arrived
+    attributes |= {name: value for name in _OPTIONAL if (value := getattr(trial, name))}
     return FrozenTrial(
         number=-1,  # Optuna counts in the order of writing
         trial_id=-1,
@@ -321,5 +330,5 @@ def _from_optuna(frozen: FrozenTrial) -> Trial:
         knobs=dict(frozen.params),
         accuracies=tuple(accuracy for _, accuracy in curve),
         score=frozen.value,
-        arrived=tuple(attributes[_ARRIVED]) if _ARRIVED in attributes else None,
+        **{name: tuple(attributes[name]) for name in _OPTIONAL if name in attributes},
     )

@@ -107,7 +107,7 @@ class CoarseStage:
         """Trains a round; returns the fitted state, and the scores `float32[m]` of the round."""
         number = 1 + len(self._cards)
         outcomes = self._runner.run(self._specs(asked, number))
-        curves = [o.accuracies for o in outcomes if o.reason is None]
+        curves = [o.score_curve for o in outcomes if o.reason is None]
         if self._stop is None and curves:
             search, of = self._search, self._epochs
             self._stop = early_stop(np.array(curves), search.threshold, search.correlation)
@@ -174,7 +174,7 @@ class CoarseStage:
         """After the rule all trials count at the same epoch, those of round 1 as well."""
         if outcome.reason is not None or self._stop is None:
             return math.nan
-        return outcome.accuracies[self._stop.epochs - 1]
+        return outcome.score_curve[self._stop.epochs - 1]
 
     def _judged(self, state: State, count: int) -> State:
         """Fits the predictor to `count` results more, and says what it is worth."""

@@ -31,6 +31,7 @@ class Contender:
       candidate: the candidate, with vector and costs.
       predicted: predicted score.
       validation: accuracy per seed without the validation images in training; None: failed.
+      scores: `config.search.score` of the same trainings, by which winners are chosen.
       test: accuracy per seed after training on the whole split; empty if not retrained.
     """
 
@@ -38,12 +39,13 @@ class Contender:
     candidate: Candidate
     predicted: float
     validation: list[float | None] = dataclasses.field(default_factory=list)
+    scores: list[float | None] = dataclasses.field(default_factory=list)
     test: list[float | None] = dataclasses.field(default_factory=list)
 
     @property
-    def mean_validation(self) -> float:
+    def mean_score(self) -> float:
         """Mean over seeds; -inf where a seed failed, so that it can never win."""
-        mean = _statistics(self.validation)["mean"]
+        mean = _statistics(self.scores)["mean"]
         return -math.inf if mean is None else mean
 
 
@@ -77,6 +79,7 @@ def build_result(
         },
         "space": {"architectures": problem.space.arch_size, "recipes": problem.space.recipe_size},
         "budget": config.budget.limits(),
+        "score": config.search.score,
         "epochs": {"search": config.train.epochs, "final": config.train.epochs_of_winners},
         "winners": best,
         "references": described,
@@ -151,6 +154,7 @@ def _describe(problem: Problem, contender: Contender) -> dict[str, Any]:
         "within_budget": not problem.over_budget(candidate),
         "predicted": contender.predicted,
         "validation": _statistics(contender.validation),
+        "score": _statistics(contender.scores),
         "test": _statistics(contender.test),
     }
 

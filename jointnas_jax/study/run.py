@@ -17,7 +17,7 @@ from jointnas_jax.config import Config, check_asking
 from jointnas_jax.errors import StudyError
 from jointnas_jax.execution.executor import Executor
 from jointnas_jax.execution.factory import make_executor
-from jointnas_jax.execution.job import Job, RunContext
+from jointnas_jax.execution.job import Job, RunContext, TrainResult
 from jointnas_jax.execution.lane_batches import TrainFn
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.problem.problem import PRETRAIN_STREAM, Problem, build_problem
@@ -171,7 +171,7 @@ def _stages(
         references = study.references(trained, searched)
     with timer.stage("finalists"):
         study.validate([*finalists, *references])
-        finalists.sort(key=lambda contender: -contender.mean_validation)
+        finalists.sort(key=lambda contender: -contender.mean_score)
         winners = study.winners(finalists)
     with timer.stage("retraining"):
         study.retrain(winners, references)
@@ -272,11 +272,11 @@ class Study:
             epochs = self.config.train.epochs
             jobs = [Job(c, self._key(_RANDOM, i), epochs) for i, c in enumerate(candidates)]
             outcomes = self.runner.run([TrialSpec("random", job) for job in jobs])
-            scores = {i: o.accuracies[-1] for i, o in enumerate(outcomes) if o.reason is None}
+            scores = {i: o.score for i, o in enumerate(outcomes) if o.score is not None}
             source, outcome = f"best of {len(vectors)} random", "all failed"
             if scores:  # or there is nothing to beat
                 best = max(scores, key=lambda i: scores[i])
-                sources[source], outcome = candidates[best], f"{scores[best]:.2%}"
+                sources[source], outcome = candidates[best], f"{outcomes[best].accuracy:.2%}"
             self.progress.say(f"{source} candidates: {outcome}")
         return [
             Contender(source, candidate, self._predicted(candidate, searched))
@@ -286,12 +286,13 @@ class Study:
     def validate(self, contenders: Sequence[Contender]) -> None:
         """Trains with all seeds, without the validation images, and measures accuracy on them."""
         trained = self._train_seeds(contenders, "validate")
-        for contender, accuracies in zip(contenders, trained, strict=True):
-            contender.validation = accuracies
+        for contender, outcomes in zip(contenders, trained, strict=True):
+            contender.validation = [outcome.accuracy for outcome in outcomes]
+            contender.scores = [outcome.score for outcome in outcomes]
 
     def winners(self, finalists: Sequence[Contender]) -> list[Contender]:
         """The best finalists none of whose seeds failed; raises `StudyError` if there is none."""
-        sound = [f for f in finalists if math.isfinite(f.mean_validation)]
+        sound = [f for f in finalists if math.isfinite(f.mean_score)]
         if not sound:
             raise StudyError(f"every finalist failed: {'; '.join(self.runner.reasons())}")
         return sound[: self.config.search.winners]
@@ -301,8 +302,8 @@ class Study:
         contenders = [*winners, *references]
         folders = [self.files.weights(f"winner{i}", w.candidate) for i, w in enumerate(winners)]
         trained = self._train_seeds(contenders, "retrain", folders)
-        for contender, accuracies in zip(contenders, trained, strict=True):
-            contender.test = accuracies
+        for contender, outcomes in zip(contenders, trained, strict=True):
+            contender.test = [outcome.accuracy for outcome in outcomes]
 
     def _predicted(self, candidate: Candidate, searched: Searched) -> float:
         assert candidate.vector is not None
@@ -311,7 +312,7 @@ class Study:
 
     def _train_seeds(
         self, contenders: Sequence[Contender], stage: str, folders: Sequence[Path | None] = ()
-    ) -> list[list[float | None]]:
+    ) -> list[list[TrainResult]]:
         """Trains contenders for the epochs of winners, once per seed, the same seeds for all.
 
         Args:
@@ -321,7 +322,7 @@ class Study:
             process 0.
 
         Returns:
-          Accuracies of each contender by seed, None where a training failed.
+          The results of each contender by seed.
         """
         stream = {"validate": _VALIDATE, "retrain": _RETRAIN}[stage]
         seeds, epochs = self.config.study.seeds, self.config.train.epochs_of_winners
@@ -332,8 +333,8 @@ class Study:
                 job = dataclasses.replace(job, kept=rank < len(folders))
                 weights = folder and folder / f"seed{seed}"
                 specs.append(TrialSpec(stage, job, seed=seed, weights=weights))
-        accuracies = [outcome.accuracy for outcome in self.runner.run(specs)]
-        return [accuracies[i : i + seeds] for i in range(0, len(accuracies), seeds)]
+        outcomes = self.runner.run(specs)
+        return [outcomes[i : i + seeds] for i in range(0, len(outcomes), seeds)]
 
     def _key(self, stream: int, index: int) -> jax.Array:
         root = jax.random.key(self.config.seed)

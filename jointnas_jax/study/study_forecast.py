@@ -217,7 +217,7 @@ def print_forecast(problem: Problem, seen: StudyForecast, console: Console) -> N
         + (f" of {asked:,} asked for: there are no more, or they are too rare" if short else "")
         + (f"; less than the {wanted} to train" if seen.pool < wanted else ""),
         "coarse stage": f"{min(wanted, seen.pool)} candidates in {config.search.rounds} rounds, "
-        f"{config.train.epochs} epochs in the first",
+        f"{config.train.epochs} epochs in the first, judged by `{config.search.score}`",
         "finalists": f"{config.train.epochs_of_winners} epochs, {config.study.seeds} seeds",
         "trainings": f"{seen.trainings} in all, references and retraining included",
     }

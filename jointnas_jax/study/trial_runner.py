@@ -98,7 +98,7 @@ class TrialRunner:
             if trial := self.stored.get(first + i):
                 self.check(trial, spec)
                 if trial.status == FAILED or _intact(spec.weights):
-                    outcomes[i] = TrainResult(trial.accuracies, trial.reason, None)
+                    outcomes[i] = _stored_result(trial)
         self._progress.batch(specs[0].stage, specs[0].round)
         later = max(0, self._trainings - first - len(jobs))
         # Closed, so that an error here stops what trains.
@@ -220,7 +220,7 @@ class TrialStream:
             self._results += 1
             if not self._stored:
                 self._begin()
-            return trial.number, TrainResult(trial.accuracies, trial.reason, None)
+            return trial.number, _stored_result(trial)
         if (ended := self._executor.next_result()) is None:
             self._progress.batch_ends()
             self._runner.end(len(self._specs))
@@ -246,12 +246,18 @@ class TrialStream:
                 self._executor.submit(number, spec.job, later=self._count)
 
 
+def _stored_result(trial: Trial) -> TrainResult:
+    """What the training of a stored trial returned, without weights."""
+    return TrainResult(trial.accuracies, trial.reason, None, scores=trial.scores)
+
+
 def measured(outcome: TrainResult) -> dict[str, Any]:
     """What a trial says of its training."""
     ok = outcome.reason is None
     return {
         "accuracies": outcome.accuracies,
-        "score": outcome.accuracy,
+        "scores": outcome.scores,
+        "score": outcome.score,
         "status": COMPLETED if ok else FAILED,
         "reason": outcome.reason,
         "pack": outcome.pack,

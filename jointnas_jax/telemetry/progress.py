@@ -329,7 +329,7 @@ class Progress:
             self._set(failed=self._now.failed + 1)
         elif trial.stage == "coarse":
             # As the round will count it, see `early_stop`.
-            score = trial.accuracies[self._epochs - 1] if self._epochs else score
+            score = trial.score_curve[self._epochs - 1] if self._epochs else score
             self._set(best=score if best is None else max(best, score))
 
     def _speed(self) -> float | None:

@@ -6,14 +6,13 @@ one training of a candidate to the next.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# The names of scores, see `Metrics.score`.
-SCORES = ("brier", "log_loss", "accuracy")
 # Right predictions count as such among so many.
 _TOP = 5
 
@@ -35,10 +34,13 @@ class Metrics:
     brier: float
 
     def score(self, name: str) -> float:
-        """A score of `SCORES`: `1 - brier / 2`, `exp(-log_loss)`, or `accuracy`; all in [0, 1]."""
-        if name == "brier":
-            return 1 - self.brier / 2
-        return float(np.exp(-self.log_loss)) if name == "log_loss" else getattr(self, name)
+        """A `config.search.score`, in [0, 1]: 1 - `brier` / 2, exp(-`log_loss`), or `accuracy`."""
+        scores = {
+            "brier": 1 - self.brier / 2,
+            "log_loss": math.exp(-self.log_loss),
+            "accuracy": self.accuracy,
+        }
+        return scores[name]
 
     @classmethod
     def of(cls, sums: np.ndarray) -> "Metrics":

@@ -128,7 +128,9 @@ def test_lines_are_few_and_say_what_is_left(study):
 
 
 def test_a_resumed_run_counts_what_is_stored():
-    trial = lambda stage, score: types.SimpleNamespace(stage=stage, score=score, accuracies=[score])
+    trial = lambda stage, score: types.SimpleNamespace(
+        stage=stage, score=score, score_curve=[score]
+    )
     stored = [trial("coarse", 0.5), trial("coarse", None), trial("coarse", 0.7)]
     watch = Progress()
     plan = [Part("coarse", 2, 0, 1), Part("coarse", 2, 0, 1), Part("validate", 2, 0, 1)]
