@@ -325,10 +325,11 @@ def _from_optuna(frozen: FrozenTrial) -> Trial:
         raise ValueError(f"epochs of trial {attributes['number']}: {[s for s, _ in curve]}")
     if frozen.state != _STATES[attributes["status"]]:
         raise ValueError(f"state of trial {attributes['number']}: {frozen.state}")
+    optional: dict[str, Any] = {n: tuple(attributes[n]) for n in _OPTIONAL if n in attributes}
     return Trial(
         **{name: attributes[name] for name in _ATTRIBUTES},
         knobs=dict(frozen.params),
         accuracies=tuple(accuracy for _, accuracy in curve),
         score=frozen.value,
-        **{name: tuple(attributes[name]) for name in _OPTIONAL if name in attributes},
+        **optional,
     )
