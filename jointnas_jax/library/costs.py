@@ -14,7 +14,7 @@ from jointnas_jax.nets.cost import COSTS, CostTable
 from jointnas_jax.predictor.predictor import CostFeatures
 from jointnas_jax.rules import QUANTITY, parse_quantity
 from jointnas_jax.space import JointSpace
-from jointnas_jax.strategy.constraints import Constraints, standardised
+from jointnas_jax.strategy.constraints import SAMPLE, Constraints, standardised
 
 # Columns of knob values -> name of each cost -> number of each candidate.
 CostFn = Callable[[dict[str, np.ndarray]], Mapping[str, Any]]
@@ -27,7 +27,7 @@ class Costs(NamedTuple):
     Attributes:
       names: names of P costs.
       of: `int32[N, K] -> float64[N, P]`, on the host; None without costs.
-      budget: column of the costs -> limit.
+      limits: a column of the costs and its limit, each.
       features: see `Searcher`; None: derived from `of`.
       feasible: see `Searcher`; None: derived from the budget.
       repair: see `evolve`; None: repair by bisection.
@@ -35,7 +35,7 @@ class Costs(NamedTuple):
 
     names: tuple[str, ...] = ()
     of: Callable[[np.ndarray], np.ndarray] | None = None
-    budget: Mapping[int, float] = {}
+    limits: tuple[tuple[int, float], ...] = ()
     features: CostFeatures | None = None
     feasible: Callable[[Any], Any] | None = None
     repair: Callable[[Any, Any], Any] | None = None
@@ -56,18 +56,23 @@ class Costs(NamedTuple):
             checked = _Checked(space, costs)
             return cls(checked.names, checked, _limits(budget, checked.names))
         if not isinstance(space, JointSpace):
-            return cls(budget=_limits(budget, ()))
+            return cls(limits=_limits(budget, ()))
         table = CostTable.of(space)
         limits = _limits(budget, COSTS)
-        named = {COSTS[column]: int(limit) for column, limit in limits.items()}
+        named = {COSTS[column]: int(limit) for column, limit in limits}
         return cls(
             names=COSTS,
             of=table,
-            budget=limits,
+            limits=limits,
             features=standardised(table.logs(("flops", "params")), space),
             feasible=table.within(named) if named else None,
             repair=table.shrink(tuple(named)) if named else None,
         )
+
+    @property
+    def budget(self) -> dict[int, float]:
+        """Column of the costs -> limit."""
+        return dict(self.limits)
 
     def by_name(self, vectors: np.ndarray) -> list[dict[str, float]]:
         """Name of each cost -> number, of each of `int32[N, K]`."""
@@ -79,6 +84,8 @@ class Costs(NamedTuple):
     @contextlib.contextmanager
     def unwrapped_errors(self) -> Iterator[None]:
         """Raises the error of a user's costs itself, where a compiled program called them."""
+        if isinstance(self.of, _Checked):
+            self.of.broken = None  # that of an earlier search
         try:
             yield
         except jax.errors.JaxRuntimeError as error:
@@ -92,6 +99,9 @@ class Costs(NamedTuple):
 class _Checked:
     """A user's costs as an array.
 
+    Two are equal where they call the same object, and it returned the same: an object may be equal
+    to another one that returns something else, and may have changed since.
+
     Attributes:
       names: names of the costs, from a first call.
       broken: the error of a call that failed.
@@ -102,11 +112,19 @@ class _Checked:
         self._costs = costs
         self.names: tuple[str, ...] = ()
         self.broken: InputError | None = None
-        sample = space.sample(np.random.default_rng(0), 2)
-        self.names = tuple(self._call(sample))
+        sample = space.sample(np.random.default_rng(0), SAMPLE)
+        self.names = tuple(self._call(sample[:2]))
         if not self.names:
             raise InputError("`costs` must name at least one cost, got an empty dict")
-        self(sample)
+        self(sample[:2])
+        # All that a search derives from costs once comes from this sample.
+        self._identity = (id(costs), space, self.names, self(sample).tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Checked) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         """Costs `float64[N, P]` of `int32[N, K]`."""
@@ -155,9 +173,11 @@ class _Checked:
         return values
 
 
-def _limits(budget: Budget | None, names: tuple[str, ...]) -> dict[int, float]:
-    """Column of a cost -> limit."""
-    limits = {}
+def _limits(budget: Budget | None, names: tuple[str, ...]) -> tuple[tuple[int, float], ...]:
+    """Each column of a cost that is limited, and its limit."""
+    if budget is not None and not isinstance(budget, Mapping):
+        raise InputError(f"`budget` must be a dict, name of a cost -> limit, got {shown(budget)}")
+    limits = []
     for name, limit in (budget or {}).items():
         if not names:
             raise InputError(
@@ -166,8 +186,8 @@ def _limits(budget: Budget | None, names: tuple[str, ...]) -> dict[int, float]:
             )
         if name not in names:
             raise InputError(f"`budget` has no cost `{one_line(name)}`{nearest(name, names)}")
-        limits[names.index(name)] = _limit(name, limit)
-    return limits
+        limits.append((names.index(name), _limit(name, limit)))
+    return tuple(limits)
 
 
 def _limit(name: str, limit: float | str) -> float:

@@ -128,13 +128,11 @@ def search(
     check_integer("per_round", per_round, 1, 100_000)
     check_seed(seed)
     settings = dataclasses.replace(settings or SearchConfig(pool_size=1024), per_round=per_round)
+    priced = Costs.read(space, costs, budget)
     # A joint space holds dicts.
     prepare = _prepare if isinstance(space, Space) else _prepare.__wrapped__
-    if budget is not None and not isinstance(budget, Mapping):
-        raise InputError(f"`budget` must be a dict, name of a cost -> limit, got {shown(budget)}")
-    limits = tuple((budget or {}).items())
     priced, searcher = prepare(
-        space, costs, limits, evaluations, settings, predictor or PredictorConfig(), noisy
+        space, priced, evaluations, settings, predictor or PredictorConfig(), noisy
     )
     log = _Log(space, evaluate, priced, progress)
     with priced.unwrapped_errors():
@@ -152,18 +150,17 @@ def search(
     )
 
 
-# Searches that differ in their seed alone compile once.
+# Searches that differ in their seed alone compile once. A hit returns the earlier costs, too: the
+# compiled programs call them.
 @functools.lru_cache(maxsize=4)
 def _prepare(
     space: AnySpace,
-    costs: CostFn | None,
-    budget: tuple[tuple[str, float | str], ...],
+    priced: Costs,
     evaluations: int,
     settings: SearchConfig,
     predictor: PredictorConfig,
     noisy: bool,
 ) -> tuple[Costs, Searcher]:
-    priced = Costs.read(space, costs, dict(budget))
     searcher = Searcher(
         space,
         evaluations,

@@ -28,11 +28,19 @@ class Knob:
       values: the allowed values; an index vector holds positions in this tuple.
       ordinal: whether the values are numbers in order. The predictor sees an ordinal knob as one
         number in [0, 1] and any other knob as a one-hot vector (FBNetV3, section 3.2).
+
+    Knobs are equal where candidates get the same values of the same types: 1, 1.0 and True differ.
     """
 
     name: str
     values: tuple[Value, ...]
     ordinal: bool
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Knob):
+            return NotImplemented
+        # By Python's equality a space of truth values got what is cached for 0 and 1.
+        return self is other or _told_apart(self) == _told_apart(other)
 
     @classmethod
     def choice(cls, name: str, values: Sequence[Value]) -> "Knob":
@@ -107,6 +115,10 @@ class Knob:
         raise SpaceError(
             f"knob `{self.name}` allows {shown(list(self.values))}, got {shown(value)}"
         )
+
+
+def _told_apart(knob: Knob) -> tuple[str, bool, list[str]]:
+    return knob.name, knob.ordinal, [repr(value) for value in knob.values]
 
 
 def same(value: Any, allowed: Value) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -179,6 +180,76 @@ def test_a_joint_space_gives_candidates_and_knows_their_costs(tiny_description):
     assert all(isinstance(candidate, jn.Candidate) for candidate in seen)
     assert max(trial.costs["flops"] for trial in found.trials) <= 60_000
     assert {"flops", "params"} <= set(found.best.costs)
+
+
+# A search of one evaluation with these takes a second, most of it to compile.
+SMALL = dict(
+    evaluations=1,
+    settings=jn.SearchConfig(pool_size=16),
+    predictor=jn.PredictorConfig(
+        process=False,
+        members=1,
+        width=4,
+        embedding=4,
+        pretrain_samples=16,
+        pretrain_epochs=1,
+        frozen_epochs=1,
+        full_epochs=1,
+    ),
+)
+
+
+def evaluated(values, costs, limit=5):
+    """Values of a knob that searches within `size <= limit` evaluate."""
+    seen = []
+    score = lambda candidates: [seen.append(c["big"]) or 1.0 for c in candidates]
+    space = jn.Space(jn.Knob.choice("big", values))
+    for seed in range(4):
+        jn.search(space, score, costs=costs, budget={"size": limit}, seed=seed, **SMALL)
+    return seen
+
+
+def test_a_space_of_equal_values_has_costs_of_its_own():
+    """0 and 1 are equal to False and True, but a user's function tells them apart."""
+    costs = lambda knobs: {"size": np.where(~knobs["big"], 1, 10)}
+    evaluated([0, 1], costs)
+    assert set(evaluated([False, True], costs)) == {False}
+
+
+class Size:
+    """Equal to all others, and without a hash, as a dataclass is."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __eq__(self, other):
+        return isinstance(other, Size)
+
+    def __call__(self, knobs):
+        return {"size": np.asarray(knobs["big"]) * self.factor}
+
+
+def test_costs_are_called_that_were_given_as_they_are_now():
+    """Equal objects may return other costs, and one object others than before."""
+    values, size = [1, 2, 3, 4], Size(1)
+    assert set(evaluated(values, size, limit=2)) == {1, 2}
+    assert set(evaluated(values, Size(2), limit=2)) == {1}
+    size.factor = 2
+    assert set(evaluated(values, size, limit=2)) == {1}
+
+
+def test_an_equal_search_compiles_nothing():
+    """Its space is made anew."""
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+    )
+    size = Size(1)
+    evaluated([1, 2, 3], size)
+    before = len(compiled)
+    evaluated([1, 2, 3], size)
+    jax.monitoring.clear_event_listeners()
+    assert len(compiled) == before > 0
 
 
 BAD = {
