@@ -1,5 +1,6 @@
 """`jn.search`: both stages of the search on any objective."""
 
+import copy
 import dataclasses
 import functools
 import math
@@ -70,8 +71,8 @@ class Result:
 
     @property
     def candidate(self) -> Decoded:
-        """The best candidate."""
-        return self.best.candidate
+        """The best candidate, a copy."""
+        return copy.deepcopy(self.best.candidate)
 
     @property
     def score(self) -> float:
@@ -104,7 +105,8 @@ def search(
       evaluate: a function from a list of candidates (dicts, or a `Candidate` each from a
         `JointSpace`) to a score for each, higher is better. A score that is None or not finite is a
         failed trial, and so is an exception (with several candidates, each is tried again alone):
-        it is recorded with the reason, and cannot win.
+        it is recorded with the reason, and cannot win. The candidates are copies, to do with as it
+        likes.
       evaluations: number of candidates, at most; fewer where the space has no more.
       per_round: candidates of a round, for one call of `evaluate`: more train side by side, but
         are chosen with fewer scores.
@@ -114,7 +116,7 @@ def search(
       budget: name of a cost -> limit, such as `{"flops": 1e6}` or `{"flops": "1.5M"}`.
       noisy: whether a second evaluation of a candidate can give another score.
       seed: seed of everything random; the same seed gives the same search.
-      progress: called after each trial; `print` prints a line.
+      progress: called after each trial, with a copy of it; `print` prints a line.
       settings: settings of both stages, but for `rounds` and `per_round`.
       predictor: settings of the predictor.
 
@@ -178,7 +180,10 @@ def _prepare(
 
 
 class _Log:
-    """Evaluates index vectors by the user's objective, and remembers."""
+    """Evaluates index vectors by the user's objective, and remembers.
+
+    The user's functions get copies: what they do to them changes nothing here.
+    """
 
     def __init__(
         self,
@@ -202,13 +207,13 @@ class _Log:
             best = np.fmax(self.trials[-1].best if self.trials else math.nan, score)
             number = len(self.trials) + 1
             self.trials.append(Trial(number, candidate, score, reason, cost, float(best)))
-            self._progress(self.trials[-1])
+            self._progress(copy.deepcopy(self.trials[-1]))
         return np.array([score for score, _ in outcomes], np.float64)
 
     def _outcomes(self, candidates: list[Decoded]) -> list[tuple[float, str | None]]:
         """Score and reason of each; where all fail together each is tried alone."""
         try:
-            scores = self._user(list(candidates))
+            scores = self._user(copy.deepcopy(candidates))
         except Exception as error:  # whatever the user's code raises
             if len(candidates) > 1:
                 return [outcome for c in candidates for outcome in self._outcomes([c])]

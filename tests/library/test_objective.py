@@ -48,6 +48,23 @@ USUAL = dict(
 )
 
 
+# A search of one evaluation with these takes a second, most of it to compile.
+SMALL = dict(
+    evaluations=1,
+    settings=jn.SearchConfig(pool_size=16),
+    predictor=jn.PredictorConfig(
+        process=False,
+        members=1,
+        width=4,
+        embedding=4,
+        pretrain_samples=16,
+        pretrain_epochs=1,
+        frozen_epochs=1,
+        full_epochs=1,
+    ),
+)
+
+
 def search(objective=evaluate, space=SPACE, **arguments):
     return jn.search(space, objective, **USUAL | arguments)
 
@@ -144,6 +161,52 @@ def test_a_failed_candidate_has_a_reason_and_cannot_win(kind, reason):
     assert np.mean([trial.number > 10 for trial in failed]) < 0.5
 
 
+def take_all(candidate):
+    """Leaves nothing in a candidate, as `params.pop("lr")` does."""
+    if isinstance(candidate, dict):
+        candidate.clear()
+    else:
+        candidate.vector[:] = -1
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_what_a_function_does_to_its_arguments_changes_no_record(joint, tiny_description):
+    """`evaluate` empties its dicts; where one of a round fails, the others are tried whole."""
+    small = SMALL | dict(evaluations=4, per_round=4, costs=None, budget=None)
+    space = jn.JointSpace.from_config(tiny_description, 1, 10) if joint else SPACE
+    name = lambda c: str(c) + str(getattr(c, "vector", ""))
+    failed, seen, records = [], [], []
+
+    def harmless(candidates):
+        return [float(len(name(c))) if seen else seen.append(c) for c in candidates]
+
+    def takes(candidates):
+        scores = []
+        for candidate in candidates:
+            scores.append(float(len(name(candidate))))
+            broken = not failed or name(candidate) in failed
+            failed.extend([name(candidate)] * broken)
+            take_all(candidate)
+            if broken:
+                raise MemoryError("no memory")
+        candidates.clear()
+        return scores
+
+    def takes_trial(trial):
+        records.append(name(trial.candidate))
+        take_all(trial.candidate)
+        dict.clear(trial.costs)
+
+    expected = jn.search(space, harmless, **small)
+    found = jn.search(space, takes, progress=takes_trial, **small)
+    take_all(found.candidate)
+    assert [name(t.candidate) for t in found.trials] == [name(t.candidate) for t in expected.trials]
+    assert [t.costs for t in found.trials] == [t.costs for t in expected.trials]
+    assert records == [name(t.candidate) for t in found.trials]
+    assert {t.reason for t in found.trials} == {None, "MemoryError: no memory"}
+    assert [name(t.candidate) for t in found.trials if t.reason] == failed[:1]
+
+
 def test_where_every_candidate_fails_the_search_does():
     with pytest.raises(StudyError, match="every candidate failed: ZeroDivisionError"):
         search(lambda candidates: [1 / 0 for _ in candidates], evaluations=3)
@@ -180,23 +243,6 @@ def test_a_joint_space_gives_candidates_and_knows_their_costs(tiny_description):
     assert all(isinstance(candidate, jn.Candidate) for candidate in seen)
     assert max(trial.costs["flops"] for trial in found.trials) <= 60_000
     assert {"flops", "params"} <= set(found.best.costs)
-
-
-# A search of one evaluation with these takes a second, most of it to compile.
-SMALL = dict(
-    evaluations=1,
-    settings=jn.SearchConfig(pool_size=16),
-    predictor=jn.PredictorConfig(
-        process=False,
-        members=1,
-        width=4,
-        embedding=4,
-        pretrain_samples=16,
-        pretrain_epochs=1,
-        frozen_epochs=1,
-        full_epochs=1,
-    ),
-)
 
 
 def evaluated(values, costs, limit=5):
