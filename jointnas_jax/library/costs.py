@@ -2,21 +2,26 @@
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jointnas_jax.arguments import check_function
 from jointnas_jax.errors import InputError, nearest, one_line, shown
 from jointnas_jax.library.space import AnySpace, columns
 from jointnas_jax.nets.cost import COSTS, CostTable
 from jointnas_jax.predictor.predictor import CostFeatures
-from jointnas_jax.rules import QUANTITY, parse_quantity
+from jointnas_jax.rules import QUANTITY, parse_quantity, plain
 from jointnas_jax.space import JointSpace
 from jointnas_jax.strategy.constraints import SAMPLE, Constraints, standardised
 
 # Columns of knob values -> name of each cost -> number of each candidate.
+# The largest number of 64 bits: a higher limit is none.
+_LARGEST = sys.float_info.max
+
 CostFn = Callable[[dict[str, np.ndarray]], Mapping[str, Any]]
 Budget = Mapping[str, float | str]
 
@@ -52,6 +57,7 @@ class Costs(NamedTuple):
         Raises:
           InputError: the costs break a rule, or the budget names none of them.
         """
+        check_function("costs", costs, optional=True)
         if costs is not None:
             checked = _Checked(space, costs)
             return cls(checked.names, checked, _limits(budget, checked.names))
@@ -59,7 +65,8 @@ class Costs(NamedTuple):
             return cls(limits=_limits(budget, ()))
         table = CostTable.of(space)
         limits = _limits(budget, COSTS)
-        named = {COSTS[column]: int(limit) for column, limit in limits}
+        # No network costs 2^62 (`CostTable`), which 64 bits hold.
+        named = {COSTS[column]: int(min(limit, 2**62)) for column, limit in limits}
         return cls(
             names=COSTS,
             of=table,
@@ -81,19 +88,26 @@ class Costs(NamedTuple):
         rows = self.of(vectors).tolist()
         return [dict(zip(self.names, row, strict=True)) for row in rows]
 
-    @contextlib.contextmanager
-    def unwrapped_errors(self) -> Iterator[None]:
-        """Raises the error of a user's costs itself, where a compiled program called them."""
-        if isinstance(self.of, _Checked):
-            self.of.broken = None  # that of an earlier search
-        try:
-            yield
-        except jax.errors.JaxRuntimeError as error:
-            raise getattr(self.of, "broken", None) or error from error
-
     def constraints(self, space: AnySpace) -> Constraints:
         """The rules that candidates obey, for use without a searcher."""
         return Constraints(space, self.of, self.budget, self.feasible, self.names)
+
+
+@contextlib.contextmanager
+def unwrapped_errors(*functions: Any) -> Iterator[None]:
+    """Raises the error of a user's function itself, where a compiled program called it.
+
+    Args:
+      *functions: what the programs call; a user's function has `broken`.
+    """
+    users = [function for function in functions if hasattr(function, "broken")]
+    for function in users:
+        function.broken = None  # that of an earlier search
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        broken = [function.broken for function in users if function.broken]
+        raise (broken or [error])[0] from error
 
 
 class _Checked:
@@ -161,7 +175,7 @@ class _Checked:
     def _column(self, name: str, values: Any, count: int) -> np.ndarray:
         try:
             values = np.asarray(values, np.float64)
-        except (TypeError, ValueError):
+        except Exception:  # whatever an object of the user's raises
             values = np.full(1, np.nan)
         if values.shape == ():  # every candidate costs as much
             values = np.full(count, values)
@@ -190,13 +204,14 @@ def _limits(budget: Budget | None, names: tuple[str, ...]) -> tuple[tuple[int, f
     return tuple(limits)
 
 
-def _limit(name: str, limit: float | str) -> float:
+def _limit(name: str, given: Any) -> float:
+    limit = plain(given)
     if isinstance(limit, str):
         if limit and QUANTITY.holds(limit):
             return parse_quantity(limit)
     elif isinstance(limit, int | float) and not isinstance(limit, bool) and 0 < limit < math.inf:
-        return limit
+        return min(limit, _LARGEST)
     raise InputError(
         f'the limit of `{name}` must be a number above 0, or text such as "1.5M", got '
-        f"{shown(limit)}"
+        f"{shown(given)}"
     )

@@ -9,18 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from jointnas_jax.config import PredictorConfig, SearchConfig
+from jointnas_jax.arguments import check_flag, check_function, check_integer, check_seed
+from jointnas_jax.config import PredictorConfig, SearchConfig, check_settings
 from jointnas_jax.errors import InputError, StudyError, one_line, shown
-from jointnas_jax.library.costs import Budget, CostFn, Costs
-from jointnas_jax.library.predictor import Predictor
-from jointnas_jax.library.space import (
-    AnySpace,
-    Decoded,
-    Space,
-    check_integer,
-    check_seed,
-    check_space,
-)
+from jointnas_jax.library.costs import Budget, CostFn, Costs, unwrapped_errors
+from jointnas_jax.library.predictor import Parts, Predictor
+from jointnas_jax.library.space import AnySpace, Decoded, Space, check_space
 from jointnas_jax.strategy.report_card import ReportCard
 from jointnas_jax.strategy.searcher import Searcher
 
@@ -126,18 +120,22 @@ def search(
       StudyError: every candidate failed.
     """
     space = check_space(space)
-    check_integer("evaluations", evaluations, 1, 100_000)
-    check_integer("per_round", per_round, 1, 100_000)
-    check_seed(seed)
-    settings = dataclasses.replace(settings or SearchConfig(pool_size=1024), per_round=per_round)
+    check_function("evaluate", evaluate)
+    check_function("progress", progress, optional=True)
+    evaluations = check_integer("evaluations", evaluations, 1, 100_000)
+    per_round = check_integer("per_round", per_round, 1, 100_000)
+    noisy, seed = check_flag("noisy", noisy), check_seed(seed)
+    if settings is None:
+        settings = SearchConfig(pool_size=1024)
+    settings = check_settings("settings", settings, SearchConfig)
+    settings = dataclasses.replace(settings, per_round=per_round)
+    predictor = check_settings("predictor", predictor, PredictorConfig)
     priced = Costs.read(space, costs, budget)
     # A joint space holds dicts.
     prepare = _prepare if isinstance(space, Space) else _prepare.__wrapped__
-    priced, searcher = prepare(
-        space, priced, evaluations, settings, predictor or PredictorConfig(), noisy
-    )
+    priced, searcher = prepare(space, priced, evaluations, settings, predictor, noisy)
     log = _Log(space, evaluate, priced, progress)
-    with priced.unwrapped_errors():
+    with unwrapped_errors(priced.of):
         trace = searcher.run(log.evaluate, seed)
     if not np.isfinite(trace.state.scores).any():
         reasons = sorted({str(trial.reason) for trial in log.trials})
@@ -147,7 +145,9 @@ def search(
     return Result(
         best=log.trials[trace.best[-1]],
         trials=tuple(log.trials),
-        predictor=Predictor(space, searcher.predictor, state.fitted),
+        predictor=Predictor(
+            space, searcher.predictor, state.fitted, Parts(costs, predictor, evaluations)
+        ),
         report_card=searcher.report_card(state),
     )
 
@@ -222,8 +222,8 @@ class _Log:
 
 
 def _check_scores(scores: Any, count: int) -> list[Any]:
-    several = isinstance(scores, Sequence) or np.ndim(scores) == 1
-    if isinstance(scores, str) or not several or len(scores) != count:
+    several = isinstance(scores, Sequence) or getattr(scores, "ndim", None) == 1
+    if isinstance(scores, str | bytes) or not several or len(scores) != count:
         raise InputError(
             f"`evaluate` must return a score for each of {count} candidates, a list or an array of "
             f"{count} numbers, got {shown(scores)}"
@@ -235,8 +235,11 @@ def _outcome(score: Any) -> tuple[float, str | None]:
     if score is None:
         return math.nan, "no score"
     try:
-        number = float(score)
-    except (TypeError, ValueError) as error:
+        # Text can look like a number, but is a mistake.
+        number = float("" if isinstance(score, str | bytes) else score)
+    except OverflowError:  # an integer above all floats
+        number = math.inf
+    except Exception as error:  # whatever an object of the user's raises
         raise InputError(
             "a score that `evaluate` returns must be a number, or None for a failed candidate, "
             f"got {shown(score)}"

@@ -26,7 +26,8 @@ class Parameters:
 
     def __init__(self, distributions: dict[str, BaseDistribution]):
         self._distributions = distributions
-        knobs = tuple(_knob(name, d) for name, d in distributions.items())
+        # Optuna's names may be empty.
+        knobs = tuple(_knob(name or "parameter", d) for name, d in distributions.items())
         self.space = PlainSpace(knobs, ())
         self._numbers = [np.array(knob.values, np.float64) for knob in knobs]
 
@@ -74,4 +75,5 @@ def _grid(distribution: FloatDistribution | IntDistribution) -> tuple[Value, ...
     picks = [last * i // max(count - 1, 1) for i in range(count)]
     if whole:
         return tuple(low + pick * step for pick in picks)
-    return tuple(min(low + pick * step, high) for pick in picks)
+    # Where the step is below their rounding some are equal.
+    return tuple(dict.fromkeys(min(low + pick * step, high) for pick in picks))

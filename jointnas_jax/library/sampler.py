@@ -18,11 +18,11 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
+from jointnas_jax.arguments import check_function, check_integer, check_seed
 from jointnas_jax.config import EvolutionConfig
 from jointnas_jax.library.memory import Memory, remember
 from jointnas_jax.library.parameters import Parameters
 from jointnas_jax.library.proposal import SpaceArrays, propose
-from jointnas_jax.library.space import check_integer, check_seed
 from jointnas_jax.space import PlainSpace
 from jointnas_jax.strategy.history import ask
 
@@ -89,7 +89,7 @@ class JointNASSampler(BaseSampler):
         self._seed = secrets.randbits(31) if seed is None else check_seed(seed)
         self._startup = check_integer("n_startup_trials", n_startup_trials, 0, 1_000_000)
         self._most = check_integer("most_trials", most_trials, 4, 2048)
-        self._constraints = constraints_func
+        self._constraints = check_function("constraints_func", constraints_func, optional=True)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
