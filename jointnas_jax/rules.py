@@ -6,6 +6,7 @@ the same numbers.
 
 import dataclasses
 import math
+import numbers
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -127,6 +128,22 @@ NAME = Rule(
     "1 to 64 letters, digits, `_`, `-` or `.`, starting with a letter or digit",
     lambda v: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", v) is not None,
 )
+
+
+_OWN = (bool, int, float)
+
+
+def plain(value: Any) -> Any:
+    """A number, truth value or text of NumPy's, JAX's or PyTorch's as Python's own.
+
+    Anything else comes back as it is.
+    """
+    shape = getattr(value, "shape", None)
+    if not isinstance(shape, tuple) or shape or not hasattr(value, "item"):
+        return value
+    value = value.item()
+    # Python has no number of 80 bits.
+    return float(value) if isinstance(value, numbers.Real) and type(value) not in _OWN else value
 
 
 def option(default: Any, rule: Rule) -> Any:
