@@ -9,6 +9,7 @@ from rich.console import Console
 
 from jointnas_jax.command_line import load_config
 from jointnas_jax.config import check_config
+from jointnas_jax.rules import local_path
 from jointnas_jax.runtime.jax_setup import prepare_jax
 from jointnas_jax.study.run import run_study as run
 from jointnas_jax.telemetry.console import plain_console
@@ -44,4 +45,4 @@ def run_study(
     checked = check_config(config)
     prepare_jax(checked.study.devices)
     console = Console(quiet=True) if quiet else plain_console()
-    return run(checked, Path(workdir), console, overwrite=overwrite)
+    return run(checked, Path(local_path(str(workdir), "workdir")), console, overwrite=overwrite)
