@@ -4,6 +4,7 @@ import ast
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags
 from calls import ROOT, TINY, assert_one_line_and_exit_2, script
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 
 from jointnas_jax.command_line import define_path, parse_config, parse_flags
 from jointnas_jax.config import check_config
-from jointnas_jax.errors import ConfigError
+from jointnas_jax.errors import ConfigError, StorageError, WorkdirError
+from jointnas_jax.files import check_arrays_folder
 from jointnas_jax.rules import PATH, local_path
 from jointnas_jax.storage.database import parse_url
+from jointnas_jax.storage.weights import load_variables, save_variables
 
 # Flags whose text is no path.
 TEXTS = {
@@ -105,3 +108,46 @@ def test_a_study_in_another_store_is_refused_before_anything_is_made(tmp_path):
     done = script("run_joint", TINY, "--workdir=gs://bucket/x", cwd=tmp_path)
     assert_one_line_and_exit_2(done, "`--workdir` must be a path on this machine")
     assert os.listdir(tmp_path) == []
+
+
+# Each is a pattern, a URL, an escape or no UTF-8 to some library.
+NAMES = [
+    *(
+        "runs [v2]",
+        "[!a]",
+        "a*b",
+        "a?b",
+        "{x}",
+        "a\\b",
+        "gs:",
+        "file:",
+        "%20#x",
+        "a b ",
+        "new\nline",
+    ),
+    *("~", "日本", "'q\"", "$HOME", "-x", "x" * 255, "a.orbax-checkpoint-tmp-1"),
+    os.fsdecode(b"\xff\xfe"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_weights_in_a_folder_of_any_name_can_be_read_again(tmp_path, name):
+    folder = tmp_path / name / "weights" / "seed0"
+    save_variables(folder, {"a": np.arange(3.0)})
+    save_variables(folder, {"a": np.arange(4.0)})
+    assert load_variables(folder)["a"].tolist() == [0, 1, 2, 3]
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["seed0", "seed0.sha256"]
+
+
+def test_what_orbax_writes_otherwise_than_it_was_is_an_error(tmp_path):
+    with pytest.raises(StorageError, match="is not what was written"):
+        save_variables(tmp_path / "w", {"a": np.arange(3, dtype=">f4")})
+
+
+@pytest.mark.parametrize("name", ["runs [v2]", "a\\b", "gs:", os.fsdecode(b"\xff")], ids=ascii)
+def test_a_system_without_numbers_of_open_folders_refuses_such_a_name_at_once(tmp_path, name):
+    missing = tmp_path / "fd"
+    with pytest.raises(WorkdirError, match="cannot hold weights on this system"):
+        check_arrays_folder(tmp_path / name / "study", open_files=missing)
+    check_arrays_folder(tmp_path / "a b*?{%20#日本", open_files=missing)
+    check_arrays_folder(tmp_path / name)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from jointnas_jax.errors import BusyError, WorkdirError, one_line
-from jointnas_jax.files import reading, remove_unfinished, writing
+from jointnas_jax.files import check_arrays_folder, reading, remove_unfinished, writing
 
 FILE = "lock"
 # Seconds for which `owner` holds the lock at most.
@@ -30,6 +30,7 @@ def locked(workdir: Path) -> Iterator[None]:
       WorkdirError: It cannot be used.
       StorageError: It cannot be written.
     """
+    check_arrays_folder(workdir)
     try:
         new = not workdir.exists()
         workdir.mkdir(parents=True, exist_ok=True)
