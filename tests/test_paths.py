@@ -16,7 +16,8 @@ from jointnas_jax.config import check_config
 from jointnas_jax.errors import ConfigError, StorageError, WorkdirError
 from jointnas_jax.files import check_arrays_folder
 from jointnas_jax.rules import PATH, local_path
-from jointnas_jax.storage.database import parse_url
+from jointnas_jax.storage.database import parse_url, sqlite_url
+from jointnas_jax.storage.trial_store import TrialStore
 from jointnas_jax.storage.weights import load_variables, save_variables
 
 # Flags whose text is no path.
@@ -137,6 +138,18 @@ def test_weights_in_a_folder_of_any_name_can_be_read_again(tmp_path, name):
     save_variables(folder, {"a": np.arange(4.0)})
     assert load_variables(folder)["a"].tolist() == [0, 1, 2, 3]
     assert sorted(p.name for p in folder.parent.iterdir()) == ["seed0", "seed0.sha256"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_trials_in_a_folder_of_any_name_can_be_read_again(tmp_path, name):
+    (tmp_path / name).mkdir()
+    for read_only in (False, True):
+        store = TrialStore(sqlite_url(tmp_path / name), "digits", read_only=read_only)
+        if not read_only:
+            store.create()
+        assert store.load() == []
+        store.close()
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["trials.db"]
 
 
 def test_what_orbax_writes_otherwise_than_it_was_is_an_error(tmp_path):
