@@ -23,6 +23,7 @@ from jointnas_jax.errors import (
 )
 from jointnas_jax.files import write_json
 from jointnas_jax.rules import DURATION, PATH, QUANTITY, TIMES, local_path, parse_limit
+from jointnas_jax.runtime.output import tell, unfailing_output
 from jointnas_jax.space import read_arch
 
 # Flags that functions here define are those of the script that calls them, in its `--help` too.
@@ -33,27 +34,44 @@ _LIMIT = 'a number above 0 such as "450M" (units K, M, G), up to 1000000G'
 _TIME = 'a time above 0 such as "2.5ms" (units us, ms, s), up to 1000s'
 
 
-def run_script(argv: list[str], doc: str, work: Callable[[list[str]], int]) -> int:
+def run_script(
+    argv: list[str], doc: str, work: Callable[[list[str]], int], *, answers: bool = False
+) -> int:
     """Runs a script: shows its help or does its work, and prints an error as one line.
+
+    Nothing that is printed can end it: see `runtime/output.py`.
 
     Args:
       argv: arguments as in `sys.argv`.
       doc: docstring of the script, shown by `--help`.
       work: function from `argv` to the exit code.
+      answers: what it prints is all that it does, so that a full disk there is an error. A reader
+        that closes the pipe has what it wants.
 
     Returns:
       The exit code.
     """
+    with unfailing_output() as out:
+        code = _run(argv, doc, work)
+        out.flush()
+        if out.lost and not isinstance(out.lost, BrokenPipeError):
+            kind = "error" if answers else "warning"
+            tell(f"{kind}: standard output cannot be written: {one_line(out.lost)}")
+            code = code or int(answers)
+    return code
+
+
+def _run(argv: list[str], doc: str, work: Callable[[list[str]], int]) -> int:
     if any(a in _HELP for a in argv[1:]):
         print(doc + "\n" + flags.FLAGS.main_module_help())
         return 0
     try:
         return work(argv)
     except JointNASError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on, or starts again", file=sys.stderr)
+        tell("interrupted; the same command goes on, or starts again")
         return InterruptedStudyError.exit_code
 
 

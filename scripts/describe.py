@@ -62,4 +62,4 @@ def write(path: Path, arch: ArchSpec) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(sys.argv, __doc__, main))
+    sys.exit(run_script(sys.argv, __doc__, main, answers=True))

@@ -95,4 +95,4 @@ if __name__ == "__main__":
     flags.DEFINE_float("minutes", 0.0, "table: to spend on blocks, about; 0: all it takes.", 0.0)
     flags.DEFINE_bool("again", False, "table: time blocks that are known, too.")
     define_path("out", "", "table: JSON file for the report.")
-    sys.exit(run_script(sys.argv, __doc__, main))
+    sys.exit(run_script(sys.argv, __doc__, main, answers=True))

@@ -41,8 +41,9 @@ def main(argv: list[str]) -> int:
     prepare_jax(devices=1)
     report = search_budgets(Path(WORKDIR.value), budgets, SEED.value)
     console = plain_console()
+    written = write_budgets(report, Path(OUT.value or WORKDIR.value))
     print_budgets(report, console)
-    for path in write_budgets(report, Path(OUT.value or WORKDIR.value)):
+    for path in written:
         console.print(f"  wrote {path}", highlight=False, soft_wrap=True)
     return 0
 

@@ -33,4 +33,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(sys.argv, __doc__, main))
+    sys.exit(run_script(sys.argv, __doc__, main, answers=True))

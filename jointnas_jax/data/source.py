@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -22,6 +21,7 @@ from jointnas_jax.data.classes import choose_classes, renumbered
 from jointnas_jax.data.prepared import prepared_folder
 from jointnas_jax.errors import DataError, one_line
 from jointnas_jax.runtime.cache import remembered
+from jointnas_jax.runtime.output import tell
 
 _READ_AT_ONCE = 256
 # From so many images on a check takes long enough for a line of output.
@@ -86,7 +86,7 @@ class SplitOnDisk:
     def _check_all(self) -> np.ndarray:
         """Decodes all images; returns their classes, `int32[...]`."""
         if len(self) >= _MANY:
-            print(f"  checking {len(self):,} images of `{self._split}`, once", file=sys.stderr)
+            tell(f"  checking {len(self):,} images of `{self._split}`, once")
         labels_of = lambda piece: np.unique(self._decode(piece)[1])
         pieces = self._pool.map(labels_of, self._pieces(np.arange(len(self))))
         classes = np.array(sorted({int(c) for piece in pieces for c in piece}), np.int32)
