@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jointnas_jax.errors import InputError, shown
-from jointnas_jax.rules import PATH, plain
+from jointnas_jax.rules import PATH, local_path, plain
 
 
 def check_integer(name: str, value: Any, low: int, high: int) -> int:
@@ -45,6 +45,6 @@ def check_candidates(name: str, value: Any) -> list[Any]:
 
 def check_path(name: str, value: Any) -> Path:
     """Returns a path; raises `InputError` for anything that cannot be one."""
-    if not isinstance(value, str | Path) or not value or not PATH.holds(str(value)):
+    if not isinstance(value, str | Path) or not value:
         raise InputError(f"`{name}` must be {PATH.text}, got {shown(value)}")
-    return Path(value)
+    return Path(local_path(str(value), name))

@@ -26,6 +26,7 @@ from jointnas_jax.rules import (
     Rule,
     at_least,
     between,
+    local_path,
     one_of,
     option,
     parse_limit,
@@ -496,4 +497,4 @@ def _check_value(field: dataclasses.Field, value: Any, path: str) -> Any:
         retired = RETIRED.get(f"{path}={given}") if isinstance(given, str) else None
         hint = f"; {retired}" if retired else ""
         raise ConfigError(f"`{path}` must be {rule.text}, got {shown(given)}{hint}")
-    return value
+    return local_path(value, path) if rule is PATH and isinstance(value, str) else value

@@ -28,6 +28,7 @@ from jointnas_jax.files import read_checked, read_json, reading, remove_unfinish
 from jointnas_jax.models.metadata import training_metadata, winner_metadata
 from jointnas_jax.nets.init import variable_shapes
 from jointnas_jax.nets.network import Network
+from jointnas_jax.rules import local_path
 from jointnas_jax.space import ArchSpec
 from jointnas_jax.storage.weights import load_variables, save_variables
 from jointnas_jax.storage.workdir import CONFIG, MODEL, RESULT, TRAINED, TRAINING, WEIGHTS
@@ -63,12 +64,13 @@ class Classifier:
         """Returns `float32[N, L]` for `images: uint8[N, H, W, C]` of `image_size`."""
         return scipy.special.softmax(self.logits(images), axis=-1)
 
-    def classify(self, path: Path, top: int) -> list[dict[str, Any]]:
+    def classify(self, path: str | Path, top: int) -> list[dict[str, Any]]:
         """Returns the `top` most probable classes of an image file, best first.
 
         Each is `{"index": int, "label": str, "probability": float}`. Raises as `read_image` does.
         """
-        image = read_image(path, (*self.image_size, self.arch.image_channels), self.crop)
+        file = Path(local_path(str(path)))
+        image = read_image(file, (*self.image_size, self.arch.image_channels), self.crop)
         (probabilities,) = self.probabilities(image[None])
         return [
             {"index": int(i), "label": self.labels[i], "probability": float(probabilities[i])}
