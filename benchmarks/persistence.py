@@ -27,7 +27,14 @@ TIMED = {
     "storage.trial_store:TrialStore": ("__init__", "create", "append", "load", "close"),
     "train.checkpoints:Checkpoints": ("restore", "save"),
     "study.trial_runner": ("save_variables", "check_digest"),
-    "study.study_files": ("new_store", "write_json", "write_digest", "start", "look"),
+    "study.study_files": (
+        "new_store",
+        "write_json",
+        "write_digest",
+        "check_digest",
+        "start",
+        "look",
+    ),
 }
 
 _inside = threading.local()

@@ -23,7 +23,13 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from jointnas_jax.command_line import load_config, parse_flags, run_measurement, text_table
+from jointnas_jax.command_line import (
+    define_path,
+    load_config,
+    parse_flags,
+    run_measurement,
+    text_table,
+)
 from jointnas_jax.config import Config, DataConfig, TrainConfig
 from jointnas_jax.errors import ConfigError
 from jointnas_jax.runtime.processes import in_a_process
@@ -380,7 +386,7 @@ def _print(results: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("config", "", "Take the space of this config instead.")
+    define_path("config", "", "Take the space of this config instead.")
     flags.DEFINE_integer("candidates", Task.candidates, "Random candidates.", 1)
     flags.DEFINE_integer("short_steps", 60, "Steps of a candidate, short; a multiple of 60.")
     flags.DEFINE_integer("long_steps", 600, "Steps of a candidate, long; 0: leave it out.")

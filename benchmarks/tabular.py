@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import tables
-from jointnas_jax.command_line import define_out, integers, parse_flags, run_script
+from jointnas_jax.command_line import define_out, define_path, integers, parse_flags, run_script
 from jointnas_jax.errors import ConfigError, shown
 from jointnas_jax.files import write_json
 from jointnas_jax.rules import parse_quantity
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data", "", "Folder of NAS-Bench-Macro's JSON file.")
+    define_path("data", "", "Folder of NAS-Bench-Macro's JSON file.")
     flags.DEFINE_list("tables", ["macro"], f"Of {', '.join(tables.NAMES)}.")
     flags.DEFINE_integer("seeds", 20, "Repetitions.", 1)
     flags.DEFINE_list("contestants", [], "Who takes part; none: all.")

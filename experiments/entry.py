@@ -8,7 +8,7 @@ from absl import flags
 from rich.console import Console
 
 from experiments.verdict import check_sizes, sentence, table
-from jointnas_jax.command_line import integers, parse_config, run_measurement
+from jointnas_jax.command_line import define_path, integers, parse_config, run_measurement
 from jointnas_jax.config import Config
 from jointnas_jax.errors import ConfigError
 
@@ -26,7 +26,7 @@ def on_random_trials(
       compare: tries the claim on trials, with sets of several sizes, divided so many times.
       flag: name of the flag with the sizes.
     """
-    flags.DEFINE_string("trials", "runs/trials.jsonl", "File of trained random candidates.")
+    define_path("trials", "runs/trials.jsonl", "File of trained random candidates.")
     flags.DEFINE_integer("candidates", 100, "Random candidates to train.", 3)
     flags.DEFINE_integer("twice", 20, "How many of them to train twice, for the noise.", 0)
 

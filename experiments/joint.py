@@ -21,6 +21,7 @@ from rich.console import Console
 
 from experiments.entry import run_experiment
 from experiments.verdict import judge, row
+from jointnas_jax.command_line import define_path
 from jointnas_jax.config import Config
 from jointnas_jax.errors import DamagedError, WorkdirError
 
@@ -122,6 +123,6 @@ def measure(config: Config, console: Console) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", "runs/claim_joint", "Folder of the studies.")
+    define_path("workdir", "runs/claim_joint", "Folder of the studies.")
     flags.DEFINE_bool("overwrite", False, "Replace studies there that have another config.")
     sys.exit(run_experiment(__doc__, measure, "joint"))

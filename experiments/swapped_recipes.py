@@ -21,6 +21,7 @@ from rich.console import Console
 
 from experiments.entry import run_experiment
 from experiments.verdict import judge, number, row
+from jointnas_jax.command_line import define_paths
 from jointnas_jax.config import Config
 from jointnas_jax.errors import InputError, SpaceError
 from jointnas_jax.nets.cost import count
@@ -108,5 +109,5 @@ def measure(config: Config, console: Console) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("candidates", [], "Files of candidates, two or more.")
+    define_paths("candidates", "Files of candidates, two or more.")
     sys.exit(run_experiment(__doc__, measure, "swapped_recipes"))

@@ -22,7 +22,8 @@ from jointnas_jax.errors import (
     shown,
 )
 from jointnas_jax.files import write_json
-from jointnas_jax.rules import DURATION, PATH, QUANTITY, TIMES, parse_limit
+from jointnas_jax.rules import DURATION, PATH, QUANTITY, TIMES, local_path, parse_limit
+from jointnas_jax.runtime.output import tell, unfailing_output
 from jointnas_jax.space import read_arch
 
 # Flags that functions here define are those of the script that calls them, in its `--help` too.
@@ -33,27 +34,44 @@ _LIMIT = 'a number above 0 such as "450M" (units K, M, G), up to 1000000G'
 _TIME = 'a time above 0 such as "2.5ms" (units us, ms, s), up to 1000s'
 
 
-def run_script(argv: list[str], doc: str, work: Callable[[list[str]], int]) -> int:
+def run_script(
+    argv: list[str], doc: str, work: Callable[[list[str]], int], *, answers: bool = False
+) -> int:
     """Runs a script: shows its help or does its work, and prints an error as one line.
+
+    Nothing that is printed can end it: see `runtime/output.py`.
 
     Args:
       argv: arguments as in `sys.argv`.
       doc: docstring of the script, shown by `--help`.
       work: function from `argv` to the exit code.
+      answers: what it prints is all that it does, so that a full disk there is an error. A reader
+        that closes the pipe has what it wants.
 
     Returns:
       The exit code.
     """
+    with unfailing_output() as out:
+        code = _run(argv, doc, work)
+        out.flush()
+        if out.lost and not isinstance(out.lost, BrokenPipeError):
+            kind = "error" if answers else "warning"
+            tell(f"{kind}: standard output cannot be written: {one_line(out.lost)}")
+            code = code or int(answers)
+    return code
+
+
+def _run(argv: list[str], doc: str, work: Callable[[list[str]], int]) -> int:
     if any(a in _HELP for a in argv[1:]):
         print(doc + "\n" + flags.FLAGS.main_module_help())
         return 0
     try:
         return work(argv)
     except JointNASError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on, or starts again", file=sys.stderr)
+        tell("interrupted; the same command goes on, or starts again")
         return InterruptedStudyError.exit_code
 
 
@@ -87,9 +105,47 @@ def run_measurement(
     return run_script(sys.argv, doc, work)
 
 
+class _PathParser(flags.ArgumentParser):
+    """Reads the value of a flag as `local_path` does."""
+
+    syntactic_help = "a path"
+
+    def __init__(self, name: str):
+        self._name = f"--{name}"
+
+    def parse(self, argument: str) -> str:
+        return local_path(argument, self._name)
+
+    def flag_type(self) -> str:
+        return "path"
+
+
+class _PathsParser(flags.ListParser):
+    """Reads a list of paths."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self._name = f"--{name}"
+
+    def parse(self, argument: str | list[str]) -> list[str]:
+        return [local_path(path, self._name) for path in super().parse(argument)]
+
+
+def define_path(
+    name: str, default: str, doc: str, flag_values: flags.FlagValues = flags.FLAGS
+) -> flags.FlagHolder[str]:
+    """Defines a flag whose value is a path on this machine; see `local_path`."""
+    return flags.DEFINE(_PathParser(name), name, default, doc, flag_values)
+
+
+def define_paths(name: str, doc: str) -> flags.FlagHolder[list[str]]:
+    """Defines a flag whose value is a list of paths, by default an empty one."""
+    return flags.DEFINE(_PathsParser(name), name, [], doc, serializer=flags.CsvListSerializer(","))
+
+
 def define_out(doc: str) -> None:
     """Defines the flag `--out`, a JSON file; another file is an error before anything runs."""
-    flags.DEFINE_string("out", "", doc)
+    define_path("out", "", doc)
     flags.register_validator(
         "out",
         lambda text: not text or (text.endswith(".json") and Path(text).parent.is_dir()),
@@ -109,7 +165,7 @@ def parse_config(argv: list[str], default_file: str, flag_values: flags.FlagValu
       ConfigError: a flag, key or value is wrong; one line.
       SpaceError: the `space` section breaks a rule.
     """
-    argv = _join_config_flag(argv)
+    argv = _find_config_file(argv)
     file = next(
         (a.split("=", 1)[1] for a in reversed(argv) if re.match("--?config=", a)), default_file
     )
@@ -136,24 +192,25 @@ def parse_flags(argv: list[str], flag_values: flags.FlagValues, wanted: str = ""
       wanted: name of the arguments besides flags, for errors; "" allows none.
 
     Returns:
-      The arguments besides flags.
+      The arguments besides flags, which are paths, or names.
 
     Raises:
       ConfigError: a flag or an argument is wrong; one line.
     """
     try:
         _, *rest = flag_values(argv)
+    except JointNASError:
+        raise
     except Exception as error:  # absl and config_flags raise many kinds
         raise ConfigError(_one_line(error)) from error
     if rest and not wanted:
         raise ConfigError(f"unexpected argument {shown(rest[0])}; flags look like --workdir=DIR")
-    # Nearly every text is a path, and none is longer.
-    named = [(f"--{name}", value) for name, value in flag_values.flag_values_dict().items()]
-    for name, text in [*named, *((wanted, argument) for argument in rest)]:
-        of_config = name.startswith("--config")  # which has other rules
+    # No other text is longer than a path.
+    for name, text in flag_values.flag_values_dict().items():
+        of_config = name.startswith("config")  # which has other rules
         if isinstance(text, str) and not of_config and not PATH.holds(text):
-            raise ConfigError(f"`{name}` must be short text or {PATH.text}, got {shown(text)}")
-    return rest
+            raise ConfigError(f"`--{name}` must be short text or {PATH.text}, got {shown(text)}")
+    return [local_path(argument, wanted) for argument in rest]
 
 
 def parse_budgets(
@@ -258,8 +315,7 @@ def _check_path(config: ConfigDict, path: str) -> None:
 
 def load_config(file: str, argv: list[str]) -> ConfigDict:
     """Runs `get_config()` of a config file, without overrides."""
-    if not PATH.holds(file):
-        raise ConfigError(f"`--config` must be {PATH.text}, got {shown(file)}")
+    file = local_path(file, "--config")
     if not os.path.isfile(file):
         near = [str(p) for p in sorted(Path(file).parent.glob("*.py"))]
         raise ConfigError(f"config file `{file}` does not exist{nearest(file, near)}")
@@ -302,15 +358,17 @@ def _define(file: str, flag_values: flags.FlagValues, argv: list[str]) -> flags.
     )
 
 
-def _join_config_flag(argv: list[str]) -> list[str]:
-    """Writes `--config FILE` as `--config=FILE`."""
+def _find_config_file(argv: list[str]) -> list[str]:
+    """Writes `--config FILE` and `--config=~/FILE` as `--config=FILE`, a path as `local_path`'s."""
     joined: list[str] = []
     for argument in argv:
         if joined and joined[-1] in ("--config", "-config"):
             joined[-1] = f"--config={argument}"
         else:
             joined.append(argument)
-    return joined
+    name = re.compile("(--?config=)(.*)", re.DOTALL)
+    found = ((name.fullmatch(argument), argument) for argument in joined)
+    return [m[1] + local_path(m[2], "--config") if m else argument for m, argument in found]
 
 
 def _one_line(error: BaseException) -> str:

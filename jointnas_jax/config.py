@@ -26,9 +26,11 @@ from jointnas_jax.rules import (
     Rule,
     at_least,
     between,
+    local_path,
     one_of,
     option,
     parse_limit,
+    plain,
 )
 from jointnas_jax.space.joint import JointSpace
 
@@ -150,8 +152,30 @@ class TrainConfig:
         return self.winner_epochs or self.epochs
 
 
+class _Settings:
+    """Base of sections that users of the library make themselves: checked when they are made."""
+
+    def __post_init__(self) -> None:
+        """Raises `ConfigError` naming the field that breaks a rule."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # of a subclass
+            value, path = getattr(self, field.name), f"{type(self).__name__}.{field.name}"
+            if "rule" in field.metadata:
+                object.__setattr__(self, field.name, _check_value(field, value, path))
+            else:
+                check_settings(path, value, field.type)
+
+
+def check_settings(name: str, value: Any, kind: Any) -> Any:
+    """Returns settings of one kind, by default for None; raises `ConfigError` for anything else."""
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        raise ConfigError(f"`{name}` must be a jn.{kind.__name__}, got {shown(value)}")
+    return value
+
+
 @dataclasses.dataclass(frozen=True)
-class EvolutionConfig:
+class EvolutionConfig(_Settings):
     """The fine stage; the paper does not publish its sizes and rates.
 
     Attributes:
@@ -176,7 +200,7 @@ class EvolutionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictorConfig:
+class PredictorConfig(_Settings):
     """The predictor. Epochs and Huber loss are the paper's (section 3.2); the rest is unpublished.
 
     Attributes:
@@ -212,7 +236,7 @@ class PredictorConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(_Settings):
     """Both stages of the search.
 
     Attributes:
@@ -463,6 +487,9 @@ def unknown_key(path: str, key: str, keys: Iterable[str]) -> ConfigError:
 def _check_value(field: dataclasses.Field, value: Any, path: str) -> Any:
     rule, kind, given = field.metadata["rule"], field.type, value
     assert isinstance(kind, type)
+    value = plain(value)
+    if kind is tuple and isinstance(value, list | tuple):
+        value = tuple(map(plain, value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**1000 else math.nan  # which no rule allows
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -474,4 +501,4 @@ def _check_value(field: dataclasses.Field, value: Any, path: str) -> Any:
         retired = RETIRED.get(f"{path}={given}") if isinstance(given, str) else None
         hint = f"; {retired}" if retired else ""
         raise ConfigError(f"`{path}` must be {rule.text}, got {shown(given)}{hint}")
-    return value
+    return local_path(value, path) if rule is PATH and isinstance(value, str) else value

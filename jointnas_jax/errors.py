@@ -24,6 +24,10 @@ class JointNASError(Exception):
             text = f"{text[:half]} ... {text[-half:]}"
         super().__init__(_printable(text))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the message: subclasses are made of other arguments."""
+        return _unpickled, (type(self), str(self)), vars(self)
+
 
 class InputError(JointNASError):
     """Something the user gave cannot be used: config, space, data, candidate file or workdir."""
@@ -116,6 +120,12 @@ class _Short(reprlib.Repr):
 
 
 _SHORT = _Short()
+
+
+def _unpickled(kind: type[JointNASError], message: str) -> JointNASError:
+    error = kind.__new__(kind)
+    JointNASError.__init__(error, message)
+    return error
 
 
 def _text(value: object) -> str:

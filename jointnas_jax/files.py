@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -18,8 +19,11 @@ SCHEMA = 1
 # What a conversion raises where the content makes no sense.
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _SCHEMA, _DIGEST = "schema", "digest"
+_NOT_FOR_ORBAX = re.compile(r"[\[\]\\\ud800-\udfff]|:$")
 # Suffix of a file that is being written.
 _UNFINISHED = ".unfinished"
+# Folders that this process has open, by number; only Linux has it.
+OPEN_FILES = Path("/proc/self/fd")
 # Orbax numbers saves by the process, and a save looks its number up late: it finds that of another
 # thread which began meanwhile, writes before its folder is made, and loses what it wrote.
 _ORBAX = threading.Lock()
@@ -196,6 +200,22 @@ def saving(path: Path) -> Iterator[None]:
     """`writing` by Orbax: one thread at a time."""
     with _ORBAX, writing(path):
         yield
+
+
+def check_arrays_folder(path: Path, open_files: Path = OPEN_FILES) -> None:
+    """Raises `WorkdirError` if Orbax could not write below a path, before anything trains.
+
+    Where folders have numbers it always can, see `runtime/arrays_on_disk.py`.
+    """
+    if open_files.exists():
+        return
+    bad = [part for part in path.absolute().parts if _NOT_FOR_ORBAX.search(part)]
+    if bad:
+        raise WorkdirError(
+            f"`{path}` cannot hold weights on this system: folders may not have `[`, `]`, a "
+            f"backslash or bytes that are no UTF-8 in their names, nor end with `:`, got "
+            f"{bad[0]!a}; give another folder"
+        )
 
 
 def _digest_file(folder: Path) -> Path:

@@ -6,6 +6,7 @@ the same numbers.
 
 import dataclasses
 import math
+import numbers
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -113,6 +114,7 @@ DURATION = Rule(
     _TIME.holds,
 )
 PATH = Rule("a path: no NUL, at most 255 bytes between slashes and 3,000 in all", _is_path)
+_STORE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 DATABASE = Rule(
     "a database as SQLAlchemy names it, such as `postgresql://host/name` or `sqlite:///FILE`, "
     'not in memory, or "" for a file in the workdir',
@@ -129,9 +131,54 @@ NAME = Rule(
 )
 
 
+_OWN = (bool, int, float)
+
+
+def plain(value: Any) -> Any:
+    """A number, truth value or text of NumPy's, JAX's or PyTorch's as Python's own.
+
+    Anything else comes back as it is.
+    """
+    shape = getattr(value, "shape", None)
+    if not isinstance(shape, tuple) or shape or not hasattr(value, "item"):
+        return value
+    value = value.item()
+    # Python has no number of 80 bits.
+    return float(value) if isinstance(value, numbers.Real) and type(value) not in _OWN else value
+
+
 def option(default: Any, rule: Rule) -> Any:
     """A field with a rule."""
     return dataclasses.field(default=default, metadata={"rule": rule})
+
+
+def local_path(text: str, name: str = "path") -> str:
+    """The path on this machine that a user's text names; `~` becomes the home folder.
+
+    Every path of a flag, an argument or a config comes through here; a shell leaves the `~` in
+    `--workdir=~/x` to the program.
+
+    Args:
+      text: the path; "" stays "".
+      name: name of the flag or option, for errors.
+
+    Raises:
+      ConfigError: it is no path, names another store, or the home of a user that does not exist.
+    """
+    if not PATH.holds(text):
+        raise ConfigError(f"`{name}` must be {PATH.text}, got {shown(text)}")
+    if match := _STORE.match(text):
+        raise ConfigError(
+            f"`{name}` must be a path on this machine, got {shown(text)}: stores such as "
+            f"`{match[0]}/` are not supported; mount them, and name the folder"
+        )
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        raise ConfigError(
+            f"`{name}` = {shown(text)} names the home folder of a user that does not exist; write "
+            f"{shown('./' + text)} for a file or folder whose name begins with `~`"
+        )
+    return path
 
 
 def parse_quantity(text: str) -> int:

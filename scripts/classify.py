@@ -11,12 +11,10 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.command_line import define_path, parse_flags, run_script
 from jointnas_jax.errors import ModelError, one_line
 
-MODEL = flags.DEFINE_string(
-    "model", "", "Workdir of a study, an export, or a folder of import_weights.py."
-)
+MODEL = define_path("model", "", "Workdir of a study, an export, or a folder of import_weights.py.")
 TOP = flags.DEFINE_integer("top", 5, "Classes to name, most probable first.", 1)
 JSON = flags.DEFINE_bool("json", False, "Print JSON instead of text.")
 
@@ -44,4 +42,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(sys.argv, __doc__, main))
+    sys.exit(run_script(sys.argv, __doc__, main, answers=True))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.command_line import define_path, parse_flags, run_script
 from jointnas_jax.errors import ConfigError, WorkdirError, shown
 from jointnas_jax.nets import zoo
 from jointnas_jax.nets.cost import count
@@ -30,7 +30,7 @@ WIDTH = flags.DEFINE_float("width", 1.0, "Scale the channels.")
 DEPTH = flags.DEFINE_float("depth", 1.0, "Scale the blocks of a stage.")
 RESOLUTION = flags.DEFINE_float("resolution", 1.0, "Scale the resolution.")
 SCALE_TO = flags.DEFINE_string("scale_to", "", 'Scale all three to FLOPs such as "1.2G".')
-OUT = flags.DEFINE_string("out", "", "Write the network to this JSON file.")
+OUT = define_path("out", "", "Write the network to this JSON file.")
 
 
 def main(argv: list[str]) -> int:
@@ -62,4 +62,4 @@ def write(path: Path, arch: ArchSpec) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(sys.argv, __doc__, main))
+    sys.exit(run_script(sys.argv, __doc__, main, answers=True))

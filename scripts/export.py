@@ -13,11 +13,11 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.command_line import define_path, parse_flags, run_script
 from jointnas_jax.errors import ModelError
 from jointnas_jax.report.card import check_formats
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a finished study, or of another model.")
+WORKDIR = define_path("workdir", "", "Folder of a finished study, or of another model.")
 FORMAT = flags.DEFINE_list("format", [], "orbax, safetensors, stablehlo, onnx; also several.")
 WINNER = flags.DEFINE_integer("winner", 0, "Which winner of the study; 0 is the best.", 0)
 SEED = flags.DEFINE_integer(
@@ -26,7 +26,7 @@ SEED = flags.DEFINE_integer(
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 0, "Images that a program takes at a time; 0 is any number.", 0, 1_000_000
 )
-OUT = flags.DEFINE_string("out", "", "Folder for the export; default WORKDIR/export/FORMATS.")
+OUT = define_path("out", "", "Folder for the export; default WORKDIR/export/FORMATS.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an export in the folder.")
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.command_line import define_path, parse_flags, run_script
 from jointnas_jax.errors import ModelError
 
 MODEL = flags.DEFINE_string("model", "", "fbnetv3_b, fbnetv3_d or fbnetv3_g.")
-WEIGHTS = flags.DEFINE_string("weights", "", "Safetensors file.")
-LABELS = flags.DEFINE_string("labels", "", "Text file with the name of each class, one a line.")
-OUT = flags.DEFINE_string("out", "", "Folder for the model; default runs/MODEL.")
+WEIGHTS = define_path("weights", "", "Safetensors file.")
+LABELS = define_path("labels", "", "Text file with the name of each class, one a line.")
+OUT = define_path("out", "", "Folder for the model; default runs/MODEL.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the imported model in the folder.")
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.command_line import define_path, parse_flags, run_script
 from jointnas_jax.errors import DataError
 
-SOURCE = flags.DEFINE_string(
+SOURCE = define_path(
     "source", "", "Prepared TFDS folder to take images from, all of one size; default digits."
 )
-OUT = flags.DEFINE_string("out", "", "Folder that will hold `imagenet2012`.")
+OUT = define_path("out", "", "Folder that will hold `imagenet2012`.")
 TRAIN = flags.DEFINE_integer("train", 2000, "Training images, at most.", 2)
 VALIDATION = flags.DEFINE_integer("validation", 500, "Validation images, at most.", 2)
 

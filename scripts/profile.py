@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
 if __name__ == "__main__":
     from absl import flags
 
-    from jointnas_jax.command_line import run_script
+    from jointnas_jax.command_line import define_path, run_script
 
     flags.DEFINE_bool("json", False, "Print JSON instead of text.")
     flags.DEFINE_integer("batch", 32, "Images at once, for the throughput.", 1, 65_536)
@@ -94,5 +94,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("check", 30, "table: networks to time whole, at most.", 3, 1000)
     flags.DEFINE_float("minutes", 0.0, "table: to spend on blocks, about; 0: all it takes.", 0.0)
     flags.DEFINE_bool("again", False, "table: time blocks that are known, too.")
-    flags.DEFINE_string("out", "", "table: JSON file for the report.")
-    sys.exit(run_script(sys.argv, __doc__, main))
+    define_path("out", "", "table: JSON file for the report.")
+    sys.exit(run_script(sys.argv, __doc__, main, answers=True))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from absl import flags
 
-from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.command_line import define_path, parse_flags, run_script
 from jointnas_jax.errors import ConfigError
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a study.")
-OUT = flags.DEFINE_string("out", "", "Folder for the report; default WORKDIR/report.")
+WORKDIR = define_path("workdir", "", "Folder of a study.")
+OUT = define_path("out", "", "Folder for the report; default WORKDIR/report.")
 STORAGE = flags.DEFINE_string(
     "storage", "", "Database of the trials; default the one where the study began."
 )

@@ -9,12 +9,12 @@ from typing import Any
 
 from absl import flags
 
-from jointnas_jax.command_line import parse_config, run_script
+from jointnas_jax.command_line import define_path, parse_config, run_script
 from jointnas_jax.runtime.interrupt import Interrupt, run_interruptible
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder for everything written; default runs/NAME.")
+WORKDIR = define_path("workdir", "", "Folder for everything written; default runs/NAME.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and train nothing.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the study that the workdir holds.")
 QUIET = flags.DEFINE_bool("quiet", False, "Print errors and the final result only.")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from absl import flags
 
-from jointnas_jax.command_line import parse_budgets, parse_flags, run_script
+from jointnas_jax.command_line import define_path, parse_budgets, parse_flags, run_script
 from jointnas_jax.errors import ConfigError
 from jointnas_jax.telemetry.console import plain_console
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a finished study.")
+WORKDIR = define_path("workdir", "", "Folder of a finished study.")
 FLOPS = flags.DEFINE_list("flops", [], "Limits of the FLOPs, such as 450M,550M.")
 PARAMS = flags.DEFINE_list(
     "params",
@@ -25,7 +25,7 @@ PARAMS = flags.DEFINE_list(
 )
 LATENCY = flags.DEFINE_list("latency", [], "Limits of the latency, such as 2.5ms, likewise.")
 SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0, 2**31 - 1)
-OUT = flags.DEFINE_string("out", "", "Folder for what is found; default the workdir.")
+OUT = define_path("out", "", "Folder for what is found; default the workdir.")
 
 
 def main(argv: list[str]) -> int:
@@ -41,8 +41,9 @@ def main(argv: list[str]) -> int:
     prepare_jax(devices=1)
     report = search_budgets(Path(WORKDIR.value), budgets, SEED.value)
     console = plain_console()
+    written = write_budgets(report, Path(OUT.value or WORKDIR.value))
     print_budgets(report, console)
-    for path in write_budgets(report, Path(OUT.value or WORKDIR.value)):
+    for path in written:
         console.print(f"  wrote {path}", highlight=False, soft_wrap=True)
     return 0
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from absl import flags
 
-from jointnas_jax.command_line import integers, parse_config, run_measurement
+from jointnas_jax.command_line import define_path, integers, parse_config, run_measurement
 from jointnas_jax.config import Config
 from jointnas_jax.errors import ConfigError
 from jointnas_jax.simulation.fleet import LARGEST, Fleet, parse_speeds, read_speeds
@@ -33,7 +33,7 @@ from jointnas_jax.simulation.workload import Workload
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "imagenet_joint.py"
 _SIZES = [str(2**power) for power in range(13)]
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a finished study, for its trial times.")
+WORKDIR = define_path("workdir", "", "Folder of a finished study, for its trial times.")
 ONE_HOST = flags.DEFINE_bool(
     "one_host",
     False,
@@ -57,7 +57,7 @@ DEVICES = flags.DEFINE_list("devices", _SIZES, f"Sizes of the fleet, from 1 to {
 SPEED = flags.DEFINE_list(
     "speed", ["1"], "Of a device; by number where devices share their cores: 1:1,2:0.8,4:0.4."
 )
-SCALING = flags.DEFINE_string("scaling", "", "Speeds measured by benchmarks/scaling.py.")
+SCALING = define_path("scaling", "", "Speeds measured by benchmarks/scaling.py.")
 for field in dataclasses.fields(Fleet):
     if field.name not in ("devices", "speed"):
         define: Any = flags.DEFINE_integer if field.type is int else flags.DEFINE_float

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from absl import flags
 
-from jointnas_jax.command_line import parse_flags, run_script
+from jointnas_jax.command_line import define_path, parse_flags, run_script
 from jointnas_jax.errors import ConfigError
 from jointnas_jax.telemetry.console import plain_console
 from jointnas_jax.telemetry.status import look_at, print_status
 
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a study, or of the training of a network.")
+WORKDIR = define_path("workdir", "", "Folder of a study, or of the training of a network.")
 JSON = flags.DEFINE_bool("json", False, "Print JSON instead of lines.")
 
 
@@ -33,4 +33,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(sys.argv, __doc__, main))
+    sys.exit(run_script(sys.argv, __doc__, main, answers=True))

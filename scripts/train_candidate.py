@@ -9,15 +9,15 @@ from pathlib import Path
 
 from absl import flags
 
-from jointnas_jax.command_line import parse_config, run_script
+from jointnas_jax.command_line import define_path, parse_config, run_script
 from jointnas_jax.runtime.interrupt import Interrupt, run_interruptible
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
 
-CANDIDATE = flags.DEFINE_string(
+CANDIDATE = define_path(
     "candidate", "", "File of a candidate, or a published network; default the config's."
 )
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder for everything; default runs/NAME-CANDIDATE.")
+WORKDIR = define_path("workdir", "", "Folder for everything; default runs/NAME-CANDIDATE.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and train nothing.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the training that the workdir holds.")
 QUIET = flags.DEFINE_bool("quiet", False, "Print errors and the final result only.")

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "jointnas_jax"
 ORDER = (
     *("library", "simulation", "study", "execution", "models", "problem", "telemetry", "storage"),
     *("report", "strategy", "predictor", "train", "data", "nets"),
-    *("command_line", "config", "space", "rules", "runtime", "files", "errors"),
+    *("command_line", "config", "space", "arguments", "rules", "runtime", "files", "errors"),
 )
 # What rooms do without although it is below them.
 FORBIDDEN = {

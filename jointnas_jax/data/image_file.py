@@ -1,16 +1,68 @@
-"""Image files from outside, decoded by Pillow, as inputs of a network."""
+"""Image files, decoded by Pillow: those of a dataset and those from outside by the same function.
+
+Images are upright (EXIF), transparency is left out (the colours stay as stored), colour profiles
+are not applied, and of several frames the first one counts. Palettes become their colours, and 16
+bits their upper 8.
+"""
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
+from PIL.ImageFile import ImageFile
 
 from jointnas_jax.errors import DataError, one_line
 
 # Listed, because for some other formats Pillow starts a program (for EPS, Ghostscript).
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-_MODES = {1: "L", 3: "RGB"}
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# By channels; a dataset may have transparency as one of them.
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+CHANNELS = tuple(_MODES)
+# Pillow converts these to one other mode only.
+_DETOURS = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA", "LAB": "RGB"}
+
+# Of Pillow: about large images, which are an error here, and odd metadata. Filters of a `with` are
+# not for threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def decode_image(file: Path | BinaryIO, channels: int, name: str) -> Image.Image:
+    """Decodes an image; see the text above.
+
+    Args:
+      file: the file, or its bytes.
+      channels: 1 (grey), 2 (grey and transparency), 3 (colour) or 4 (colour and transparency).
+      name: name of the image, for errors.
+
+    Returns:
+      An image of 8 bits per channel, of Pillow's mode for these channels.
+
+    Raises:
+      DataError: the file is missing, damaged, no image of a format in the list, too large, or of a
+        colour space or range that has no 8 bits.
+    """
+    mode = _MODES[channels]
+    try:
+        with Image.open(file, formats=_FORMATS) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit and image.width * image.height > limit:
+                raise DataError(f"{name} cannot be read: it exceeds limit of {limit:,} pixels")
+            ImageOps.exif_transpose(image, in_place=True)
+            upright = _upper_bits(image, name) if image.mode.startswith(("I", "F")) else image
+            if upright.mode in _DETOURS:
+                upright = upright.convert(_DETOURS[upright.mode])
+            return upright if upright.mode == mode else upright.convert(mode)
+    except DataError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        known = ", ".join(_FORMATS)
+        raise DataError(f"{name} cannot be read: it is no image, or none of {known}") from error
+    except Exception as error:  # decoders raise many kinds
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"{name} cannot be read: {one_line(reason)}") from error
 
 
 def read_image(path: Path, shape: tuple[int, int, int], crop: float | None = None) -> np.ndarray:
@@ -26,13 +78,12 @@ def read_image(path: Path, shape: tuple[int, int, int], crop: float | None = Non
       `uint8[H, W, C]`.
 
     Raises:
-      DataError: the file is missing, damaged, no image, too large, or has more than 8 bits per
-        channel; or there is no colour mode of C channels.
+      DataError: as `decode_image`; or there is no colour mode of C channels.
     """
     height, width, channels = shape
-    if channels not in _MODES:
+    if channels not in (1, 3):
         raise DataError(f"image files have 1 or 3 channels, the network needs {channels}")
-    image, box = _decode(path, _MODES[channels]), None
+    image, box = decode_image(path, channels, f"image `{path}`"), None
     if crop is not None:
         # In pixels of the file: resizing first would blow up a very long image.
         scale = min(image.width / width, image.height / height) * crop
@@ -42,17 +93,18 @@ def read_image(path: Path, shape: tuple[int, int, int], crop: float | None = Non
     return np.asarray(image).reshape(shape)
 
 
-def _decode(path: Path, mode: str) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as file:
-                upright = ImageOps.exif_transpose(file)
-                if not file.mode.startswith(("I", "F")):
-                    return upright.convert(mode)
-                wide = file.mode
-    except Exception as error:  # decoders raise many kinds
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError(f"image `{path}` cannot be read: {one_line(reason)}") from error
-    raise DataError(f"image `{path}` must have 8 bits per channel, got Pillow's mode {wide}")
+def _upper_bits(image: ImageFile, name: str) -> Image.Image:
+    """The upper 8 bits of a grey image of more; raises `DataError`."""
+    bits, inverted = 0, False
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        bits = 16
+    if bits and isinstance(image, TiffImagePlugin.TiffImageFile):
+        (bits,) = image.tag_v2[TiffImagePlugin.BITSPERSAMPLE]
+        inverted = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    if bits not in (12, 16):
+        raise DataError(
+            f"{name} must have 8 bits per channel, or 16 without a sign, got Pillow's mode "
+            f"{image.mode}, whose range is not known; convert it"
+        )
+    values = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+    return Image.fromarray(255 - values if inverted else values)

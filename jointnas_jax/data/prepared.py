@@ -7,6 +7,7 @@ import tensorflow_datasets as tfds
 
 from jointnas_jax.data import digits
 from jointnas_jax.errors import DataError, nearest
+from jointnas_jax.rules import local_path
 
 _INFO_FILE = "dataset_info.json"
 
@@ -24,7 +25,7 @@ def prepared_folder(name: str, directory: str) -> Path:
     """
     if not directory and name == digits.NAME:
         return digits.prepare_digits()
-    root = Path(os.path.expanduser(directory or tfds.core.constants.DATA_DIR))
+    root = Path(local_path(directory or str(tfds.core.constants.DATA_DIR), "data.dir"))
     if not os.path.isdir(root):
         raise DataError(f"`data.dir` must be an existing folder, got `{root}`")
     for folder in (root, root / name):

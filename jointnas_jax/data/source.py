@@ -7,9 +7,9 @@ then on. Images of a larger one are decoded when they are needed.
 import concurrent.futures
 import contextlib
 import dataclasses
+import io
 import math
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -19,11 +19,15 @@ from PIL import Image
 
 from jointnas_jax.config import DataConfig
 from jointnas_jax.data.classes import choose_classes, renumbered
+from jointnas_jax.data.image_file import CHANNELS, decode_image
 from jointnas_jax.data.prepared import prepared_folder
 from jointnas_jax.errors import DataError, one_line
 from jointnas_jax.runtime.cache import remembered
+from jointnas_jax.runtime.output import tell
 
 _READ_AT_ONCE = 256
+# Version of `image_file.decode_image`: what one has checked another may refuse.
+_DECODER = 2
 # From so many images on a check takes long enough for a line of output.
 _MANY = 50_000
 
@@ -86,7 +90,7 @@ class SplitOnDisk:
     def _check_all(self) -> np.ndarray:
         """Decodes all images; returns their classes, `int32[...]`."""
         if len(self) >= _MANY:
-            print(f"  checking {len(self):,} images of `{self._split}`, once", file=sys.stderr)
+            tell(f"  checking {len(self):,} images of `{self._split}`, once")
         labels_of = lambda piece: np.unique(self._decode(piece)[1])
         pieces = self._pool.map(labels_of, self._pieces(np.arange(len(self))))
         classes = np.array(sorted({int(c) for piece in pieces for c in piece}), np.int32)
@@ -147,7 +151,10 @@ class ImageDataset:
         labels = np.empty(len(indices), np.int64)
         examples = self._read(source, [int(i) for i in indices], split)
         for row, (index, example) in enumerate(zip(indices, examples, strict=True)):
-            images[row] = self._fit(example[image_key], split, index)
+            name = f"split `{split}` of `{self.name}`: example {index}"
+            image = decode_image(io.BytesIO(example[image_key]), self.image_shape[-1], name)
+            pixels = np.asarray(image)
+            images[row] = self._fit(pixels.reshape(*pixels.shape[:2], -1), name)
             labels[row] = example[label_key]
         numbers, bad = renumbered(labels, np.array(self.classes or range(self.num_classes)))
         if bad.size:
@@ -192,10 +199,9 @@ class ImageDataset:
 
     def _stored_labels(self, split: str) -> np.ndarray:
         """Labels of a split as stored, `int64[N]`: all records are read, no image decoded."""
-        image_key, label_key = self._keys
+        label_key = self._keys[1]
         with self._naming(split):
-            decoders = {image_key: tfds.decode.SkipDecoding()}
-            source = self._builder.as_data_source(split, decoders=decoders)
+            source = self._encoded(split)
             labels = (example[label_key] for example in source)
             return np.fromiter(labels, np.int64, len(source))
 
@@ -204,7 +210,7 @@ class ImageDataset:
         with self._naming(split):
             stats = [(str(p), os.stat(p)) for p in sorted(set(self._info(split).filepaths))]
         files = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-        reading = (self.image_shape, self._resize, self.num_classes, self.classes)
+        reading = (_DECODER, self.image_shape, self._resize, self.num_classes, self.classes)
         return repr((self.name, self._keys, split, files, reading if decoded else ()))
 
     def check_disjoint(self, first: str, second: str) -> None:
@@ -228,7 +234,13 @@ class ImageDataset:
         if not self._info(split).num_examples:
             raise DataError(f"split `{split}` of `{self.name}` has no examples")
         with self._naming(split):
-            return self._builder.as_data_source(split)
+            return self._encoded(split)
+
+    def _encoded(self, split: str) -> Any:
+        """The examples of a split, whose images are the bytes of files."""
+        return self._builder.as_data_source(
+            split, decoders={self._keys[0]: tfds.decode.SkipDecoding()}
+        )
 
     def _info(self, split: str) -> Any:
         splits = self._builder.info.splits
@@ -264,13 +276,13 @@ class ImageDataset:
     def _read(self, source: Any, indices: list[int], split: str) -> Any:
         try:
             return source.__getitems__(indices)
-        except Exception as error:  # decoders raise many kinds
+        except Exception as error:  # array_record raises many kinds
             raise DataError(
                 f"split `{split}` of `{self.name}`: an example in "
-                f"{indices[0]}..{indices[-1]} cannot be decoded ({one_line(error)})"
+                f"{indices[0]}..{indices[-1]} cannot be read ({one_line(error)})"
             ) from error
 
-    def _fit(self, image: np.ndarray, split: str, index: int) -> np.ndarray:
+    def _fit(self, image: np.ndarray, name: str) -> np.ndarray:
         height, width, _ = self.image_shape
         if self._resize and image.shape[:2] != (height, width):
             # The largest part in the middle with the proportions of the shape.
@@ -287,10 +299,7 @@ class ImageDataset:
             ]
             image = np.stack([np.asarray(p) for p in planes], axis=-1)
         if image.shape != self.image_shape:
-            raise DataError(
-                f"split `{split}` of `{self.name}`: example {index} has shape "
-                f"{image.shape}, expected {self.image_shape}"
-            )
+            raise DataError(f"{name} has shape {image.shape}, expected {self.image_shape}")
         return image
 
 
@@ -329,6 +338,8 @@ def open_dataset(data: Mapping[str, Any]) -> ImageDataset:
             f"images of `{name}` differ in size ({shape}); give one size to load them "
             "at with `--config.data.image_size=`"
         )
+    if shape[-1] not in CHANNELS:
+        raise DataError(f"images of `{name}` must have 1 to 4 channels, got {shape[-1]}")
     num_classes = features[label_key].num_classes
     if num_classes is None or num_classes < 2:
         raise DataError(f"`{name}` has {num_classes} class(es); a classifier needs two or more")

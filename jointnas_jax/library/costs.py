@@ -2,21 +2,26 @@
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jointnas_jax.arguments import check_function
 from jointnas_jax.errors import InputError, nearest, one_line, shown
 from jointnas_jax.library.space import AnySpace, columns
 from jointnas_jax.nets.cost import COSTS, CostTable
 from jointnas_jax.predictor.predictor import CostFeatures
-from jointnas_jax.rules import QUANTITY, parse_quantity
+from jointnas_jax.rules import QUANTITY, parse_quantity, plain
 from jointnas_jax.space import JointSpace
-from jointnas_jax.strategy.constraints import Constraints, standardised
+from jointnas_jax.strategy.constraints import SAMPLE, Constraints, standardised
 
 # Columns of knob values -> name of each cost -> number of each candidate.
+# The largest number of 64 bits: a higher limit is none.
+_LARGEST = sys.float_info.max
+
 CostFn = Callable[[dict[str, np.ndarray]], Mapping[str, Any]]
 Budget = Mapping[str, float | str]
 
@@ -27,7 +32,7 @@ class Costs(NamedTuple):
     Attributes:
       names: names of P costs.
       of: `int32[N, K] -> float64[N, P]`, on the host; None without costs.
-      budget: column of the costs -> limit.
+      limits: a column of the costs and its limit, each.
       features: see `Searcher`; None: derived from `of`.
       feasible: see `Searcher`; None: derived from the budget.
       repair: see `evolve`; None: repair by bisection.
@@ -35,7 +40,7 @@ class Costs(NamedTuple):
 
     names: tuple[str, ...] = ()
     of: Callable[[np.ndarray], np.ndarray] | None = None
-    budget: Mapping[int, float] = {}
+    limits: tuple[tuple[int, float], ...] = ()
     features: CostFeatures | None = None
     feasible: Callable[[Any], Any] | None = None
     repair: Callable[[Any, Any], Any] | None = None
@@ -52,22 +57,29 @@ class Costs(NamedTuple):
         Raises:
           InputError: the costs break a rule, or the budget names none of them.
         """
+        check_function("costs", costs, optional=True)
         if costs is not None:
             checked = _Checked(space, costs)
             return cls(checked.names, checked, _limits(budget, checked.names))
         if not isinstance(space, JointSpace):
-            return cls(budget=_limits(budget, ()))
+            return cls(limits=_limits(budget, ()))
         table = CostTable.of(space)
         limits = _limits(budget, COSTS)
-        named = {COSTS[column]: int(limit) for column, limit in limits.items()}
+        # No network costs 2^62 (`CostTable`), which 64 bits hold.
+        named = {COSTS[column]: int(min(limit, 2**62)) for column, limit in limits}
         return cls(
             names=COSTS,
             of=table,
-            budget=limits,
+            limits=limits,
             features=standardised(table.logs(("flops", "params")), space),
             feasible=table.within(named) if named else None,
             repair=table.shrink(tuple(named)) if named else None,
         )
+
+    @property
+    def budget(self) -> dict[int, float]:
+        """Column of the costs -> limit."""
+        return dict(self.limits)
 
     def by_name(self, vectors: np.ndarray) -> list[dict[str, float]]:
         """Name of each cost -> number, of each of `int32[N, K]`."""
@@ -76,21 +88,33 @@ class Costs(NamedTuple):
         rows = self.of(vectors).tolist()
         return [dict(zip(self.names, row, strict=True)) for row in rows]
 
-    @contextlib.contextmanager
-    def unwrapped_errors(self) -> Iterator[None]:
-        """Raises the error of a user's costs itself, where a compiled program called them."""
-        try:
-            yield
-        except jax.errors.JaxRuntimeError as error:
-            raise getattr(self.of, "broken", None) or error from error
-
     def constraints(self, space: AnySpace) -> Constraints:
         """The rules that candidates obey, for use without a searcher."""
         return Constraints(space, self.of, self.budget, self.feasible, self.names)
 
 
+@contextlib.contextmanager
+def unwrapped_errors(*functions: Any) -> Iterator[None]:
+    """Raises the error of a user's function itself, where a compiled program called it.
+
+    Args:
+      *functions: what the programs call; a user's function has `broken`.
+    """
+    users = [function for function in functions if hasattr(function, "broken")]
+    for function in users:
+        function.broken = None  # that of an earlier search
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        broken = [function.broken for function in users if function.broken]
+        raise (broken or [error])[0] from error
+
+
 class _Checked:
     """A user's costs as an array.
+
+    Two are equal where they call the same object, and it returned the same: an object may be equal
+    to another one that returns something else, and may have changed since.
 
     Attributes:
       names: names of the costs, from a first call.
@@ -102,11 +126,19 @@ class _Checked:
         self._costs = costs
         self.names: tuple[str, ...] = ()
         self.broken: InputError | None = None
-        sample = space.sample(np.random.default_rng(0), 2)
-        self.names = tuple(self._call(sample))
+        sample = space.sample(np.random.default_rng(0), SAMPLE)
+        self.names = tuple(self._call(sample[:2]))
         if not self.names:
             raise InputError("`costs` must name at least one cost, got an empty dict")
-        self(sample)
+        self(sample[:2])
+        # All that a search derives from costs once comes from this sample.
+        self._identity = (id(costs), space, self.names, self(sample).tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Checked) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         """Costs `float64[N, P]` of `int32[N, K]`."""
@@ -143,7 +175,7 @@ class _Checked:
     def _column(self, name: str, values: Any, count: int) -> np.ndarray:
         try:
             values = np.asarray(values, np.float64)
-        except (TypeError, ValueError):
+        except Exception:  # whatever an object of the user's raises
             values = np.full(1, np.nan)
         if values.shape == ():  # every candidate costs as much
             values = np.full(count, values)
@@ -155,9 +187,11 @@ class _Checked:
         return values
 
 
-def _limits(budget: Budget | None, names: tuple[str, ...]) -> dict[int, float]:
-    """Column of a cost -> limit."""
-    limits = {}
+def _limits(budget: Budget | None, names: tuple[str, ...]) -> tuple[tuple[int, float], ...]:
+    """Each column of a cost that is limited, and its limit."""
+    if budget is not None and not isinstance(budget, Mapping):
+        raise InputError(f"`budget` must be a dict, name of a cost -> limit, got {shown(budget)}")
+    limits = []
     for name, limit in (budget or {}).items():
         if not names:
             raise InputError(
@@ -166,17 +200,18 @@ def _limits(budget: Budget | None, names: tuple[str, ...]) -> dict[int, float]:
             )
         if name not in names:
             raise InputError(f"`budget` has no cost `{one_line(name)}`{nearest(name, names)}")
-        limits[names.index(name)] = _limit(name, limit)
-    return limits
+        limits.append((names.index(name), _limit(name, limit)))
+    return tuple(limits)
 
 
-def _limit(name: str, limit: float | str) -> float:
+def _limit(name: str, given: Any) -> float:
+    limit = plain(given)
     if isinstance(limit, str):
         if limit and QUANTITY.holds(limit):
             return parse_quantity(limit)
     elif isinstance(limit, int | float) and not isinstance(limit, bool) and 0 < limit < math.inf:
-        return limit
+        return min(limit, _LARGEST)
     raise InputError(
         f'the limit of `{name}` must be a number above 0, or text such as "1.5M", got '
-        f"{shown(limit)}"
+        f"{shown(given)}"
     )

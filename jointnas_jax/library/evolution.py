@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jointnas_jax.config import EvolutionConfig
-from jointnas_jax.errors import InputError, shown
-from jointnas_jax.library.costs import Budget, CostFn, Costs
+from jointnas_jax.arguments import check_candidates, check_function, check_seed
+from jointnas_jax.config import EvolutionConfig, check_settings
+from jointnas_jax.errors import InputError, SpaceError, one_line, shown
+from jointnas_jax.library.costs import Budget, CostFn, Costs, unwrapped_errors
 from jointnas_jax.library.predictor import Predictor
 from jointnas_jax.library.space import AnySpace, Decoded, check_space, columns, encode_all
 from jointnas_jax.strategy import evolution
@@ -58,18 +59,27 @@ def evolve(
       settings: sizes and rates.
 
     Raises:
-      InputError: an argument breaks a rule, or no candidate is within the budget.
+      InputError: an argument breaks a rule, the predictor is of another space, or no candidate is
+        within the budget.
     """
-    space, settings = check_space(space), settings or EvolutionConfig()
+    space, seed = check_space(space), check_seed(seed)
+    settings = check_settings("settings", settings, EvolutionConfig)
+    first = encode_all(space, check_candidates("start", start))
+    if isinstance(score, Predictor):
+        _check_same_space(space, score.space)
+    else:
+        check_function("score", score)
     priced = Costs.read(space, costs, budget)
     constraints = priced.constraints(space)
     pool = constraints.pool(settings.population, seed)
-    first = np.concatenate([encode_all(space, start), pool])
+    first = np.concatenate([first, pool])
     if isinstance(score, Predictor):
-        marks: Callable[[jax.Array], jax.Array] = score.score_fn
+        called: Any = score.score_fn
+        marks: Callable[[Any], Any] = called
     else:
-        marks = on_host(lambda vectors: _scores(space, score, vectors), np.float32)
-        marks(first)  # an error inside a program would come as one of JAX
+        called = _Scores(space, score)
+        marks = on_host(called, np.float32)
+        marks(first)  # where all calls fail, before anything is compiled
 
     def program(first: jax.Array, key: jax.Array) -> evolution.Evolution:
         return evolution.evolve(
@@ -83,18 +93,66 @@ def evolve(
             repair=priced.repair,
         )
 
-    with priced.unwrapped_errors():
+    with unwrapped_errors(priced.of, called):
         evolved = jax.tree.map(np.asarray, jax.jit(program)(first, jax.random.key(seed)))
     alive = np.isfinite(evolved.scores)
     vectors, scores = evolved.population[alive], evolved.scores[alive].astype(np.float64)
     return Evolved([space.decode(v) for v in vectors], scores, int(evolved.generations))
 
 
-def _scores(space: AnySpace, score: ScoreFn, vectors: np.ndarray) -> np.ndarray:
-    scores = np.asarray(score(columns(space, vectors)), np.float32)
-    if scores.shape != (len(vectors),):
-        raise InputError(
-            f"`score` must return a number for each of {len(vectors)} candidates, got the shape "
-            f"{shown(list(scores.shape))}; each knob is an array of their values"
+class _Scores:
+    """A user's scores as an array.
+
+    Attributes:
+      broken: the error of a call that failed.
+    """
+
+    def __init__(self, space: AnySpace, score: ScoreFn):
+        self._space = space
+        self._score = score
+        self.broken: InputError | None = None
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """Scores `float64[N]` of `int32[N, K]`, -inf where they are not finite."""
+        try:
+            return self._checked(vectors)
+        except InputError as error:
+            self.broken = error
+            raise
+
+    def _checked(self, vectors: np.ndarray) -> np.ndarray:
+        try:
+            scores = np.asarray(self._score(columns(self._space, vectors)), np.float64)
+        except Exception as error:  # it is the user's code
+            raise InputError(
+                f"`score` failed on arrays of {len(vectors)} candidates: {one_line(error)}; each "
+                "knob is an array: use numpy.where instead of `if`, or numpy.vectorize"
+            ) from error
+        if scores.shape != (len(vectors),):
+            raise InputError(
+                f"`score` must return a number for each of {len(vectors)} candidates, got the "
+                f"shape {shown(list(scores.shape))}; each knob is an array of their values"
+            )
+        # A score above all numbers of 32 bits is good all the same.
+        largest = float(np.finfo(np.float32).max)
+        return np.where(np.isfinite(scores), np.clip(scores, -largest, largest), -np.inf)
+
+
+def _check_same_space(space: AnySpace, learnt: AnySpace) -> None:
+    """Raises `SpaceError` if a predictor's space is another one: its scores had no meaning."""
+    if space != learnt:
+        raise SpaceError(
+            f"the predictor is of another space: it learnt {_described(learnt, space)}, but "
+            f"`space` has {_described(space, learnt)}; fit one with jn.Predictor.fit(space, ...)"
         )
-    return np.where(np.isfinite(scores), scores, -np.inf)
+
+
+def _described(space: AnySpace, other: AnySpace) -> str:
+    """A space in words, by what another one has not."""
+    names = [knob.name for knob in space.knobs]
+    if names != [knob.name for knob in other.knobs]:
+        return f"the knobs {shown(names)}"
+    different = [knob for knob in space.knobs if knob not in other.knobs]
+    if not different:  # joint spaces
+        return "other fixed values, image channels or classes"
+    return f"`{different[0].name}` in {shown(list(different[0].values))}"

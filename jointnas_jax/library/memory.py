@@ -47,7 +47,7 @@ class Memory(History):
         excess = self.excess[np.isfinite(self.scores)]
         chosen = _chosen(scores, excess, most)
         excess = excess[chosen]
-        z = standardised(np.clip(scores[chosen], -_LARGEST, _LARGEST))[0]
+        z = standardised(scores[chosen])[0]
         believed = np.concatenate([self.failed, self.pending])[-_BELIEFS:]
         failures = max(0, len(believed) - len(self.pending))
         return Seen(
@@ -89,7 +89,8 @@ def remember(
     """
     complete = [_score(t, sign, math.nan) for t in trials if t.state is TrialState.COMPLETE]
     finite = [score for score in complete if math.isfinite(score)]
-    median = float(np.median(finite)) if finite else math.nan
+    # Of halves, as it may be the mean of two that are as large as floats can be.
+    median = 2 * float(np.median(np.divide(finite, 2))) if finite else math.nan
     vectors, scores, finished, constraints = [], [], [], []
     for trial in trials:
         vector = parameters.vector(proposed.get(trial.number, trial.params))

@@ -1,5 +1,6 @@
 """`jn.search`: both stages of the search on any objective."""
 
+import copy
 import dataclasses
 import functools
 import math
@@ -8,18 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from jointnas_jax.config import PredictorConfig, SearchConfig
+from jointnas_jax.arguments import check_flag, check_function, check_integer, check_seed
+from jointnas_jax.config import PredictorConfig, SearchConfig, check_settings
 from jointnas_jax.errors import InputError, StudyError, one_line, shown
-from jointnas_jax.library.costs import Budget, CostFn, Costs
-from jointnas_jax.library.predictor import Predictor
-from jointnas_jax.library.space import (
-    AnySpace,
-    Decoded,
-    Space,
-    check_integer,
-    check_seed,
-    check_space,
-)
+from jointnas_jax.library.costs import Budget, CostFn, Costs, unwrapped_errors
+from jointnas_jax.library.predictor import Parts, Predictor
+from jointnas_jax.library.space import AnySpace, Decoded, Space, check_space
 from jointnas_jax.strategy.report_card import ReportCard
 from jointnas_jax.strategy.searcher import Searcher
 
@@ -70,8 +65,8 @@ class Result:
 
     @property
     def candidate(self) -> Decoded:
-        """The best candidate."""
-        return self.best.candidate
+        """The best candidate, a copy."""
+        return copy.deepcopy(self.best.candidate)
 
     @property
     def score(self) -> float:
@@ -104,7 +99,8 @@ def search(
       evaluate: a function from a list of candidates (dicts, or a `Candidate` each from a
         `JointSpace`) to a score for each, higher is better. A score that is None or not finite is a
         failed trial, and so is an exception (with several candidates, each is tried again alone):
-        it is recorded with the reason, and cannot win.
+        it is recorded with the reason, and cannot win. The candidates are copies, to do with as it
+        likes.
       evaluations: number of candidates, at most; fewer where the space has no more.
       per_round: candidates of a round, for one call of `evaluate`: more train side by side, but
         are chosen with fewer scores.
@@ -114,7 +110,7 @@ def search(
       budget: name of a cost -> limit, such as `{"flops": 1e6}` or `{"flops": "1.5M"}`.
       noisy: whether a second evaluation of a candidate can give another score.
       seed: seed of everything random; the same seed gives the same search.
-      progress: called after each trial; `print` prints a line.
+      progress: called after each trial, with a copy of it; `print` prints a line.
       settings: settings of both stages, but for `rounds` and `per_round`.
       predictor: settings of the predictor.
 
@@ -124,20 +120,22 @@ def search(
       StudyError: every candidate failed.
     """
     space = check_space(space)
-    check_integer("evaluations", evaluations, 1, 100_000)
-    check_integer("per_round", per_round, 1, 100_000)
-    check_seed(seed)
-    settings = dataclasses.replace(settings or SearchConfig(pool_size=1024), per_round=per_round)
+    check_function("evaluate", evaluate)
+    check_function("progress", progress, optional=True)
+    evaluations = check_integer("evaluations", evaluations, 1, 100_000)
+    per_round = check_integer("per_round", per_round, 1, 100_000)
+    noisy, seed = check_flag("noisy", noisy), check_seed(seed)
+    if settings is None:
+        settings = SearchConfig(pool_size=1024)
+    settings = check_settings("settings", settings, SearchConfig)
+    settings = dataclasses.replace(settings, per_round=per_round)
+    predictor = check_settings("predictor", predictor, PredictorConfig)
+    priced = Costs.read(space, costs, budget)
     # A joint space holds dicts.
     prepare = _prepare if isinstance(space, Space) else _prepare.__wrapped__
-    if budget is not None and not isinstance(budget, Mapping):
-        raise InputError(f"`budget` must be a dict, name of a cost -> limit, got {shown(budget)}")
-    limits = tuple((budget or {}).items())
-    priced, searcher = prepare(
-        space, costs, limits, evaluations, settings, predictor or PredictorConfig(), noisy
-    )
+    priced, searcher = prepare(space, priced, evaluations, settings, predictor, noisy)
     log = _Log(space, evaluate, priced, progress)
-    with priced.unwrapped_errors():
+    with unwrapped_errors(priced.of):
         trace = searcher.run(log.evaluate, seed)
     if not np.isfinite(trace.state.scores).any():
         reasons = sorted({str(trial.reason) for trial in log.trials})
@@ -147,23 +145,24 @@ def search(
     return Result(
         best=log.trials[trace.best[-1]],
         trials=tuple(log.trials),
-        predictor=Predictor(space, searcher.predictor, state.fitted),
+        predictor=Predictor(
+            space, searcher.predictor, state.fitted, Parts(costs, predictor, evaluations)
+        ),
         report_card=searcher.report_card(state),
     )
 
 
-# Searches that differ in their seed alone compile once.
+# Searches that differ in their seed alone compile once. A hit returns the earlier costs, too: the
+# compiled programs call them.
 @functools.lru_cache(maxsize=4)
 def _prepare(
     space: AnySpace,
-    costs: CostFn | None,
-    budget: tuple[tuple[str, float | str], ...],
+    priced: Costs,
     evaluations: int,
     settings: SearchConfig,
     predictor: PredictorConfig,
     noisy: bool,
 ) -> tuple[Costs, Searcher]:
-    priced = Costs.read(space, costs, dict(budget))
     searcher = Searcher(
         space,
         evaluations,
@@ -181,7 +180,10 @@ def _prepare(
 
 
 class _Log:
-    """Evaluates index vectors by the user's objective, and remembers."""
+    """Evaluates index vectors by the user's objective, and remembers.
+
+    The user's functions get copies: what they do to them changes nothing here.
+    """
 
     def __init__(
         self,
@@ -205,13 +207,13 @@ class _Log:
             best = np.fmax(self.trials[-1].best if self.trials else math.nan, score)
             number = len(self.trials) + 1
             self.trials.append(Trial(number, candidate, score, reason, cost, float(best)))
-            self._progress(self.trials[-1])
+            self._progress(copy.deepcopy(self.trials[-1]))
         return np.array([score for score, _ in outcomes], np.float64)
 
     def _outcomes(self, candidates: list[Decoded]) -> list[tuple[float, str | None]]:
         """Score and reason of each; where all fail together each is tried alone."""
         try:
-            scores = self._user(list(candidates))
+            scores = self._user(copy.deepcopy(candidates))
         except Exception as error:  # whatever the user's code raises
             if len(candidates) > 1:
                 return [outcome for c in candidates for outcome in self._outcomes([c])]
@@ -220,8 +222,8 @@ class _Log:
 
 
 def _check_scores(scores: Any, count: int) -> list[Any]:
-    several = isinstance(scores, Sequence) or np.ndim(scores) == 1
-    if isinstance(scores, str) or not several or len(scores) != count:
+    several = isinstance(scores, Sequence) or getattr(scores, "ndim", None) == 1
+    if isinstance(scores, str | bytes) or not several or len(scores) != count:
         raise InputError(
             f"`evaluate` must return a score for each of {count} candidates, a list or an array of "
             f"{count} numbers, got {shown(scores)}"
@@ -233,8 +235,11 @@ def _outcome(score: Any) -> tuple[float, str | None]:
     if score is None:
         return math.nan, "no score"
     try:
-        number = float(score)
-    except (TypeError, ValueError) as error:
+        # Text can look like a number, but is a mistake.
+        number = float("" if isinstance(score, str | bytes) else score)
+    except OverflowError:  # an integer above all floats
+        number = math.inf
+    except Exception as error:  # whatever an object of the user's raises
         raise InputError(
             "a score that `evaluate` returns must be a number, or None for a failed candidate, "
             f"got {shown(score)}"

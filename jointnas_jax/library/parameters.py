@@ -1,5 +1,7 @@
 """Optuna's parameters as knobs: values <-> index vectors."""
 
+import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,8 @@ class Parameters:
 
     def __init__(self, distributions: dict[str, BaseDistribution]):
         self._distributions = distributions
-        knobs = tuple(_knob(name, d) for name, d in distributions.items())
+        # Optuna's names may be empty.
+        knobs = tuple(_knob(name or "parameter", d) for name, d in distributions.items())
         self.space = PlainSpace(knobs, ())
         self._numbers = [np.array(knob.values, np.float64) for knob in knobs]
 
@@ -39,19 +42,20 @@ class Parameters:
             )
         }
 
-    def vector(self, values: dict[str, Any]) -> np.ndarray | None:
+    def vector(self, values: Mapping[str, Any]) -> np.ndarray | None:
         """The index vector `int32[K]` nearest to values; None where one is missing or foreign."""
-        if not self._distributions.keys() <= values.keys():
-            return None
-        try:
-            numbers = [d.to_internal_repr(values[n]) for n, d in self._distributions.items()]
-        except ValueError:
-            return None
-        nearest = [
-            np.abs(known - number).argmin()
-            for known, number in zip(self._numbers, numbers, strict=True)
-        ]
-        return np.array(nearest, np.int32)
+        vector = self.partial_vector(values)
+        return None if (vector < 0).any() else vector
+
+    def partial_vector(self, values: Mapping[str, Any]) -> np.ndarray:
+        """The same, but -1 where a value is missing or foreign."""
+        vector = np.full(len(self._numbers), -1, np.int32)
+        for i, (name, distribution) in enumerate(self._distributions.items()):
+            if name in values:
+                with contextlib.suppress(ValueError):
+                    number = distribution.to_internal_repr(values[name])
+                    vector[i] = np.abs(self._numbers[i] - number).argmin()
+        return vector
 
 
 def _knob(name: str, distribution: BaseDistribution) -> Knob:
@@ -74,4 +78,5 @@ def _grid(distribution: FloatDistribution | IntDistribution) -> tuple[Value, ...
     picks = [last * i // max(count - 1, 1) for i in range(count)]
     if whole:
         return tuple(low + pick * step for pick in picks)
-    return tuple(min(low + pick * step, high) for pick in picks)
+    # Where the step is below their rounding some are equal.
+    return tuple(dict.fromkeys(min(low + pick * step, high) for pick in picks))

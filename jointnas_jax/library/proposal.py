@@ -97,6 +97,7 @@ def propose(
     space: SpaceArrays,
     seen: Seen,
     start: jax.Array,
+    pinned: jax.Array,
     key: jax.Array,
     constrained: bool,
     settings: EvolutionConfig,
@@ -109,7 +110,8 @@ def propose(
     Args:
       space: the search space.
       seen: at least one trial measured.
-      start: `int32[S, K]` to begin with.
+      start: `int32[S, K]` to begin with, of the pinned values.
+      pinned: `int32[K]`, the index that a knob has in all candidates; negative where it is free.
       key: consumed.
       constrained: whether any row has an excess.
       settings: settings of the evolution.
@@ -147,7 +149,7 @@ def propose(
         key,
         mark,
         feasible=None,
-        canonical=lambda vectors: vectors,
+        canonical=lambda vectors: jnp.where(pinned < 0, vectors, pinned),
         cardinalities=space.cardinalities,
         config=settings,
     )

@@ -4,6 +4,7 @@ import functools
 import json
 import secrets
 import threading
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,18 +12,18 @@ from typing import Any
 import jax
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 from optuna.samplers._base import _process_constraints_after_trial
 from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
+from jointnas_jax.arguments import check_function, check_integer, check_seed
 from jointnas_jax.config import EvolutionConfig
 from jointnas_jax.library.memory import Memory, remember
 from jointnas_jax.library.parameters import Parameters
 from jointnas_jax.library.proposal import SpaceArrays, propose
-from jointnas_jax.library.space import check_integer, check_seed
 from jointnas_jax.space import PlainSpace
 from jointnas_jax.strategy.history import ask
 
@@ -56,6 +57,8 @@ class JointNASSampler(BaseSampler):
 
     - The first trials are spread evenly (a Sobol sequence).
     - Parameters that not all trials have, or whose range changes, are drawn at random.
+    - Where some parameters of a trial are fixed (`enqueue_trial`, `PartialFixedSampler`) the others
+      are proposed for these values of them.
     - A trial that still runs is believed to score what is expected of it (`n_jobs`, several
       processes), so that no two try the same.
     - A trial that failed, or whose value is not finite, is believed to be as bad as the worst.
@@ -89,7 +92,7 @@ class JointNASSampler(BaseSampler):
         self._seed = secrets.randbits(31) if seed is None else check_seed(seed)
         self._startup = check_integer("n_startup_trials", n_startup_trials, 0, 1_000_000)
         self._most = check_integer("most_trials", most_trials, 4, 2048)
-        self._constraints = constraints_func
+        self._constraints = check_function("constraints_func", constraints_func, optional=True)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -103,20 +106,25 @@ class JointNASSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Proposes values of all parameters that `search_space` has, together."""
         self._raise_error_if_multi_objective(study)
-        # An enqueued trial has its values, and needs no proposal.
-        if search_space.keys() <= trial.system_attrs.get("fixed_params", {}).keys():
+        # An enqueued trial that has all values needs no proposal.
+        given = _given(trial)
+        if search_space.keys() <= given.keys():
             return {}
-        parameters = Parameters(search_space)
+        parameters, given = self._conditions(study, trial, search_space, given)
+        pinned = parameters.partial_vector(given)
         with _PROPOSING:
             memory = self._memory(study, trial, parameters)
-            proposed = functools.partial(self._propose, parameters.space, trial.number)
+            proposed = functools.partial(self._propose, parameters.space, trial.number, pinned)
             # Where all values have been tried the best are tried again.
             _, (vector,) = ask(proposed, memory, 1, repeat=True)
             values = parameters.values(vector)
+            # Not the nearest that the grid has.
+            names = zip(values, pinned, strict=True)
+            values |= {name: given[name] for name, index in names if index >= 0}
             # Longer values are seen by the others once they are suggested.
             if len(json.dumps(values, default=str)) <= _LONGEST:
                 study._storage.set_trial_system_attr(trial._trial_id, _PROPOSED, values)
-        return values
+        return {name: values[name] for name in search_space}
 
     def sample_independent(
         self,
@@ -142,30 +150,64 @@ class JointNASSampler(BaseSampler):
         if self._constraints is not None:
             _process_constraints_after_trial(self._constraints, study, trial, state)
 
+    def _conditions(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],
+        given: dict[str, Any],
+    ) -> tuple[Parameters, dict[str, Any]]:
+        """The parameters that trials have in common, and the values that are fixed already.
+
+        A `PartialFixedSampler` leaves its own out of the search space. They belong to it: with
+        another value of them, other values of the rest are good, and new.
+        """
+        space, outer = search_space, getattr(study, "sampler", None)
+        if isinstance(outer, PartialFixedSampler):
+            space = self.infer_relative_search_space(study, trial) | search_space
+            for name in space.keys() - search_space.keys():
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # Optuna says it itself when it is suggested
+                    value = outer.sample_independent(study, trial, name, space[name])
+                given = {name: value} | given
+        return Parameters(space), given
+
     def _memory(self, study: Study, trial: FrozenTrial, parameters: Parameters) -> Memory:
         sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
         proposed = {
-            t.number: t.system_attrs.get(_PROPOSED, {}) | t.params
+            t.number: t.system_attrs.get(_PROPOSED, {}) | _given(t)
             for t in trials
             if t.state is TrialState.RUNNING
         }
         return remember(trials, proposed, parameters, sign)
 
-    def _propose(self, space: PlainSpace, number: int, memory: Memory) -> tuple[Memory, np.ndarray]:
-        """Proposes for the trial of this number, see `Propose`."""
+    def _propose(
+        self, space: PlainSpace, number: int, pinned: np.ndarray, memory: Memory
+    ) -> tuple[Memory, np.ndarray]:
+        """Proposes for the trial of this number, see `Propose`.
+
+        All candidates have the values of `pinned: int32[K]`, where it is not negative.
+        """
+        pin = lambda vectors: np.where(pinned < 0, vectors, pinned)
         even = qmc.Sobol(len(space.knobs), scramble=True, rng=np.random.default_rng(self._seed))
         if len(memory.measured[1]) < max(1, self._startup):
             even.fast_forward(number % _CYCLE)
-            return memory, space.from_unit(even.random(_POOL))
-        pool = space.from_unit(even.random(_POOL))
+            return memory, pin(space.from_unit(even.random(_POOL)))
+        pool = pin(space.from_unit(even.random(_POOL)))
         seen = memory.arrays(self._most)
         population, marks = propose(
             SpaceArrays.of(space),
             seen,
-            np.concatenate([seen.vectors, pool]),
+            np.concatenate([pin(seen.vectors), pool]),
+            pinned,
             jax.random.fold_in(jax.random.key(self._seed), number),
             constrained=bool(seen.judged.any()),
             settings=_EVOLUTION,
         )
         return memory, np.concatenate([np.asarray(population)[np.isfinite(marks)], pool])
+
+
+def _given(trial: FrozenTrial) -> dict[str, Any]:
+    """Values that a trial has before anything is proposed, or has been suggested since."""
+    return trial.system_attrs.get("fixed_params", {}) | trial.params

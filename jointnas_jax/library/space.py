@@ -1,12 +1,13 @@
 """Spaces of any knobs; candidates <-> index vectors of any space."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jointnas_jax.errors import InputError, SpaceError, shown
+from jointnas_jax.arguments import check_candidates
+from jointnas_jax.errors import SpaceError, shown
 from jointnas_jax.space import Candidate, JointSpace, Knob, PlainSpace
 from jointnas_jax.space.knobs import Value
 from jointnas_jax.space.vectors import VectorSpace
@@ -78,25 +79,14 @@ def check_space(space: Any) -> AnySpace:
     return space
 
 
-def check_integer(name: str, value: Any, low: int, high: int) -> int:
-    """Returns an integer argument; raises `InputError` for anything else."""
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InputError(f"`{name}` must be an integer from {low} to {high:,}, got {shown(value)}")
-    return value
-
-
-def check_seed(value: Any) -> int:
-    """Returns a seed of 31 bits; raises `InputError` for anything else."""
-    return check_integer("seed", value, 0, 2**31 - 1)
-
-
 def columns(space: VectorSpace, vectors: np.ndarray) -> dict[str, np.ndarray]:
     """Name of each knob -> its values in candidates `int32[N, K]`, an array of N each."""
     return {knob.name: _array(knob.values)[vectors[:, j]] for j, knob in enumerate(space.knobs)}
 
 
-def encode_all(space: AnySpace, candidates: Sequence[Decoded]) -> np.ndarray:
+def encode_all(space: AnySpace, candidates: Iterable[Decoded]) -> np.ndarray:
     """Index vectors `int32[N, K]` of candidates."""
+    candidates = check_candidates("candidates", candidates)
     vectors = [_encode(space, candidate) for candidate in candidates]
     return np.array(vectors, np.int32).reshape(len(vectors), len(space.knobs))
 

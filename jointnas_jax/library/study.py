@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich.console import Console
 
+from jointnas_jax.arguments import check_flag, check_path
 from jointnas_jax.command_line import load_config
 from jointnas_jax.config import check_config
 from jointnas_jax.runtime.jax_setup import prepare_jax
@@ -39,9 +40,11 @@ def run_study(
       JointNASError: with one line that says what to do; a mistake in the config before anything
         trains.
     """
+    folder = check_path("workdir", workdir)
+    overwrite, quiet = check_flag("overwrite", overwrite), check_flag("quiet", quiet)
     if isinstance(config, str | Path):
         config = load_config(str(config), ["jointnas_jax"])
     checked = check_config(config)
     prepare_jax(checked.study.devices)
     console = Console(quiet=True) if quiet else plain_console()
-    return run(checked, Path(workdir), console, overwrite=overwrite)
+    return run(checked, folder, console, overwrite=overwrite)

@@ -90,7 +90,8 @@ def export_model(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ModelError(f"`{folder}` cannot be written: {one_line(error)}") from error
+        reason = f"cannot be written: {one_line(error)}; give another --out"
+        raise ModelError(f"`{folder}` {reason}") from error
     with replacing(folder) as fresh:
         for name, content in contents.items():
             (fresh / name).write_bytes(content)

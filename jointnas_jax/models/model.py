@@ -20,6 +20,7 @@ import safetensors.numpy
 import scipy.special
 from flax import traverse_util
 
+from jointnas_jax.arguments import check_integer, check_path
 from jointnas_jax.data import augment
 from jointnas_jax.data.image_file import read_image
 from jointnas_jax.errors import DamagedError, ModelError, one_line
@@ -27,10 +28,13 @@ from jointnas_jax.files import read_checked, read_json, reading, remove_unfinish
 from jointnas_jax.models.metadata import training_metadata, winner_metadata
 from jointnas_jax.nets.init import variable_shapes
 from jointnas_jax.nets.network import Network
+from jointnas_jax.rules import local_path
 from jointnas_jax.space import ArchSpec
 from jointnas_jax.storage.weights import load_variables, save_variables
 from jointnas_jax.storage.workdir import CONFIG, MODEL, RESULT, TRAINED, TRAINING, WEIGHTS
 
+# Winners of a study and seeds of one, at most, see `SearchConfig` and `StudyConfig`.
+_MOST = 1000
 SAFETENSORS = "model.safetensors"  # in an export
 # Between the names of nested variables in a safetensors file.
 SEPARATOR = "/"
@@ -60,12 +64,13 @@ class Classifier:
         """Returns `float32[N, L]` for `images: uint8[N, H, W, C]` of `image_size`."""
         return scipy.special.softmax(self.logits(images), axis=-1)
 
-    def classify(self, path: Path, top: int) -> list[dict[str, Any]]:
+    def classify(self, path: str | Path, top: int) -> list[dict[str, Any]]:
         """Returns the `top` most probable classes of an image file, best first.
 
         Each is `{"index": int, "label": str, "probability": float}`. Raises as `read_image` does.
         """
-        image = read_image(path, (*self.image_size, self.arch.image_channels), self.crop)
+        file = Path(local_path(str(path)))
+        image = read_image(file, (*self.image_size, self.arch.image_channels), self.crop)
         (probabilities,) = self.probabilities(image[None])
         return [
             {"index": int(i), "label": self.labels[i], "probability": float(probabilities[i])}
@@ -135,6 +140,10 @@ class Model(Classifier):
     def _program(self) -> Callable[[Any, np.ndarray], jax.Array]:
         return jax.jit(lambda v, images: self.module.apply(v, self.preprocess(images)))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: compiled programs are made again."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
     def describe(self) -> dict[str, Any]:
         """All but the weights, as JSON."""
         return {
@@ -186,7 +195,9 @@ def load(path: str | Path, winner: int = 0, seed: int | None = None) -> Model:
       InputError: The folder holds none of these, or a part of it breaks a rule.
       DamagedError: The result or the weights are not what was written.
     """
-    folder = Path(path)
+    folder = check_path("path", path)
+    winner = check_integer("winner", winner, 0, _MOST)
+    seed = None if seed is None else check_integer("seed", seed, 0, _MOST)
     with reading(folder, ModelError):
         file = _find(folder)
     if file.name == MODEL and (winner or seed is not None):

@@ -1,5 +1,6 @@
 """The page of a study: one HTML file, without scripts and external files."""
 
+import os
 import pprint
 import shlex
 from collections import Counter, defaultdict
@@ -11,6 +12,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from jointnas_jax.config import Config
+from jointnas_jax.errors import StorageError
 from jointnas_jax.files import write_whole, writing
 from jointnas_jax.report import words
 from jointnas_jax.report.architecture import COLUMNS, part_rows
@@ -56,6 +58,8 @@ def write_report(record: StudyRecord, folder: Path | None = None) -> list[Path]:
     page = page_of(record.workdir) if folder is None else folder / "index.html"
     with writing(page.parent):
         page.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(page.parent, os.W_OK):
+            raise StorageError(f"`{page.parent}` cannot be written; give another --out")
     config = page.with_name("config.py")
     important = importance(record)
     figures = draw_figures(record, important, page.parent)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from jointnas_jax.errors import InterruptedStudyError, JointNASError
+from jointnas_jax.runtime.output import tell
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Seconds after a signal when the run ends, saved or not: schedulers kill soon after.
@@ -38,7 +39,7 @@ class Interrupt:
     def ask(self) -> None:
         """Acts as a signal: the run saves its trainings, and ends after `GRACE` in any case."""
         self._asked.set()
-        print("interrupted: saving what trains", file=sys.stderr, flush=True)
+        tell("interrupted: saving what trains")
         timer = threading.Timer(GRACE, self._exit)
         timer.daemon = True
         timer.start()
@@ -82,7 +83,7 @@ class Interrupt:
             self.on_signal()
 
     def _exit(self) -> None:
-        print(self.farewell(), file=sys.stderr, flush=True)
+        tell(self.farewell())
         os._exit(InterruptedStudyError.exit_code)
 
     def farewell(self) -> str:
@@ -107,7 +108,7 @@ def run_interruptible(work: Callable[[Interrupt], int]) -> int:
         if not interrupted and not (interrupt.worker and interrupt.worker.is_alive()):
             raise
         message = interrupt.farewell() if interrupted else f"error: {error}"
-        print(message, file=sys.stderr, flush=True)
+        tell(message)
         # Threads may be deep in compiled code, and Python would wait for them. After a signal they
         # have saved their state; after an error their trainings are of no use.
         sys.stdout.flush()

@@ -2,7 +2,6 @@
 
 import os
 import stat
-import sys
 from pathlib import Path
 
 import jax
@@ -10,6 +9,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from jointnas_jax.runtime.cache import cache_dir
+from jointnas_jax.runtime.output import tell
 
 # Programs that compile faster than this are not worth a file.
 _CACHED_FROM_SECONDS = 0.5
@@ -44,5 +44,5 @@ def _is_private(cache: Path) -> bool:
         reason = "belongs to another user"
     except OSError as error:
         reason = f"cannot be used: {error}"
-    print(f"warning: the compilation cache `{cache}` {reason}; it is not used", file=sys.stderr)
+    tell(f"warning: the compilation cache `{cache}` {reason}; it is not used")
     return False

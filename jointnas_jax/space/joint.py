@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from jointnas_jax.errors import SpaceError, nearest, one_line, shown
+from jointnas_jax.rules import plain
 from jointnas_jax.space.arch import (
     MOST_STAGES,
     ArchSpec,
@@ -50,6 +51,14 @@ class Candidate:
     vector: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
     costs: dict[str, int] | None = dataclasses.field(default=None, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        """Raises `SpaceError` if a part is of another type."""
+        if not isinstance(self.arch, ArchSpec) or not isinstance(self.recipe, Recipe):
+            raise SpaceError(
+                "a candidate is made of an ArchSpec and a Recipe, got "
+                f"{shown((self.arch, self.recipe))}; Candidate.from_dict reads plain data"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, ready for JSON."""
         return {"arch": self.arch.to_dict(), "recipe": self.recipe.to_dict()}
@@ -74,6 +83,17 @@ class JointSpace(VectorSpace):
     recipe_knobs: tuple[Knob, ...] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        """Raises `SpaceError` if a part is of another type."""
+        if not all(isinstance(slots, Mapping) for slots in (self.arch_slots, self.recipe_slots)):
+            raise SpaceError(
+                "the slots of a joint space must be dicts, got "
+                f"{shown((self.arch_slots, self.recipe_slots))}; JointSpace.from_config reads a "
+                "description"
+            )
+        object.__setattr__(self, "image_channels", plain(self.image_channels))
+        object.__setattr__(self, "num_classes", plain(self.num_classes))
+        check_slot("image_channels", self.image_channels)
+        check_slot("num_classes", self.num_classes)
         object.__setattr__(self, "arch_knobs", _distinct_knobs(self.arch_slots))
         object.__setattr__(self, "recipe_knobs", _distinct_knobs(self.recipe_slots))
 
@@ -93,6 +113,7 @@ class JointSpace(VectorSpace):
     @classmethod
     def fixed(cls, candidate: Candidate) -> "JointSpace":
         """Returns the space of one candidate; it has no knob."""
+        _check_type("candidate", candidate, Candidate)
         arch, recipe = candidate.arch, candidate.recipe
         return cls(
             arch_slots=arch.to_slots(),
@@ -103,7 +124,7 @@ class JointSpace(VectorSpace):
 
     def decode(self, vector: np.ndarray) -> Candidate:
         """Returns the candidate of one index vector `int[K]`; raises `SpaceError` outside."""
-        vector = self.check(np.asarray(vector))
+        vector = self.check_one(vector)
         arch = ArchSpec.from_slots(
             self._fill(self.arch_slots, vector), self.image_channels, self.num_classes
         )
@@ -112,6 +133,7 @@ class JointSpace(VectorSpace):
 
     def encode(self, candidate: Candidate) -> np.ndarray:
         """Returns the canonical index vector `int32[K]`; raises `SpaceError` outside the space."""
+        _check_type("candidate", candidate, Candidate)
         arch = candidate.arch
         slots = arch.to_slots()
         if slots.keys() != self.arch_slots.keys():
@@ -178,6 +200,7 @@ class JointSpace(VectorSpace):
 
     def with_fixed_arch(self, arch: ArchSpec) -> "JointSpace":
         """Returns the space of recipes for one architecture (AutoTrain, paper section 4.1)."""
+        _check_type("arch", arch, ArchSpec)
         return dataclasses.replace(
             self,
             arch_slots=arch.to_slots(),
@@ -187,6 +210,7 @@ class JointSpace(VectorSpace):
 
     def with_fixed_recipe(self, recipe: Recipe) -> "JointSpace":
         """Returns the space of architectures, all trained with one recipe."""
+        _check_type("recipe", recipe, Recipe)
         return dataclasses.replace(self, recipe_slots=recipe.to_dict())
 
     def _fill(self, slots: Slots, vector: np.ndarray) -> dict[str, Any]:
@@ -196,6 +220,11 @@ class JointSpace(VectorSpace):
             else source
             for slot, source in slots.items()
         }
+
+
+def _check_type(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise SpaceError(f"`{name}` must be of type {kind.__name__}, got {shown(value)}")
 
 
 def read_arch(path: Path) -> ArchSpec:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jointnas_jax.errors import SpaceError, shown
+from jointnas_jax.rules import plain
 
 Value = int | float | str | bool
 
@@ -28,11 +29,29 @@ class Knob:
       values: the allowed values; an index vector holds positions in this tuple.
       ordinal: whether the values are numbers in order. The predictor sees an ordinal knob as one
         number in [0, 1] and any other knob as a one-hot vector (FBNetV3, section 3.2).
+
+    Knobs are equal where candidates get the same values of the same types: 1, 1.0 and True differ.
     """
 
     name: str
     values: tuple[Value, ...]
     ordinal: bool
+
+    def __post_init__(self) -> None:
+        """Raises `SpaceError` for a name, values or an order that a knob cannot have."""
+        _check_name(self.name)
+        if not isinstance(self.values, tuple) or not isinstance(self.ordinal, bool):
+            raise SpaceError(
+                f"knob `{self.name}` must have a tuple of values and `ordinal` true or false, got "
+                f"{shown((self.values, self.ordinal))}; Knob.choice, .integer and .real make knobs"
+            )
+        _check_choices(self.name, self.values)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Knob):
+            return NotImplemented
+        # By Python's equality a space of truth values got what is cached for 0 and 1.
+        return self is other or _told_apart(self) == _told_apart(other)
 
     @classmethod
     def choice(cls, name: str, values: Sequence[Value]) -> "Knob":
@@ -42,9 +61,11 @@ class Knob:
           SpaceError: there is no value, two are equal, or one is no number, text or truth value.
         """
         _check_name(name)
-        choices: list[Any] = list(values) if isinstance(values, tuple | list | range) else [values]
-        _check_choices(name, choices)
-        return cls(name, tuple(choices), ordinal=False)
+        # An array has `tolist`, and its numbers are Python's then.
+        values = values.tolist() if hasattr(values, "tolist") else values
+        if not isinstance(values, tuple | list | range):
+            raise SpaceError(f"choices of `{name}` must be a non-empty list, got {shown(values)}")
+        return cls(name, tuple(map(plain, values)), ordinal=False)
 
     @classmethod
     def integer(cls, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> "Knob":
@@ -62,12 +83,13 @@ class Knob:
           SpaceError: not a range of integers, or one of more than 4,096 values.
         """
         _check_name(name)
+        low, high, step, log = map(plain, (low, high, step, log))
         if not all(isinstance(n, int) and not isinstance(n, bool) for n in (low, high, step)):
             raise SpaceError(
                 f"`{name}` must have integers as `low`, `high` and `step`, got "
                 f"{shown((low, high, step))}; Knob.real takes other numbers"
             )
-        if not log:
+        if not _check_flag(name, log):
             return cls(name, _range_values(name, (low, high, step)), ordinal=True)
         _check_log(name, (low, high, None if step == 1 else step))
         return cls(name, spaced(low, high, log=True, whole=True), ordinal=True)
@@ -90,7 +112,8 @@ class Knob:
           SpaceError: not a range of numbers, or one of more than 4,096 values.
         """
         _check_name(name)
-        if log:
+        low, high, step, log = map(plain, (low, high, step, log))
+        if _check_flag(name, log):
             _check_log(name, (low, high, step))
         elif step is not None:
             values = _range_values(name, (low, high, step))
@@ -101,12 +124,17 @@ class Knob:
 
     def index(self, value: Value) -> int:
         """Returns the position of `value`; raises `SpaceError` if it is not allowed."""
-        for position, allowed in enumerate(self.values):
-            if same(value, allowed):
+        own = plain(value)
+        for position, allowed in enumerate(self.values if isinstance(own, Value) else ()):
+            if same(own, allowed):
                 return position
         raise SpaceError(
             f"knob `{self.name}` allows {shown(list(self.values))}, got {shown(value)}"
         )
+
+
+def _told_apart(knob: Knob) -> tuple[str, bool, list[str]]:
+    return knob.name, knob.ordinal, [repr(value) for value in knob.values]
 
 
 def same(value: Any, allowed: Value) -> bool:
@@ -129,12 +157,11 @@ def parse_knob(name: str, description: Any) -> Knob | Value:
       SpaceError: the description has another form.
     """
     if isinstance(description, tuple):
-        return Knob(name, _range_values(name, description), ordinal=True)
+        return Knob(name, _range_values(name, tuple(map(plain, description))), ordinal=True)
     if isinstance(description, list):
-        _check_choices(name, description)
-        return Knob(name, tuple(description), ordinal=False)
-    if isinstance(description, Value):
-        return description
+        return Knob.choice(name, description)
+    if isinstance(value := plain(description), Value):
+        return value
     raise SpaceError(
         f"`{name}` must be a range (low, high, step), a list of choices or one value, "
         f"got {shown(description)}"
@@ -161,6 +188,12 @@ def spaced(low: float, high: float, *, log: bool, whole: bool = False) -> tuple[
 def _check_name(name: str) -> None:
     if not isinstance(name, str) or not name:
         raise SpaceError(f"the name of a knob must be text, got {shown(name)}")
+
+
+def _check_flag(name: str, log: Any) -> bool:
+    if not isinstance(log, bool):
+        raise SpaceError(f"`log` of `{name}` must be True or False, got {shown(log)}")
+    return log
 
 
 def _check_log(name: str, description: tuple[float, float, float | None]) -> None:
@@ -208,12 +241,13 @@ def _range_values(name: str, description: tuple) -> tuple[Value, ...]:
 
 
 def _check_choices(name: str, choices: Sequence[Any]) -> None:
-    if not choices or not all(isinstance(c, Value) for c in choices):
+    # nan equals nothing: no candidate could be found again.
+    if not choices or not all(isinstance(c, Value) and c == c for c in choices):
         raise SpaceError(
             f"choices of `{name}` must be a non-empty list of plain values, got {shown(choices)}"
         )
     _check_count(name, len(choices))
-    if any(same(a, b) for i, a in enumerate(choices) for b in choices[:i]):
+    if len({(isinstance(c, bool), c) for c in choices}) < len(choices):
         raise SpaceError(f"choices of `{name}` must differ, got {shown(choices)}")
 
 

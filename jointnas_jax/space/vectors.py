@@ -65,8 +65,23 @@ class VectorSpace:
 
     def values(self, vector: np.ndarray) -> dict[str, Value]:
         """Returns the value of every knob by name, for one vector `int[K]`."""
-        vector = self.check(np.asarray(vector))
+        vector = self.check_one(vector)
         return {knob.name: knob.values[i] for knob, i in zip(self.knobs, vector, strict=True)}
+
+    def check_one(self, vector: Any) -> np.ndarray:
+        """Returns an index vector `int[K]` unchanged; raises `SpaceError` for anything else."""
+        try:
+            vector = np.asarray(vector)
+        except ValueError as error:  # lists of different lengths
+            raise SpaceError(
+                f"an index vector has {len(self.knobs)} integers, got {shown(vector)}"
+            ) from error
+        if vector.ndim > 1:
+            raise SpaceError(
+                f"one index vector has {len(self.knobs)} integers, got the shape "
+                f"{list(vector.shape)}"
+            )
+        return self.check(vector)
 
     def check(self, vectors: np.ndarray) -> np.ndarray:
         """Returns `vectors` (`int[..., K]`) unchanged; raises `SpaceError` if one lies outside."""
@@ -94,6 +109,11 @@ class VectorSpace:
         return self.from_unit(rng.random((count, len(self.knobs))))
 
 
+def _unchanged(vectors: Any) -> Any:
+    """Of no two equal candidates. With a name, for spaces to be pickled."""
+    return vectors
+
+
 @dataclasses.dataclass(frozen=True)
 class PlainSpace(VectorSpace):
     """Categorical, integer and float knobs of a user's objective.
@@ -106,14 +126,14 @@ class PlainSpace(VectorSpace):
 
     arch_knobs: tuple[Knob, ...]
     recipe_knobs: tuple[Knob, ...]
-    equal: Callable[[Any], Any] = lambda vectors: vectors
+    equal: Callable[[Any], Any] = _unchanged
 
     @classmethod
     def of(
         cls,
         arch: Mapping[str, Any],
         recipe: Mapping[str, Any] | None = None,
-        equal: Callable[[Any], Any] = lambda vectors: vectors,
+        equal: Callable[[Any], Any] = _unchanged,
     ) -> "PlainSpace":
         """Reads descriptions of knobs by name, as in the `space` section of a config.
 

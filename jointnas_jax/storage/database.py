@@ -5,6 +5,7 @@ from pathlib import Path
 import sqlalchemy
 
 from jointnas_jax.errors import ConfigError
+from jointnas_jax.rules import local_path
 from jointnas_jax.storage.workdir import TRIALS
 
 # Options of a URL that identify a database. Any other one may be a password under some name.
@@ -17,9 +18,15 @@ def sqlite_url(workdir: Path) -> sqlalchemy.URL:
 
 
 def parse_url(storage: str | sqlalchemy.URL) -> sqlalchemy.URL:
-    """Reads `config.study.storage`; raises `ConfigError`, without the value, if it is no URL."""
+    """Reads `config.study.storage`; raises `ConfigError`, without the value, if it is no URL.
+
+    The file of an SQLite database is a path as `local_path`'s.
+    """
     try:
-        return sqlalchemy.make_url(storage)
+        url = sqlalchemy.make_url(storage)
+        if url.drivername == "sqlite" and url.database:
+            url = url.set(database=local_path(url.database, "config.study.storage"))
+        return url
     except (sqlalchemy.exc.ArgumentError, ValueError):
         raise ConfigError(
             "`config.study.storage` must name a database as SQLAlchemy does, such as "

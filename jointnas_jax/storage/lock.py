@@ -5,14 +5,14 @@ import fcntl
 import os
 import platform
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from jointnas_jax.errors import BusyError, WorkdirError, one_line
-from jointnas_jax.files import reading, remove_unfinished, writing
+from jointnas_jax.files import check_arrays_folder, reading, remove_unfinished, writing
+from jointnas_jax.runtime.output import tell
 
 FILE = "lock"
 # Seconds for which `owner` holds the lock at most.
@@ -30,6 +30,7 @@ def locked(workdir: Path) -> Iterator[None]:
       WorkdirError: It cannot be used.
       StorageError: It cannot be written.
     """
+    check_arrays_folder(workdir)
     try:
         new = not workdir.exists()
         workdir.mkdir(parents=True, exist_ok=True)
@@ -53,10 +54,9 @@ def locked(workdir: Path) -> Iterator[None]:
             file.flush()
             remove_unfinished(workdir)
         if not new and workdir.stat().st_mode & stat.S_IWOTH:
-            print(
+            tell(
                 f"warning: everybody may write to workdir `{_shown(workdir)}`, and change what the "
-                "study reads there; chmod o-w it",
-                file=sys.stderr,
+                "study reads there; chmod o-w it"
             )
         try:
             yield

@@ -1,6 +1,8 @@
 """Reads a study from its workdir, also while it runs. Nothing here imports JAX."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import time
 from pathlib import Path
@@ -18,7 +20,9 @@ from jointnas_jax.storage.workdir import BUDGETS, RESULT, TRIALS, stored_config
 _AGAIN = 0.5
 
 
-def open_store(workdir: Path, storage: str, provenance: Provenance) -> TrialStore:
+def open_store(
+    workdir: Path, storage: str, provenance: Provenance, *, read_only: bool = False
+) -> TrialStore:
     """Opens the store of a study that has begun.
 
     Args:
@@ -26,9 +30,10 @@ def open_store(workdir: Path, storage: str, provenance: Provenance) -> TrialStor
       storage: `config.study.storage`; "" is the database where the study began, whose driver finds
         a password elsewhere if it needs one.
       provenance: Provenance of the study.
+      read_only: See `TrialStore`.
     """
     begun = url_of(provenance.storage) if provenance.storage else sqlite_url(workdir)
-    return TrialStore(storage or begun, provenance.study)
+    return TrialStore(storage or begun, provenance.study, read_only=read_only)
 
 
 def stored_trials(workdir: Path, storage: str = "") -> list[Trial]:
@@ -61,23 +66,26 @@ def _trials(workdir: Path, storage: str, result: dict[str, Any] | None) -> list[
             f"`{workdir / TRIALS}` is missing; put back a copy of it, or start again with "
             "--overwrite"
         )
-    store = open_store(workdir, storage, provenance)
+    load = functools.partial(_load, workdir, storage, provenance)
     try:
-        trials = store.load()
+        place, trials = load()
     except DamagedError:
         if result is not None:
             raise
         # Stages are read one by one: a trial that is stored meanwhile leaves a gap.
         time.sleep(_AGAIN)
-        trials = store.load()
-    finally:
-        store.close()
+        place, trials = load()
     if result is not None and len(trials) != result["trials"]:
         raise DamagedError(
-            f"`{store.place}` is damaged: it holds {len(trials)} of the study's "
-            f"{result['trials']} trials"
+            f"`{place}` is damaged: it holds {len(trials)} of the study's {result['trials']} trials"
         )
     return trials
+
+
+def _load(workdir: Path, storage: str, provenance: Provenance) -> tuple[str, list[Trial]]:
+    """The place of the trials, and all of them."""
+    with contextlib.closing(open_store(workdir, storage, provenance, read_only=True)) as store:
+        return store.place, store.load()
 
 
 def _budgets(workdir: Path) -> dict[str, Any] | None:

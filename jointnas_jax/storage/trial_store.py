@@ -11,7 +11,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -22,15 +22,16 @@ from optuna.trial import FrozenTrial, TrialState
 from jointnas_jax.errors import DamagedError, InputError, StorageError, one_line
 from jointnas_jax.files import UNREADABLE
 from jointnas_jax.storage.database import parse_url, public_name, without_secrets
+from jointnas_jax.storage.sqlite_file import SqliteFile
+from jointnas_jax.storage.workdir import TRIALS
 
 # 2: the stage `validate` was called `final`.
 SCHEMA = 2
 COMPLETED, FAILED = "COMPLETED", "FAILED"
 STAGES = ("coarse", "random", "validate", "retrain")
 
+# Fields that are stored where they hold something.
 _OPTIONAL = ("arrived", "scores")
-# Seconds for which a writer waits for another one.
-_PATIENCE = 60
 # What reading raises where the content makes no sense.
 _UNREADABLE = (*UNREADABLE, AssertionError)
 # Words of SQLite where a sound file cannot be used.
@@ -119,12 +120,13 @@ _ATTRIBUTES = tuple(
 class TrialStore:
     """The trials of one study."""
 
-    def __init__(self, url: str | sqlalchemy.URL, name: str):
+    def __init__(self, url: str | sqlalchemy.URL, name: str, *, read_only: bool = False):
         """Opens a database, which gets Optuna's tables if it has none.
 
         Args:
           url: URL of SQLAlchemy, `sqlite:////folder/trials.db` or `postgresql://host/name`.
           name: Name of the study in the database.
+          read_only: Only `load` is called: make no tables, and change nothing, see `SqliteFile`.
 
         Raises:
           InputError: The database cannot be opened.
@@ -133,18 +135,23 @@ class TrialStore:
         self._url = parse_url(url)
         self.name = name
         self._ids: dict[str, int] = {}
+        self._file: SqliteFile | None = None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self._translating(opening=True):
             arguments: dict[str, Any] = {"pool_pre_ping": True}
-            if self._url.drivername == "sqlite":
-                _prepare_sqlite(self._url.database or "")
-                arguments = {"connect_args": {"timeout": _PATIENCE}}
-            elif self._url.drivername == "postgresql":  # versions of SQLAlchemy differ in what
-                self._url = self._url.set(drivername="postgresql+psycopg2")  # they take then
-            url = self._url.render_as_string(hide_password=False)
+            target = self._url
+            if target.drivername == "sqlite":
+                self._file = SqliteFile(target.database or "", read_only=read_only)
+                arguments = {"creator": self._file.connect}
+                target = target.set(database=TRIALS)  # the real name need not fit into a URL
+            elif target.drivername == "postgresql":  # versions of SQLAlchemy differ in what
+                self._url = target = target.set(drivername="postgresql+psycopg2")  # they take then
+            url = target.render_as_string(hide_password=False)
             # Optuna would fill in what stands in braces.
             url = url.replace("{", "{{").replace("}", "}}")
-            self._storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+            self._storage = optuna.storages.RDBStorage(
+                url, engine_kwargs=arguments, skip_table_creation=read_only
+            )
 
     @property
     def place(self) -> str:
@@ -208,6 +215,8 @@ class TrialStore:
         """Closes all connections."""
         self._storage.remove_session()
         self._storage.engine.dispose()
+        if self._file:
+            self._file.close()
 
     def _read(self, stage: str) -> Iterator[Trial]:
         identity = self._id(stage)
@@ -288,15 +297,6 @@ class TrialStore:
 def _title(name: str, stage: str) -> str:
     """Name of the Optuna study of a stage."""
     return f"{name}: {stage}"
-
-
-def _prepare_sqlite(file: str) -> None:
-    """Switches on the write-ahead log, for concurrent readers, and checks the pages."""
-    with closing(sqlite3.connect(file, timeout=_PATIENCE)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-        ((verdict,), *_) = connection.execute("PRAGMA integrity_check(1)").fetchall()
-        if verdict != "ok":
-            raise DamagedError(f"`{file}` is damaged: {one_line(verdict)}")
 
 
 def _to_optuna(trial: Trial, knobs: dict[str, BaseDistribution]) -> FrozenTrial:

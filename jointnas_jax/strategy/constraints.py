@@ -11,7 +11,7 @@ from jointnas_jax.space.vectors import VectorSpace
 from jointnas_jax.strategy.pool import sobol_pool
 
 # Candidates that derived cost features are standardised by.
-_SAMPLE = 1024
+SAMPLE = 1024
 
 
 class Constraints:
@@ -70,7 +70,7 @@ class Constraints:
 
     def features(self) -> Callable[[Any], Any]:
         """The costs' standardised logarithms, `float32[N, P]`, also under `jit`."""
-        sample = self.costs(self._space.sample(np.random.default_rng(0), _SAMPLE))
+        sample = self.costs(self._space.sample(np.random.default_rng(0), SAMPLE))
         # A cost of 0 counts as half of the smallest one that is not, as in pretraining.
         positive = np.where(sample > 0, sample, np.inf).min(0)
         smallest = np.where(np.isfinite(positive), positive / 2, 1.0)
@@ -89,7 +89,7 @@ class Constraints:
 
 def standardised(logs: Callable[[Any], Any], space: VectorSpace) -> Callable[[Any], Any]:
     """Logarithms of costs, `int32[N, K] -> float32[N, P]`, as features by those of a sample."""
-    sample = logs(space.sample(np.random.default_rng(0), _SAMPLE))
+    sample = logs(space.sample(np.random.default_rng(0), SAMPLE))
     # In a space of one architecture they are constant, and tell nothing.
     mean, std = sample.mean(0), np.maximum(sample.std(0), 1e-6)
     return lambda vectors: (logs(vectors) - mean) / std

@@ -16,6 +16,7 @@ import numpy as np
 from jointnas_jax.config import PredictorConfig, SearchConfig
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.predictor import CostFeatures, Fitted, Predictor
+from jointnas_jax.predictor.targets import winsorised
 from jointnas_jax.runtime.compiler import compiler_options
 from jointnas_jax.space.features import FeatureTable
 from jointnas_jax.space.vectors import VectorSpace
@@ -283,6 +284,8 @@ class Searcher:
         def predict(rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return self._predict_trials(self._fit(state, vectors[rest], scores[rest]), vectors)
 
+        # Of an outlier the predictor learns that it is one, and can tell no more.
+        scores = winsorised(np.asarray(scores, np.float64))
         return cross_validate(scores, predict, self.predictor.noise(state.fitted))
 
     def fine_stage(

@@ -208,7 +208,9 @@ def write_budgets(report: dict[str, Any], out: Path) -> list[Path]:
             paths.append(out / BUDGETS_FOLDER / f"{entry['name']}.json")
             write_json(paths[-1], entry["candidate"])
     except OSError as error:
-        raise WorkdirError(f"`{out}` cannot be written: {error.strerror}") from error
+        raise WorkdirError(
+            f"`{out}` cannot be written: {error.strerror}; give another --out"
+        ) from error
     return paths
 
 

@@ -15,8 +15,9 @@ from optuna.distributions import BaseDistribution
 from rich.console import Console
 
 from jointnas_jax.config import Config
+from jointnas_jax.errors import DamagedError, StorageError
 from jointnas_jax.execution.executor import Executor
-from jointnas_jax.files import read_json, saving, write_digest, write_json
+from jointnas_jax.files import check_digest, read_json, saving, write_digest, write_json
 from jointnas_jax.problem.latency_table import LatencyTable
 from jointnas_jax.problem.problem import Problem, build_problem
 from jointnas_jax.runtime.distributed import is_first, share
@@ -126,9 +127,21 @@ class StudyFiles:
                 write_digest(self.workdir / PREDICTOR)
 
     def result(self, result: dict[str, Any]) -> None:
-        """Writes the result; raises `StorageError`."""
-        if self._first:
-            write_json(self.workdir / RESULT, result, digest=True)
+        """Writes the result, once the files that it speaks of are sound; raises `StorageError`."""
+        if not self._first:
+            return
+        folders = [self.workdir / PREDICTOR]
+        for rank, winner in enumerate(result["winners"]):
+            weights = self.workdir / WEIGHTS / f"winner{rank}"
+            seeds = enumerate(winner["test"]["seeds"])
+            folders += [weights / f"seed{seed}" for seed, score in seeds if score is not None]
+        try:
+            for folder in folders:
+                check_digest(folder)
+        except DamagedError as error:
+            again = "the same command writes it again, and goes on to the result"
+            raise StorageError(f"{error}; {again}") from error
+        write_json(self.workdir / RESULT, result, digest=True)
 
 
 class _SharedTrials(TrialStore):

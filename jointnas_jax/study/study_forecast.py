@@ -1,6 +1,7 @@
 """What a study is going to do and cost, before anything trains."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +64,9 @@ def estimate_lines(estimates: Sequence[Estimate], devices: int) -> dict[str, str
         "memory": f"{total.memory / 1e9:.2g} GB per device in training (rough)",
         "estimated time": f"{time} on {devices} devices, {devices * hours:,.2g} device-hours "
         "(rough)",
+        "assumes": f"an idle machine of {os.cpu_count()} cores, on which "
+        f"{_XLA_PROGRAMS * programs} programs compile in {total.compiling:,.0f} s; with other "
+        "work there it takes longer, as the time left will say",
     }
 
 

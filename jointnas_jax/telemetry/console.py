@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jointnas_jax.report.words import seconds
+from jointnas_jax.runtime.output import unfailing
 from jointnas_jax.telemetry.progress import Listener, Progress, Snapshot
 
 # Most packs on display; there is one for each device.
@@ -25,9 +27,11 @@ _LINE_SECONDS, _LINE_SHARE = 60.0, 0.01
 def plain_console(quiet: bool = False, stderr: bool = False) -> Console:
     """A console that prints names and errors as they are: `[/x]` and `:x:` are no commands.
 
-    Without a terminal it has 120 columns: with the 80 of Rich, tables cut numbers off.
+    Nothing printed can fail. Without a terminal it has 120 columns: with the 80 of Rich, tables cut
+    numbers off.
     """
-    console = Console(markup=False, emoji=False, quiet=quiet, stderr=stderr)
+    file = unfailing(sys.stderr if stderr else sys.stdout)
+    console = Console(markup=False, emoji=False, quiet=quiet, file=file)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _WIDTH
     return console

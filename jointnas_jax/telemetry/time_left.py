@@ -62,6 +62,7 @@ class _Batch:
         self.done = 0  # trainings that have ended
         self.lanes: list[Lanes] = []
         self._began = began
+        self._first: float | None = None  # when the first epoch of the latest lanes ended
         # Trainings whose program is there; then trainings as shares of their epochs: all in this
         # run, and those of known length, for the first epoch after compilation has no beginning.
         self._compiled = self._trained = self._timed = 0.0
@@ -71,6 +72,7 @@ class _Batch:
         share = lanes.trainings / lanes.epochs
         if lanes.ended is None:
             self._compiled += lanes.trainings
+            self._first = now
         else:
             self._seconds[lanes.device] += now - lanes.ended
             self._timed += share
@@ -98,6 +100,14 @@ class _Batch:
         training = training if part.compiling else seconds
         compiling = max(0.0, seconds - training)
         return [(part, part._replace(compiling=compiling, training=training))]
+
+    def slowness(self, now: float) -> float:
+        """How many times as long as estimated it takes at least, before `measured` says more."""
+        if self._timed or self.done or not self.part.compiling:
+            return 0.0
+        # The first epoch of a lane ends after its program is compiled.
+        seconds = (self._first or now) - self._began
+        return seconds / (self.part.compiling + self.part.training * self._share(self._trained))
 
     def seconds_left(self, now: float, compiling: float, training: float) -> float:
         """Seconds that it still takes, where compiling and training take so many times as long."""
@@ -185,6 +195,11 @@ class Timeline:
         """Estimate of the seconds until the last part has ended."""
         running = self._batch.measured(now) if self._batch else []
         compiling, training = speeds([*self._measured, *running])
+        slowness = self._batch.slowness(now) if self._batch else 0.0
+        if slowness > compiling:
+            compiling = slowness
+            # A machine that does other work trains as slowly, until that is measured.
+            training = training if self._measured else max(training, slowness)
         left = sum(compiling * p.compiling + training * p.training for p in self._pending)
         if self._batch:
             left += self._batch.seconds_left(now, compiling, training)

@@ -75,8 +75,15 @@ def test_envelopes_and_exact_programs_agree(problem, split):
         )
 
 
-@pytest.mark.parametrize("on_full_split", [False, True])
-@pytest.mark.parametrize("program", ["envelope", "exact"])
+@pytest.mark.parametrize(
+    ("program", "on_full_split"),
+    [
+        ("envelope", True),
+        ("exact", False),
+        pytest.param("envelope", False, marks=pytest.mark.slow),
+        pytest.param("exact", True, marks=pytest.mark.slow),
+    ],
+)
 def test_images_on_disk_give_what_images_in_memory_give(problem, split, program, on_full_split):
     on_disk = SplitOnDisk(problem.dataset, "train[:96]")
     some = jobs(problem, 5)

@@ -114,7 +114,8 @@ def test_the_order_of_arrivals_is_kept_and_decides(study, tmp_path):
     assert again["rounds"] == result["rounds"]
 
 
-@pytest.mark.parametrize("arrivals", [1, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("arrivals", [1, 8])
 def test_a_study_that_goes_on_asks_for_what_it_asked_for(study, tmp_path, arrivals):
     study(tmp_path, Fastest(0, stop=arrivals))
     before = {t.number: t for t in stored_trials_so_far(tmp_path)}

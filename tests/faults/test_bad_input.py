@@ -201,7 +201,7 @@ def test_the_command_line_refuses_in_one_line_and_loads_nothing_slow(arguments):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--config.data.dir=~nobody_here/x", "existing folder"),
+        ("--config.data.dir=nobody_here/x", "existing folder"),
         ("--config.data.train_split=train[5:3]", "ends before it starts"),
         ("--config.budget.flops=10", "no candidate satisfies the budget"),
         ("--config.study.storage=sqlite:////missing/trials.db", "unable to open"),

@@ -33,6 +33,7 @@ def killed_and_resumed(script, workdir, flags, kills, trials):
     return content(workdir)
 
 
+@pytest.mark.slow
 def test_three_kills_change_nothing(undisturbed, tmp_path):
     trials = stored(undisturbed)
     ours = killed_and_resumed(TABLE, tmp_path, [TINY], kills=3, trials=trials)

@@ -1,9 +1,11 @@
 """The store in a PostgreSQL server that the test starts, where one is installed."""
 
+import pytest
 from postgres import PASSWORD
 from runs import TABLE, TINY, content, run
 
 
+@pytest.mark.slow
 def test_a_study_in_postgresql_is_that_in_a_file(postgres, tmp_path):
     quick = {"JOINTNAS_TABLE_SECONDS": "0"}
     run(TABLE, tmp_path / "file", TINY, **quick)

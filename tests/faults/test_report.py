@@ -1,6 +1,7 @@
 """`scripts/report.py` on studies that are sound, unfinished, damaged or not there."""
 
 import json
+import os
 import re
 import resource
 import shutil
@@ -167,3 +168,23 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, arguments, message):
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "ascii"])
+def test_a_study_ends_with_its_report_where_nothing_can_be_printed(tmp_path, output):
+    file = output if output == "/dev/full" else tmp_path / "out"
+    with open(file, "w", encoding="ascii") as out:
+        done = subprocess.run(
+            [sys.executable, TABLE, TINY, f"--workdir={tmp_path / 'study'}"],
+            env=os.environ | {"PYTHONIOENCODING": "ascii", "JOINTNAS_TABLE_SECONDS": "0"},
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr[-1500:]
+    assert (tmp_path / "study" / "report" / "index.html").is_file()
+    if output == "ascii":
+        assert "+-" in file.read_text(encoding="ascii")
+    else:
+        assert "standard output cannot be written: [Errno 28]" in done.stderr

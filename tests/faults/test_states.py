@@ -1,16 +1,21 @@
 """Check 12: states of trainings and weights on disk."""
 
 import random
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import content, study
+from rich.console import Console
+from runs import config, content, study
+from table_study import look_up
 
 from jointnas_jax.errors import DamagedError, StorageError
 from jointnas_jax.storage.weights import load_variables, save_variables
+from jointnas_jax.study.run import run_study
+from jointnas_jax.telemetry.progress import Listener, Progress
 from jointnas_jax.train import checkpoints
 from jointnas_jax.train.checkpoints import Checkpoints
 
@@ -138,6 +143,24 @@ def test_weights_lost_after_their_trial_are_trained_again(tmp_path):
         again.pop(measured)
     assert again == result
     assert content_without_report(tmp_path) == before
+
+
+def test_a_study_that_lost_what_it_wrote_is_not_done_and_can_go_on(tmp_path):
+    lost = "weights/winner0/seed0"
+
+    class Loss(Listener):
+        def milestone(self, now):
+            if now.stage == "retraining":
+                shutil.rmtree(tmp_path / lost)
+
+    console = Console(quiet=True)
+    with pytest.raises(StorageError, match=f"{lost}` is missing; the same command"):
+        run_study(
+            config(), tmp_path, console, progress=Progress(console, [Loss()]), train_fn=look_up
+        )
+    assert not (tmp_path / "result.json").exists()
+    assert study(tmp_path)["winners"]
+    load_variables(tmp_path / lost)
 
 
 def content_without_report(workdir):

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -44,6 +45,23 @@ USUAL = dict(
     budget={"area": 20},
     settings=SETTINGS,
     predictor=NETWORKS,
+)
+
+
+# A search of one evaluation with these takes a second, most of it to compile.
+SMALL = dict(
+    evaluations=1,
+    settings=jn.SearchConfig(pool_size=16),
+    predictor=jn.PredictorConfig(
+        process=False,
+        members=1,
+        width=4,
+        embedding=4,
+        pretrain_samples=16,
+        pretrain_epochs=1,
+        frozen_epochs=1,
+        full_epochs=1,
+    ),
 )
 
 
@@ -143,6 +161,52 @@ def test_a_failed_candidate_has_a_reason_and_cannot_win(kind, reason):
     assert np.mean([trial.number > 10 for trial in failed]) < 0.5
 
 
+def take_all(candidate):
+    """Leaves nothing in a candidate, as `params.pop("lr")` does."""
+    if isinstance(candidate, dict):
+        candidate.clear()
+    else:
+        candidate.vector[:] = -1
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_what_a_function_does_to_its_arguments_changes_no_record(joint, tiny_description):
+    """`evaluate` empties its dicts; where one of a round fails, the others are tried whole."""
+    small = SMALL | dict(evaluations=4, per_round=4, costs=None, budget=None)
+    space = jn.JointSpace.from_config(tiny_description, 1, 10) if joint else SPACE
+    name = lambda c: str(c) + str(getattr(c, "vector", ""))
+    failed, seen, records = [], [], []
+
+    def harmless(candidates):
+        return [float(len(name(c))) if seen else seen.append(c) for c in candidates]
+
+    def takes(candidates):
+        scores = []
+        for candidate in candidates:
+            scores.append(float(len(name(candidate))))
+            broken = not failed or name(candidate) in failed
+            failed.extend([name(candidate)] * broken)
+            take_all(candidate)
+            if broken:
+                raise MemoryError("no memory")
+        candidates.clear()
+        return scores
+
+    def takes_trial(trial):
+        records.append(name(trial.candidate))
+        take_all(trial.candidate)
+        dict.clear(trial.costs)
+
+    expected = jn.search(space, harmless, **small)
+    found = jn.search(space, takes, progress=takes_trial, **small)
+    take_all(found.candidate)
+    assert [name(t.candidate) for t in found.trials] == [name(t.candidate) for t in expected.trials]
+    assert [t.costs for t in found.trials] == [t.costs for t in expected.trials]
+    assert records == [name(t.candidate) for t in found.trials]
+    assert {t.reason for t in found.trials} == {None, "MemoryError: no memory"}
+    assert [name(t.candidate) for t in found.trials if t.reason] == failed[:1]
+
+
 def test_where_every_candidate_fails_the_search_does():
     with pytest.raises(StudyError, match="every candidate failed: ZeroDivisionError"):
         search(lambda candidates: [1 / 0 for _ in candidates], evaluations=3)
@@ -179,6 +243,59 @@ def test_a_joint_space_gives_candidates_and_knows_their_costs(tiny_description):
     assert all(isinstance(candidate, jn.Candidate) for candidate in seen)
     assert max(trial.costs["flops"] for trial in found.trials) <= 60_000
     assert {"flops", "params"} <= set(found.best.costs)
+
+
+def evaluated(values, costs, limit=5):
+    """Values of a knob that searches within `size <= limit` evaluate."""
+    seen = []
+    score = lambda candidates: [seen.append(c["big"]) or 1.0 for c in candidates]
+    space = jn.Space(jn.Knob.choice("big", values))
+    for seed in range(4):
+        jn.search(space, score, costs=costs, budget={"size": limit}, seed=seed, **SMALL)
+    return seen
+
+
+def test_a_space_of_equal_values_has_costs_of_its_own():
+    """0 and 1 are equal to False and True, but a user's function tells them apart."""
+    costs = lambda knobs: {"size": np.where(~knobs["big"], 1, 10)}
+    evaluated([0, 1], costs)
+    assert set(evaluated([False, True], costs)) == {False}
+
+
+class Size:
+    """Equal to all others, and without a hash, as a dataclass is."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __eq__(self, other):
+        return isinstance(other, Size)
+
+    def __call__(self, knobs):
+        return {"size": np.asarray(knobs["big"]) * self.factor}
+
+
+def test_costs_are_called_that_were_given_as_they_are_now():
+    """Equal objects may return other costs, and one object others than before."""
+    values, size = [1, 2, 3, 4], Size(1)
+    assert set(evaluated(values, size, limit=2)) == {1, 2}
+    assert set(evaluated(values, Size(2), limit=2)) == {1}
+    size.factor = 2
+    assert set(evaluated(values, size, limit=2)) == {1}
+
+
+def test_an_equal_search_compiles_nothing():
+    """Its space is made anew."""
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+    )
+    size = Size(1)
+    evaluated([1, 2, 3], size)
+    before = len(compiled)
+    evaluated([1, 2, 3], size)
+    jax.monitoring.clear_event_listeners()
+    assert len(compiled) == before > 0
 
 
 BAD = {

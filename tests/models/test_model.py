@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import jax
 import numpy as np
@@ -169,3 +170,10 @@ def test_unreadable_files_are_errors(model, tmp_path):
     (tmp_path / "model.json").write_text("[" * 100_000)
     with pytest.raises(ModelError, match="cannot be read: "):
         load(tmp_path)
+
+
+def test_a_model_out_of_a_pickle_answers_the_same(model, images):
+    """Also once its program is compiled."""
+    expected = model.probabilities(images)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.probabilities(images), expected)

@@ -2,12 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.preprocessing import PowerTransformer
 
-from jointnas_jax.predictor.targets import Transform, standardised
+from jointnas_jax.predictor.targets import Transform, standardised, winsorised
 
 FLOATS = st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=40)
 
@@ -81,3 +81,99 @@ def test_five_scores_do_not_bend_the_scale_much():
     draws = [np.random.default_rng(seed).normal(size=5) for seed in range(40)]
     exponents = [float(fitted(scores)[0].exponent) for scores in draws]
     assert max(abs(e - 1) for e in exponents) < 1.5
+
+
+# Scores as searches have them.
+SPREADS = {
+    "even": lambda rng, count: rng.random(count),
+    "normal": lambda rng, count: rng.normal(0, 1e-6, count),
+    "tail": lambda rng, count: 93 - rng.gamma(1.0, 2.0, count),
+    "long tail": lambda rng, count: 93 - rng.lognormal(0, 1, count),
+    "accuracies": lambda rng, count: np.round(287 * (1 - rng.beta(2, 8, count))) / 287,
+    "few values": lambda rng, count: rng.integers(0, 3, count) * 1e6,
+    "converging": lambda rng, count: -(10.0 ** rng.uniform(-3, 0, count)),
+    # Candidates around an optimum, equal but for rounding.
+    "nearly equal": lambda rng, count: np.append(
+        -rng.random(count), -0.04 - 1e-9 * rng.integers(0, 9, 4)
+    ),
+    "equal": lambda rng, count: np.ones(count),
+}
+
+
+@pytest.mark.parametrize("kind", SPREADS)
+def test_scores_without_outliers_stay_as_they_are(kind):
+    """To the bit, however many, while a search goes on."""
+    rng, changed, tried = np.random.default_rng(0), 0, 0
+    for count in [*range(2, 20), 40, 100, 400] * 20:
+        scores = SPREADS[kind](rng, count)
+        tried += 1
+        changed += winsorised(scores) is not scores
+        mean, std = scores.mean(), scores.std()
+        if winsorised(scores) is scores and std > 0:
+            expected = ((scores - mean) / std).astype(np.float32)
+            np.testing.assert_array_equal(standardised(scores)[0], expected)
+    # By chance a gap can be as rare as it says.
+    assert changed / tried < 0.01
+
+
+PENALTIES = {
+    "all alike": lambda rng, size, count: np.full(count, -size),
+    "noisy": lambda rng, size, count: -size * (1 + rng.random(count)),
+    "several": lambda rng, size, count: -size * 10.0 ** (3 * rng.integers(0, 3, count)),
+    "by how much": lambda rng, size, count: -size * 10.0 ** rng.uniform(2, 5, count),
+}
+
+
+@given(
+    st.sampled_from(["even", "normal", "tail", "accuracies"]),
+    st.sampled_from(sorted(PENALTIES)),
+    st.sampled_from([1e3, 1e6, 1e12, 1e30, 1e300]),
+    st.integers(6, 40),
+    st.floats(0.1, 0.85),
+    st.integers(0, 99),
+)
+def test_penalties_count_as_just_below_the_rest(kind, penalty, size, count, share, seed):
+    """Whatever their size, for a minority and a majority of them."""
+    rng = np.random.default_rng(seed)
+    good = SPREADS[kind](rng, count)
+    reach = np.ptp(good)
+    assume(winsorised(good) is good and reach)
+    bad = good.max() + np.maximum(
+        PENALTIES[penalty](rng, size * max(reach, 1e-3), max(1, int(count * share / (1 - share)))),
+        -1e305,
+    )
+    scores = rng.permutation(np.concatenate([good, bad]))
+    raised = winsorised(scores)
+    is_good = scores >= good.min()
+    np.testing.assert_array_equal(raised[is_good], scores[is_good])
+    assert (raised[~is_good] < good.min()).all()
+    assert (raised[~is_good] >= good.min() - reach).all()
+    z = standardised(scores)[0]
+    assert np.isfinite(z).all()
+    # What was different stays different in 32 bits, and in order.
+    assert len(np.unique(z[is_good])) == len(np.unique(scores[is_good]))
+    assert (np.diff(z[np.argsort(scores)]) >= 0).all()
+
+
+EXTREMES = {
+    "the largest floats": [1.7e308, -1.7e308, 1e308, -1e308, 0.0],
+    "a penalty and two scores": [0.5, 0.4, -1e300, -1e300],
+    "a penalty and one score": [0.5, -3e38],
+    "penalties alone": [-1e300, -1e300, -1e300],
+    "one far above": [1e300, 0.1, 0.2, 0.3, 0.4, 0.5],
+    "one": [3.0],
+    "tiny": [5e-324, 0.0, -5e-324, -1.0],
+    "ties at the top": [1.0, 1.0, 1.0, 1.0, -1e6],
+}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+@pytest.mark.filterwarnings("error")
+def test_any_finite_scores_have_finite_targets_and_the_best_is_best(name):
+    scores = np.array(EXTREMES[name])
+    z, mean, std = standardised(scores)
+    assert np.isfinite([*z, mean, std]).all()
+    assert z[np.argmax(scores)] == z.max()
+    assert winsorised(scores).max() == scores.max()
+    transform = Transform.fit(jnp.asarray(z), jnp.ones(len(z), bool), True)
+    assert np.isfinite(transform.forward(jnp.asarray(z))).all()

@@ -1,10 +1,14 @@
 """`scripts/import_weights.py` and `scripts/classify.py` as a user meets them."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from calls import assert_one_line_and_exit_2, script
+from calls import ROOT, assert_one_line_and_exit_2, script
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -56,6 +60,29 @@ def test_every_image_gets_the_names_of_its_most_probable_classes(folder):
     assert name == "a.png"
     for line, c in zip(lines, found[0]["classes"][:2], strict=True):
         assert line.strip() == f"{c['probability']:.2%}  {c['label'].replace(chr(27), '?')}"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso8859-2", "utf-8"])
+def test_any_label_and_any_file_name_is_printed_in_any_encoding(folder, encoding):
+    name = os.fsdecode(b"\xff \xe2\x82\xac.png")  # no UTF-8, then a euro sign
+    shutil.copy(folder / "a.png", folder / name)
+    shutil.copytree(folder / "model", folder / "named", dirs_exist_ok=True)
+    model = json.loads((folder / "named" / "model.json").read_text())
+    model["labels"] = ["łoś ±", "\ud800", "yak"]
+    (folder / "named" / "model.json").write_text(json.dumps(model))
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "classify.py", "--model=named", name],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, *classes = done.stdout.split(b"\n")
+    assert first.startswith(b"\xff ") or encoding != "utf-8"
+    labels = {line.split(b"%  ")[1] for line in classes if line}
+    elk = {"ascii": b"?o? +-", "iso8859-2": b"\xb3o\xb6 +-", "utf-8": "łoś ±".encode()}[encoding]
+    assert labels == {elk, b"?", b"yak"}
 
 
 def test_images_before_a_broken_one_are_classified(folder):

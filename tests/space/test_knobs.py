@@ -69,3 +69,17 @@ def test_true_is_not_one():
     assert parse_knob("k", [True, 1]).index(1) == 1
     with pytest.raises(SpaceError, match="allows"):
         Knob("k", (0, 1), ordinal=True).index(True)
+
+
+VALUES = st.sampled_from([0, 0.0, -0.0, False, 1, 1.0, True, "1"])
+
+
+@given(a=VALUES, b=VALUES)
+def test_knobs_are_equal_where_their_candidates_are(a, b):
+    """Caches know spaces by it, and the functions of a user tell 1 from 1.0 and True."""
+    alike = type(a) is type(b) and str(a) == str(b)
+    one, other = (Knob("k", (v, "x"), ordinal=False) for v in (a, b))
+    assert (one == other) == alike
+    assert not alike or hash(one) == hash(other)
+    assert one != Knob("k", (a, "x"), ordinal=True)
+    assert one != "k"

@@ -91,6 +91,7 @@ def test_best_is_what_scored_best_so_far(found):
     assert found.best == expected
 
 
+@pytest.mark.slow
 def test_under_noise_the_luckiest_is_not_taken_for_the_best():
     """Five searches: what is predicted best is truly better than what scored best."""
     feasible = lambda v: v[:, 0] != 4

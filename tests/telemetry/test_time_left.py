@@ -151,3 +151,38 @@ def test_after_the_first_round_it_is_right_within_30_percent(name):
             seen.append((now, line.seconds_left(now)))
     first, left = seen[0]
     assert left == pytest.approx(end - first, rel=0.3)
+
+
+@pytest.mark.parametrize("times", [2.0, 6.5])
+def test_on_a_busy_machine_the_time_left_catches_up_while_the_first_round_compiles(times):
+    """Everything takes so many times as long as was forecast for an idle one."""
+    line, end = Timeline(PLAN, compile_scale=0.0), times * 80
+    line.begin(0.0, PLAN[0])
+    errors = []
+    for share in (0.5, 0.75, 0.99):
+        now = share * end / 8  # it compiles for end / 8
+        errors.append(abs(line.seconds_left(now) - (end - now)) / (end - now))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.05
+    lanes = Lanes("pack", 4, 10)
+    line.lanes.append(lanes)
+    for epoch in (1, 2, 3):
+        now = end / 8 + epoch * 2 * times
+        line.epoch(now, lanes, epoch)
+        assert line.seconds_left(now) == pytest.approx(end - now, rel=0.15)
+
+
+def test_a_batch_that_compiles_as_long_as_forecast_changes_nothing():
+    line = Timeline(PLAN, compile_scale=0.0)
+    line.begin(0.0, PLAN[0])
+    for now in (0.0, 5.0, 10.0):
+        assert line.seconds_left(now) == pytest.approx(80 - now, rel=0.02)
+
+
+def test_a_later_batch_that_compiles_slowly_leaves_the_measured_training_as_it_is():
+    line = Timeline(PLAN[:2] + PLAN[2:] * 2, compile_scale=0.0)
+    end = trained(line, 0.0, 10.0, 20.0, PLAN[0])
+    end = trained(line, end, 0.0, 20.0, PLAN[1])
+    line.begin(end, PLAN[2])
+    # The last part compiles for 40 s, as this one does; both train for 20 s.
+    assert line.seconds_left(end + 40) == pytest.approx(20 + 40 + 20, rel=0.02)
