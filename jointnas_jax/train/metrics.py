@@ -44,7 +44,7 @@ class Metrics:
 
     @classmethod
     def of(cls, sums: np.ndarray) -> "Metrics":
-        """The metrics of `float[4 + 2 L]`, sums of `sums_of` over all images."""
+        """The metrics of `float[3 + 2 L]`, sums of `sums_of` over all images."""
         (top5, log_loss, brier), classes = sums[:3], sums[3:].reshape(2, -1)
         right, images = classes
         count = images.sum()
@@ -72,8 +72,8 @@ def sums_of(logits: jax.Array, labels: jax.Array) -> jax.Array:
     truth = jax.nn.one_hot(labels, logits.shape[-1])  # zeros for padding
     logs = jax.nn.log_softmax(logits)
     right_class = jnp.where(truth > 0, logs, 0.0).sum(-1, keepdims=True)
-    above = jnp.where(ours, logs > right_class, True).sum(-1)
+    top = ((logs > right_class).sum(-1, keepdims=True) < _TOP) & ours
     brier = jnp.where(ours, jnp.square(jnp.exp(logs) - truth), 0.0).sum()
     right = (logits.argmax(-1) == labels)[:, None] * truth
-    whole: Any = [(above < _TOP).sum() * 1.0, -right_class.sum(), brier]
+    whole: Any = [top.sum() * 1.0, -right_class.sum(), brier]
     return jnp.concatenate([jnp.stack(whole), right.sum(0), truth.sum(0)])

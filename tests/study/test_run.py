@@ -90,7 +90,7 @@ def test_every_training_is_a_trial(finished):
     }
     for t in stored:
         assert t["status"] == "COMPLETED"
-        assert t["score"] == t["accuracies"][-1]
+        assert t["score"] == t["scores"][-1]
         assert t["pack"] == "exact" or t["pack"].startswith("envelope-")
         assert len(t["accuracies"]) == (1 if t["stage"] == "retrain" else t["epochs"])
         assert t["costs"]["flops"] <= 60_000 or t["stage"] in ("validate", "retrain")
@@ -101,9 +101,9 @@ def test_every_training_is_a_trial(finished):
     ] * 6
 
 
-def test_the_winner_was_the_best_finalist_by_validation(finished):
+def test_the_winner_was_the_best_finalist_by_its_score(finished):
     _, result = finished
-    means = [f["validation"]["mean"] for f in result["finalists"]]
+    means = [f["score"]["mean"] for f in result["finalists"]]
     assert means == sorted(means, reverse=True)
     assert result["winners"][0]["knobs"] == result["finalists"][0]["knobs"]
     assert result["finalists"][-1]["test"]["seeds"] == []
@@ -282,8 +282,31 @@ def test_trainings_of_winners_may_be_longer(tmp_path):
 
     result = run(tmp_path, "--config.train.winner_epochs=6", accuracy_of=accuracy_of)
     assert result["epochs"] == {"search": 3, "final": 6}
-    assert {(job.epochs, job.full_epochs or job.epochs) for job in jobs} == {(3, 3), (6, 6)}
+    assert {job.full_epochs or job.epochs for job in jobs} == {3, 6}
     assert {t["epochs"] for t in trials(tmp_path) if t["stage"] in ("validate", "retrain")} == {6}
+
+
+def test_the_score_chooses_and_accuracy_is_told(tmp_path):
+    """By a score against accuracy: what trains best in the one is worst in the other."""
+    lr = lambda job: job.candidate.recipe.lr
+    train_fn = fake_train_fn(lambda job: 0.9 - lr(job), score_of=lr)
+    result = run_study(config(), tmp_path, CONSOLE, train_fn=train_fn)
+    (winner,), stored = result["winners"], trials(tmp_path)
+    assert winner["score"]["mean"] == max(t["score"] for t in stored if t["stage"] == "validate")
+    assert winner["test"]["mean"] == pytest.approx(0.9 - winner["knobs"]["lr"])
+    assert winner["score"]["mean"] == pytest.approx(winner["knobs"]["lr"])
+    random = [t for t in stored if t["stage"] == "random"]
+    best = max(random, key=lambda t: t["score"])
+    assert result["references"]["random"]["knobs"]["lr"] == best["knobs"]["lr"]
+    for t in stored:
+        assert t["score"] == t["scores"][-1] != t["accuracies"][-1]
+
+
+def test_a_study_by_accuracy_has_no_other_scores(tmp_path):
+    result = run(tmp_path, "--config.search.score=accuracy")
+    assert result["score"] == "accuracy"
+    for t in trials(tmp_path):
+        assert (t["scores"], t["score"]) == ((), t["accuracies"][-1])
 
 
 def test_where_everything_fails_the_study_stops_with_the_reason(tmp_path):

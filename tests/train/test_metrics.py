@@ -1,0 +1,58 @@
+"""Metrics of an evaluation equal scikit-learn's, however the images are cut into batches."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+
+from jointnas_jax.train.metrics import Metrics, sums_of
+
+
+def drawn(seed, images, classes):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (images, classes)).astype(np.float32)
+    return logits, rng.integers(0, classes, images).astype(np.int32)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**31 - 1), st.integers(2, 40), st.sampled_from([2, 5, 9]))
+def test_they_equal_those_of_scikit_learn(seed, images, classes):
+    logits, labels = drawn(seed, images, classes)
+    found = Metrics.of(np.asarray(sums_of(logits, labels), np.float64))
+    exact = np.exp(logits.astype(float))
+    probabilities, names = exact / exact.sum(1, keepdims=True), np.arange(classes)
+    top = np.argsort(-probabilities, axis=1)[:, :5]
+    recalls = [(logits.argmax(1) == labels)[labels == c].mean() for c in np.unique(labels)]
+    assert found.accuracy == reference.accuracy_score(labels, logits.argmax(1))
+    assert found.balanced_accuracy == pytest.approx(np.mean(recalls))
+    assert found.top5 == pytest.approx((top == labels[:, None]).any(1).mean())
+    assert found.log_loss == pytest.approx(
+        reference.log_loss(labels, probabilities, labels=names), rel=1e-4
+    )
+    one_hot = np.eye(classes)[labels]
+    assert found.brier == pytest.approx(
+        np.square(probabilities - one_hot).sum(1).mean(), rel=1e-4, abs=1e-6
+    )
+
+
+def test_batches_and_padding_change_nothing():
+    logits, labels = drawn(0, 10, 4)
+    whole = Metrics.of(np.asarray(sums_of(logits, labels), np.float64))
+    padded = np.concatenate([logits, np.full((2, 4), 7, np.float32)])
+    names = np.concatenate([labels, [-1, -1]]).astype(np.int32)
+    parts = [np.asarray(sums_of(padded[i : i + 6], names[i : i + 6]), float) for i in (0, 6)]
+    cut = Metrics.of(np.sum(parts, 0))
+    for name in ("accuracy", "balanced_accuracy", "top5", "log_loss", "brier"):
+        assert getattr(cut, name) == pytest.approx(getattr(whole, name), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["brier", "log_loss", "accuracy"])
+def test_a_score_is_better_where_the_right_class_is_more_probable(name):
+    labels = np.array([0, 1, 2], np.int32)
+    sure, unsure, wrong = (
+        Metrics.of(np.asarray(sums_of(scale * np.eye(3, dtype=np.float32), labels), float))
+        for scale in (9.0, 1.0, -1.0)
+    )
+    assert 0 <= wrong.score(name) < unsure.score(name) <= sure.score(name) <= 1
+    assert (unsure.score(name) < sure.score(name)) == (name != "accuracy")
