@@ -152,7 +152,8 @@ def _settings(problem: Problem) -> dict[str, Any]:
     config = problem.config.to_dict()
     settings = {name: config[name] for name in ("seed", "budget", "data", "space", "train")}
     settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("name", "dir")}
-    return json.loads(json.dumps(jsonable(settings | {"dataset": dataset_name(problem)})))
+    settings |= {"dataset": dataset_name(problem), "validation": "drawn by class"}
+    return json.loads(json.dumps(jsonable(settings)))
 
 
 def _read(path: Path, settings: Mapping[str, Any]) -> dict[tuple[int, int], Trial]:

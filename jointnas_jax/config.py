@@ -79,7 +79,7 @@ class DataConfig:
       test_split: split expression; for the report of winners only.
       classes: number of random classes to use, 0 for all (paper: 200 of ImageNet in the search).
       class_seed: seed of the choice of classes.
-      val_fraction: share of the training split to validate on.
+      val_fraction: share of the training split, and of each class in it, to validate on.
       val_images: number of images to validate on; 0: `val_fraction` decides.
       memory_gb: decoded images of both splits up to this size stay in memory and on every device;
         larger datasets stay on disk and are read while candidates train.

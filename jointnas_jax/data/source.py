@@ -7,10 +7,11 @@ then on. Images of a larger one are decoded when they are needed.
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,8 +27,9 @@ from jointnas_jax.runtime.cache import remembered
 from jointnas_jax.runtime.output import tell
 
 _READ_AT_ONCE = 256
-# Version of `image_file.decode_image`: what one has checked another may refuse.
-_DECODER = 2
+# Version of `image_file.decode_image`, for what one has checked another may refuse, and of what the
+# cache has about it.
+_DECODER = 3
 # From so many images on a check takes long enough for a line of output.
 _MANY = 50_000
 
@@ -37,6 +39,10 @@ class Images(Protocol):
 
     def __len__(self) -> int:
         """Number of images."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Classes of all images, `int32[N]`."""
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns `uint8[..., H, W, C]` and `int32[...]` for `indices: int[...]`."""
@@ -78,24 +84,23 @@ class SplitOnDisk:
         images, labels = np.concatenate(images), np.concatenate(labels)
         return images.reshape(*indices.shape, *images.shape[1:]), labels.reshape(indices.shape)
 
-    def check(self) -> None:
-        """Decodes every image once; raises `DataError` as `ImageDataset.load` does.
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """Classes of all images, `int32[N]`, each of which is decoded once to check it.
 
         A core decodes 2,000 to 4,000 images a second (ImageNet: minutes), so the cache remembers
-        the checked files.
+        the labels of checked files. Raises `DataError` as `ImageDataset.load` does.
         """
         key = self._dataset.identity(self._split, decoded=True)
-        remembered("checked", key, self._check_all)
+        return remembered("checked", key, self._check_all)
 
     def _check_all(self) -> np.ndarray:
-        """Decodes all images; returns their classes, `int32[...]`."""
         if len(self) >= _MANY:
             tell(f"  checking {len(self):,} images of `{self._split}`, once")
-        labels_of = lambda piece: np.unique(self._decode(piece)[1])
-        pieces = self._pool.map(labels_of, self._pieces(np.arange(len(self))))
-        classes = np.array(sorted({int(c) for piece in pieces for c in piece}), np.int32)
-        self._dataset.check_classes(classes, self._split)
-        return classes
+        labels_of = lambda piece: self._decode(piece)[1]
+        labels = np.concatenate([*self._pool.map(labels_of, self._pieces(np.arange(len(self))))])
+        self._dataset.check_classes(np.unique(labels), self._split)
+        return labels
 
     def _pieces(self, indices: np.ndarray) -> list[np.ndarray]:
         """The examples at `indices: int[...]`, in pieces to decode at once: `int[n]` each."""
@@ -178,10 +183,10 @@ class ImageDataset:
         """
         if self.decoded_bytes(data.train_split, data.test_split) <= data.memory_gb * 1e9:
             return self.load(data.train_split), self.load(data.test_split)
-        train, test = SplitOnDisk(self, data.train_split), SplitOnDisk(self, data.test_split)
-        train.check()
-        test.check()
-        return train, test
+        splits = SplitOnDisk(self, data.train_split), SplitOnDisk(self, data.test_split)
+        for split in splits:
+            assert len(split.labels) == len(split)  # reads, and checks, all of it
+        return splits
 
     def decoded_bytes(self, *splits: str) -> int:
         """Size of the decoded images of splits."""
@@ -357,21 +362,6 @@ def open_dataset(data: Mapping[str, Any]) -> ImageDataset:
         _keys=(image_key, label_key),
         _resize=bool(size),
     )
-
-
-def carve_validation(
-    count: int, fraction: float, seed: int | Sequence[int], *, images: int = 0
-) -> np.ndarray:
-    """Draws the training images to validate on: `bool[count]`; see `validation_count`."""
-    validation = np.zeros(count, bool)
-    size = validation_count(count, fraction, images)
-    validation[np.random.default_rng(seed).permutation(count)[:size]] = True
-    return validation
-
-
-def validation_count(count: int, fraction: float, images: int = 0) -> int:
-    """Number of `count` training images to validate on: `images`; 0: that fraction of them."""
-    return min(max(images or round(fraction * count), 1), count - 1)
 
 
 def _find_keys(builder: tfds.core.DatasetBuilder, name: str) -> tuple[str, str]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from jointnas_jax.config import Config
-from jointnas_jax.data.source import ImageDataset, Images, carve_validation, open_dataset
+from jointnas_jax.data.division import carve_validation, check_division
+from jointnas_jax.data.source import ImageDataset, Images, open_dataset
 from jointnas_jax.errors import ConfigError, DataError, SpaceError
 from jointnas_jax.nets import zoo
 from jointnas_jax.nets.cost import CostTable, count
@@ -66,10 +67,12 @@ class Problem:
 
         Raises:
           ConfigError: less than a batch is left to train on.
+          DataError: images to train on, or to validate on, are of one class.
         """
         train, test = self.images()
         data, seed = self.config.data, (self.config.seed, VALIDATION_STREAM)
-        validation = carve_validation(len(train), data.val_fraction, seed, images=data.val_images)
+        validation = carve_validation(train.labels, data.val_fraction, seed, images=data.val_images)
+        self.missing_classes((train, validation, test))
         batch = self.config.train.batch_size
         if (left := int((~validation).sum())) < batch:
             raise ConfigError(
@@ -77,6 +80,11 @@ class Problem:
                 f"left of {len(train)} after validation, got {batch}"
             )
         return train, validation, test
+
+    def missing_classes(self, images: tuple[Images, np.ndarray, Images]) -> list[str]:
+        """A line about each part of `divided_images` that lacks classes; raises as it does."""
+        train, validation, test = images
+        return check_division(train.labels, validation, test.labels, self.dataset.labels)
 
     def random_candidates(self, wanted: int) -> np.ndarray:
         """Distinct uniform candidates within the budget, `int32[N, K]`.

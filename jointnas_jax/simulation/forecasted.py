@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from jointnas_jax.config import Config
-from jointnas_jax.data.source import validation_count
+from jointnas_jax.data.division import validation_count
 from jointnas_jax.execution.cost_model import cost_model_of
 from jointnas_jax.execution.job import Job
 from jointnas_jax.execution.packing import Packer, Shape

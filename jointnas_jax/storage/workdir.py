@@ -13,8 +13,10 @@ from jointnas_jax.errors import ConfigError, SpaceError, WorkdirError, one_line
 from jointnas_jax.files import read_json, reading, write_json
 
 # Version of the config, the training and the provenance in a workdir. 2: the stage `validate` was
-# called `final`, `train.winner_epochs` `train.final_epochs`, `provenance.json` `origin.json`.
-SCHEMA = 2
+# called `final`, `train.winner_epochs` `train.final_epochs`, `provenance.json` `origin.json`. 3:
+# validation images are drawn by class, so an earlier study can be read, but not go on.
+SCHEMA = 3
+READABLE = (2, SCHEMA)
 
 CONFIG, RESULT, WEIGHTS, REPORT = "config.json", "result.json", "weights", "report"
 PREDICTOR, WINNERS, TRIALS = "predictor", "winner*.json", "trials.db"
@@ -115,7 +117,7 @@ def stored_config(workdir: Path) -> Config:
     try:
         if not file.exists():
             raise WorkdirError(f"workdir `{workdir}` holds no study: it has no `{CONFIG}`")
-        stored = _from_jsonable(read_json(file, SCHEMA))
+        stored = _from_jsonable(read_json(file, *READABLE))
         return check_config({k: v for k, v in stored.items() if k not in (_ARCH, "schema")})
     except (OSError, ValueError, ConfigError, SpaceError) as error:
         raise WorkdirError(f"`{file}` is not the config of a study: {error}") from error

@@ -135,6 +135,8 @@ def _run(
         executor = make(config, problem.space, images, sample=sample, context=context)
     with contextlib.closing(executor):
         print_forecast(problem, forecast, progress.console)
+        for line in problem.missing_classes(images):
+            progress.say(f"warning: {line}")
         # The last thing before training: bad input leaves no trace.
         store = files.open(executor, problem, progress.console)
         with contextlib.closing(store):

@@ -11,7 +11,8 @@ import numpy as np
 from rich.console import Console
 
 from jointnas_jax.config import Config
-from jointnas_jax.data.source import ImageDataset, validation_count
+from jointnas_jax.data.division import validation_count
+from jointnas_jax.data.source import ImageDataset
 from jointnas_jax.execution.cost_model import CostModel
 from jointnas_jax.execution.hardware import Hardware
 from jointnas_jax.execution.job import Job
@@ -64,9 +65,8 @@ def estimate_lines(estimates: Sequence[Estimate], devices: int) -> dict[str, str
         "memory": f"{total.memory / 1e9:.2g} GB per device in training (rough)",
         "estimated time": f"{time} on {devices} devices, {devices * hours:,.2g} device-hours "
         "(rough)",
-        "assumes": f"an idle machine of {os.cpu_count()} cores, on which "
-        f"{_XLA_PROGRAMS * programs} programs compile in {total.compiling:,.0f} s; with other "
-        "work there it takes longer, as the time left will say",
+        "assumes": f"an idle machine of {os.cpu_count()} cores, where {_XLA_PROGRAMS * programs} "
+        f"programs compile in {total.compiling:,.0f} s; other work makes it longer",
     }
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from jointnas_jax.config import DataConfig
 from jointnas_jax.data import source
 from jointnas_jax.data.classes import renumbered
-from jointnas_jax.data.source import carve_validation, open_dataset
+from jointnas_jax.data.source import open_dataset
 from jointnas_jax.errors import DataError
 
 DIGITS = dict(name="digits", dir="", image_size=0)
@@ -288,13 +288,6 @@ def test_overlapping_train_and_test_splits_are_an_error(tmp_path):
         dataset.check_disjoint("train", "train[50%:]")
 
 
-@pytest.mark.parametrize("fraction", [0.001, 0.2, 0.999])
-def test_validation_is_carved_at_random_and_never_takes_all(fraction):
-    chosen = carve_validation(50, fraction, seed=0)
-    assert chosen.sum() == min(max(round(fraction * 50), 1), 49)
-    assert (chosen == carve_validation(50, fraction, seed=0)).all()
-
-
 def test_reading_in_pieces_keeps_the_order(tmp_path, monkeypatch):
     folder = write_dataset(tmp_path, {"train": rows(20)})
     dataset = open_dataset(dict(name="", dir=str(folder), image_size=0))
@@ -344,8 +337,3 @@ def test_images_of_other_proportions_are_cut_in_the_middle(tmp_path):
     images = dataset.load("train").images
     assert (images[:, :, 1:3] == 200).all()
     assert images.min() > 150  # the filter looks over the edge; distorted, it would be black
-
-
-def test_validation_images_can_be_counted_out():
-    assert carve_validation(100, 0.2, 0, images=7).sum() == 7
-    assert carve_validation(100, 0.2, 0).sum() == 20

@@ -203,6 +203,7 @@ def test_the_command_line_refuses_in_one_line_and_loads_nothing_slow(arguments):
     [
         ("--config.data.dir=nobody_here/x", "existing folder"),
         ("--config.data.train_split=train[5:3]", "ends before it starts"),
+        ("--config.data.val_images=1", "validation images are of class '"),
         ("--config.budget.flops=10", "no candidate satisfies the budget"),
         ("--config.study.storage=sqlite:////missing/trials.db", "unable to open"),
         ("--config.train.teacher=/missing", "holds no model"),
