@@ -72,30 +72,25 @@ def write_json(path: Path, data: Any, *, digest: bool = False, schema: int = SCH
     write_whole(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path, *schemas: int) -> Any:
+def read_json(path: Path, schema: int = SCHEMA) -> Any:
     """Reads a file of `write_json` with a digest; returns it without the digest.
-
-    Args:
-      path: The file.
-      schemas: Versions that can be read, the newest last; none: `SCHEMA`.
 
     Raises:
       DamagedError: The content is not what was written.
       WorkdirError: The file cannot be read, or another version wrote it.
     """
-    schemas = schemas or (SCHEMA,)
     with reading(path):
         data = json.loads(path.read_text(encoding="utf-8"))
         stored, digest = data.get(_SCHEMA), data.pop(_DIGEST, None)
         sound = digest == _digest_of(data)
     # Versions before the first schema wrote no digest either.
-    if not sound and (digest is not None or stored in schemas):
+    if not sound and (digest is not None or stored == schema):
         raise DamagedError(f"`{path}` is damaged: it is not what was written")
-    if stored not in schemas:
+    if stored != schema:
         described = "without a schema" if stored is None else f"of schema {one_line(stored)}"
         raise WorkdirError(
-            f"`{path}` is {described}, this version reads schema {schemas[-1]}; give another "
-            "--workdir, or replace what is there with --overwrite"
+            f"`{path}` is {described}, this version reads schema {schema}; give another --workdir, "
+            "or replace what is there with --overwrite"
         )
     return data
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jointnas_jax.files import read_json
-from jointnas_jax.storage.workdir import CONFIG, READABLE, TRAINING
+from jointnas_jax.storage.workdir import CONFIG, SCHEMA, TRAINING
 
 # Options of `config.data`: splits, then augmentation.
 _DATA: tuple[str, ...] = (
@@ -34,7 +34,7 @@ def winner_metadata(
     workdir: Path, result: Mapping[str, Any], winner: int, seed: int
 ) -> dict[str, Any]:
     """Metadata of one training of a winner, given the study's workdir and its `result.json`."""
-    config = read_json(workdir / CONFIG, *READABLE) if (workdir / CONFIG).is_file() else {}
+    config = read_json(workdir / CONFIG, SCHEMA) if (workdir / CONFIG).is_file() else {}
     entry = result["winners"][winner]
     test = entry.get("test", {"seeds": []})
     comparison = result.get("comparison", {})
@@ -66,7 +66,7 @@ def winner_metadata(
 def training_metadata(workdir: Path, result: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata of the training of one candidate, given its workdir and its `result.json`."""
     file = workdir / TRAINING
-    config = read_json(file, *READABLE)["config"] if file.is_file() else {}
+    config = read_json(file, SCHEMA)["config"] if file.is_file() else {}
     return {
         **_common(result, config),
         "recipe": result["candidate"]["recipe"],

@@ -11,7 +11,7 @@ from jointnas_jax.config import Config
 from jointnas_jax.errors import ConfigError
 from jointnas_jax.files import read_json, reading, write_json
 from jointnas_jax.storage.database import parse_url, public_name
-from jointnas_jax.storage.workdir import PROVENANCE, READABLE, SCHEMA
+from jointnas_jax.storage.workdir import PROVENANCE, SCHEMA
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Provenance:
     @staticmethod
     def read(workdir: Path) -> "Provenance":
         """Reads the file in a workdir; raises as `read_json` does."""
-        data = read_json(workdir / PROVENANCE, *READABLE)
+        data = read_json(workdir / PROVENANCE, SCHEMA)
         with reading(workdir / PROVENANCE):
             return Provenance(**data | {"speed_factors": tuple(data["speed_factors"])})
 

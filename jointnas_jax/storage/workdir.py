@@ -14,9 +14,8 @@ from jointnas_jax.files import read_json, reading, write_json
 
 # Version of the config, the training and the provenance in a workdir. 2: the stage `validate` was
 # called `final`, `train.winner_epochs` `train.final_epochs`, `provenance.json` `origin.json`. 3:
-# validation images are drawn by class, so an earlier study can be read, but not go on.
+# validation images are drawn by class, recipes are told in shares of a training.
 SCHEMA = 3
-READABLE = (2, SCHEMA)
 
 CONFIG, RESULT, WEIGHTS, REPORT = "config.json", "result.json", "weights", "report"
 PREDICTOR, WINNERS, TRIALS = "predictor", "winner*.json", "trials.db"
@@ -117,7 +116,7 @@ def stored_config(workdir: Path) -> Config:
     try:
         if not file.exists():
             raise WorkdirError(f"workdir `{workdir}` holds no study: it has no `{CONFIG}`")
-        stored = _from_jsonable(read_json(file, *READABLE))
+        stored = _from_jsonable(read_json(file, SCHEMA))
         return check_config({k: v for k, v in stored.items() if k not in (_ARCH, "schema")})
     except (OSError, ValueError, ConfigError, SpaceError) as error:
         raise WorkdirError(f"`{file}` is not the config of a study: {error}") from error

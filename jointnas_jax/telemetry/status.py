@@ -13,7 +13,7 @@ from jointnas_jax.errors import WorkdirError
 from jointnas_jax.files import read_json
 from jointnas_jax.report.words import seconds
 from jointnas_jax.storage.lock import owner
-from jointnas_jax.storage.workdir import CONFIG, READABLE, RESULT, TRAINING
+from jointnas_jax.storage.workdir import CONFIG, RESULT, SCHEMA, TRAINING
 from jointnas_jax.telemetry.console import describe_progress, describe_stage
 from jointnas_jax.telemetry.progress import Snapshot
 
@@ -41,7 +41,7 @@ def look_at(workdir: Path) -> dict[str, Any]:
             f"workdir `{workdir}` holds no study and no training: it has neither `{CONFIG}` nor "
             f"`{TRAINING}`"
         )
-    described = read_json(file, *READABLE) if file else {}
+    described = read_json(file, SCHEMA) if file else {}
     result = read_json(workdir / RESULT) if file and (workdir / RESULT).exists() else None
     now = Snapshot.read(workdir) if file else None
     if now and now.seconds_left is not None and by:
