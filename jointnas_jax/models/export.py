@@ -97,7 +97,7 @@ def export_model(
             (fresh / name).write_bytes(content)
         if "orbax" in formats:
             save_variables(fresh / WEIGHTS, model.variables)
-        (fresh / CARD).write_text(model_card(description), encoding="utf-8")
+        (fresh / CARD).write_text(model_card(description), encoding="utf-8", errors="replace")
         write_json(fresh / MODEL, description, digest=True)
     return sorted(folder.iterdir())
 

@@ -64,7 +64,8 @@ def write_report(record: StudyRecord, folder: Path | None = None) -> list[Path]:
     important = importance(record)
     figures = draw_figures(record, important, page.parent)
     write_whole(config, config_file(record.config).encode())
-    write_whole(page, render(record, important, figures, config).encode())
+    text = render(record, important, figures, config)
+    write_whole(page, text.encode(errors="replace"))  # names of files need not be UTF-8
     pictures = [page.with_name(f"{name}.{end}") for name in figures for end in ("png", "svg")]
     return [page, config, *pictures]
 
