@@ -32,6 +32,7 @@ from jointnas_jax.storage.workdir import (
     RESULT,
     stored_config,
 )
+from jointnas_jax.strategy.accuracy_scale import accuracy_scale
 from jointnas_jax.strategy.evolution import Evolution, evolve
 from jointnas_jax.strategy.pool import distinct
 from jointnas_jax.telemetry.stage_timer import StageTimer
@@ -69,6 +70,7 @@ class BudgetSearch:
       predictor: Predictor of its space.
       fitted: State of the predictor after all trials of the coarse stage.
       verdict: Verdict on the predictor, if there is one.
+      scale: From scores to accuracies.
     """
 
     def __init__(self, workdir: Path, measured: bool = False):
@@ -96,8 +98,10 @@ class BudgetSearch:
                 table = LatencyTable.of_study(config, workdir)
                 winner = read_arch(workdir / _WINNER)
                 self.problem = problem = restore_problem(config, winner, table, measured)
-                trials = [problem.space.vector_from_values(t.knobs) for t in stored_trials(workdir)]
-                self._trials = distinct(np.array(trials))
+                trials = stored_trials(workdir)
+                vectors = [problem.space.vector_from_values(trial.knobs) for trial in trials]
+                self._trials = distinct(np.array(vectors))
+                self.scale = accuracy_scale(trials)
                 self.predictor = problem.searcher().predictor
                 check_digest(workdir / PREDICTOR)
                 self.fitted = self.predictor.load(workdir / PREDICTOR)
@@ -223,7 +227,7 @@ def print_budgets(report: dict[str, Any], console: Console) -> None:
     for entry in report["budgets"]:
         table.add_row(
             in_words(entry["budget"]) + ("" if entry["within_study_budget"] else " *"),
-            f"{entry['predicted']:.2%} ± {entry['spread']:.2%}",
+            f"{entry['accuracy']['predicted']:.2%} ± {entry['accuracy']['spread']:.2%}",
             f"{entry['costs']['flops']:,}",
             f"{entry['costs']['params']:,}",
             *([duration(entry["costs"][LATENCY], " ")] if timed else []),
@@ -251,6 +255,7 @@ def in_words(budget: Budget) -> str:
 
 def _entry(study: BudgetSearch, budget: Budget, best: Best, i: int) -> dict[str, Any]:
     candidate = study.problem.candidate(np.asarray(best.vectors[i]))
+    predicted, spread = float(best.predicted[i]), float(best.spread[i])
     return {
         "name": "_".join(f"{name}_{limit_text(name, limit)}" for name, limit in budget.items()),
         "budget": dict(budget),
@@ -258,8 +263,12 @@ def _entry(study: BudgetSearch, budget: Budget, best: Best, i: int) -> dict[str,
         "candidate": candidate.to_dict(),
         "costs": candidate.costs,
         "within_study_budget": not study.problem.over_budget(candidate),
-        "predicted": float(best.predicted[i]),
-        "spread": float(best.spread[i]),
+        "predicted": predicted,
+        "spread": spread,
+        "accuracy": {
+            "predicted": study.scale.accuracy(predicted),
+            "spread": study.scale.deviation(spread),
+        },
         "generations": int(best.generations[i]),
         "children": int(best.children[i]),
         "duplicates": int(best.duplicates[i]),

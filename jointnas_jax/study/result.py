@@ -15,6 +15,7 @@ from jointnas_jax.nets.latency import LATENCY
 from jointnas_jax.problem.problem import Problem
 from jointnas_jax.rules import duration
 from jointnas_jax.space import Candidate
+from jointnas_jax.strategy.accuracy_scale import AccuracyScale, accuracy_scale
 from jointnas_jax.strategy.early_stop import kendall, spearman
 from jointnas_jax.strategy.evolution import Evolution
 from jointnas_jax.study.coarse_stage import Round, Searched
@@ -62,9 +63,10 @@ def build_result(
 ) -> dict[str, Any]:
     """Returns the content of `result.json`; the README documents it."""
     config, dataset, stop = problem.config, problem.dataset, searched.stop
+    scale = accuracy_scale(runner.stored.values())
     names = ["default", "random"][: len(references)]
-    described = {n: _describe(problem, c) for n, c in zip(names, references, strict=True)}
-    best = [_describe(problem, c) for c in winners]
+    described = {n: _describe(problem, c, scale) for n, c in zip(names, references, strict=True)}
+    best = [_describe(problem, c, scale) for c in winners]
     test_images = dataset.count(config.data.test_split)
     return {
         "schema": SCHEMA,
@@ -84,7 +86,7 @@ def build_result(
         "winners": best,
         "references": described,
         "comparison": {n: _compare(best[0], d, test_images) for n, d in described.items()},
-        "finalists": [_describe(problem, c) for c in finalists],
+        "finalists": [_describe(problem, c, scale) for c in finalists],
         "trials": runner.count,
         "rounds": [_round(number, done) for number, done in enumerate(searched.rounds, 1)],
         "early_stop": {
@@ -144,7 +146,7 @@ def print_result(result: dict[str, Any], console: Console) -> None:
     )
 
 
-def _describe(problem: Problem, contender: Contender) -> dict[str, Any]:
+def _describe(problem: Problem, contender: Contender, scale: AccuracyScale) -> dict[str, Any]:
     candidate = contender.candidate
     return {
         "source": contender.source,
@@ -153,6 +155,7 @@ def _describe(problem: Problem, contender: Contender) -> dict[str, Any]:
         "costs": candidate.costs,
         "within_budget": not problem.over_budget(candidate),
         "predicted": contender.predicted,
+        "predicted_accuracy": scale.accuracy(contender.predicted),
         "validation": _statistics(contender.validation),
         "score": _statistics(contender.scores),
         "test": _statistics(contender.test),

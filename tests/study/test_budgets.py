@@ -262,7 +262,7 @@ def test_the_table_says_where_the_predictor_has_seen_nothing(report):
     assert "over the budget of the study, flops <= 9200" in text
     for entry in report["budgets"]:
         assert f"{entry['costs']['flops']:,}" in text
-        assert f"{entry['predicted']:.2%} ± {entry['spread']:.2%}" in text
+        assert f"{entry['accuracy']['predicted']:.2%} ± {entry['accuracy']['spread']:.2%}" in text
 
 
 def test_the_script_prints_and_writes_all_budgets(workdir, budgets, tmp_path):
