@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from jointnas_jax.command_line import parse_config, run_measurement, text_table
+from jointnas_jax.command_line import define_path, parse_config, run_measurement, text_table
 from jointnas_jax.config import Config
 from jointnas_jax.errors import ConfigError, WorkdirError
 
@@ -49,8 +49,20 @@ _JUDGES = {
 }
 
 
-def record(config: Config, values: flags.FlagValues) -> dict[str, Any]:
-    """Trains what the file of trials lacks, and writes the table; returns what it holds."""
+def record(
+    config: Config, path: Path, *, candidates: int, again: int, folds: int, tables: Path = TABLES
+) -> dict[str, Any]:
+    """Trains what the file of trials lacks, and writes the table; returns what it holds.
+
+    Args:
+      config: a study.
+      path: the file of trials.
+      candidates, again, folds: see the flags.
+      tables: folder of the tables.
+
+    Raises:
+      InputError: bad config or data, or a file that holds something else; before anything trains.
+    """
     # Only now: these imports take seconds, and an error in a flag should not.
     import jax
 
@@ -63,14 +75,13 @@ def record(config: Config, values: flags.FlagValues) -> dict[str, Any]:
 
     prepare_jax(config.study.devices)
     problem, epochs = build_problem(config), config.train.epochs_of_winners
-    vectors = problem.random_candidates(values.candidates)
-    candidates = [problem.space.decode(vector) for vector in vectors]
-    path = Path(values.trials or f"runs/curves_{config.name}.jsonl")
+    vectors = problem.random_candidates(candidates)
+    drawn = [problem.space.decode(vector) for vector in vectors]
     settings = _settings(config, problem.dataset.name)
     rows = _read(path, settings)
     root = jax.random.key(config.seed)
-    for fold in range(values.folds):
-        again = min(values.again, len(vectors))
+    for fold in range(folds):
+        again = min(again, len(vectors))
         # By candidate and training.
         wanted = [(i, 0) for i in range(again if fold else len(vectors))]
         wanted += [(i, t) for t in range(1, _TRAININGS) for i in range(0 if fold else again)]
@@ -79,10 +90,10 @@ def record(config: Config, values: flags.FlagValues) -> dict[str, Any]:
         if len(done) == len(wanted):
             continue
         divided = dataclasses.replace(problem, config=dataclasses.replace(config, seed=fold))
-        sample = [candidate.arch for candidate in candidates]
+        sample = [candidate.arch for candidate in drawn]
         executor = LocalExecutor(config, problem.space, divided.divided_images(), sample=sample)
         key = lambda i, t: jax.random.fold_in(jax.random.fold_in(root, t), i)
-        jobs = [Job(candidates[i], key(i, t), epochs, recorded=True) for i, t in wanted]
+        jobs = [Job(drawn[i], key(i, t), epochs, recorded=True) for i, t in wanted]
         with contextlib.closing(executor.train(jobs, stored=done)) as completed:
             for position, result in completed:
                 i, training = wanted[position]
@@ -91,8 +102,8 @@ def record(config: Config, values: flags.FlagValues) -> dict[str, Any]:
                     "training": training,
                     "fold": fold,
                     "vector": vectors[i].tolist(),
-                    "costs": dataclasses.asdict(count(candidates[i].arch)),
-                    "ema": candidates[i].recipe.ema,
+                    "costs": dataclasses.asdict(count(drawn[i].arch)),
+                    "ema": drawn[i].recipe.ema,
                     "reason": result.reason,
                     "curves": {
                         name: [[round(getattr(m, c), _DIGITS) for c in COLUMNS] for m in curve]
@@ -103,8 +114,8 @@ def record(config: Config, values: flags.FlagValues) -> dict[str, Any]:
                 rows[i, training, fold] = row
                 _append(path, row, settings)
     table = {**settings, "columns": COLUMNS, "trainings": [rows[key] for key in sorted(rows)]}
-    file = TABLES / f"curves_{config.name}.json.gz"
-    file.parent.mkdir(exist_ok=True)
+    file = tables / f"curves_{config.name}.json.gz"
+    tables.mkdir(exist_ok=True)
     file.write_bytes(gzip.compress(json.dumps(table).encode(), mtime=0))
     return {"file": file.name, "trainings": len(rows), "epochs": epochs}
 
@@ -204,11 +215,15 @@ def main(argv: list[str]) -> dict[str, Any]:
     config = parse_config(rest, str(DEFAULT_CONFIG), flags.FLAGS)
     if commands[0] == "score":
         return score(sorted(TABLES.glob("curves_*.json.gz")))
-    return record(config, flags.FLAGS)
+    values = flags.FLAGS
+    path = Path(values.trials or f"runs/curves_{config.name}.jsonl")
+    return record(
+        config, path, candidates=values.candidates, again=values.again, folds=values.folds
+    )
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("trials", "", "File of trainings; '': runs/curves_NAME.jsonl.")
+    define_path("trials", "", "File of trainings; '': runs/curves_NAME.jsonl.")
     flags.DEFINE_integer("candidates", 300, "Random candidates.", 3)
     flags.DEFINE_integer("again", 60, "How many of them train three times, and on all folds.", 0)
     flags.DEFINE_integer("folds", 3, "Divisions of the training split.", 1)
