@@ -115,6 +115,7 @@ def test_what_has_not_finished_is_named_so(finished_study, tmp_path):
 # -- the formats ---------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", INSTALLED)
 def test_an_export_has_the_logits_of_the_study(model, exported, study_images, name):
     classifier = load_classifier(exported / name)

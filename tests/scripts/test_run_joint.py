@@ -77,6 +77,7 @@ def test_a_dry_run_plans_and_trains_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.smoke
 def test_a_study_runs_is_recognised_and_protected(tmp_path):
     tiny = [f"--config={TINY}", "--noconfig.study.random_reference", "--config.search.rounds=2"]
     first = command(*tiny, cwd=tmp_path, cache=tmp_path / "cache")

@@ -81,6 +81,7 @@ def test_a_cache_that_is_switched_off_is_neither_read_nor_written(run, tmp_path)
     assert run(**off)[0] == 1
 
 
+@pytest.mark.smoke
 def test_jaxlib_has_the_private_names_that_copies_of_programs_need():
     """JAX has no public ones; without them each device compiles its own program."""
     executable = jax.jit(lambda x: x + 1).lower(1.0).compile().runtime_executable()
