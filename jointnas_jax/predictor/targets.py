@@ -30,7 +30,7 @@ _LARGEST = 1e150
 _GAP, _WIDER, _ENOUGH = 10.0, 100.0, 500.0
 # The chance, at most, that evenly spread scores have such a gap, for the first outliers and for
 # more: where some are penalties others are likely to be.
-_CHANCE, _CHANCE_OF_MORE = 1e-6, 1e-2
+_CHANCE, _CHANCE_OF_MORE = 1e-6, 1e-3
 # Scores that differ by less than this share of the best are equal, but for the rounding of 32 bits.
 _EQUAL = 1e-6
 # Winsorised scores are below all others by this share of their range, where penalties work best.
