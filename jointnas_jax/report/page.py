@@ -91,6 +91,7 @@ def render(
     )
     environment.globals |= {
         "amount": words.amount,
+        "both_flops": words.both_flops,
         "correlation": words.correlation,
         "count": words.count,
         "percent": words.percent,

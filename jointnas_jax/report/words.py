@@ -63,3 +63,16 @@ def correlation(value: float | None) -> str:
 def count(number: int, what: str) -> str:
     """A number of things: 1 trial, 2 trials."""
     return f"{number:,} {what}" + "s" * (number != 1)
+
+
+def both_flops(result: Mapping[str, Any], reference: str) -> str:
+    """FLOPs of the winner beside those of a reference, and how many times fewer or more."""
+    pair = (result["winners"][0], result["references"][reference])
+    ours, theirs = (entry["costs"]["flops"] for entry in pair)
+    text = (
+        f"{amount(ours).replace(_SPACE, ' ')} against {amount(theirs).replace(_SPACE, ' ')} FLOPs"
+    )
+    if max(ours, theirs) < 1.05 * min(ours, theirs):
+        return text
+    ratio, kind = (theirs / ours, "fewer") if ours < theirs else (ours / theirs, "more")
+    return f"{text} ({ratio:.1f} times {kind})"

@@ -13,6 +13,7 @@ from rich.table import Table
 from jointnas_jax.files import SCHEMA
 from jointnas_jax.nets.latency import LATENCY
 from jointnas_jax.problem.problem import Problem
+from jointnas_jax.report.words import both_flops
 from jointnas_jax.rules import duration
 from jointnas_jax.space import Candidate
 from jointnas_jax.strategy.accuracy_scale import AccuracyScale, accuracy_scale
@@ -134,7 +135,7 @@ def print_result(result: dict[str, Any], console: Console) -> None:
         source = result["references"][name]["source"]
         console.print(
             f"  The search {comparison['verdict']} the {source}: "
-            f"{_signed(comparison['difference'])} test accuracy.",
+            f"{_signed(comparison['difference'])} test accuracy, {both_flops(result, name)}.",
             highlight=False,
             soft_wrap=True,
         )

@@ -273,6 +273,22 @@ def test_a_verdict_respects_the_noise(ours, theirs, verdict):
     assert _compare(*entries, test_images=360)["verdict"] == verdict
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "text"),
+    [
+        (53_000, 350_000, "53 K against 350 K FLOPs (6.6 times fewer)"),
+        (2_000_000, 1_000_000, "2 M against 1 M FLOPs (2.0 times more)"),
+        (100_000, 101_000, "100 K against 101 K FLOPs"),
+    ],
+)
+def test_a_comparison_names_both_costs(ours, theirs, text):
+    from jointnas_jax.report.words import both_flops
+
+    costs = lambda flops: {"costs": {"flops": flops}}
+    result = {"winners": [costs(ours)], "references": {"default": costs(theirs)}}
+    assert both_flops(result, "default") == text
+
+
 def test_trainings_of_winners_may_be_longer(tmp_path):
     jobs = []
 
