@@ -150,8 +150,8 @@ class StudyRecord:
 
     @functools.cached_property
     def space(self) -> JointSpace:
-        """The whole space of the config, without channels and classes of the dataset."""
-        return JointSpace.from_config(self.config.space, 0, 0)
+        """The whole space of the config; channels and classes of the dataset are not at hand."""
+        return JointSpace.from_config(self.config.space, image_channels=1, num_classes=1)
 
     @functools.cached_property
     def knobs(self) -> tuple[Knob, ...]:

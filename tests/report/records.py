@@ -17,7 +17,7 @@ EPOCHS = 10
 
 def config_of(mode="joint", **sections):
     config = load_config(str(DIGITS), ["report"])
-    config.mode = mode
+    config.mode, config.train.epochs = mode, EPOCHS
     for section, values in sections.items():
         config[section].update(values)
     return check_config(config)
