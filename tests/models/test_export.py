@@ -15,7 +15,7 @@ import pytest
 from safetensors import safe_open
 
 import jointnas_jax
-from jointnas_jax.errors import ConfigError, DamagedError, ModelError, StorageError
+from jointnas_jax.errors import ConfigError, DamagedError, InputError, ModelError, StorageError
 from jointnas_jax.models import export
 from jointnas_jax.models.export import default_folder, export_model, load_classifier
 from jointnas_jax.models.model import Model, save_model
@@ -84,13 +84,13 @@ def test_winner_and_seed_are_chosen(finished_study):
     ("choice", "message"),
     [
         ({"winner": 2}, "has 2 winners, numbered from 0; there is no winner 2"),
-        ({"winner": -1}, "no winner -1"),
+        ({"winner": -1}, "`winner` must be an integer from 0 to"),
         ({"seed": 5}, r"seeds \[0, 1\]; there are none of 5"),
         ({"winner": 1, "seed": 0}, r"seeds \[1\]; there are none of 0"),
     ],
 )
 def test_a_choice_that_is_not_there_is_named(finished_study, choice, message):
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(InputError, match=message):
         jointnas_jax.load(finished_study, **choice)
 
 
@@ -363,7 +363,6 @@ def test_the_card_has_data_budget_accuracy_costs_and_recipe(exported):
         "| budget of flops | 60,000 |",
         "| lr | 0.03 |",
         "| epochs | 20 |",
-        "per epoch of 5",
         "mean (120, 110, 100), std (60, 50, 40)",
         "resized to 12 x 12, bilinear with anti-aliasing",
         "`uint8[N, 20, 30, 3]`",

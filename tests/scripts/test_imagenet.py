@@ -91,7 +91,7 @@ def test_the_final_training_is_planned(stand_in):
     config = "--config=configs/imagenet_train.py"
     done = command("train_candidate.py", config, stand_in, "--candidate=fbnetv3_b", "--dry_run")
     assert done.returncode == 0, done.stderr
-    for text in ("400 epochs", "1000 classes", "461,550,136", "lr_end 0.0066", "device-hours"):
+    for text in ("400 epochs", "1000 classes", "461,550,136", "0.0066115", "device-hours"):
         assert text in done.stdout
 
 

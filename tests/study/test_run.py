@@ -169,6 +169,7 @@ def test_the_same_seed_gives_the_same_study_on_any_number_of_devices(finished, t
         assert result[key] == again[key]
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_study(finished, tmp_path):
     workdir, _ = finished
     run(tmp_path, "--config.seed=1", "--noconfig.study.random_reference")
@@ -319,7 +320,8 @@ def test_the_score_chooses_and_accuracy_is_told(tmp_path):
 
 
 def test_a_study_by_accuracy_has_no_other_scores(tmp_path):
-    result = run(tmp_path, "--config.search.score=accuracy")
+    few = ("--noconfig.study.random_reference", "--config.search.rounds=1")
+    result = run(tmp_path, "--config.search.score=accuracy", *few)
     assert result["score"] == "accuracy"
     for t in trials(tmp_path):
         assert (t["scores"], t["score"]) == ((), t["accuracies"][-1])

@@ -239,7 +239,7 @@ def test_a_forecast_counts_all_trainings_of_a_study(problem):
     steps = [(12 if job.on_full_split else 10) * job.epochs for job in each]
     macs = [count(job.candidate.arch).macs for job in each]
     assert sum(seen.estimates, Estimate()).useful == 6 * 32 * np.dot(macs, steps)
-    assert {job.kind for job in each} == {(3, False), (3, True)}
+    assert {(job.epochs, job.on_full_split) for job in each} == {(3, False), (3, True)}
 
 
 def test_the_first_round_is_forecast_with_the_candidates_that_will_train(problem):

@@ -21,6 +21,7 @@ def get_config():
             dropout=0.0,
             mixup=0.0,
             stochastic_depth=0.0,
+            lr_end=0.9,  # three epochs are soon over
         ),
     )
     config.default = dict(
