@@ -228,6 +228,7 @@ def test_a_search_that_only_repeats_itself_ends(table):
     assert book.full
 
 
+@pytest.mark.slow
 def test_ours_searches_without_costs_and_with_a_limit(table, few):
     objective = searches.Objective(table, 30e6, noisy=False)
     config = EvolutionConfig(population=32, generations=10)

@@ -121,6 +121,7 @@ def test_the_command_that_ctrl_c_prints_goes_on_and_quietly_tells_the_result_alo
     assert "round" not in out
 
 
+@pytest.mark.slow
 def test_a_training_that_was_disturbed_ends_like_an_undisturbed_one(tmp_path):
     """By a kill, which leaves the last state, and by a signal, which leaves that of the moment."""
     flags = [TINY, "--noconfig.study.random_reference", "--config.study.seeds=1"]

@@ -231,6 +231,7 @@ threading.Thread(target=look, daemon=True).start()
 """
 
 
+@pytest.mark.slow
 def test_nothing_listens_and_nothing_may_be_changed_by_others(tmp_path):
     cache = tmp_path / "cache"
     compiled = cache / "jointnas_jax" / "compiled"

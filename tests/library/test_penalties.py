@@ -63,12 +63,16 @@ def at_random(fails):
     return np.median(regrets)
 
 
-@pytest.mark.parametrize("fails", [minority, majority], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "fails",
+    [minority, pytest.param(majority, marks=pytest.mark.slow)],
+    ids=["minority", "majority"],
+)
 @pytest.mark.parametrize(
     "name",
     [
-        "-1e12",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in PENALTIES if name != "-1e12"),
+        "-1e3",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in PENALTIES if name != "-1e3"),
     ],
 )
 def test_the_sampler_is_ahead_of_chance_with_any_penalty(name, fails):

@@ -77,7 +77,9 @@ def test_a_stand_in_is_not_written_over_another(stand_in):
     assert "exists" in done.stderr
 
 
-@pytest.mark.parametrize(("name", "pool"), [("joint", 25_000), ("autotrain", 20_000)])
+@pytest.mark.parametrize(
+    ("name", "pool"), [("joint", 25_000), pytest.param("autotrain", 20_000, marks=pytest.mark.slow)]
+)
 def test_the_search_is_planned(stand_in, name, pool):
     config = f"--config=configs/imagenet_{name}.py"
     done = command("run_joint.py", config, stand_in, "--dry_run", devices=4)
