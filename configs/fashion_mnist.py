@@ -8,9 +8,9 @@ training images (a fifth of them for validation), all 10,000 test images.
 DIR is the folder that holds `fashion_mnist/`, or `fashion_mnist/3.0.1` itself; without it, TFDS's
 own data folder.
 
-On two cores, measured before candidates shared envelopes and trained to full length: 12 min 20 s, 2.1 GB, winner 83.8 % test
-accuracy at 375 thousand FLOPs (default candidate 83.7 % at 825 thousand, best of 26 random
-candidates 83.2 %).
+On two cores, measured before candidates shared envelopes and trained to full length: 12 min 20 s,
+2.1 GB, winner 83.8 % test accuracy at 375 thousand FLOPs (default candidate 83.7 % at 825 thousand,
+best of 26 random candidates 83.2 %).
 
 On an accelerator, all of it: --config.data.train_split=train --config.train.epochs=30
 """
