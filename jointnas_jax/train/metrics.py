@@ -15,6 +15,8 @@ import numpy as np
 
 # Right predictions count as such among so many.
 _TOP = 5
+# Least log probability, which float32 cannot tell from 0: metrics are finite, and can be stored.
+_LEAST = -200.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +68,13 @@ def sums_of(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
     Returns:
       `float32[3 + 2 L]`: right among the top five, log loss, Brier score; for each class right
-      predictions, and images.
+      predictions, and images. All are finite: an image whose logits are not has no probable class.
     """
     ours = (labels >= 0)[:, None]
     truth = jax.nn.one_hot(labels, logits.shape[-1])  # zeros for padding
-    logs = jax.nn.log_softmax(logits)
+    logs = jnp.maximum(jnp.nan_to_num(jax.nn.log_softmax(logits), nan=_LEAST), _LEAST)
     right_class = jnp.where(truth > 0, logs, 0.0).sum(-1, keepdims=True)
-    top = ((logs > right_class).sum(-1, keepdims=True) < _TOP) & ours
+    top = ((logs > right_class).sum(-1, keepdims=True) < _TOP) & (right_class > _LEAST) & ours
     brier = jnp.where(ours, jnp.square(jnp.exp(logs) - truth), 0.0).sum()
     right = (logits.argmax(-1) == labels)[:, None] * truth
     whole: Any = [top.sum() * 1.0, -right_class.sum(), brier]

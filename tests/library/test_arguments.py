@@ -7,6 +7,7 @@ import pickle
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import PREDICTOR
 
 import jointnas_jax as jn
 from jointnas_jax.errors import InputError, InterruptedStudyError, JointNASError, SpaceError
@@ -15,16 +16,6 @@ SPACE = jn.Space(jn.Knob.choice("opt", ["sgd", "adam"]), jn.Knob.integer("layers
 # Whatever takes time is small.
 SEARCH = jn.SearchConfig(pool_size=16)
 EVOLUTION = jn.EvolutionConfig(population=8, generations=2)
-PREDICTOR = jn.PredictorConfig(
-    process=False,
-    members=1,
-    width=4,
-    embedding=4,
-    pretrain_samples=16,
-    pretrain_epochs=1,
-    frozen_epochs=1,
-    full_epochs=1,
-)
 TRIALS = [{"opt": "sgd", "layers": 3}, {"opt": "adam", "layers": 5}]
 FITTED = jn.Predictor.fit(SPACE, TRIALS, [1.0, 2.0], settings=PREDICTOR)
 JOINT = jn.JointSpace.from_config(

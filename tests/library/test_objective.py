@@ -6,6 +6,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from small import PREDICTOR
 
 import jointnas_jax as jn
 from jointnas_jax.errors import InputError, SpaceError, StudyError
@@ -52,16 +53,7 @@ USUAL = dict(
 SMALL = dict(
     evaluations=1,
     settings=jn.SearchConfig(pool_size=16),
-    predictor=jn.PredictorConfig(
-        process=False,
-        members=1,
-        width=4,
-        embedding=4,
-        pretrain_samples=16,
-        pretrain_epochs=1,
-        frozen_epochs=1,
-        full_epochs=1,
-    ),
+    predictor=PREDICTOR,
 )
 
 

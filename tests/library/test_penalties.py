@@ -1,10 +1,12 @@
 """Penalties of any size for candidates that do not work: the search goes on as with mild ones."""
 
+import dataclasses
 import functools
 
 import numpy as np
 import optuna
 import pytest
+from small import PREDICTOR
 
 import jointnas_jax as jn
 
@@ -95,15 +97,7 @@ def test_the_size_of_a_penalty_does_not_matter():
 @pytest.mark.parametrize("penalty", [-1e3, -1e300])
 def test_a_search_finds_nearly_the_best_with_any_penalty(penalty):
     space = jn.Space(*[jn.Knob.real(name, 0, 1) for name in NAMES])
-    small = jn.PredictorConfig(
-        members=1,
-        width=4,
-        embedding=4,
-        pretrain_samples=16,
-        pretrain_epochs=1,
-        frozen_epochs=1,
-        full_epochs=1,
-    )
+    small = dataclasses.replace(PREDICTOR, process=True)
     settings = jn.SearchConfig(
         pool_size=128, evolution=jn.EvolutionConfig(population=32, generations=20)
     )

@@ -56,3 +56,13 @@ def test_a_score_is_better_where_the_right_class_is_more_probable(name):
     )
     assert 0 <= wrong.score(name) < unsure.score(name) <= sure.score(name) <= 1
     assert (unsure.score(name) < sure.score(name)) == (name != "accuracy")
+
+
+def test_logits_that_are_not_finite_make_finite_metrics_of_a_bad_score():
+    """Weights may be finite and overflow on new images; what is measured must still be stored."""
+    logits = np.array([[np.inf, 0, 0], [np.nan] * 3, [3e38, -3e38, 0]], np.float32)
+    found = Metrics.of(np.asarray(sums_of(logits, np.array([1, 2, 1], np.int32)), float))
+    assert np.isfinite([found.log_loss, found.brier, found.balanced_accuracy]).all()
+    assert (found.accuracy, found.top5) == (0, 0)
+    assert found.score("log_loss") < 1e-6
+    assert found.score("brier") < 0.5
