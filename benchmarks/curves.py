@@ -5,23 +5,24 @@ python -m benchmarks.curves score
 
 `record` trains random candidates within the budget for as many epochs as winners. The first
 `--again` of them train three times (other initial weights, batches, augmentation), and on
-`--folds` divisions of the training split into training and validation images. After every epoch it
-measures the raw weights and the averaged ones, and both on the test split at the end. A file of
-JSON lines in `--trials` has what is done; the same command goes on. The table is written to
-`benchmarks/data/curves_NAME.json.gz`.
+`--folds` divisions of the training split into training and validation images. The same training of
+all candidates has the same draws, as in a study. After every epoch it measures the raw weights and
+the averaged ones, and both on the test split at the end. The table `curves_NAME.json.gz` in
+`--tables` is written while it runs, and the same command goes on from there.
 
 `score` tells of each table and score of the validation images how well one training of a candidate
-foretells the test accuracy of its other trainings, and its own score in them (Spearman). The
-ceiling is the accuracy on all test images.
+foretells the test accuracy of its other trainings, and its own score in them (Spearman, with the
+standard deviation over resampled candidates). The ceiling is the accuracy on all test images.
 """
 
 import contextlib
 import dataclasses
 import gzip
-import itertools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,38 +31,57 @@ from absl import flags
 
 from jointnas_jax.command_line import define_path, parse_config, run_measurement, text_table
 from jointnas_jax.config import Config
-from jointnas_jax.errors import ConfigError, WorkdirError
+from jointnas_jax.errors import ConfigError, InputError
+from jointnas_jax.files import UNREADABLE, write_whole
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
 TABLES = Path(__file__).parent / "data"
 # What is kept of each weights after each epoch, in this order.
-COLUMNS = ("accuracy", "balanced_accuracy", "log_loss", "brier")
+COLUMNS = (
+    "accuracy",
+    "balanced_accuracy",
+    "log_loss",
+    "brier",
+    "balanced_log_loss",
+    "balanced_brier",
+    "calibrated_log_loss",
+    "calibrated_brier",
+)
 _DIGITS = 5
 # Of the candidates that train again.
 _TRAININGS = 3
-# What judges a training: a column, the sign with which more is better, and of which images it is.
+# Between two writes of a table.
+_SECONDS = 30.0
+# What judges a training: a column, the sign with which more is better, of which images it is, and
+# of which weights; "" is those that count for the recipe.
 _JUDGES = {
-    "accuracy": ("accuracy", 1, ""),
-    "balanced accuracy": ("balanced_accuracy", 1, ""),
-    "log loss": ("log_loss", -1, ""),
-    "Brier score": ("brier", -1, ""),
-    "ceiling": ("accuracy", 1, "test_"),
+    "accuracy": ("accuracy", 1, "", ""),
+    "balanced accuracy": ("balanced_accuracy", 1, "", ""),
+    "log loss": ("log_loss", -1, "", ""),
+    "log loss, balanced": ("balanced_log_loss", -1, "", ""),
+    "log loss, calibrated": ("calibrated_log_loss", -1, "", ""),
+    "log loss, averaged weights": ("log_loss", -1, "", "averaged"),
+    "Brier score": ("brier", -1, "", ""),
+    "Brier score, balanced": ("balanced_brier", -1, "", ""),
+    "Brier score, calibrated": ("calibrated_brier", -1, "", ""),
+    "Brier score, averaged weights": ("brier", -1, "", "averaged"),
+    "ceiling": ("accuracy", 1, "test_", ""),
 }
+_RESAMPLES = 200
 
 
 def record(
-    config: Config, path: Path, *, candidates: int, again: int, folds: int, tables: Path = TABLES
+    config: Config, *, candidates: int, again: int, folds: int, tables: Path = TABLES
 ) -> dict[str, Any]:
-    """Trains what the file of trials lacks, and writes the table; returns what it holds.
+    """Trains what the table lacks; returns what it holds.
 
     Args:
       config: a study.
-      path: the file of trials.
       candidates, again, folds: see the flags.
       tables: folder of the tables.
 
     Raises:
-      InputError: bad config or data, or a file that holds something else; before anything trains.
+      InputError: bad config or data, or a table of something else; before anything trains.
     """
     # Only now: these imports take seconds, and an error in a flag should not.
     import jax
@@ -77,53 +97,54 @@ def record(
     problem, epochs = build_problem(config), config.train.epochs_of_winners
     vectors = problem.random_candidates(candidates)
     drawn = [problem.space.decode(vector) for vector in vectors]
-    settings = _settings(config, problem.dataset.name)
-    rows = _read(path, settings)
-    root = jax.random.key(config.seed)
-    for fold in range(folds):
-        again = min(again, len(vectors))
-        # By candidate and training.
-        wanted = [(i, 0) for i in range(again if fold else len(vectors))]
-        wanted += [(i, t) for t in range(1, _TRAININGS) for i in range(0 if fold else again)]
-        done = [p for p, (i, t) in enumerate(wanted) if (i, t, fold) in rows]
-        print(f"fold {fold}: {len(done)} of {len(wanted)} trainings are done", flush=True)
-        if len(done) == len(wanted):
-            continue
-        divided = dataclasses.replace(problem, config=dataclasses.replace(config, seed=fold))
-        sample = [candidate.arch for candidate in drawn]
-        executor = LocalExecutor(config, problem.space, divided.divided_images(), sample=sample)
-        key = lambda i, t: jax.random.fold_in(jax.random.fold_in(root, t), i)
-        jobs = [Job(drawn[i], key(i, t), epochs, recorded=True) for i, t in wanted]
-        with contextlib.closing(executor.train(jobs, stored=done)) as completed:
-            for position, result in completed:
-                i, training = wanted[position]
-                row = {
-                    "candidate": i,
-                    "training": training,
-                    "fold": fold,
-                    "vector": vectors[i].tolist(),
-                    "costs": dataclasses.asdict(count(drawn[i].arch)),
-                    "ema": drawn[i].recipe.ema,
-                    "reason": result.reason,
-                    "curves": {
-                        name: [[round(getattr(m, c), _DIGITS) for c in COLUMNS] for m in curve]
-                        for name, curve in result.curves.items()
-                        if TRAINED not in name  # which are one of the others
-                    },
-                }
-                rows[i, training, fold] = row
-                _append(path, row, settings)
-    table = {**settings, "columns": COLUMNS, "trainings": [rows[key] for key in sorted(rows)]}
     file = tables / f"curves_{config.name}.json.gz"
-    tables.mkdir(exist_ok=True)
-    file.write_bytes(gzip.compress(json.dumps(table).encode(), mtime=0))
+    settings = _settings(config, problem.dataset.name)
+    rows = _stored(file, settings)
+    root = jax.random.key(config.seed)
+    with _writing(file, settings, rows) as written:
+        for fold in range(folds):
+            again = min(again, len(vectors))
+            # By candidate and training; those that train again come first.
+            wanted = [(i, t) for t in range(0 if fold else _TRAININGS) for i in range(again)]
+            wanted += [(i, 0) for i in range(again if fold else len(vectors))]
+            wanted = list(dict.fromkeys(wanted))
+            done = [p for p, (i, t) in enumerate(wanted) if (i, t, fold) in rows]
+            print(f"fold {fold}: {len(done)} of {len(wanted)} trainings are done", flush=True)
+            if len(done) == len(wanted):
+                continue
+            divided = dataclasses.replace(problem, config=dataclasses.replace(config, seed=fold))
+            sample = [candidate.arch for candidate in drawn]
+            executor = LocalExecutor(config, problem.space, divided.divided_images(), sample=sample)
+            keys = [jax.random.fold_in(root, training) for training in range(_TRAININGS)]
+            jobs = [Job(drawn[i], keys[t], epochs, recorded=True) for i, t in wanted]
+            with contextlib.closing(executor.train(jobs, stored=done)) as completed:
+                for position, result in completed:
+                    i, training = wanted[position]
+                    rows[i, training, fold] = {
+                        "candidate": i,
+                        "training": training,
+                        "fold": fold,
+                        "vector": vectors[i].tolist(),
+                        "costs": dataclasses.asdict(count(drawn[i].arch)),
+                        "ema": drawn[i].recipe.ema,
+                        "reason": result.reason,
+                        "curves": {
+                            name: [[round(getattr(m, c), _DIGITS) for c in COLUMNS] for m in curve]
+                            for name, curve in result.curves.items()
+                            if TRAINED not in name  # which are one of the others
+                        },
+                    }
+                    written()
     return {"file": file.name, "trainings": len(rows), "epochs": epochs}
 
 
-def score(tables: Sequence[Path]) -> dict[str, Any]:
-    """Compares the scores on tables; returns a row for each table and score."""
-    from jointnas_jax.strategy.early_stop import spearman
+def score(tables: Sequence[Path], metric: str = "accuracy") -> dict[str, Any]:
+    """Compares the scores on tables; returns a row for each table and score.
 
+    Args:
+      tables: files.
+      metric: column of the test split that is foretold.
+    """
     rows = []
     for file in tables:
         table = read_table(file)
@@ -134,36 +155,61 @@ def score(tables: Sequence[Path]) -> dict[str, Any]:
         complete = [rows for rows in trainings.values() if len(rows) == _TRAININGS]
         if len(complete) < 3:
             continue
-        for name, (column, sign, test) in _JUDGES.items():
-            value = lambda row: sign * _last(row, test)[COLUMNS.index(column)]  # noqa: B023
-            foretells, agrees = [], []
-            for one, *others in ((0, 1, 2), (1, 0, 2), (2, 0, 1)):
-                judged = np.array([value(t[one]) for t in complete])
-                other = [np.mean([_last(t[o], "test_")[0] for o in others]) for t in complete]
-                foretells.append(spearman(judged, np.array(other)))
-                agrees.append(spearman(judged, np.array([value(t[others[0]]) for t in complete])))
+        truth = _values(complete, (metric, 1, "test_", ""))
+        for name, judge in _JUDGES.items():
+            judged = _values(complete, judge)
+            draws = np.random.default_rng(0).integers(0, len(complete), (_RESAMPLES, len(complete)))
+            resampled = [_foretells(judged[d], truth[d]) for d in draws]
             rows.append(
                 {
                     "table": file.name.removeprefix("curves_").removesuffix(".json.gz"),
                     "score": name,
                     "candidates": len(complete),
-                    "foretells": float(np.mean(foretells)),
-                    "agrees": float(np.mean(agrees)),
+                    "foretells": _foretells(judged, truth),
+                    "deviation": float(np.std(resampled)),
+                    "agrees": _agrees(judged),
                 }
             )
     layout = {
         "score": "{table} {score}",
         "candidates": "{candidates}",
-        "foretells": "{foretells:.2f}",
+        "foretells": "{foretells:.2f} ± {deviation:.2f}",
         "agrees": "{agrees:.2f}",
     }
     print(text_table(rows, layout))
     return {"rows": rows}
 
 
-def _last(row: Mapping[str, Any], prefix: str) -> list[float]:
-    """The columns of the weights that count, after the last epoch."""
-    return row["curves"][prefix + ("averaged" if row["ema"] else "raw")][-1]
+def _values(complete: Sequence[Any], judge: tuple[str, int, str, str]) -> np.ndarray:
+    """What a judge says after the last epoch, `float64[candidates, trainings]`."""
+    column, sign, images, weights = judge
+    return np.array(
+        [
+            [sign * last(row, images, weights)[COLUMNS.index(column)] for row in rows]
+            for rows in complete
+        ]
+    )
+
+
+def _foretells(judged: np.ndarray, truth: np.ndarray) -> float:
+    """Spearman of one training's `float64[C, T]` with the truth of the others, mean over T."""
+    from jointnas_jax.strategy.early_stop import spearman
+
+    others = lambda t: np.delete(truth, t, axis=1).mean(1)
+    return float(np.mean([spearman(judged[:, t], others(t)) for t in range(judged.shape[1])]))
+
+
+def _agrees(judged: np.ndarray) -> float:
+    """Spearman of two trainings, mean over pairs."""
+    from jointnas_jax.strategy.early_stop import spearman
+
+    pairs = zip(*np.triu_indices(judged.shape[1], 1), strict=True)
+    return float(np.mean([spearman(judged[:, a], judged[:, b]) for a, b in pairs]))
+
+
+def last(row: Mapping[str, Any], images: str = "", weights: str = "") -> list[float]:
+    """The columns of a training after the last epoch; arguments as in a judge."""
+    return row["curves"][images + (weights or ("averaged" if row["ema"] else "raw"))][-1]
 
 
 def read_table(file: Path) -> dict[str, Any]:
@@ -178,32 +224,46 @@ def _settings(config: Config, dataset: str) -> dict[str, Any]:
     plain = config.to_dict()
     settings = {name: plain[name] for name in ("name", "seed", "budget", "data", "space", "train")}
     settings["data"] = {k: v for k, v in settings["data"].items() if k != "dir"}
-    return json.loads(json.dumps(jsonable(settings | {"dataset": dataset})))
+    settings |= {"dataset": dataset, "columns": COLUMNS}
+    return json.loads(json.dumps(jsonable(settings)))
 
 
-def _read(path: Path, settings: Mapping[str, Any]) -> dict[tuple[int, int, int], dict[str, Any]]:
-    """The stored trainings by candidate, training and fold; raises `WorkdirError`."""
-    if not path.exists():
+def _stored(file: Path, settings: Mapping[str, Any]) -> dict[tuple[int, int, int], dict[str, Any]]:
+    """The trainings of a table by candidate, training and fold; raises `InputError`."""
+    if not file.exists():
         return {}
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = list(itertools.takewhile(lambda line: line.endswith("\n"), lines))  # a kill tears one
     try:
-        head, *rows = map(json.loads, whole)
-        stored = {(row["candidate"], row["training"], row["fold"]): row for row in rows}
-    except (ValueError, TypeError, LookupError) as error:
-        raise WorkdirError(f"`--trials={path}` must be a file of this benchmark: {error}") from None
-    if head != settings:
-        raise WorkdirError(f"`--trials={path}` is of another config; give another file")
-    path.write_text("".join(whole), encoding="utf-8")
-    return stored
+        table = read_table(file)
+        rows = {(r["candidate"], r["training"], r["fold"]): r for r in table.pop("trainings")}
+    except (*UNREADABLE, OSError, EOFError, zlib.error) as error:
+        raise InputError(f"`{file}` must be a table of this benchmark: {error}") from None
+    if table != settings:
+        raise InputError(f"`{file}` is of another config; name that one, or remove the file")
+    return rows
 
 
-def _append(path: Path, row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", encoding="utf-8") as file:
-        for line in (settings, row) if new else (row,):
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+@contextlib.contextmanager
+def _writing(
+    file: Path, settings: Mapping[str, Any], rows: Mapping[tuple[int, int, int], dict[str, Any]]
+) -> Iterator[Any]:
+    """Writes a table at the end, whatever ends it, and meanwhile when what it yields is called."""
+    written = time.monotonic()
+
+    def write() -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        table = {**settings, "trainings": [rows[key] for key in sorted(rows)]}
+        write_whole(file, gzip.compress(json.dumps(table, allow_nan=False).encode(), mtime=0))
+
+    def now_and_then() -> None:
+        nonlocal written
+        if time.monotonic() - written > _SECONDS:
+            write()
+            written = time.monotonic()
+
+    try:
+        yield now_and_then
+    finally:
+        write()
 
 
 def main(argv: list[str]) -> dict[str, Any]:
@@ -213,18 +273,25 @@ def main(argv: list[str]) -> dict[str, Any]:
         raise ConfigError("name one command: record or score")
     rest = [argument for argument in argv if argument != commands[0]]
     config = parse_config(rest, str(DEFAULT_CONFIG), flags.FLAGS)
-    if commands[0] == "score":
-        return score(sorted(TABLES.glob("curves_*.json.gz")))
     values = flags.FLAGS
-    path = Path(values.trials or f"runs/curves_{config.name}.jsonl")
+    tables = Path(values.tables or TABLES)
+    if commands[0] == "score":
+        return score(sorted(tables.glob("curves_*.json.gz")), values.metric)
     return record(
-        config, path, candidates=values.candidates, again=values.again, folds=values.folds
+        config,
+        candidates=values.candidates,
+        again=values.again,
+        folds=values.folds,
+        tables=tables,
     )
 
 
 if __name__ == "__main__":
-    define_path("trials", "", "File of trainings; '': runs/curves_NAME.jsonl.")
+    define_path("tables", "", "Folder of the tables; '': benchmarks/data.")
     flags.DEFINE_integer("candidates", 300, "Random candidates.", 3)
     flags.DEFINE_integer("again", 60, "How many of them train three times, and on all folds.", 0)
-    flags.DEFINE_integer("folds", 3, "Divisions of the training split.", 1)
+    flags.DEFINE_integer("folds", 1, "Divisions of the training split.", 1)
+    flags.DEFINE_enum(
+        "metric", "accuracy", ["accuracy", "balanced_accuracy"], "What is to be foretold."
+    )
     sys.exit(run_measurement(__doc__, main))

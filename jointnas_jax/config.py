@@ -42,6 +42,8 @@ RETIRED = {
     "config.executor=shared": _SHARED,
 }
 COST_NAMES = ("flops", "params", "latency")
+# So many classes may be answered for `top5`.
+TOP = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,9 +242,11 @@ class SearchConfig(_Settings):
     """Both stages of the search.
 
     Attributes:
+      metric: what a study answers is told in: `accuracy`, `balanced_accuracy` (each class counts
+        alike, however many images it has), or `top5`.
       score: by what candidates are compared: `brier` (1 - half the Brier score), `log_loss` (exp of
-        minus it), or `accuracy`, as in the paper; of the validation images, more is better. What a
-        study answers is told in accuracy.
+        minus it), with `balanced_accuracy` the mean of those of the classes; or `accuracy`, which
+        is the metric itself, as in the paper. Of the validation images; more is better.
       pool_size: candidates of the quasi-Monte-Carlo pool.
       start_with_default: train the default candidate first, if it is within the budget; the paper
         does not.
@@ -254,7 +258,9 @@ class SearchConfig(_Settings):
         paper.
       acquisition: value of a candidate there: the `improvement` that the Gaussian process expects,
         or the predicted score, the `mean`, as in the paper and always without the process.
-      threshold: rank correlation at which the early-stop rule holds (paper: 0.92).
+      threshold: rank correlation at which the early-stop rule holds (paper: 0.92); 1: it never
+        does, and all candidates train for all epochs. On a handful of candidates the correlation is
+        mostly chance.
       correlation: the kind of rank correlation.
       finalists: best candidates of the fine stage that are trained with all seeds, next to the best
         one of the coarse stage.
@@ -262,6 +268,7 @@ class SearchConfig(_Settings):
       evolution: the fine stage.
     """
 
+    metric: str = option("accuracy", one_of("accuracy", "balanced_accuracy", "top5"))
     score: str = option("brier", one_of("brier", "log_loss", "accuracy"))
     pool_size: int = option(4096, between(1, 10_000_000))
     start_with_default: bool = option(True, FLAG)
@@ -270,7 +277,7 @@ class SearchConfig(_Settings):
     asynchronous: bool = option(False, FLAG)
     propose: str = option("evolution", one_of("evolution", "pool"))
     acquisition: str = option("improvement", one_of("improvement", "mean"))
-    threshold: float = option(0.92, between(-1, 1))
+    threshold: float = option(1.0, between(-1, 1))
     correlation: str = option("spearman", one_of("spearman", "kendall"))
     finalists: int = option(3, between(1, 1000))
     winners: int = option(1, between(1, 1000))

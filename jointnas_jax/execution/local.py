@@ -275,13 +275,15 @@ class LocalExecutor:
                 stop=self._context.interrupt.asked,
                 progress=self._after_epoch(assignment, jobs, stop),
             )
-        score = self._config.search.score
+        score, metric = self._config.search.score, self._config.search.metric
         return [
             TrainResult(
-                t.accuracies,
+                tuple(m.score("accuracy", metric) for m in t.metrics),
                 t.reason,
                 t.variables,
-                scores=() if score == "accuracy" else tuple(m.score(score) for m in t.metrics),
+                scores=()
+                if score == "accuracy"
+                else tuple(m.score(score, metric) for m in t.metrics),
                 curves=t.curves if recorded else {},
             )
             for t in trainings

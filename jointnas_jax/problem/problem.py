@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jointnas_jax.config import Config
+from jointnas_jax.config import TOP, Config
 from jointnas_jax.data.division import carve_validation, check_division
 from jointnas_jax.data.source import ImageDataset, Images, open_dataset
 from jointnas_jax.errors import ConfigError, DataError, SpaceError
@@ -209,6 +209,11 @@ def open_space(config: Config) -> tuple[ImageDataset, JointSpace, Candidate]:
         raise SpaceError(
             f"mode `{config.mode}` leaves no knob to search; give a knob of `space` "
             "more than one value"
+        )
+    if config.search.metric == "top5" and dataset.num_classes <= TOP:
+        raise ConfigError(
+            f"`config.search.metric` = `top5` needs more than {TOP} classes, `{dataset.name}` has "
+            f"{dataset.num_classes}; any answer would be right"
         )
     _check_sizes(space, dataset)
     return dataset, space, default

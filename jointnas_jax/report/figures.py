@@ -27,6 +27,7 @@ from jointnas_jax.report.accuracy_figures import (
     draw_predictor,
 )
 from jointnas_jax.report.architecture_figure import draw_architecture
+from jointnas_jax.report.confusion_figure import draw_confusion
 from jointnas_jax.report.importance import Importance
 from jointnas_jax.report.record import StudyRecord
 from jointnas_jax.report.style import ACCENT, INK, PALE, STYLE
@@ -66,6 +67,8 @@ def draw_figures(
     for name, arch in record.archs:
         drawing = functools.partial(draw_architecture, arch=arch, beside=archs)
         drawings[f"network_{name}"] = drawing
+    for rank, (entry, labels) in enumerate(record.winners_by_class):
+        drawings[f"confusion{rank}"] = functools.partial(draw_confusion, entry=entry, labels=labels)
     figures = {}
     for name, draw in drawings.items():
         with plt.rc_context(STYLE | {"svg.hashsalt": name}):

@@ -21,9 +21,12 @@ from jointnas_jax.report.importance import FEW, FEWEST, Importance, importance
 from jointnas_jax.report.record import Row, StudyRecord
 from jointnas_jax.report.style import inline_svg
 from jointnas_jax.rules import quantity
+from jointnas_jax.strategy.reliability import in_words
 
 # Most rows of a table.
 _ROWS = 30
+# Most classes in the table of the hardest ones.
+_CLASSES = 20
 _MODES = {
     "joint": "networks and recipes",
     "arch": "networks, trained with one recipe",
@@ -94,8 +97,10 @@ def render(
         "both_flops": words.both_flops,
         "correlation": words.correlation,
         "count": words.count,
+        "hardest": _hardest,
         "percent": words.percent,
         "points": words.points,
+        "reliability": _reliability,
         "seconds": words.seconds,
         "spread": words.spread,
         "thousands": "{:,}".format,
@@ -125,6 +130,7 @@ def render(
         arch_knobs={name: knobs[name] for name in knobs if not record.of_recipe(name)},
         rounds=record.rounds[-_ROWS:],
         important=important,
+        class_rows=_CLASSES,
         few=FEW,
         fewest=FEWEST,
         spent=time_by_stage(record),
@@ -134,6 +140,19 @@ def render(
         # Budgets of about three quarters of the FLOPs of the winner, and of all of them.
         budgets=",".join(quantity(max(1, round(s * flops / unit) * unit)) for s in (0.75, 1.0)),
     )
+
+
+def _hardest(winner: Row) -> list[int]:
+    """The classes that a winner has least right, hardest first."""
+    accuracies = winner["classes"]["accuracy"]
+    known = [index for index, accuracy in enumerate(accuracies) if accuracy is not None]
+    return sorted(known, key=lambda index: accuracies[index])[:_CLASSES]
+
+
+def _reliability(reliability: Row) -> str:
+    """How far the score of one training can be trusted, as a sentence."""
+    text = in_words(reliability)
+    return text[0].upper() + text[1:]
 
 
 def _value(value: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jointnas_jax.config import Config
+from jointnas_jax.report.words import METRICS
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob
 from jointnas_jax.strategy.early_stop import early_stop, kendall, spearman
 
@@ -112,7 +113,20 @@ class StudyRecord:
     def score_label(self) -> str:
         """What scores are, for people."""
         names = {"brier": "score (1 - Brier / 2)", "log_loss": "score (exp of -log loss)"}
-        return names.get(self.config.search.score, "validation accuracy")
+        return names.get(self.config.search.score, f"validation {self.metric}")
+
+    @property
+    def metric(self) -> str:
+        """What results are told in, for people."""
+        return METRICS[self.config.search.metric]
+
+    @functools.cached_property
+    def winners_by_class(self) -> list[tuple[Row, list[str]]]:
+        """Winners of which each class was measured, with the names of the classes."""
+        if not self.result:
+            return []
+        winners = [winner for winner in self.result["winners"] if "classes" in winner]
+        return [(winner, self.result["dataset"]["labels"]) for winner in winners]
 
     @functools.cached_property
     def best(self) -> tuple[Row, float] | None:

@@ -4,6 +4,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+# A `config.search.metric`, for people.
+METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "top5": "top-5 accuracy",
+}
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "K"))
 _SPACE = "\N{NO-BREAK SPACE}"
 
@@ -58,6 +64,11 @@ def seconds(value: float, space: str = _SPACE) -> str:
 def correlation(value: float | None) -> str:
     """A rank correlation; a dash where there is none."""
     return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.2f}"
+
+
+def metric_of(result: Mapping[str, Any]) -> str:
+    """What the results of a study are told in, by its `result.json`."""
+    return METRICS[result.get("metric", "accuracy")]
 
 
 def count(number: int, what: str) -> str:

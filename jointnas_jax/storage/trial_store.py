@@ -29,6 +29,8 @@ from jointnas_jax.storage.workdir import TRIALS
 SCHEMA = 2
 COMPLETED, FAILED = "COMPLETED", "FAILED"
 STAGES = ("coarse", "random", "validate", "retrain")
+# Those with one training of each candidate.
+SEARCHED = STAGES[:2]
 
 # Fields that are stored where they hold something.
 _OPTIONAL = ("arrived", "scores")

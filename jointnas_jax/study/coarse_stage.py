@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -65,14 +64,14 @@ class CoarseStage:
         runner: TrialRunner,
         progress: Progress,
         *,
-        key_of: Callable[[int], jax.Array],
+        key: jax.Array,
     ):
-        """Asks for nothing yet; `key_of` maps the number of a trial to its key."""
+        """Asks for nothing yet; all candidates train with the key."""
         self._problem = problem
         self._searcher = searcher
         self._runner = runner
         self._progress = progress
-        self._key_of = key_of
+        self._key = key
         self._search = problem.config.search
         self._epochs = problem.config.train.epochs
         self._stop: EarlyStop | None = None
@@ -158,16 +157,14 @@ class CoarseStage:
                 stage="coarse",
                 job=Job(
                     self._problem.candidate(vector),
-                    self._key_of(number),
+                    self._key,
                     epochs,
                     full_epochs=full,
                 ),
                 round=round_number,
                 predicted=float(predicted),
             )
-            for number, vector, predicted in zip(
-                asked.numbers, asked.vectors, asked.predicted, strict=True
-            )
+            for vector, predicted in zip(asked.vectors, asked.predicted, strict=True)
         ]
 
     def _score(self, outcome: TrainResult) -> float:
@@ -179,15 +176,18 @@ class CoarseStage:
     def _judged(self, state: State, count: int) -> State:
         """Fits the predictor to `count` results more, and says what it is worth."""
         state = self._searcher.fit(state)
-        scores = state.measured[1].astype(np.float32)
-        best, card = "no candidate trained", None
-        if state.fitted is not None:
-            best = f"best so far {scores.max():.2%}"
+        text, best, card = "no candidate trained", None, None
+        if state.fitted is not None and self._stop:
+            number = int(np.nanargmax(state.scores))  # of its trial, too: the stage is the first
+            accuracy = self._runner.stored[number].accuracies[self._stop.epochs - 1]
+            best = float(state.scores[number]), accuracy
+            text = f"best so far {accuracy:.2%}"
             card = self._searcher.report_card(_in_32_bits(state))
+            text += f"\n    {describe(card)}"
         self._cards.append(card)
-        number, text = len(self._cards), f"\n    {describe(card)}" if card else ""
-        self._progress.say(f"round {number}: {count} candidates, {best}{text}")
-        self._progress.round_ends(number, max(scores, default=None), card)
+        number = len(self._cards)
+        self._progress.say(f"round {number}: {count} candidates, {text}")
+        self._progress.round_ends(number, best, card)
         return state
 
 

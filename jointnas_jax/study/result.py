@@ -13,12 +13,14 @@ from rich.table import Table
 from jointnas_jax.files import SCHEMA
 from jointnas_jax.nets.latency import LATENCY
 from jointnas_jax.problem.problem import Problem
-from jointnas_jax.report.words import both_flops
+from jointnas_jax.report.words import METRICS, both_flops, metric_of
 from jointnas_jax.rules import duration
 from jointnas_jax.space import Candidate
+from jointnas_jax.storage.trial_store import SEARCHED
 from jointnas_jax.strategy.accuracy_scale import AccuracyScale, accuracy_scale
 from jointnas_jax.strategy.early_stop import kendall, spearman
 from jointnas_jax.strategy.evolution import Evolution
+from jointnas_jax.strategy.reliability import Reliability, in_words
 from jointnas_jax.study.coarse_stage import Round, Searched
 from jointnas_jax.study.trial_runner import TrialRunner
 from jointnas_jax.telemetry.stage_timer import StageTimer
@@ -35,6 +37,7 @@ class Contender:
       validation: accuracy per seed without the validation images in training; None: failed.
       scores: `config.search.score` of the same trainings, by which winners are chosen.
       test: accuracy per seed after training on the whole split; empty if not retrained.
+      confusion: `int64[L, L]`, see `models/confusion.py`; of winners.
     """
 
     source: str
@@ -43,6 +46,13 @@ class Contender:
     validation: list[float | None] = dataclasses.field(default_factory=list)
     scores: list[float | None] = dataclasses.field(default_factory=list)
     test: list[float | None] = dataclasses.field(default_factory=list)
+    confusion: np.ndarray | None = None
+
+    @property
+    def identity(self) -> bytes:
+        """The same for the same candidate, wherever it comes from."""
+        assert self.candidate.vector is not None
+        return self.candidate.vector.tobytes()
 
     @property
     def mean_score(self) -> float:
@@ -61,14 +71,15 @@ def build_result(
     references: Sequence[Contender],
     runner: TrialRunner,
     timer: StageTimer,
+    test_labels: np.ndarray,
 ) -> dict[str, Any]:
     """Returns the content of `result.json`; the README documents it."""
     config, dataset, stop = problem.config, problem.dataset, searched.stop
     scale = accuracy_scale(runner.stored.values())
+    effective = _effective_images(test_labels, config.search.metric)
     names = ["default", "random"][: len(references)]
     described = {n: _describe(problem, c, scale) for n, c in zip(names, references, strict=True)}
     best = [_describe(problem, c, scale) for c in winners]
-    test_images = dataset.count(config.data.test_split)
     return {
         "schema": SCHEMA,
         "name": config.name,
@@ -82,11 +93,13 @@ def build_result(
         },
         "space": {"architectures": problem.space.arch_size, "recipes": problem.space.recipe_size},
         "budget": config.budget.limits(),
+        "metric": config.search.metric,
         "score": config.search.score,
+        "reliability": _reliability([*finalists, *references], runner)._asdict(),
         "epochs": {"search": config.train.epochs, "final": config.train.epochs_of_winners},
         "winners": best,
         "references": described,
-        "comparison": {n: _compare(best[0], d, test_images) for n, d in described.items()},
+        "comparison": {n: _compare(best[0], d, effective) for n, d in described.items()},
         "finalists": [_describe(problem, c, scale) for c in finalists],
         "trials": runner.count,
         "rounds": [_round(number, done) for number, done in enumerate(searched.rounds, 1)],
@@ -114,7 +127,10 @@ def build_result(
 
 def print_result(result: dict[str, Any], console: Console) -> None:
     """Prints who won, against what, and says where the search did not beat a reference."""
-    table = Table(title=f"{result['name']} on {result['dataset']['name']}", title_justify="left")
+    title = f"{result['name']} on {result['dataset']['name']}"
+    if (metric := metric_of(result)) != METRICS["accuracy"]:
+        title += f", {metric}"
+    table = Table(title=title, title_justify="left")
     timed = LATENCY in result["winners"][0]["costs"]
     for column in ("", "validation", "test", "FLOPs", "params", *([LATENCY] if timed else [])):
         table.add_column(column, justify="left" if not column else "right")
@@ -135,10 +151,12 @@ def print_result(result: dict[str, Any], console: Console) -> None:
         source = result["references"][name]["source"]
         console.print(
             f"  The search {comparison['verdict']} the {source}: "
-            f"{_signed(comparison['difference'])} test accuracy, {both_flops(result, name)}.",
+            f"{_signed(comparison['difference'])} test {metric_of(result)}, "
+            f"{both_flops(result, name)}.",
             highlight=False,
             soft_wrap=True,
         )
+    console.print(f"  {in_words(result['reliability'])}", highlight=False, soft_wrap=True)
     total = sum(result["seconds"].values())
     console.print(
         f"  {total:.0f} seconds, {result['compilations']['programs']} programs compiled "
@@ -148,7 +166,8 @@ def print_result(result: dict[str, Any], console: Console) -> None:
 
 
 def _describe(problem: Problem, contender: Contender, scale: AccuracyScale) -> dict[str, Any]:
-    candidate = contender.candidate
+    candidate, counts = contender.candidate, contender.confusion
+    classes = {} if counts is None else {"classes": _classes(counts)}
     return {
         "source": contender.source,
         "knobs": problem.knobs(candidate),
@@ -160,7 +179,44 @@ def _describe(problem: Problem, contender: Contender, scale: AccuracyScale) -> d
         "validation": _statistics(contender.validation),
         "score": _statistics(contender.scores),
         "test": _statistics(contender.test),
+        **classes,
     }
+
+
+def _classes(counts: np.ndarray) -> dict[str, Any]:
+    """Accuracy of each class and all confusions, given those of a winner's trainings.
+
+    Of a confusion `[class, answer, images]`, the most frequent first; images of all trainings.
+    """
+    images = counts.sum(1)
+    wrong = counts - np.diag(np.diag(counts))
+    rows = np.argwhere(wrong)
+    order = np.argsort(-wrong[tuple(rows.T)], kind="stable")
+    return {
+        "images": images.tolist(),
+        "accuracy": [
+            _number(c / n) if n else None for c, n in zip(np.diag(counts), images, strict=True)
+        ],
+        "confusions": [[int(i), int(j), int(wrong[i, j])] for i, j in rows[order]],
+    }
+
+
+def _reliability(contenders: Sequence[Contender], runner: TrialRunner) -> Reliability:
+    """Of the score of one training: what repeated ones differ by, against what candidates do."""
+    seeds = [[s for s in c.scores if s is not None] for c in contenders if None not in c.scores]
+    searched = [t.score for t in runner.stored.values() if t.stage in SEARCHED]
+    return Reliability.of(seeds, [score for score in searched if score is not None])
+
+
+def _effective_images(labels: np.ndarray, metric: str) -> float:
+    """How many images have the accuracy as sure as these have the metric.
+
+    A mean over classes is as unsure as its smallest classes.
+    """
+    if metric != "balanced_accuracy":
+        return len(labels)
+    sizes = np.unique(labels, return_counts=True)[1]
+    return len(sizes) ** 2 / float((1 / sizes).sum())
 
 
 def _statistics(accuracies: Sequence[float | None]) -> dict[str, Any]:
@@ -175,7 +231,9 @@ def _statistics(accuracies: Sequence[float | None]) -> dict[str, Any]:
     }
 
 
-def _compare(winner: dict[str, Any], reference: dict[str, Any], test_images: int) -> dict[str, Any]:
+def _compare(
+    winner: dict[str, Any], reference: dict[str, Any], test_images: float
+) -> dict[str, Any]:
     """Difference of mean test accuracy, with a verdict that respects the noise.
 
     The standard error has two parts: of the seeds, and of a test set of this size.

@@ -14,16 +14,21 @@ import numpy as np
 from rich.console import Console
 
 from jointnas_jax.config import Config, check_asking
+from jointnas_jax.data.source import Images
 from jointnas_jax.errors import StudyError
 from jointnas_jax.execution.executor import Executor
 from jointnas_jax.execution.factory import make_executor
 from jointnas_jax.execution.job import Job, RunContext, TrainResult
 from jointnas_jax.execution.lane_batches import TrainFn
+from jointnas_jax.models.confusion import confusion
+from jointnas_jax.models.model import Model
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.problem.problem import PRETRAIN_STREAM, Problem, build_problem
 from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.space import Candidate
+from jointnas_jax.storage.weights import load_variables
 from jointnas_jax.storage.workdir import WorkdirState
+from jointnas_jax.strategy.accuracy_scale import accuracy_scale
 from jointnas_jax.strategy.evolution import Evolution, diverse
 from jointnas_jax.strategy.searcher import Searcher
 from jointnas_jax.study.coarse_stage import CoarseStage, Searched
@@ -41,8 +46,9 @@ from jointnas_jax.telemetry.progress import Progress
 from jointnas_jax.telemetry.stage_timer import StageTimer
 
 # Streams of the study's key. A key depends on the stream and an index, never on what was drawn
-# before.
-_PRETRAIN, _SEARCH, _EVOLVE, _COARSE, _RANDOM, _VALIDATE, _RETRAIN = range(7)
+# before. Trainings have the key of their seed: two candidates differ in what they are, and not in
+# their draws.
+_PRETRAIN, _SEARCH, _EVOLVE, _TRAIN = range(4)
 
 # With the arguments of `make_executor`.
 MakeExecutor = Callable[..., Executor]
@@ -110,6 +116,7 @@ def run_study(
                 interrupt=interrupt,
                 timer=timer,
                 make=functools.partial(make, train_fn=train_fn),
+                weights=train_fn is None,
             )
 
 
@@ -121,6 +128,7 @@ def _run(
     interrupt: Interrupt,
     timer: StageTimer,
     make: MakeExecutor,
+    weights: bool,
 ) -> dict[str, Any]:
     with timer.stage("data"):
         problem = files.problem()
@@ -151,7 +159,15 @@ def _run(
             scale, stored = executor.speed_factors[0], runner.stored.values()
             progress.begin(files.workdir, forecast.parts, scale, stored)
             interrupt.command = progress.command
-            study = Study(problem, runner, files, progress, searcher)
+            study = Study(
+                problem,
+                runner,
+                files,
+                progress=progress,
+                searcher=searcher,
+                test=images[2],
+                weights=weights,
+            )
             return _stages(study, pool, timer, interrupt)
 
 
@@ -186,6 +202,7 @@ def _stages(
         references=references,
         runner=study.runner,
         timer=timer,
+        test_labels=study.test.labels,
     )
     study.files.result(result)
     print_result(result, study.progress.console)
@@ -202,6 +219,8 @@ class Study:
       files: its workdir.
       progress: progress of the run.
       searcher: searcher of the problem.
+      test: the test split.
+      weights: whether trainings return the weights of networks, not of a stand-in.
     """
 
     problem: Problem
@@ -209,6 +228,8 @@ class Study:
     files: StudyFiles
     progress: Progress
     searcher: Searcher
+    test: Images
+    weights: bool = True
 
     @property
     def config(self) -> Config:
@@ -228,7 +249,7 @@ class Study:
             self.searcher,
             self.runner,
             self.progress,
-            key_of=lambda number: self._key(_COARSE, number),
+            key=self._key(_TRAIN, 0),
         )
         searched = stage.run(pool, pretrained, self._key(_SEARCH, 0))
         self.files.predictor(lambda path: self.searcher.predictor.save(path, searched.fitted))
@@ -240,10 +261,11 @@ class Study:
         evolution = self.searcher.fine_stage(
             state.measured[0], state.pool, searched.fitted, self._key(_EVOLVE, 0)
         )
+        scale = accuracy_scale(self.runner.stored.values())
         self.progress.say(
             f"fine stage: {evolution.generations} generations of {evolution.children:,} children "
             f"in all, {evolution.duplicates:,} of them duplicates; best prediction "
-            f"{evolution.scores[0]:.2%}"
+            f"{scale.accuracy(float(evolution.scores[0])):.2%}"
         )
         return evolution
 
@@ -272,7 +294,7 @@ class Study:
             vectors = self.problem.random_candidates(trained)
             candidates = [self.problem.candidate(vector) for vector in vectors]
             epochs = self.config.train.epochs
-            jobs = [Job(c, self._key(_RANDOM, i), epochs) for i, c in enumerate(candidates)]
+            jobs = [Job(candidate, self._key(_TRAIN, 0), epochs) for candidate in candidates]
             outcomes = self.runner.run([TrialSpec("random", job) for job in jobs])
             scores = {i: o.score for i, o in enumerate(outcomes) if o.score is not None}
             source, outcome = f"best of {len(vectors)} random", "all failed"
@@ -306,6 +328,27 @@ class Study:
         trained = self._train_seeds(contenders, "retrain", folders)
         for contender, outcomes in zip(contenders, trained, strict=True):
             contender.test = [outcome.accuracy for outcome in outcomes]
+        for contender, folder in zip(winners, folders, strict=True):
+            if folder and self.weights:  # process 0 has them
+                contender.confusion = self._confusion(contender, folder)
+
+    def _confusion(self, winner: Contender, folder: Path) -> np.ndarray | None:
+        """See `Contender`; None where no training is sound."""
+        dataset, pixels = self.problem.dataset, self.runner.executor.pixels
+        models = [
+            Model(
+                arch=winner.candidate.arch,
+                image_size=dataset.image_shape[:2],
+                crop=None,
+                labels=dataset.labels,
+                variables=load_variables(folder / f"seed{seed}"),
+                mean=tuple(pixels["mean"]),
+                std=tuple(pixels["std"]),
+            )
+            for seed, accuracy in enumerate(winner.test)
+            if accuracy is not None
+        ]
+        return confusion(models, self.test) if models else None
 
     def _predicted(self, candidate: Candidate, searched: Searched) -> float:
         assert candidate.vector is not None
@@ -317,6 +360,9 @@ class Study:
     ) -> list[list[TrainResult]]:
         """Trains contenders for the epochs of winners, once per seed, the same seeds for all.
 
+        What is known does not train again: what the search trained as long, with the first seed,
+        and a contender that comes from two sources.
+
         Args:
           contenders: candidates to train.
           stage: `validate` or `retrain`.
@@ -326,17 +372,23 @@ class Study:
         Returns:
           The results of each contender by seed.
         """
-        stream = {"validate": _VALIDATE, "retrain": _RETRAIN}[stage]
         seeds, epochs = self.config.study.seeds, self.config.train.epochs_of_winners
-        specs = []
+        specs: dict[tuple[bytes, int], TrialSpec] = {}
+        known: dict[tuple[bytes, int], TrainResult] = {}
         for rank, (contender, folder) in enumerate(itertools.zip_longest(contenders, folders)):
             for seed in range(seeds):
-                job = Job(contender.candidate, self._key(stream, seed), epochs, stage == "retrain")
+                job = Job(contender.candidate, self._key(_TRAIN, seed), epochs, stage == "retrain")
                 job = dataclasses.replace(job, kept=rank < len(folders))
-                weights = folder and folder / f"seed{seed}"
-                specs.append(TrialSpec(stage, job, seed=seed, weights=weights))
-        outcomes = self.runner.run(specs)
-        return [outcomes[i : i + seeds] for i in range(0, len(outcomes), seeds)]
+                weights, name = folder and folder / f"seed{seed}", (contender.identity, seed)
+                searched = seed == 0 and stage == "validate" and self.runner.searched(job)
+                if searched:
+                    known[name] = searched
+                elif name not in specs:
+                    specs[name] = TrialSpec(stage, job, seed=seed, weights=weights)
+        if specs:
+            outcomes = self.runner.run(list(specs.values()))
+            known |= dict(zip(specs, outcomes, strict=True))
+        return [[known[c.identity, seed] for seed in range(seeds)] for c in contenders]
 
     def _key(self, stream: int, index: int) -> jax.Array:
         root = jax.random.key(self.config.seed)

@@ -191,15 +191,29 @@ def stand_in_batches(problem: Problem, pool: np.ndarray) -> list[StageJobs]:
         StageJobs(stage, [Job(candidate, key, train.epochs) for candidate in each])
         for stage, each in short
     ]
-    references = [problem.default, *some(candidates, 1 if random else 0)]
-    for stage, wanted in (("validate", search.finalists + 1), ("retrain", search.winners)):
-        jobs = [
-            Job(candidate, key, train.epochs_of_winners, stage == "retrain")
-            for candidate in [*some(candidates + 1, wanted), *references]
-            for _ in range(study.seeds)
-        ]
-        batches.append(StageJobs(stage, jobs))
-    return batches
+    # With the number of trainings that each needs: the search knows one of what it trained.
+    known = int(train.epochs == train.epochs_of_winners)
+    default_known = known * int((pool[0] == problem.default.vector).all())
+    new, best = some(candidates + 1, search.finalists), some(candidates, 1)
+    contenders = [(candidate, study.seeds) for candidate in new]
+    contenders += [(candidate, study.seeds - known) for candidate in best * (2 if random else 1)]
+    contenders.append((problem.default, study.seeds - default_known))
+    retrained = [*some(candidates + 1, search.winners), problem.default, *best * bool(random)]
+    for stage, wanted in (
+        ("validate", contenders),
+        ("retrain", [(candidate, study.seeds) for candidate in retrained]),
+    ):
+        batches.append(
+            StageJobs(
+                stage,
+                [
+                    Job(candidate, key, train.epochs_of_winners, stage == "retrain")
+                    for candidate, seeds in wanted
+                    for _ in range(seeds)
+                ],
+            )
+        )
+    return [batch for batch in batches if batch.jobs]
 
 
 def print_forecast(problem: Problem, seen: StudyForecast, console: Console) -> None:

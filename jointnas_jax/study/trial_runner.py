@@ -18,7 +18,7 @@ from jointnas_jax.problem.problem import Problem
 from jointnas_jax.storage.database import sqlite_url
 from jointnas_jax.storage.distributions import distributions
 from jointnas_jax.storage.provenance import Provenance
-from jointnas_jax.storage.trial_store import COMPLETED, FAILED, Trial, TrialStore
+from jointnas_jax.storage.trial_store import COMPLETED, FAILED, SEARCHED, Trial, TrialStore
 from jointnas_jax.storage.weights import save_variables
 from jointnas_jax.storage.workdir import STATE, clear
 from jointnas_jax.telemetry.progress import Progress
@@ -117,6 +117,15 @@ class TrialRunner:
         if specs[0].round is None:  # else the round tells more
             self._progress.milestone()
         return [outcomes[i] for i in range(len(jobs))]
+
+    def searched(self, job: Job) -> TrainResult | None:
+        """The result of a sound training of the search that was as long, without weights."""
+        knobs = self._problem.knobs(job.candidate)
+        for trial in self.stored.values():
+            same = trial.knobs == knobs and trial.epochs == job.epochs
+            if same and trial.stage in SEARCHED and trial.status == COMPLETED:
+                return _stored_result(trial)
+        return None
 
     def check(self, trial: Trial, spec: TrialSpec | None) -> None:
         """Raises `DamagedError` if a stored trial is not of a spec; None: the search has none."""

@@ -42,7 +42,7 @@ class Snapshot:
       rounds: rounds of the coarse stage.
       done, planned, failed: trainings, those of earlier runs included.
       stages: stage of trials -> trainings done, planned.
-      best: score so far, in the coarse stage.
+      best: accuracy of the candidate with the best score so far, in the coarse stage.
       kendall, spearman: of the predictor, cross-validated, see `ReportCard`.
       images_per_second: trained on.
       useful: share of the executed FLOPs of the running or last batch that is not padding.
@@ -146,6 +146,7 @@ class Progress:
         self._images: collections.deque[tuple[float, int]] = collections.deque(maxlen=_RECENT)
         self._file: Path | None = None
         self._epochs: int | None = None
+        self._best: tuple[float, float] | None = None
         self._changed = False
         self._closing = threading.Event()
 
@@ -294,9 +295,17 @@ class Progress:
             self._epochs = epochs
             self._timeline.shorten("coarse", epochs / of)
 
-    def round_ends(self, number: int, best: float | None, card: Any | None) -> None:
-        """A round of the coarse stage has ended, with a `ReportCard` if there is one."""
-        self._set(best=best if best is None else float(best))
+    def round_ends(self, number: int, best: tuple[float, float] | None, card: Any | None) -> None:
+        """A round of the coarse stage has ended.
+
+        Args:
+          number: from 1.
+          best: score and accuracy of the best candidate so far; None: there is none.
+          card: a `ReportCard`, if there is one.
+        """
+        with self._lock:
+            self._best = best
+            self._set(best=best and best[1])
         for name in ("kendall", "spearman") if card else ():
             value = float(getattr(card, name))
             self._set(**{name: value if math.isfinite(value) else None})  # JSON knows no nan
@@ -324,13 +333,15 @@ class Progress:
 
     def _judge(self, trial: Any) -> None:
         """Takes note of a trial's score, or that it has none."""
-        score, best = trial.score, self._now.best
-        if score is None:
+        if trial.score is None:
             self._set(failed=self._now.failed + 1)
         elif trial.stage == "coarse":
             # As the round will count it, see `early_stop`.
-            score = trial.score_curve[self._epochs - 1] if self._epochs else score
-            self._set(best=score if best is None else max(best, score))
+            last = self._epochs - 1 if self._epochs else -1
+            score, accuracy = trial.score_curve[last], trial.accuracies[last]
+            if self._best is None or score > self._best[0]:
+                self._best = score, accuracy
+                self._set(best=accuracy)
 
     def _speed(self) -> float | None:
         """Images per second over the latest epochs; None before there are two."""

@@ -3,6 +3,8 @@
 A score is what candidates are compared by; more is better. Accuracy on a few hundred images is
 mostly noise. Proper scores of the same probabilities (Gneiting & Raftery 2007) repeat better from
 one training of a candidate to the next.
+
+L = number of classes, T = number of temperatures.
 """
 
 import dataclasses
@@ -13,49 +15,68 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Right predictions count as such among so many.
-_TOP = 5
+from jointnas_jax.config import TOP
+
 # Least log probability, which float32 cannot tell from 0: metrics are finite, and can be stored.
 _LEAST = -200.0
+# By which logits are divided; the first one changes nothing.
+_TEMPERATURES = np.array([1.0, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0, 2.8], np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """Measured on some images; each class that has images counts alike in `balanced_accuracy`.
+    """Measured on some images.
 
     Attributes:
-      accuracy, balanced_accuracy, top5: fractions in [0, 1].
+      accuracy, top5: fractions in [0, 1].
       log_loss: mean of -log p of the right class, in nats.
       brier: mean of the squared distance between probabilities and the one-hot label, in [0, 2].
+      balanced_accuracy, balanced_log_loss, balanced_brier: the same where each class that has
+        images counts alike.
+      calibrated_log_loss, calibrated_brier: the same at the temperature of the least log loss of
+        these images (Guo et al. 2017).
     """
 
     accuracy: float
-    balanced_accuracy: float
     top5: float
     log_loss: float
     brier: float
+    balanced_accuracy: float
+    balanced_log_loss: float
+    balanced_brier: float
+    calibrated_log_loss: float
+    calibrated_brier: float
 
-    def score(self, name: str) -> float:
-        """A `config.search.score`, in [0, 1]: 1 - `brier` / 2, exp(-`log_loss`), or `accuracy`."""
-        scores = {
-            "brier": 1 - self.brier / 2,
-            "log_loss": math.exp(-self.log_loss),
-            "accuracy": self.accuracy,
-        }
-        return scores[name]
+    def score(self, name: str, metric: str = "accuracy") -> float:
+        """A `config.search.score` that stands for a `config.search.metric`, in [0, 1].
+
+        1 - Brier score / 2, exp(-log loss), or the metric itself.
+        """
+        if name == "accuracy":
+            return getattr(self, metric)
+        balanced = "balanced_" if metric == "balanced_accuracy" else ""
+        value = getattr(self, balanced + name)
+        return {"brier": 1 - value / 2, "log_loss": math.exp(-value)}[name]
 
     @classmethod
     def of(cls, sums: np.ndarray) -> "Metrics":
-        """The metrics of `float[3 + 2 L]`, sums of `sums_of` over all images."""
-        (top5, log_loss, brier), classes = sums[:3], sums[3:].reshape(2, -1)
-        right, images = classes
-        count = images.sum()
+        """The metrics of `float[(3 + 2 T) L]`, sums of `sums_of` over all images."""
+        rows = sums.reshape(3 + 2 * len(_TEMPERATURES), -1)
+        images = rows[0]
+        mean = rows[1:].sum(1) / images.sum()
+        balanced = (rows[1:, images > 0] / images[images > 0]).mean(1)
+        log_losses, briers = mean[2:].reshape(2, -1)
+        best = int(log_losses.argmin())
         return cls(
-            accuracy=float(right.sum() / count),
-            balanced_accuracy=float((right[images > 0] / images[images > 0]).mean()),
-            top5=float(top5 / count),
-            log_loss=float(log_loss / count),
-            brier=float(brier / count),
+            accuracy=float(mean[0]),
+            top5=float(mean[1]),
+            log_loss=float(log_losses[0]),
+            brier=float(briers[0]),
+            balanced_accuracy=float(balanced[0]),
+            balanced_log_loss=float(balanced[2]),
+            balanced_brier=float(balanced[2 + len(_TEMPERATURES)]),
+            calibrated_log_loss=float(log_losses[best]),
+            calibrated_brier=float(briers[best]),
         )
 
 
@@ -67,15 +88,25 @@ def sums_of(logits: jax.Array, labels: jax.Array) -> jax.Array:
       labels: `int32[B]`; -1 marks padding.
 
     Returns:
-      `float32[3 + 2 L]`: right among the top five, log loss, Brier score; for each class right
-      predictions, and images. All are finite: an image whose logits are not has no probable class.
+      `float32[(3 + 2 T) L]`: of each class the images, right predictions, right ones among the top
+      five, log loss at each temperature, Brier score at each. All are finite: an image whose logits
+      are not has no probable class.
     """
-    ours = (labels >= 0)[:, None]
     truth = jax.nn.one_hot(labels, logits.shape[-1])  # zeros for padding
-    logs = jnp.maximum(jnp.nan_to_num(jax.nn.log_softmax(logits), nan=_LEAST), _LEAST)
-    right_class = jnp.where(truth > 0, logs, 0.0).sum(-1, keepdims=True)
-    top = ((logs > right_class).sum(-1, keepdims=True) < _TOP) & (right_class > _LEAST) & ours
-    brier = jnp.where(ours, jnp.square(jnp.exp(logs) - truth), 0.0).sum()
-    right = (logits.argmax(-1) == labels)[:, None] * truth
-    whole: Any = [top.sum() * 1.0, -right_class.sum(), brier]
-    return jnp.concatenate([jnp.stack(whole), right.sum(0), truth.sum(0)])
+
+    def proper(temperature: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        logs = jax.nn.log_softmax(logits / temperature)
+        logs = jnp.maximum(jnp.nan_to_num(logs, nan=_LEAST), _LEAST)
+        right_class = jnp.where(truth > 0, logs, 0.0).sum(-1)
+        return logs, right_class, jnp.square(jnp.exp(logs) - truth).sum(-1)
+
+    logs, right_class, briers = jax.vmap(proper)(jnp.asarray(_TEMPERATURES))
+    above = (logs[0] > right_class[0][:, None]).sum(-1)
+    images: Any = [
+        jnp.ones_like(right_class[0]),
+        1.0 * (logits.argmax(-1) == labels),
+        1.0 * ((above < TOP) & (right_class[0] > _LEAST)),
+        *-right_class,
+        *briers,
+    ]
+    return (jnp.stack(images) @ truth).ravel()

@@ -10,7 +10,7 @@ from calls import TINY
 
 from benchmarks import curves
 from jointnas_jax.command_line import parse_config
-from jointnas_jax.errors import WorkdirError
+from jointnas_jax.errors import InputError
 
 SIZES = dict(candidates=3, again=2, folds=2)
 
@@ -21,28 +21,50 @@ def tiny():
 
 
 def test_what_is_recorded_does_not_train_again(tiny, tmp_path, monkeypatch):
-    file, tables = tmp_path / "a.jsonl", tmp_path / "tables"
-    found = curves.record(tiny, file, **SIZES, tables=tables)
+    found = curves.record(tiny, **SIZES, tables=tmp_path)
+    file = tmp_path / found["file"]
     # Three once; two of them twice more, and on the second division.
     assert found["trainings"] == 3 + 2 * 2 + 2
-    table = curves.read_table(tables / found["file"])
+    table = curves.read_table(file)
+    width = len(curves.COLUMNS)
     for row in table["trainings"]:
         assert set(row["curves"]) == {"raw", "averaged", "test_raw", "test_averaged"}
-        assert np.shape(row["curves"]["raw"]) == (tiny.train.epochs_of_winners, 4)
-        assert np.shape(row["curves"]["test_raw"]) == (1, 4)
-    lines = file.read_text()
-    file.write_text(lines + '{"torn')
-    written = (tables / found["file"]).read_bytes()
+        assert np.shape(row["curves"]["raw"]) == (tiny.train.epochs_of_winners, width)
+        assert np.shape(row["curves"]["test_raw"]) == (1, width)
+    written = file.read_bytes()
+    lost = dict(table, trainings=table["trainings"][1:])
+    file.write_bytes(gzip.compress(json.dumps(lost).encode()))
+    assert curves.record(tiny, **SIZES, tables=tmp_path) == found
+    assert file.read_bytes() == written
     monkeypatch.setattr("jointnas_jax.execution.local.LocalExecutor.train", None)
-    assert curves.record(tiny, file, **SIZES, tables=tables) == found
-    assert (file.read_text(), (tables / found["file"]).read_bytes()) == (lines, written)
-    file.write_text(json.dumps({"name": "other"}) + "\n")
-    with pytest.raises(WorkdirError, match="of another config"):
-        curves.record(tiny, file, **SIZES, tables=tables)
+    assert curves.record(tiny, **SIZES, tables=tmp_path) == found
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b'{"name": "other", "trainings": []}'), "of another config"),
+        (gzip.compress(b"[]"), "must be a table"),
+        (gzip.compress(b'{"trainings": [{}]}'), "must be a table"),
+        (gzip.compress(b"{}")[:-3], "must be a table"),
+        (b"no table", "must be a table"),
+    ],
+)
+def test_another_file_is_refused_and_kept(tiny, tmp_path, content, message):
+    file = tmp_path / f"curves_{tiny.name}.json.gz"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        curves.record(tiny, **SIZES, tables=tmp_path)
+    assert file.read_bytes() == content
 
 
 def test_a_score_is_judged_by_the_test_accuracy_of_other_trainings(tmp_path):
     """The Brier score of candidate i orders as its test accuracy does; log loss the other way."""
+
+    def columns(i):
+        values = dict.fromkeys(curves.COLUMNS, 0.5)
+        return list((values | {"accuracy": i, "log_loss": i, "brier": 1 - i}).values())
+
     rows = [
         {
             "candidate": i,
@@ -51,7 +73,7 @@ def test_a_score_is_judged_by_the_test_accuracy_of_other_trainings(tmp_path):
             "ema": bool(i % 2),
             "reason": None,
             "curves": {
-                prefix + weights: [[(i + bad) / 10, 0.5, i / 10, 1 - (i + bad) / 10]]
+                prefix + weights: [columns((i + bad) / 10)]
                 for prefix in ("", "test_")
                 for weights, bad in (("raw", i % 2 * 9), ("averaged", (1 - i % 2) * 9))
             },
@@ -66,3 +88,4 @@ def test_a_score_is_judged_by_the_test_accuracy_of_other_trainings(tmp_path):
     assert found["Brier score"]["foretells"] == pytest.approx(1)
     assert found["log loss"]["foretells"] == pytest.approx(-1)
     assert found["ceiling"]["agrees"] == pytest.approx(1)
+    assert found["Brier score, averaged weights"]["foretells"] < 0.5

@@ -71,7 +71,9 @@ def finished(tmp_path_factory):
 
 def test_the_answer_comes_first(finished):
     reader, _ = finished
-    assert " ".join(reader.sections) == " answer network recipe search knobs time failed next"
+    assert (
+        " ".join(reader.sections) == " answer network recipe search classes knobs time failed next"
+    )
     answer = reader.sections["answer"]
     assert "94.50 % ± 1.00" in answer
     assert "mean of 3 trainings" in answer
@@ -84,7 +86,7 @@ def test_every_figure_is_in_the_page_and_a_file_of_each_kind(finished):
     reader, folder = finished
     figures = {
         *("accuracy_flops", "history", "predictor", "learning_curves", "importance", "time"),
-        *("network_found", "network_default"),
+        *("network_found", "network_default", "confusion0"),
     }
     expected = {f"{name}.{kind}" for name in figures for kind in ("png", "svg")} | {"config.py"}
     assert reader.names_of_files == expected
@@ -93,6 +95,13 @@ def test_every_figure_is_in_the_page_and_a_file_of_each_kind(finished):
     for name in figures:
         height, width, _ = matplotlib.image.imread(folder / f"{name}.png").shape
         assert width > height > 500
+
+
+def test_classes_come_hardest_first_with_what_they_are_taken_for(finished):
+    text = " ".join(finished[0].sections["classes"].split())
+    assert "class accuracy test images 8 90.0 % 10 0 100.0 % 10 " in text
+    assert "Most often confused: 8 taken for 1 (10.0 %)." in text
+    assert "The hardest class is 8: 90.0 % right." in text
 
 
 def test_the_page_loads_nothing_and_runs_nothing(finished):

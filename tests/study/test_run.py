@@ -82,9 +82,10 @@ def test_every_training_is_a_trial(finished):
     assert [t["number"] for t in stored] == list(range(len(stored)))
     stages = [t["stage"] for t in stored]
     # Three rounds of 3; finalists: 1 evolved, 1 measured; references: default, best of 10 random.
+    # All but the first of them were trained with the first seed before.
     assert {s: stages.count(s) for s in stages} == {
         "coarse": 9,
-        "validate": 4 * 2,
+        "validate": 2 + 3 * 1,
         "random": 10,
         "retrain": 3 * 2,
     }
@@ -151,7 +152,7 @@ def test_where_all_random_candidates_fail_there_is_nothing_to_beat():
 
     def references(*outcomes):
         runner = types.SimpleNamespace(run=lambda specs: list(outcomes))
-        study = Study(problem, runner, None, Progress(), searcher)
+        study = Study(problem, runner, None, Progress(), searcher, problem.images()[1])
         searched = types.SimpleNamespace(fitted=None)
         return [contender.source for contender in study.references(4, searched)]
 
@@ -319,6 +320,58 @@ def test_the_score_chooses_and_accuracy_is_told(tmp_path):
         assert t["score"] == t["scores"][-1] != t["accuracies"][-1]
 
 
+def test_nothing_trains_twice(tmp_path):
+    """The default candidate is the best one: finalist, reference and winner.
+
+    Random search is on its own: it may draw what the search proposed.
+    """
+    default, jobs = config().default, []
+
+    def accuracy_of(job):
+        jobs.append(job)
+        recipe, arch = job.candidate.recipe, job.candidate.arch
+        best = (recipe.lr, recipe.optimizer) == (default["lr"], default["optimizer"])
+        return 0.9 - 0.01 * arch.stages[0].channels if best else 0.1
+
+    result = run(tmp_path, "--noconfig.study.random_reference", accuracy_of=accuracy_of)
+    assert result["winners"][0]["knobs"] == result["references"]["default"]["knobs"]
+    keys = [tuple(jax.random.key_data(job.key).tolist()) for job in jobs]
+    trained = [
+        (job.candidate.vector.tobytes(), job.on_full_split, key)
+        for job, key in zip(jobs, keys, strict=True)
+    ]
+    assert len(set(trained)) == len(trained) == result["trials"]
+    for entry in (*result["finalists"], *result["references"].values()):
+        assert len(entry["validation"]["seeds"]) == 2
+    assert len(set(keys)) == 2  # of two seeds, the same for all
+
+
+def test_each_class_of_the_winner_is_told(finished):
+    _, result = finished
+    classes, (winner,) = result["winners"][0]["classes"], result["winners"]
+    test = build_problem(config()).dataset.load("test")
+    assert classes["images"] == (2 * np.bincount(test.labels)).tolist()
+    right = np.dot(classes["accuracy"], classes["images"])
+    assert right / sum(classes["images"]) == pytest.approx(winner["test"]["mean"], abs=0.003)
+    wrong = sum(images for *_, images in classes["confusions"])
+    assert right + wrong == pytest.approx(sum(classes["images"]))
+    assert "classes" not in result["references"]["default"]
+
+
+def test_balanced_accuracy_is_told_and_its_score_chooses(tmp_path):
+    few = ("--noconfig.study.random_reference", "--config.search.rounds=1")
+    result = run(tmp_path, "--config.search.metric=balanced_accuracy", *few)
+    (winner,) = result["winners"]
+    assert result["metric"] == "balanced_accuracy"
+    assert np.mean(winner["classes"]["accuracy"]) == pytest.approx(winner["test"]["mean"], abs=3e-3)
+
+
+def test_top5_of_few_classes_is_refused(tmp_path):
+    few = ("--config.data.classes=4", "--config.search.metric=top5")
+    with pytest.raises(ConfigError, match=r"`top5` needs more than 5 classes, .* has 4"):
+        run(tmp_path / "study", *few)
+
+
 def test_a_study_by_accuracy_has_no_other_scores(tmp_path):
     few = ("--noconfig.study.random_reference", "--config.search.rounds=1")
     result = run(tmp_path, "--config.search.score=accuracy", *few)
@@ -463,7 +516,9 @@ def test_test_images_reach_the_final_report_only(tmp_path, monkeypatch):
     clean = run(tmp_path / "clean", *arguments)
     monkeypatch.setattr(ImageDataset, "load", garbage)
     dirty = run(tmp_path / "dirty", *arguments)
-    strip = lambda entries: [{k: v for k, v in e.items() if k != "test"} for e in entries]
+    strip = lambda entries: [
+        {k: v for k, v in e.items() if k not in ("test", "classes")} for e in entries
+    ]
     assert strip(clean["finalists"]) == strip(dirty["finalists"])
     assert strip(clean["references"].values()) == strip(dirty["references"].values())
     assert clean["winners"][0]["test"] != dirty["winners"][0]["test"]
