@@ -9,7 +9,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     # Fewer LLVM passes; the programs are as fast, to measurement noise.
     "light": {"xla_backend_optimization_level": 1},
     # Exact programs compile in about half the time, and run slower, above all in nested loops.
-    "old_fusion": {"xla_cpu_use_fusion_emitters": False},
+    "old_fusion": {
+        "xla_cpu_use_fusion_emitters": False,
+        # A tenth of the memory maps, see `runtime/memory_maps.py`.
+        "xla_cpu_parallel_codegen_split_count": 1,
+    },
 }
 
 

@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from jointnas_jax.runtime.cache import cache_dir
+from jointnas_jax.runtime.memory_maps import devices_with_room
 from jointnas_jax.runtime.output import tell
 
 # Programs that compile faster than this are not worth a file.
@@ -18,14 +19,15 @@ _CACHED_FROM_SECONDS = 0.5
 def prepare_jax(devices: int) -> None:
     """Sets up devices and the persistent compilation cache, before JAX's backend starts.
 
-    Quiets other libraries as well. A CPU has one device per core, for candidates side by side.
+    Quiets other libraries as well. A CPU has one device per core, for candidates side by side, if
+    there is room for their programs.
     """
     os.umask(os.umask(0o022) | 0o022)  # others may not change the files
     logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        jax.config.update("jax_num_cpu_devices", devices or cores)
+        jax.config.update("jax_num_cpu_devices", devices or devices_with_room(cores or 1))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = cache_dir() / "compiled"
         if _is_private(cache):

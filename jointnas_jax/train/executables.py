@@ -14,6 +14,8 @@ import jax
 import jaxlib
 import numpy as np
 
+from jointnas_jax.runtime.memory_maps import room_for_a_program
+
 _DIGEST = hashlib.sha256
 _DIGEST_BYTES = _DIGEST().digest_size
 # Errors of a jaxlib without the private names used here (JAX has no public ones for copies of
@@ -35,6 +37,9 @@ def executables_on(
 
     Returns:
       The loaded executable of each device, and shapes of the results on one.
+
+    Raises:
+      StudyError: there is no room for another program, see `runtime/memory_maps.py`.
     """
     lowered = lower(devices[0])
     several = len(jax.local_devices()) > 1  # another call may be for other devices
@@ -45,7 +50,7 @@ def executables_on(
             return loaded, lowered.out_info
     cache = _cache_hits()
     before = cache.count
-    first = lowered.compile(compiler_options=options).runtime_executable()
+    first = _compiled(lowered, options)
     others = None
     if several and cache.count == before:
         program = _serialized(first)
@@ -53,9 +58,13 @@ def executables_on(
         if program is not None and others is not None and file is not None:
             _write(file, program)
     if others is None:  # the module is the same, and so are the results
-        compiled = [lower(device).compile(compiler_options=options) for device in devices[1:]]
-        others = [each.runtime_executable() for each in compiled]
+        others = [_compiled(lower(device), options) for device in devices[1:]]
     return [first, *others], lowered.out_info
+
+
+def _compiled(lowered: jax.stages.Lowered, options: dict[str, Any]) -> Any:
+    with room_for_a_program():
+        return lowered.compile(compiler_options=options).runtime_executable()
 
 
 def _copy_file(
@@ -130,7 +139,8 @@ def _load(program: bytes | None, devices: Sequence[jax.Device]) -> list[Any] | N
             options.num_replicas = options.num_partitions = 1
             options.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id]]))
             only = xla_client.DeviceList((device,))
-            loaded.append(device.client.deserialize_executable(program, only, options))
+            with room_for_a_program():
+                loaded.append(device.client.deserialize_executable(program, only, options))
     except _CANNOT:
         return None
     return loaded
