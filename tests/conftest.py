@@ -7,7 +7,10 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 # Its threads spin where two processes of tests share the cores: a small fit took 200 times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import gc
+
 import hypothesis
+import jax
 import pytest
 
 from jointnas_jax.space import JointSpace
@@ -15,6 +18,18 @@ from jointnas_jax.space.fbnetv3 import FBNETV3
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs():
+    """Lets go of the programs of earlier files, which XLA:CPU has no more maps for at last.
+
+    See `runtime/memory_maps.py`.
+    """
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
