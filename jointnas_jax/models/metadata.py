@@ -84,6 +84,7 @@ def _common(result: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
     teacher = Path(train.get("teacher", "")).name
     return {
         "study": result.get("name"),
+        "metric": config.get("search", {}).get("metric", "accuracy"),
         "dataset": {key: dataset.get(key) for key in ("name", "image_shape")},
         "data": {key: data[key] for key in _DATA if key in data},
         "train": {"batch_size": train.get("batch_size"), "teacher": teacher},

@@ -10,7 +10,7 @@ import jinja2
 from jointnas_jax.errors import ConfigError, ModelError, nearest, one_line
 from jointnas_jax.nets.cost import count
 from jointnas_jax.report.architecture import COLUMNS, arch_rows
-from jointnas_jax.report.words import mean_and_std
+from jointnas_jax.report.words import METRICS, mean_and_std
 from jointnas_jax.space import ArchSpec
 
 CARD = "model_card.md"
@@ -58,6 +58,7 @@ def model_card(description: Mapping[str, Any]) -> str:
         description,
         metadata=metadata,
         measured=metadata.get("accuracy") is not None,
+        metric=METRICS[metadata.get("metric", "accuracy")],
         dataset=metadata.get("dataset", {}),
         data=metadata.get("data", {}),
         arch=arch,

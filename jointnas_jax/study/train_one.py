@@ -24,6 +24,7 @@ from jointnas_jax.files import SCHEMA
 from jointnas_jax.models.model import Model, save_model
 from jointnas_jax.nets import zoo
 from jointnas_jax.nets.cost import count
+from jointnas_jax.report.words import metric_of
 from jointnas_jax.runtime.distributed import is_first, share
 from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.space import Candidate, JointSpace, Knob, read_candidate
@@ -179,6 +180,7 @@ def _write(
         "candidate": candidate.to_dict(),
         "costs": dataclasses.asdict(count(candidate.arch)),
         "epochs": config.train.epochs_of_winners,
+        "metric": config.search.metric,
         "accuracy": outcome.accuracy,
         "seconds": seconds,
     }
@@ -199,7 +201,7 @@ def _write(
 
 def print_accuracy(result: dict[str, Any], console: Console) -> None:
     """Prints what came out, given the content of `result.json`."""
-    console.print(f"  test accuracy {result['accuracy']:.2%}", highlight=False)
+    console.print(f"  test {metric_of(result)} {result['accuracy']:.2%}", highlight=False)
 
 
 def _print_plan(

@@ -105,6 +105,7 @@ def _outcome(result: dict[str, Any]) -> dict[str, Any]:
     entries = {"winner": result["winners"][0]} | result["references"]
     return {
         "trainings": result["trials"],
+        "metric": result.get("metric", "accuracy"),
         "candidates": {
             name: {
                 "test": entry["test"]["mean"],
@@ -128,7 +129,8 @@ def _outcome_lines(outcome: dict[str, Any]) -> dict[str, str]:
             "failed" if entry[split] is None else f"{entry[split]:.2%}"
             for split in ("test", "validation")
         )
-        lines[name] = f"{test} test, {validation} validation accuracy, {entry['flops']:,} FLOPs"
+        told = f"{validation} validation {outcome['metric'].replace('_', ' ')}"
+        lines[name] = f"{test} test, {told}, {entry['flops']:,} FLOPs"
     if outcome["kendall"] is not None:
         lines["predictor"] = f"Kendall {outcome['kendall']:.2f}, Spearman {outcome['spearman']:.2f}"
     return lines
