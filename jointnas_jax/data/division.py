@@ -79,7 +79,8 @@ def check_division(
       names: names of all classes.
 
     Returns:
-      A line about each of the three that lacks classes, which may be trained all the same.
+      A line about each of the three that has images and lacks classes, which may be trained all the
+      same.
 
     Raises:
       DataError: images to validate on, or to train on, are of one class: nothing could be measured.
@@ -91,6 +92,8 @@ def check_division(
         "test": (test, "the final accuracy says nothing about them"),
     }
     for part, (labels, so) in parts.items():
+        if not len(labels):
+            continue
         counts = np.bincount(labels, minlength=len(names))
         present, absent = np.flatnonzero(counts), np.flatnonzero(counts == 0)
         if len(present) == 1:

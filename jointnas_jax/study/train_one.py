@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from jointnas_jax.config import Config
+from jointnas_jax.data.division import check_division
 from jointnas_jax.data.source import ImageDataset, open_dataset
 from jointnas_jax.errors import ConfigError, SpaceError, StudyError
 from jointnas_jax.execution.job import Job, RunContext, TrainResult
@@ -118,6 +119,8 @@ def _train(
             f"{config.train.batch_size}"
         )
     validation = np.zeros(len(train), bool)  # all images are trained on
+    for line in check_division(train.labels, validation, test.labels, dataset.labels):
+        progress.say(f"warning: {line}")
     context = RunContext(workdir, None, interrupt, progress)
     space = JointSpace.fixed(candidate)
     make = GlobalExecutor if config.executor == "pod" else LocalExecutor

@@ -1,6 +1,7 @@
 """The full training of one candidate."""
 
 import dataclasses
+import io
 import json
 import shutil
 from pathlib import Path
@@ -55,6 +56,15 @@ def test_the_saved_model_has_the_accuracy_of_the_result(trained):
     answers = load(workdir).probabilities(test.images).argmax(-1)
     assert (answers == test.labels).mean() == pytest.approx(result["accuracy"], abs=0.006)
     assert not (workdir / "state").exists()
+
+
+def test_classes_that_cannot_be_learnt_are_named(tmp_path):
+    console = Console(record=True, quiet=False, file=io.StringIO(), width=200)
+    few = ("--config.data.train_split=train[:16]", "--config.train.batch_size=16")
+    train(tmp_path, *few, console=console)
+    labels = open_dataset(dataclasses.asdict(config().data)).load("train[:16]").labels
+    missing = ", ".join(f"'{label}'" for label in sorted(set(range(10)) - set(labels.tolist())))
+    assert f"warning: no training image of class {missing}: " in console.export_text()
 
 
 def test_its_progress_is_seen_from_another_terminal(trained):
