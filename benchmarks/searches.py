@@ -127,12 +127,13 @@ def ours(
     *,
     costs: bool = True,
     measured: bool = False,
+    front: int | None = None,
     **settings: Any,
 ) -> Search:
     """The project's search, with `settings` of `SearchConfig`.
 
     Without `costs` the predictor does not see them. `measured` takes the candidate that scored
-    best, also where evaluations are noisy.
+    best, also where evaluations are noisy. `front`: see `Searcher`.
     """
     table, allowed = objective.table, objective.allowed
     searcher = Searcher(
@@ -148,6 +149,7 @@ def ours(
             else lambda v: v.__array_namespace__().asarray(allowed)[table.rows(v)]
         ),
         noisy=objective.noisy and not measured,
+        front=front,
     )
 
     def run(objective: Objective, seed: int) -> Outcome:

@@ -36,6 +36,7 @@ class Costs(NamedTuple):
       features: see `Searcher`; None: derived from `of`.
       feasible: see `Searcher`; None: derived from the budget.
       repair: see `evolve`; None: repair by bisection.
+      logged: names of the columns of `features`; None: all.
     """
 
     names: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class Costs(NamedTuple):
     features: CostFeatures | None = None
     feasible: Callable[[Any], Any] | None = None
     repair: Callable[[Any, Any], Any] | None = None
+    logged: tuple[str, ...] | None = None
 
     @classmethod
     def read(cls, space: AnySpace, costs: CostFn | None, budget: Budget | None) -> "Costs":
@@ -72,6 +74,7 @@ class Costs(NamedTuple):
             of=table,
             limits=limits,
             features=standardised(table.logs(("flops", "params")), space),
+            logged=("flops", "params"),
             feasible=table.within(named) if named else None,
             repair=table.shrink(tuple(named)) if named else None,
         )
@@ -80,6 +83,26 @@ class Costs(NamedTuple):
     def budget(self) -> dict[int, float]:
         """Column of the costs -> limit."""
         return dict(self.limits)
+
+    def front(self, name: str | None) -> int | None:
+        """The column of the features that is the cost of a front; None where there is none.
+
+        Raises:
+          InputError: there is no such cost.
+        """
+        if name is None:
+            return None
+        names = self.names if self.logged is None else self.logged
+        if not isinstance(name, str):
+            raise InputError(f"`front` must be the name of a cost, or None, got {shown(name)}")
+        if not names:
+            raise InputError(
+                f"`front` is over `{one_line(name)}`, but nothing says what a candidate costs; "
+                "give `costs`"
+            )
+        if name not in names:
+            raise InputError(f"`front` has no cost `{one_line(name)}`{nearest(name, names)}")
+        return names.index(name)
 
     def by_name(self, vectors: np.ndarray) -> list[dict[str, float]]:
         """Name of each cost -> number, of each of `int32[N, K]`."""

@@ -15,6 +15,7 @@ from jointnas_jax.errors import InputError, StudyError, one_line, shown
 from jointnas_jax.library.costs import Budget, CostFn, Costs, unwrapped_errors
 from jointnas_jax.library.predictor import Parts, Predictor
 from jointnas_jax.library.space import AnySpace, Decoded, Space, check_space
+from jointnas_jax.predictor.front import nondominated
 from jointnas_jax.strategy.report_card import ReportCard
 from jointnas_jax.strategy.searcher import Searcher
 
@@ -56,12 +57,15 @@ class Result:
       predictor: predictor fitted to all trials.
       report_card: marks of the predictor by cross-validation; `report_card.verdict()` says in words
         how far to trust it.
+      front: trials than which no cheaper one is as good, by ascending cost; under noise by
+        predicted scores. Empty unless `front` was asked for.
     """
 
     best: Trial
     trials: tuple[Trial, ...] = dataclasses.field(repr=False)
     predictor: Predictor = dataclasses.field(repr=False)
     report_card: ReportCard
+    front: tuple[Trial, ...] = ()
 
     @property
     def candidate(self) -> Decoded:
@@ -82,6 +86,7 @@ def search(
     per_round: int = 1,
     costs: CostFn | None = None,
     budget: Budget | None = None,
+    front: str | None = None,
     noisy: bool = False,
     seed: int = 0,
     progress: Callable[[Trial], Any] | None = None,
@@ -108,6 +113,9 @@ def search(
         values in N candidates) to costs (name -> array of N numbers); they help the predictor.
         None: `flops`, `params` and more in a joint space, no costs in others.
       budget: name of a cost -> limit, such as `{"flops": 1e6}` or `{"flops": "1.5M"}`.
+      front: name of a cost: search the best score at each of these costs instead of the best score,
+        by the expected hypervolume improvement of a known cost (`predictor/front.py`); the result
+        has a `front`. Of the joint space `flops` or `params`.
       noisy: whether a second evaluation of a candidate can give another score.
       seed: seed of everything random; the same seed gives the same search.
       progress: called after each trial, with a copy of it; `print` prints a line.
@@ -131,9 +139,15 @@ def search(
     settings = dataclasses.replace(settings, per_round=per_round)
     predictor = check_settings("predictor", predictor, PredictorConfig)
     priced = Costs.read(space, costs, budget)
+    column = priced.front(front)
+    if front is not None and not (predictor.process and settings.acquisition == "improvement"):
+        raise InputError(
+            "`front` needs the Gaussian process and the expected improvement; leave "
+            "`PredictorConfig.process` and `SearchConfig.acquisition` as they are"
+        )
     # A joint space holds dicts.
     prepare = _prepare if isinstance(space, Space) else _prepare.__wrapped__
-    priced, searcher = prepare(space, priced, evaluations, settings, predictor, noisy)
+    priced, searcher = prepare(space, priced, evaluations, settings, predictor, noisy, column)
     log = _Log(space, evaluate, priced, progress)
     with unwrapped_errors(priced.of):
         trace = searcher.run(log.evaluate, seed)
@@ -149,7 +163,15 @@ def search(
             space, searcher.predictor, state.fitted, Parts(costs, predictor, evaluations)
         ),
         report_card=searcher.report_card(state),
+        front=_front(log.trials, searcher.marks(state, state.fitted), front) if front else (),
     )
+
+
+def _front(trials: Sequence[Trial], marks: np.ndarray, cost: str) -> tuple[Trial, ...]:
+    """The front of trials by their marks `float[T]`, not finite for those that failed."""
+    costs = np.array([trial.costs[cost] for trial in trials])
+    marks = np.where(np.isfinite(marks), marks, np.nan)
+    return tuple(trials[i] for i in nondominated(costs, marks))
 
 
 # Searches that differ in their seed alone compile once. A hit returns the earlier costs, too: the
@@ -162,6 +184,7 @@ def _prepare(
     settings: SearchConfig,
     predictor: PredictorConfig,
     noisy: bool,
+    front: int | None,
 ) -> tuple[Costs, Searcher]:
     searcher = Searcher(
         space,
@@ -175,6 +198,7 @@ def _prepare(
         repair=priced.repair,
         noisy=noisy,
         cost_names=priced.names,
+        front=front,
     )
     return priced, searcher
 

@@ -20,6 +20,7 @@ from jointnas_jax.config import PredictorConfig
 from jointnas_jax.errors import InputError
 from jointnas_jax.predictor import gaussian_process
 from jointnas_jax.predictor.fit import PredictorState, fit, pretrain, score
+from jointnas_jax.predictor.front import Front
 from jointnas_jax.predictor.gaussian_process import Hyper, Process
 from jointnas_jax.predictor.targets import Transform, standardised
 from jointnas_jax.runtime.arrays_on_disk import load_arrays, save_arrays
@@ -166,6 +167,39 @@ class Predictor:
         def improvement(vectors: jax.Array) -> jax.Array:
             mean, spread = gaussian_process.predict(process, self._inputs(vectors))
             return gaussian_process.log_improvement(mean, spread, best)
+
+        return improvement
+
+    def front_improvement_fn(
+        self, state: Fitted, column: int, reference: jax.Array
+    ) -> Callable[[jax.Array], jax.Array]:
+        """The logarithm of what a candidate is expected to add to the front, for use under `jit`.
+
+        By the Gaussian process, which must be there. The front is that of the scores that it
+        expects of the trials, so that no lucky trial is on it.
+
+        Args:
+          state: see `predict`.
+          column: the cost of the front, among the cost features.
+          reference: `float32[]`, see `predictor/front.py`, in units of the feature.
+        """
+        process = state.process
+        assert process is not None
+        expected, _ = gaussian_process.predict(process, process.inputs)
+        column += len(self._columns)
+        lowest = jnp.where(process.real, expected, jnp.inf).min()
+        front = Front.of(
+            process.inputs[:, column],
+            expected,
+            process.real,
+            cost_reference=reference,
+            score_reference=lowest,
+        )
+
+        def improvement(vectors: jax.Array) -> jax.Array:
+            inputs = self._inputs(vectors)
+            mean, spread = gaussian_process.predict(process, inputs)
+            return front.log_improvement(inputs[:, column], mean, spread)
 
         return improvement
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from jointnas_jax.config import PredictorConfig, SearchConfig
 from jointnas_jax.predictor.fit import PredictorState
+from jointnas_jax.predictor.front import BEYOND
 from jointnas_jax.predictor.predictor import CostFeatures, Fitted, Predictor
 from jointnas_jax.predictor.targets import winsorised
 from jointnas_jax.runtime.compiler import compiler_options
@@ -42,6 +43,7 @@ class State(History):
       beliefs: number of pending candidates, the first ones, that `believed` knows.
       stale: whether results have come since the predictor was fitted.
       networks: whether the networks are fitted, see `Predictor.fit`.
+      reference: cost above which a candidate adds nothing to a front, as a feature.
     """
 
     pool: np.ndarray
@@ -52,6 +54,7 @@ class State(History):
     beliefs: int = flax.struct.field(pytree_node=False, default=0)
     stale: bool = flax.struct.field(pytree_node=False, default=False)
     networks: bool = flax.struct.field(pytree_node=False, default=True)
+    reference: float = flax.struct.field(pytree_node=False, default=0.0)
 
 
 class Proposals(NamedTuple):
@@ -101,6 +104,7 @@ class Searcher:
         repair: Callable[[Any, Any], Any] | None = None,
         noisy: bool = False,
         cost_names: Sequence[str] = (),
+        front: int | None = None,
     ):
         """Prepares searches. A candidate over the budget is never evaluated.
 
@@ -119,6 +123,8 @@ class Searcher:
           noisy: whether the same candidate can get another score: then the best one is that which
             is predicted best of all evaluated, not the one that scored best.
           cost_names: names of the columns of `costs`, for messages.
+          front: column of `cost_features`: search the best score at each of these costs, not the
+            best of all; needs the process. None: the best of all.
 
         Raises:
           InputError: a budget of costs that are not given.
@@ -130,28 +136,36 @@ class Searcher:
         self._limits = limits = Constraints(space, costs, budget, feasible, cost_names)
         self._noisy = noisy
         self._samples = settings.pretrain_samples
+        self._front = front
         explores = settings.process and config.acquisition == "improvement"
         # The process chooses; the networks are fitted where they have a say.
         self._networks = noisy or not explores
         if cost_features is None and costs is not None:
             cost_features = limits.features()
         table = FeatureTable.of(space)
+        self._features = cost_features
         self.predictor = Predictor(table, settings, capacity=evaluations, costs=cost_features)
 
-        def promise(fitted: Fitted, explore: jax.Array | bool) -> ScoreFn:
+        def promise(fitted: Fitted, explore: jax.Array | bool, reference: jax.Array) -> ScoreFn:
             score = self.predictor.score_fn(fitted)
             if not explores:
                 return score
             improvement = self.predictor.improvement_fn(fitted)
+            if front is not None:
+                improvement = self.predictor.front_improvement_fn(fitted, front, reference)
             return lambda vectors: jax.lax.cond(explore, improvement, score, vectors)
 
         def search(
-            start: jax.Array, key: jax.Array, fitted: Fitted, explore: jax.Array
+            start: jax.Array,
+            key: jax.Array,
+            fitted: Fitted,
+            explore: jax.Array,
+            reference: jax.Array,
         ) -> Evolution:
             return evolve(
                 start,
                 key,
-                promise(fitted, explore),
+                promise(fitted, explore, reference),
                 feasible=limits.feasible,
                 canonical=space.canonical,
                 cardinalities=space.cardinalities,
@@ -160,7 +174,9 @@ class Searcher:
             )
 
         self._search = jax.jit(search, compiler_options=compiler_options("light"))
-        self._promise = jax.jit(lambda fitted, vectors: promise(fitted, True)(vectors))
+        self._promise = jax.jit(
+            lambda fitted, vectors, reference: promise(fitted, True, reference)(vectors)
+        )
         self._believe = jax.jit(self.predictor.believe, static_argnames="failed")
 
     def init(
@@ -182,6 +198,7 @@ class Searcher:
             pretrained=pretrained,
             key=key,
             networks=networks,
+            reference=self._reference(pool),
         )
 
     def ask(self, state: State, count: int) -> tuple[State, Proposals]:
@@ -231,11 +248,15 @@ class Searcher:
         pool = state.pool
         if self._config.propose == "pool":
             # Stable, so that ties fall to the earlier one in the pool.
-            order = np.argsort(-np.asarray(self._promise(believed, pool)), kind="stable")
+            promise = np.asarray(self._promise(believed, pool, np.float32(state.reference)))
+            order = np.argsort(-promise, kind="stable")
             return state, pool[order]
         # The number of candidates names what is random here: a resumed search knows it.
         key = jax.random.fold_in(jax.random.fold_in(state.key, _PROPOSE), len(state.vectors))
-        evolution = self._evolve(state.best_first, pool, key, believed, explore=True)
+        reference = state.reference
+        evolution = self._evolve(
+            state.best_first, pool, key, believed, explore=True, reference=reference
+        )
         return state, _alive(evolution, pool)
 
     def run(self, evaluate: Callable[[np.ndarray], np.ndarray], seed: int) -> Trace:
@@ -261,7 +282,8 @@ class Searcher:
             networks=self._networks,
         )
         best: list[int] = []
-        coarse = max(1, self._evaluations - 1)
+        # A front has no best candidate to end with.
+        coarse = max(1, self._evaluations - (self._front is None))
         while (left := coarse - len(state.vectors)) > 0:
             state, asked = self.ask(state, min(self._config.per_round, left))
             if not len(asked.vectors):
@@ -287,6 +309,16 @@ class Searcher:
         # Of an outlier the predictor learns that it is one, and can tell no more.
         scores = winsorised(np.asarray(scores, np.float64))
         return cross_validate(scores, predict, self.predictor.noise(state.fitted))
+
+    def marks(self, state: State, fitted: Fitted | None) -> np.ndarray:
+        """By what the candidate to take is chosen, `float[T]`: under noise what is predicted.
+
+        -inf for a failure.
+        """
+        marks = state.scores
+        if self._noisy and fitted is not None:
+            marks = self._predict_trials(fitted, state.vectors)[0]
+        return np.where(np.isfinite(state.scores), marks, -np.inf)
 
     def fine_stage(
         self, first: np.ndarray, pool: np.ndarray, fitted: Fitted, key: jax.Array
@@ -325,17 +357,10 @@ class Searcher:
         if self._noisy:
             state = self.fit(state)
         # Within a round the predictor knows the rounds before.
-        marks = self._marks(state, before)
+        marks = self.marks(state, before)
         best += [int(marks[: number + 1].argmax()) for number in numbers[:-1]]
-        best.append(int(self._marks(state, state.fitted).argmax()))
+        best.append(int(self.marks(state, state.fitted).argmax()))
         return state
-
-    def _marks(self, state: State, fitted: Fitted | None) -> np.ndarray:
-        """By what the candidate to take is chosen, `float[T]`: under noise what is predicted."""
-        marks = state.scores
-        if self._noisy and fitted is not None:
-            marks = self._predict_trials(fitted, state.vectors)[0]
-        return np.where(np.isfinite(state.scores), marks, -np.inf)
 
     def _believe_failures(self, fitted: Fitted, failed: np.ndarray) -> Fitted:
         """Believes that candidates `int32[F, K]` which failed are as bad as the worst trial.
@@ -353,14 +378,29 @@ class Searcher:
         mean, spread = self.predictor.predict(fitted, padded)
         return mean[: len(vectors)], spread[: len(vectors)]
 
+    def _reference(self, pool: np.ndarray) -> float:
+        """The reference of a front: somewhat dearer than the dearest candidate of the pool."""
+        if self._front is None or self._features is None:
+            return 0.0
+        costs = np.asarray(self._features(pool))[:, self._front]
+        return float(costs.max() + BEYOND * np.ptp(costs))
+
     def _evolve(
-        self, first: np.ndarray, pool: np.ndarray, key: jax.Array, fitted: Fitted, *, explore: bool
+        self,
+        first: np.ndarray,
+        pool: np.ndarray,
+        key: jax.Array,
+        fitted: Fitted,
+        *,
+        explore: bool,
+        reference: float = 0.0,
     ) -> Evolution[np.ndarray]:
         # Of one shape, so that it compiles once; the first row fills up.
         start = np.concatenate([first, pool])
         missing = self._evaluations + len(pool) - len(start)
         start = np.concatenate([start, np.repeat(start[:1], missing, 0)])
-        return jax.tree.map(np.asarray, self._search(start, key, fitted, explore))
+        found = self._search(start, key, fitted, explore, np.float32(reference))
+        return jax.tree.map(np.asarray, found)
 
     def _fit(
         self, state: State, vectors: np.ndarray, scores: np.ndarray, networks: bool = True

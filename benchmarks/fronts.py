@@ -1,0 +1,114 @@
+"""Compares searches for a front of a table's first cost and its score; prints a table, writes JSON.
+
+python -m benchmarks.fronts --data=DIR --seeds=5 --out=r.json
+
+What counts is the hypervolume under the front of what was evaluated, on a logarithmic axis of the
+cost, from the median score up and to 1.1 times the dearest candidate, as a share of that under the
+front of the whole table. Optuna's samplers minimise the cost as a second objective, for they know
+none beforehand; a repeated candidate is free for all.
+"""
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from benchmarks import tables
+from benchmarks.predictors import check_names, standard_error
+from benchmarks.searches import AT, Book, Objective, ours, random_search
+from jointnas_jax.command_line import define_path, parse_flags, run_measurement
+from jointnas_jax.predictor.front import hypervolume
+
+Front = Callable[[Objective, int], np.ndarray]
+
+
+def optuna_front(sampler: str, objective: Objective, seed: int) -> np.ndarray:
+    """One of Optuna's samplers with two objectives; vectors in order, `int32[E, K]`."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    makers = {
+        "TPE": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True),
+        "GP": lambda: optuna.samplers.GPSampler(seed=seed, deterministic_objective=True),
+        "NSGA-II": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=20),
+    }
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=makers[sampler]())
+    book, table = Book(objective, seed), objective.table
+    while not book.full:
+        trial = study.ask()
+        vector = np.array(
+            [
+                trial.suggest_int(knob.name, 0, len(knob.values) - 1)
+                if knob.ordinal
+                else trial.suggest_categorical(knob.name, list(range(len(knob.values))))
+                for knob in table.space.knobs
+            ],
+            np.int32,
+        )
+        vector = table.space.canonical(vector[None])[0]
+        cost = np.log(table.costs[table.rows(vector[None])[0], 0])
+        study.tell(trial, [book.look_up(vector), float(cost)])
+    return book.outcome().vectors
+
+
+CONTESTANTS: dict[str, Callable[[Objective], Front]] = {
+    "front": lambda objective: _evaluated(ours(objective, front=0)),
+    "best": lambda objective: _evaluated(ours(objective)),
+    "random": lambda objective: _evaluated(random_search),
+    "optuna-gp": lambda objective: functools.partial(optuna_front, "GP"),
+    "optuna-tpe": lambda objective: functools.partial(optuna_front, "TPE"),
+    "optuna-nsga2": lambda objective: functools.partial(optuna_front, "NSGA-II"),
+}
+
+
+def _evaluated(search: Callable[[Objective, int], Any]) -> Front:
+    return lambda objective, seed: search(objective, seed).vectors
+
+
+def shares(objective: Objective, vectors: np.ndarray) -> list[float]:
+    """At each of `AT`: the share of the table's hypervolume that was found."""
+    table = objective.table
+    logs = np.log(table.costs[:, 0].astype(float))
+    references = dict(
+        cost_reference=float(logs.max() + np.log(1.1)),
+        score_reference=float(np.median(table.scores)),
+    )
+    whole = hypervolume(logs, table.scores, **references)
+    rows = table.rows(vectors)
+    found = (hypervolume(logs[rows[:n]], table.scores[rows[:n]], **references) for n in AT)
+    return [volume / whole for volume in found]
+
+
+def main(argv: list[str]) -> dict[str, Any]:
+    """Runs all contestants on all tables."""
+    parse_flags(argv, flags.FLAGS)
+    values = flags.FLAGS
+    check_names(values.contestants, list(CONTESTANTS))
+    report: dict[str, Any] = {}
+    for name in values.tables:
+        table = tables.load(name, Path(values.data))
+        objective = Objective(table, None, noisy=False)
+        report[name] = {}
+        print(f"{name}: share of the hypervolume, {values.seeds} seeds, after {AT}", flush=True)
+        for who in values.contestants or CONTESTANTS:
+            search = CONTESTANTS[who](objective)
+            found = np.array([shares(objective, search(objective, s)) for s in range(values.seeds)])
+            mean, error = found.mean(0), standard_error(found)
+            report[name][who] = {"share": mean.tolist(), "error": np.asarray(error).tolist()}
+            row = "".join(f"{m:9.4f} ± {e:.4f}" for m, e in zip(mean, error, strict=True))
+            print(f"  {who:<16}{row}", flush=True)
+    return report
+
+
+if __name__ == "__main__":
+    define_path("data", "", "Folder of NAS-Bench-Macro's JSON file.")
+    flags.DEFINE_list("tables", ["macro"], f"Of {', '.join(tables.NAMES)}.")
+    flags.DEFINE_integer("seeds", 20, "Repetitions.", 1)
+    flags.DEFINE_list("contestants", [], "Who takes part; none: all.")
+    sys.exit(run_measurement(__doc__, main))
