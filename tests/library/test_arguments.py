@@ -96,6 +96,7 @@ FUNCTIONS = {
             per_round=1,
             costs=size,
             budget={"size": 4},
+            front=None,
             noisy=False,
             seed=0,
             progress=None,
