@@ -25,7 +25,7 @@ TEXTS = {
     ("classify", "export", "report", "import_weights"): {"format", "storage", "model"},
     ("simulate",): {"devices", "speed", "validate"},
     ("search_budgets", "describe"): {"flops", "params", "latency", "scale_to"},
-    ("tabular", "evolution", "population"): {"tables", "contestants", "sizes", "limits"},
+    ("tabular", "fronts", "evolution", "population"): {"tables", "contestants", "sizes", "limits"},
     ("pretraining", "early_stop", "scaling"): {"sizes", "first", "devices"},
 }
 FILES = [p for room in ("scripts", "benchmarks", "experiments") for p in (ROOT / room).glob("*.py")]

@@ -191,8 +191,9 @@ def stand_in_batches(problem: Problem, pool: np.ndarray) -> list[StageJobs]:
         StageJobs(stage, [Job(candidate, key, train.epochs) for candidate in each])
         for stage, each in short
     ]
-    # With the number of trainings that each needs: the search knows one of what it trained.
-    known = int(train.epochs == train.epochs_of_winners)
+    # With the number of trainings that each needs: the search knows one of what it trained, if it
+    # trained it as long.
+    known = int(train.epochs == train.epochs_of_winners and search.threshold >= 1)
     default_known = known * int((pool[0] == problem.default.vector).all())
     new, best = some(candidates + 1, search.finalists), some(candidates, 1)
     contenders = [(candidate, study.seeds) for candidate in new]
