@@ -245,8 +245,9 @@ class SearchConfig(_Settings):
       metric: what a study answers is told in: `accuracy`, `balanced_accuracy` (each class counts
         alike, however many images it has), or `top5`.
       score: by what candidates are compared: `brier` (1 - half the Brier score), `log_loss` (exp of
-        minus it), with `balanced_accuracy` the mean of those of the classes; or `accuracy`, which
-        is the metric itself, as in the paper. Of the validation images; more is better.
+        minus it), both calibrated, with `balanced_accuracy` the mean of those of the classes; or
+        `accuracy`, which is the metric itself, as in the paper. Of the validation images; more is
+        better.
       pool_size: candidates of the quasi-Monte-Carlo pool.
       start_with_default: train the default candidate first, if it is within the budget; the paper
         does not.

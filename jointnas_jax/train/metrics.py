@@ -31,10 +31,11 @@ class Metrics:
       accuracy, top5: fractions in [0, 1].
       log_loss: mean of -log p of the right class, in nats.
       brier: mean of the squared distance between probabilities and the one-hot label, in [0, 2].
-      balanced_accuracy, balanced_log_loss, balanced_brier: the same where each class that has
-        images counts alike.
       calibrated_log_loss, calibrated_brier: the same at the temperature of the least log loss of
-        these images (Guo et al. 2017).
+        these images (Guo et al. 2017). Mixup and label smoothing make networks less sure than they
+        are right, which says nothing about their accuracy.
+      balanced_accuracy, balanced_log_loss, balanced_brier: the same, the latter two calibrated,
+        where each class that has images counts alike.
     """
 
     accuracy: float
@@ -50,12 +51,12 @@ class Metrics:
     def score(self, name: str, metric: str = "accuracy") -> float:
         """A `config.search.score` that stands for a `config.search.metric`, in [0, 1].
 
-        1 - Brier score / 2, exp(-log loss), or the metric itself.
+        1 - Brier score / 2, exp(-log loss), both calibrated, or the metric itself.
         """
         if name == "accuracy":
             return getattr(self, metric)
-        balanced = "balanced_" if metric == "balanced_accuracy" else ""
-        value = getattr(self, balanced + name)
+        kind = "balanced" if metric == "balanced_accuracy" else "calibrated"
+        value = getattr(self, f"{kind}_{name}")
         return {"brier": 1 - value / 2, "log_loss": math.exp(-value)}[name]
 
     @classmethod
@@ -73,8 +74,8 @@ class Metrics:
             log_loss=float(log_losses[0]),
             brier=float(briers[0]),
             balanced_accuracy=float(balanced[0]),
-            balanced_log_loss=float(balanced[2]),
-            balanced_brier=float(balanced[2 + len(_TEMPERATURES)]),
+            balanced_log_loss=float(balanced[2 + best]),
+            balanced_brier=float(balanced[2 + len(_TEMPERATURES) + best]),
             calibrated_log_loss=float(log_losses[best]),
             calibrated_brier=float(briers[best]),
         )

@@ -66,3 +66,40 @@ def test_logits_that_are_not_finite_make_finite_metrics_of_a_bad_score():
     assert (found.accuracy, found.top5) == (0, 0)
     assert found.score("log_loss") < 1e-6
     assert found.score("brier") < 0.5
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 2**31 - 1), st.sampled_from([0.7, 1.4, 2.0]))
+def test_how_sure_a_network_is_of_all_its_answers_changes_no_score(seed, factor):
+    """Networks that differ by a temperature have the same accuracy, and the same scores."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, 300).astype(np.int32)
+    logits = (rng.normal(0, 1, (300, 4)) + 1.4 * np.eye(4)[labels]).astype(np.float32)
+    plain, scaled = (
+        Metrics.of(np.asarray(sums_of(values, labels), float))
+        for values in (logits, factor * logits)
+    )
+    assert plain.accuracy == scaled.accuracy
+    for name in ("brier", "log_loss"):
+        assert plain.score(name) == pytest.approx(scaled.score(name), abs=0.02)
+        assert getattr(plain, f"calibrated_{name}") <= getattr(plain, name) + 0.02
+    assert plain.calibrated_log_loss <= plain.log_loss
+
+
+def test_each_class_counts_alike_in_a_balanced_score():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [200, 20, 5]).astype(np.int32)
+    logits = (rng.normal(0, 1, (225, 3)) + 2 * np.eye(3)[labels] * [2, 1, 0]).astype(np.float32)
+    whole = Metrics.of(np.asarray(sums_of(logits, labels), float))
+    repeated = np.concatenate(
+        [np.flatnonzero(labels == c).repeat(200 // n) for c, n in ((0, 200), (1, 20), (2, 5))]
+    )
+    equal = Metrics.of(np.asarray(sums_of(logits[repeated], labels[repeated]), float))
+    assert whole.balanced_accuracy == pytest.approx(equal.accuracy)
+    assert whole.balanced_accuracy < whole.accuracy
+    assert whole.score("accuracy", "balanced_accuracy") == whole.balanced_accuracy
+    assert whole.score("accuracy", "top5") == whole.top5 == 1
+    assert whole.score("brier", "balanced_accuracy") == pytest.approx(
+        equal.score("brier"), abs=0.05
+    )
+    assert whole.score("brier", "balanced_accuracy") < whole.score("brier")
