@@ -20,7 +20,7 @@ from absl import flags
 
 from benchmarks import tables
 from benchmarks.predictors import check_names, standard_error
-from benchmarks.searches import AT, Book, Objective, ours, random_search
+from benchmarks.searches import AT, Book, Objective, ours, random_search, suggested
 from jointnas_jax.command_line import define_path, parse_flags, run_measurement
 from jointnas_jax.predictor.front import hypervolume
 
@@ -42,16 +42,7 @@ def optuna_front(sampler: str, objective: Objective, seed: int) -> np.ndarray:
     book, table = Book(objective, seed), objective.table
     while not book.full:
         trial = study.ask()
-        vector = np.array(
-            [
-                trial.suggest_int(knob.name, 0, len(knob.values) - 1)
-                if knob.ordinal
-                else trial.suggest_categorical(knob.name, list(range(len(knob.values))))
-                for knob in table.space.knobs
-            ],
-            np.int32,
-        )
-        vector = table.space.canonical(vector[None])[0]
+        vector = suggested(trial, table.space)
         cost = np.log(table.costs[table.rows(vector[None])[0], 0])
         study.tell(trial, [book.look_up(vector), float(cost)])
     return book.outcome().vectors

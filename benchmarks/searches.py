@@ -21,6 +21,7 @@ from benchmarks.predictors import OURS, check_names, standard_error
 from benchmarks.tables import Table
 from jointnas_jax.config import PredictorConfig, SearchConfig
 from jointnas_jax.errors import DataError
+from jointnas_jax.space.vectors import VectorSpace
 from jointnas_jax.strategy.searcher import Searcher
 
 AT = (20, 50, 100)
@@ -210,21 +211,23 @@ def optuna_search(sampler: str, objective: Objective, seed: int) -> Outcome:
     book, space = Book(objective, seed), objective.table.space
     while not book.full:
         trial = study.ask()
-        vector = np.array(
-            [
-                trial.suggest_int(knob.name, 0, len(knob.values) - 1)
-                if knob.ordinal
-                else trial.suggest_categorical(knob.name, list(range(len(knob.values))))
-                for knob in space.knobs
-            ],
-            np.int32,
-        )
-        vector = space.canonical(vector[None])[0]
+        vector = suggested(trial, space)
         if objective.limit is not None:
             cost = objective.table.costs[objective.table.rows(vector[None])[0], 0]
             trial.set_constraint("excess", cost / objective.limit - 1)
         study.tell(trial, book.look_up(vector))
     return book.outcome()
+
+
+def suggested(trial: Any, space: VectorSpace) -> np.ndarray:
+    """The canonical vector `int32[K]` that an Optuna trial suggests."""
+    vector = [
+        trial.suggest_int(knob.name, 0, len(knob.values) - 1)
+        if knob.ordinal
+        else trial.suggest_categorical(knob.name, list(range(len(knob.values))))
+        for knob in space.knobs
+    ]
+    return space.canonical(np.array([vector], np.int32))[0]
 
 
 # Name -> arguments of `ours`.

@@ -5,7 +5,7 @@ to train on (20 % of them for validation), 360 to test.
 
     python scripts/run_joint.py
 
-On two cores: 80 s, winner 98.9 % test accuracy (default candidate 98.3 %, best of 17 random
+On two cores: 80 to 105 s, winner 98.9 % test accuracy (default candidate 98.3 %, best of 17 random
 candidates 98.3 %). Three study seeds: 98.7, 98.3 and 98.4 % in the mean; one test image is .3
 points.
 """

@@ -140,11 +140,7 @@ def search(
     predictor = check_settings("predictor", predictor, PredictorConfig)
     priced = Costs.read(space, costs, budget)
     column = priced.front(front)
-    if front is not None and not (predictor.process and settings.acquisition == "improvement"):
-        raise InputError(
-            "`front` needs the Gaussian process and the expected improvement; leave "
-            "`PredictorConfig.process` and `SearchConfig.acquisition` as they are"
-        )
+    _check_explores(front, settings, predictor)
     # A joint space holds dicts.
     prepare = _prepare if isinstance(space, Space) else _prepare.__wrapped__
     priced, searcher = prepare(space, priced, evaluations, settings, predictor, noisy, column)
@@ -165,6 +161,15 @@ def search(
         report_card=searcher.report_card(state),
         front=_front(log.trials, searcher.marks(state, state.fitted), front) if front else (),
     )
+
+
+def _check_explores(front: str | None, settings: SearchConfig, predictor: PredictorConfig) -> None:
+    """Raises `InputError` where a front is wanted of a search that does not explore."""
+    if front is not None and not (predictor.process and settings.acquisition == "improvement"):
+        raise InputError(
+            "`front` needs the Gaussian process and the expected improvement; leave "
+            "`PredictorConfig.process` and `SearchConfig.acquisition` as they are"
+        )
 
 
 def _front(trials: Sequence[Trial], marks: np.ndarray, cost: str) -> tuple[Trial, ...]:

@@ -70,12 +70,7 @@ class Front(NamedTuple):
         """
         left = jnp.maximum(self.edges[:-1], costs[:, None])
         widths = jnp.maximum(self.edges[1:] - left, 0.0)
-        heights = jnp.broadcast_to(self.heights, widths.shape)
-        each = log_improvement(
-            jnp.broadcast_to(mean[:, None], widths.shape),
-            jnp.broadcast_to(deviation[:, None], widths.shape),
-            heights,
-        )
+        each = log_improvement(mean[:, None], deviation[:, None], self.heights)
         # A step of no width adds nothing, with a finite gradient of nothing.
         logs = jnp.where(widths > 0, jnp.log(jnp.where(widths > 0, widths, 1.0)) + each, -jnp.inf)
         return jax.nn.logsumexp(logs, axis=1)

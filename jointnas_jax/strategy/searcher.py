@@ -137,7 +137,7 @@ class Searcher:
         self._noisy = noisy
         self._samples = settings.pretrain_samples
         self._front = front
-        explores = settings.process and config.acquisition == "improvement"
+        self._explores = explores = settings.process and config.acquisition == "improvement"
         # The process chooses; the networks are fitted where they have a say.
         self._networks = noisy or not explores
         if cost_features is None and costs is not None:
@@ -145,15 +145,6 @@ class Searcher:
         table = FeatureTable.of(space)
         self._features = cost_features
         self.predictor = Predictor(table, settings, capacity=evaluations, costs=cost_features)
-
-        def promise(fitted: Fitted, explore: jax.Array | bool, reference: jax.Array) -> ScoreFn:
-            score = self.predictor.score_fn(fitted)
-            if not explores:
-                return score
-            improvement = self.predictor.improvement_fn(fitted)
-            if front is not None:
-                improvement = self.predictor.front_improvement_fn(fitted, front, reference)
-            return lambda vectors: jax.lax.cond(explore, improvement, score, vectors)
 
         def search(
             start: jax.Array,
@@ -165,7 +156,7 @@ class Searcher:
             return evolve(
                 start,
                 key,
-                promise(fitted, explore, reference),
+                self._value_fn(fitted, explore, reference),
                 feasible=limits.feasible,
                 canonical=space.canonical,
                 cardinalities=space.cardinalities,
@@ -175,7 +166,7 @@ class Searcher:
 
         self._search = jax.jit(search, compiler_options=compiler_options("light"))
         self._promise = jax.jit(
-            lambda fitted, vectors, reference: promise(fitted, True, reference)(vectors)
+            lambda fitted, vectors, reference: self._value_fn(fitted, True, reference)(vectors)
         )
         self._believe = jax.jit(self.predictor.believe, static_argnames="failed")
 
@@ -377,6 +368,16 @@ class Searcher:
         padded = np.pad(vectors, ((0, self._evaluations - len(vectors)), (0, 0)))
         mean, spread = self.predictor.predict(fitted, padded)
         return mean[: len(vectors)], spread[: len(vectors)]
+
+    def _value_fn(self, fitted: Fitted, explore: jax.Array | bool, reference: jax.Array) -> ScoreFn:
+        """What candidates are proposed by: improvement where it is to `explore`, else score."""
+        score = self.predictor.score_fn(fitted)
+        if not self._explores:
+            return score
+        improvement = self.predictor.improvement_fn(fitted)
+        if self._front is not None:
+            improvement = self.predictor.front_improvement_fn(fitted, self._front, reference)
+        return lambda vectors: jax.lax.cond(explore, improvement, score, vectors)
 
     def _reference(self, pool: np.ndarray) -> float:
         """The reference of a front: somewhat dearer than the dearest candidate of the pool."""

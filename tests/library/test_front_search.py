@@ -49,16 +49,14 @@ def test_its_front_is_larger_than_what_a_search_of_the_best_leaves_behind():
 def test_the_front_holds_what_no_cheaper_trial_beats():
     result = jn.search(SPACE, evaluate, evaluations=20, costs=costs, front="flops", per_round=4)
     assert result.best.score == max(trial.score for trial in result.trials)
-    for one in result.trials:
-        beaten = any(
-            other.costs["flops"] <= one.costs["flops"] and other.score > one.score
-            for other in result.trials
-        )
-        assert (one in result.front) == (not beaten) or any(
-            other.costs == one.costs and other.score == one.score for other in result.front
-        )
-    flops = [trial.costs["flops"] for trial in result.front]
-    assert flops == sorted(flops)
+    points = {(trial.costs["flops"], trial.score) for trial in result.trials}
+
+    def beaten(flops, score):
+        return any(f <= flops and s >= score and (f, s) != (flops, score) for f, s in points)
+
+    unbeaten = sorted(point for point in points if not beaten(*point))
+    assert [(trial.costs["flops"], trial.score) for trial in result.front] == unbeaten
+    assert 1 < len(unbeaten) < len(points)
 
 
 def test_a_budget_is_the_right_end_of_a_front():
