@@ -47,9 +47,9 @@ def room_for_a_program(system: Path = _SYSTEM) -> Iterator[None]:
             if not _loading:
                 raise StudyError(
                     f"compiled programs take {used:,} of the {limit:,} memory maps that Linux "
-                    "admits, too many to load another; train on fewer devices "
-                    "(JAX_NUM_CPU_DEVICES=4), or raise the limit "
-                    "(sysctl -w vm.max_map_count=1000000); the same command goes on"
+                    "admits, too many to load another; go on with fewer devices "
+                    "(JAX_NUM_CPU_DEVICES=4, and --config.study.other_machine), or raise the limit "
+                    "(sysctl -w vm.max_map_count=1000000) and repeat the command"
                 )
             _changed.wait()
         _loading += 1

@@ -71,9 +71,12 @@ def test_programs_that_load_at_once_wait_for_each_other(tmp_path):
 def test_a_study_on_too_many_devices_ends_with_that_line_and_goes_on_with_fewer(tmp_path):
     """On 120 devices the programs of one envelope are too many; an abort has no line."""
 
-    def run(devices):
+    def run(devices, *flags):
         return subprocess.run(
-            [sys.executable, "scripts/run_joint.py", TINY, f"--workdir={tmp_path / 'study'}"],
+            [
+                *(sys.executable, "scripts/run_joint.py", TINY, *flags),
+                f"--workdir={tmp_path / 'study'}",
+            ],
             cwd=ROOT,
             env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
             capture_output=True,
@@ -85,4 +88,4 @@ def test_a_study_on_too_many_devices_ends_with_that_line_and_goes_on_with_fewer(
     assert done.returncode == 1, done.stderr
     assert "memory maps that Linux admits" in done.stderr
     assert "Traceback" not in done.stderr
-    assert run(2).returncode == 0
+    assert run(2, "--config.study.other_machine").returncode == 0
