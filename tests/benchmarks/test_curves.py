@@ -49,6 +49,8 @@ def test_what_is_recorded_does_not_train_again(tiny, tmp_path, monkeypatch):
         (gzip.compress(b"{}")[:-3], "must be a table"),
         (b"no table", "must be a table"),
     ],
+    # Not by the content, which holds the time: each process of pytest would name them differently.
+    ids=["another config", "a list", "no fields", "cut off", "not compressed"],
 )
 def test_another_file_is_refused_and_kept(tiny, tmp_path, content, message):
     file = tmp_path / f"curves_{tiny.name}.json.gz"
