@@ -22,7 +22,7 @@ from benchmarks import tables
 from benchmarks.predictors import check_names, standard_error
 from benchmarks.searches import AT, Book, Objective, ours, random_search, suggested
 from jointnas_jax.command_line import define_path, parse_flags, run_measurement
-from jointnas_jax.predictor.front import hypervolume
+from jointnas_jax.strategy.front import Reference, hypervolume
 
 Front = Callable[[Objective, int], np.ndarray]
 
@@ -66,13 +66,10 @@ def shares(objective: Objective, vectors: np.ndarray) -> list[float]:
     """At each of `AT`: the share of the table's hypervolume that was found."""
     table = objective.table
     logs = np.log(table.costs[:, 0].astype(float))
-    references = dict(
-        cost_reference=float(logs.max() + np.log(1.1)),
-        score_reference=float(np.median(table.scores)),
-    )
-    whole = hypervolume(logs, table.scores, **references)
+    corner = Reference(float(logs.max() + np.log(1.1)), float(np.median(table.scores)))
+    whole = hypervolume(logs, table.scores, corner)
     rows = table.rows(vectors)
-    found = (hypervolume(logs[rows[:n]], table.scores[rows[:n]], **references) for n in AT)
+    found = (hypervolume(logs[rows[:n]], table.scores[rows[:n]], corner) for n in AT)
     return [volume / whole for volume in found]
 
 

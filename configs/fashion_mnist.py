@@ -91,5 +91,7 @@ def get_config():
     config.search.pool_size = 4096
     config.search.rounds = 4
     config.search.per_round = 5
-    config.search.finalists = 2
+    config.search.front = "flops"
+    config.search.finalists = 4
+    config.search.winners = 3
     return config

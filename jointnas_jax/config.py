@@ -255,6 +255,9 @@ class SearchConfig(_Settings):
       per_round: candidates trained in a round.
       asynchronous: after the first round ask for a candidate whenever an actor of the executor
         `ray` is free, not when a round ends; `rounds` x `per_round` candidates in all.
+      front: search the best score at each value of this cost, `flops`, `params` or `latency`, up to
+        its budget, not the best of all; "" for that. The recipes of one architecture cost the same:
+        in mode `recipe` there is no front.
       propose: source of candidates from the second round on: `evolution`, or the `pool` as in the
         paper.
       acquisition: value of a candidate there: the `improvement` that the Gaussian process expects,
@@ -264,8 +267,9 @@ class SearchConfig(_Settings):
         mostly chance.
       correlation: the kind of rank correlation.
       finalists: best candidates of the fine stage that are trained with all seeds, next to the best
-        one of the coarse stage.
-      winners: finalists, best first, that are retrained on the whole training split.
+        one of the coarse stage; of a front, members from both.
+      winners: finalists, best first, that are retrained on the whole training split; of a front, at
+        most so many members, spread over the cost.
       evolution: the fine stage.
     """
 
@@ -276,6 +280,7 @@ class SearchConfig(_Settings):
     rounds: int = option(4, between(1, 1000))
     per_round: int = option(8, between(1, 100_000))
     asynchronous: bool = option(False, FLAG)
+    front: str = option("", one_of("", *COST_NAMES))
     propose: str = option("evolution", one_of("evolution", "pool"))
     acquisition: str = option("improvement", one_of("improvement", "mean"))
     threshold: float = option(1.0, between(-1, 1))
@@ -390,6 +395,13 @@ class Config:
     ray: RayConfig = dataclasses.field(default_factory=RayConfig)
     pod: PodConfig = dataclasses.field(default_factory=PodConfig)
 
+    @property
+    def front(self) -> str:
+        """The cost of the front that the study searches; "" for none: the recipes of one
+        architecture cost the same.
+        """
+        return "" if self.mode == "recipe" else self.search.front
+
     def to_dict(self) -> dict[str, Any]:
         """Returns all sections as nested dicts."""
         return dataclasses.asdict(self)
@@ -415,6 +427,13 @@ def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
         raise ConfigError(
             "`config.search.winners` must be at most `config.search.finalists` = "
             f"{search.finalists}, got {search.winners}"
+        )
+    if search.front and not (checked.predictor.process and search.acquisition == "improvement"):
+        raise ConfigError(
+            "`config.search.front` needs the Gaussian process and the expected improvement, got "
+            f"`config.predictor.process` = {checked.predictor.process} and "
+            f"`config.search.acquisition` = `{search.acquisition}`; leave them as they are, or "
+            'search the best candidate with --config.search.front=""'
         )
     if checked.arch_file and checked.mode != "recipe":
         raise ConfigError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jointnas_jax.errors import InputError, JointNASError, StorageError, StudyError, one_line
 from jointnas_jax.runtime.interrupt import Interrupt
@@ -62,6 +63,8 @@ class TrainResult:
       scores: by what candidates are compared, see `config.search.score`, after the same epochs;
         empty where it is accuracy.
       curves: see `Training`; empty where nothing was recorded.
+      answers: `int32[2, N]` to the test images, see `metrics.answers_of`; None where they were not
+        measured.
     """
 
     accuracies: tuple[float, ...]
@@ -71,6 +74,7 @@ class TrainResult:
     pack: str = ""
     scores: tuple[float, ...] = ()
     curves: Mapping[str, tuple[Metrics, ...]] = dataclasses.field(default_factory=dict)
+    answers: np.ndarray | None = None
 
     @property
     def accuracy(self) -> float | None:

@@ -285,6 +285,7 @@ class LocalExecutor:
                 if score == "accuracy"
                 else tuple(m.score(score, metric) for m in t.metrics),
                 curves=t.curves if recorded else {},
+                answers=t.answers if on_full_split else None,
             )
             for t in trainings
         ]

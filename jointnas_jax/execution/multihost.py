@@ -104,17 +104,12 @@ class MultihostExecutor:
             if worker := self._context.interrupt.worker:  # messages wait for the devices
                 worker.join()
         # Without weights, which are large: process 0 alone gets those that are kept.
-        bare = [
-            [i, dataclasses.asdict(dataclasses.replace(result, variables=None))]
-            for i, result in done.items()
-        ]
+        bare = [[i, _as_message(result)] for i, result in done.items()]
         interrupted = isinstance(ended, InterruptedStudyError)
         messages = gather([bare, interrupted])
         for process, (results, _) in enumerate(messages):
             for i, fields in results:
-                result = TrainResult(
-                    **fields | {n: tuple(fields[n]) for n in ("accuracies", "scores")}
-                )
+                result = _of_message(fields)
                 weights = None
                 if process and jobs[i].kept and result.reason is None:
                     weights = broadcast(done[i].variables if i in done else None, process)
@@ -127,6 +122,21 @@ class MultihostExecutor:
 
     def close(self) -> None:
         """Nothing of it runs elsewhere: every process ends its own."""
+
+
+def _as_message(result: TrainResult) -> dict[str, Any]:
+    """A result without weights, as JSON can hold it."""
+    fields = dataclasses.asdict(dataclasses.replace(result, variables=None))
+    said = result.answers
+    return fields | {"answers": None if said is None else said.tolist()}
+
+
+def _of_message(fields: dict[str, Any]) -> TrainResult:
+    """The inverse of `_as_message`."""
+    said = fields["answers"]
+    answers = None if said is None else np.array(said, np.int32)
+    curves = {n: tuple(fields[n]) for n in ("accuracies", "scores")}
+    return TrainResult(**fields | curves | {"answers": answers})
 
 
 def _check_alike(

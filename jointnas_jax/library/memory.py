@@ -1,6 +1,7 @@
 """The trials of an Optuna study as a history of its sampler."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,14 +28,17 @@ class Memory(History):
     Attributes:
       excess: `float64[T]`, how far each is outside its constraints, positive where it breaks one;
         nan without a score or constraints.
+      costs: `float64[T]`, the known cost of each that has a score; 1 elsewhere, and without one.
     """
 
     excess: np.ndarray
+    costs: np.ndarray
 
     def asked(self, vectors: np.ndarray) -> "Memory":
         """See `History`."""
         excess = np.append(self.excess, np.full(len(vectors), np.nan))
-        return dataclasses.replace(super().asked(vectors), excess=excess)
+        costs = np.append(self.costs, np.ones(len(vectors)))
+        return dataclasses.replace(super().asked(vectors), excess=excess, costs=costs)
 
     def arrays(self, most: int) -> Seen:
         """Arrays of fixed sizes, best first.
@@ -47,6 +51,7 @@ class Memory(History):
         excess = self.excess[np.isfinite(self.scores)]
         chosen = _chosen(scores, excess, most)
         excess = excess[chosen]
+        costs = self.costs[np.isfinite(self.scores)][chosen]
         z = standardised(scores[chosen])[0]
         believed = np.concatenate([self.failed, self.pending])[-_BELIEFS:]
         failures = max(0, len(believed) - len(self.pending))
@@ -58,6 +63,7 @@ class Memory(History):
             # without constraints breaks none.
             excess=_padded(np.nan_to_num(np.arcsinh(excess), nan=0.0), most),
             judged=_padded(np.isfinite(excess), most),
+            costs=_padded(np.log(costs), most),
             believed=_padded(believed, _BELIEFS),
             failed=np.arange(_BELIEFS) < failures,
             beliefs=np.int32(len(believed)),
@@ -78,6 +84,9 @@ def remember(
     proposed: Mapping[int, dict[str, Any]],
     parameters: Parameters,
     sign: float,
+    *,
+    objective: int = 0,
+    cost: int | None = None,
 ) -> Memory:
     """Reads trials.
 
@@ -86,35 +95,44 @@ def remember(
       proposed: number of each running trial -> values of its parameters so far.
       parameters: the search space; trials without one of its parameters are left out.
       sign: -1 where the study minimises.
+      objective: which of the trials' values is the score.
+      cost: which of them is a known cost; a trial with one that is not above 0 failed.
     """
-    complete = [_score(t, sign, math.nan) for t in trials if t.state is TrialState.COMPLETE]
+    score_of = functools.partial(_score, sign=sign, objective=objective, cost=cost)
+    complete = [score_of(t, median=math.nan) for t in trials if t.state is TrialState.COMPLETE]
     finite = [score for score in complete if math.isfinite(score)]
     # Of halves, as it may be the mean of two that are as large as floats can be.
     median = 2 * float(np.median(np.divide(finite, 2))) if finite else math.nan
-    vectors, scores, finished, constraints = [], [], [], []
+    vectors, scores, finished, constraints, costs = [], [], [], [], []
     for trial in trials:
         vector = parameters.vector(proposed.get(trial.number, trial.params))
         if vector is None or trial.state is TrialState.WAITING:
             continue
         running = trial.state is TrialState.RUNNING
-        score = math.nan if running else _score(trial, sign, median)
+        score = math.nan if running else score_of(trial, median=median)
         scored = math.isfinite(score)
         vectors.append(vector)
         scores.append(score if scored else math.nan)
         finished.append(not running)
         constraints.append(_constraints(trial) if scored else {})
+        costs.append(trial.values[cost] if scored and cost is not None else 1.0)
     return Memory(
         vectors=np.array(vectors, np.int32).reshape(len(vectors), len(parameters.space.knobs)),
         scores=np.array(scores, np.float64),
         finished=np.array(finished, bool),
         excess=_excess(constraints),
+        costs=np.array(costs, np.float64),
     )
 
 
-def _score(trial: FrozenTrial, sign: float, median: float) -> float:
+def _score(
+    trial: FrozenTrial, *, sign: float, median: float, objective: int, cost: int | None
+) -> float:
     """What a finished trial counts, nan or infinite where it failed."""
-    if trial.state is TrialState.COMPLETE and trial.value is not None:
-        return sign * trial.value
+    if trial.state is TrialState.COMPLETE and trial.values is not None:
+        if cost is not None and not 0 < trial.values[cost] < math.inf:
+            return math.nan
+        return sign * trial.values[objective]
     if trial.state is TrialState.PRUNED and trial.intermediate_values:
         # What it had reached says little beside values at the end, but good it was not.
         return min(sign * trial.intermediate_values[max(trial.intermediate_values)], median)

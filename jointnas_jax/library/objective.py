@@ -15,7 +15,7 @@ from jointnas_jax.errors import InputError, StudyError, one_line, shown
 from jointnas_jax.library.costs import Budget, CostFn, Costs, unwrapped_errors
 from jointnas_jax.library.predictor import Parts, Predictor
 from jointnas_jax.library.space import AnySpace, Decoded, Space, check_space
-from jointnas_jax.predictor.front import nondominated
+from jointnas_jax.strategy.front import nondominated
 from jointnas_jax.strategy.report_card import ReportCard
 from jointnas_jax.strategy.searcher import Searcher
 

@@ -1,7 +1,7 @@
 """Optuna's parameters as knobs: values <-> index vectors."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from jointnas_jax.errors import InputError, one_line, shown
+from jointnas_jax.library.space import as_array
 from jointnas_jax.space import Knob, PlainSpace
 from jointnas_jax.space.knobs import Value, spaced
 
@@ -42,6 +44,16 @@ class Parameters:
             )
         }
 
+    def columns(self, vectors: np.ndarray) -> dict[str, np.ndarray]:
+        """Name of each parameter -> the values that `int[N, K]` have, an array."""
+        columns = {}
+        for (name, d), knob, i in zip(
+            self._distributions.items(), self.space.knobs, vectors.T, strict=True
+        ):
+            values = d.choices if isinstance(d, CategoricalDistribution) else knob.values
+            columns[name] = as_array(values)[i]
+        return columns
+
     def vector(self, values: Mapping[str, Any]) -> np.ndarray | None:
         """The index vector `int32[K]` nearest to values; None where one is missing or foreign."""
         vector = self.partial_vector(values)
@@ -56,6 +68,46 @@ class Parameters:
                     number = distribution.to_internal_repr(values[name])
                     vector[i] = np.abs(self._numbers[i] - number).argmin()
         return vector
+
+
+class LogCost:
+    """The logarithm of a user's known cost, of index vectors.
+
+    Attributes:
+      broken: the error of a call that failed, see `unwrapped_errors`.
+    """
+
+    def __init__(self, cost: Callable[[dict[str, np.ndarray]], Any], parameters: Parameters):
+        self.broken: InputError | None = None
+        self._cost = cost
+        self._parameters = parameters
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """`int[N, K] -> float64[N]`; raises `InputError` where a cost is not a number above 0."""
+        try:
+            return np.log(self._checked(vectors))
+        except InputError as error:
+            self.broken = error
+            raise
+
+    def _checked(self, vectors: np.ndarray) -> np.ndarray:
+        count = len(vectors)
+        try:
+            costs = self._cost(self._parameters.columns(vectors))
+        except Exception as error:  # it is the user's code
+            raise InputError(
+                f"`cost` failed on arrays of {count} candidates: {one_line(error)}; each "
+                "parameter is an array: use numpy.where instead of `if`, or numpy.vectorize"
+            ) from error
+        try:
+            numbers = np.broadcast_to(np.asarray(costs, np.float64), (count,))
+        except Exception as error:  # whatever an object of the user's raises
+            raise InputError(
+                f"`cost` must return a number for each of {count} candidates, got {shown(costs)}"
+            ) from error
+        if not (sound := np.isfinite(numbers) & (numbers > 0)).all():
+            raise InputError(f"`cost` must return numbers above 0, got {numbers[~sound][0]}")
+        return numbers
 
 
 def _knob(name: str, distribution: BaseDistribution) -> Knob:

@@ -8,13 +8,15 @@ features (filled up with constant ones), Q = population.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jointnas_jax.config import EvolutionConfig
+from jointnas_jax.predictor.front import USUAL, Front
 from jointnas_jax.predictor.gaussian_process import (
     Process,
     believe,
@@ -30,6 +32,8 @@ from jointnas_jax.strategy.evolution import evolve
 
 # Features come in multiples of this, so that spaces share programs.
 _FEATURES = 8
+# The reference of a front is dearer than all candidates by this, in logarithms.
+_BEYOND = 0.1
 
 
 class SpaceArrays(NamedTuple):
@@ -76,6 +80,7 @@ class Seen(NamedTuple):
       real: `int32[]`, number of rows that are filled.
       excess: `float32[N]`, how far each is outside its constraints, positive where it breaks one.
       judged: `bool[N]`, rows that have an excess.
+      costs: `float32[N]`, logarithms of the known cost, if there is one.
       believed: `int32[B, K]`, trials without a score.
       failed: `bool[B]`, believed to be as bad as the worst; the others still run, and are believed
         to score as expected.
@@ -87,12 +92,13 @@ class Seen(NamedTuple):
     real: np.int32
     excess: np.ndarray
     judged: np.ndarray
+    costs: np.ndarray
     believed: np.ndarray
     failed: np.ndarray
     beliefs: np.int32
 
 
-@functools.partial(jax.jit, static_argnames=("constrained", "settings"))
+@functools.partial(jax.jit, static_argnames=("constrained", "settings", "log_cost"))
 def propose(
     space: SpaceArrays,
     seen: Seen,
@@ -101,8 +107,9 @@ def propose(
     key: jax.Array,
     constrained: bool,
     settings: EvolutionConfig,
+    log_cost: Callable[[Any], Any] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Evolves candidates to the highest expected improvement.
+    """Evolves candidates to the highest expected improvement, of a front where a cost is known.
 
     Under constraints, to that times the probability of satisfying them; as long as no trial does,
     to the probability alone.
@@ -115,6 +122,7 @@ def propose(
       key: consumed.
       constrained: whether any row has an excess.
       settings: settings of the evolution.
+      log_cost: logarithm of the known cost, `int32[N, K] -> float32[N]`, also under `jit`.
 
     Returns:
       The last population, best first, `int32[Q, K]`, and its marks `float32[Q]`, not finite for
@@ -135,13 +143,26 @@ def propose(
         sound = real & (padded(seen.excess) <= 0)
         best = jnp.where(sound, predict(process, rows)[0], -jnp.inf).max()
 
+    front = None
+    if log_cost is not None:
+        costs = padded(seen.costs)
+        dearest = jnp.maximum(log_cost(start).max(), jnp.where(real, costs, -jnp.inf).max())
+        expected = predict(process, rows)[0]
+        front = Front.of_trials(
+            costs, expected, real, cost_reference=dearest + _BEYOND, quantile=USUAL
+        )
+
     def mark(vectors: jax.Array) -> jax.Array:
         points = space.inputs(vectors)
-        marks = log_improvement(*predict(process, points), best)
+        mean, deviation = predict(process, points)
+        if front is None or log_cost is None:
+            marks = log_improvement(mean, deviation, best)
+        else:
+            marks = front.log_improvement(log_cost(vectors), mean, deviation)
         if hope is None:
             return marks
-        mean, deviation = predict(hope, points)
-        within = jax.scipy.stats.norm.logcdf(-mean / jnp.maximum(deviation, 1e-3))
+        outside, unsure = predict(hope, points)
+        within = jax.scipy.stats.norm.logcdf(-outside / jnp.maximum(unsure, 1e-3))
         return jnp.where(jnp.isfinite(best), marks, 0.0) + within
 
     found = evolve(

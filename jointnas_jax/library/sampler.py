@@ -21,10 +21,12 @@ from scipy.stats import qmc
 
 from jointnas_jax.arguments import check_function, check_integer, check_seed
 from jointnas_jax.config import EvolutionConfig
+from jointnas_jax.errors import InputError
+from jointnas_jax.library.costs import CostFn, unwrapped_errors
 from jointnas_jax.library.memory import Memory, remember
-from jointnas_jax.library.parameters import Parameters
+from jointnas_jax.library.parameters import LogCost, Parameters
 from jointnas_jax.library.proposal import SpaceArrays, propose
-from jointnas_jax.space import PlainSpace
+from jointnas_jax.strategy.constraints import on_host
 from jointnas_jax.strategy.history import ask
 
 # A running trial's parameters, for the others: Optuna itself knows them once they are suggested.
@@ -48,7 +50,15 @@ class JointNASSampler(BaseSampler):
         study = optuna.create_study(sampler=jn.JointNASSampler(seed=0))
 
     Works with categorical, integer and real parameters, `log` and `step` included, for one
-    direction. A real parameter takes 256 values; an integer one up to 4,096.
+    direction, or for two where one is a cost that a function knows beforehand::
+
+        sampler = jn.JointNASSampler(cost=lambda p: p["layers"] * p["width"])
+        study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+
+    It proposes what is expected to add most to the area under the front then, on a logarithmic axis
+    of the cost (`predictor/front.py`).
+
+    A real parameter takes 256 values; an integer one up to 4,096.
 
     All that it knows are the study's trials and its seed: it holds no state, so a study goes on in
     another process, and equal trials with equal seeds give equal proposals. The time of a proposal
@@ -76,6 +86,8 @@ class JointNASSampler(BaseSampler):
         n_startup_trials: int = 8,
         constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
         most_trials: int = 128,
+        cost: CostFn | None = None,
+        cost_objective: int = 1,
     ):
         """Makes a sampler.
 
@@ -85,6 +97,11 @@ class JointNASSampler(BaseSampler):
           constraints_func: called with each finished trial, returns numbers that are above 0 where
             it breaks a constraint.
           most_trials: trials to learn from, at most; more take longer.
+          cost: of two objectives the one that is known: a function from parameters (name -> array
+            of the values of N candidates, as `costs` of `jn.search` gets them) to N numbers above
+            0, what the study's objective returns as a cost, to be minimised. Parameters that not
+            all trials have are not among them.
+          cost_objective: which objective it is, 0 or 1.
 
         Raises:
           InputError: a number is out of range.
@@ -93,6 +110,10 @@ class JointNASSampler(BaseSampler):
         self._startup = check_integer("n_startup_trials", n_startup_trials, 0, 1_000_000)
         self._most = check_integer("most_trials", most_trials, 4, 2048)
         self._constraints = check_function("constraints_func", constraints_func, optional=True)
+        self._cost = check_function("cost", cost, optional=True)
+        self._cost_objective = check_integer("cost_objective", cost_objective, 0, 1)
+        # One function for each space, and for compiled programs: each is compiled into one.
+        self._log_costs: dict[Any, tuple[LogCost, Callable[[Any], Any]]] = {}
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -105,7 +126,7 @@ class JointNASSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Proposes values of all parameters that `search_space` has, together."""
-        self._raise_error_if_multi_objective(study)
+        self._check_objectives(study)
         # An enqueued trial that has all values needs no proposal.
         given = _given(trial)
         if search_space.keys() <= given.keys():
@@ -114,7 +135,7 @@ class JointNASSampler(BaseSampler):
         pinned = parameters.partial_vector(given)
         with _PROPOSING:
             memory = self._memory(study, trial, parameters)
-            proposed = functools.partial(self._propose, parameters.space, trial.number, pinned)
+            proposed = functools.partial(self._propose, parameters, trial.number, pinned)
             # Where all values have been tried the best are tried again.
             _, (vector,) = ask(proposed, memory, 1, repeat=True)
             values = parameters.values(vector)
@@ -134,7 +155,7 @@ class JointNASSampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """Draws a value of one parameter at random."""
-        self._raise_error_if_multi_objective(study)
+        self._check_objectives(study)
         name = (self._seed, trial.number, zlib.crc32(param_name.encode()))
         seed = int(np.random.SeedSequence(name).generate_state(1)[0])
         return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
@@ -173,22 +194,60 @@ class JointNASSampler(BaseSampler):
         return Parameters(space), given
 
     def _memory(self, study: Study, trial: FrozenTrial, parameters: Parameters) -> Memory:
-        sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
+        known = None if self._cost is None else self._cost_objective
+        objective = 0 if known is None else 1 - known
+        sign = -1.0 if study.directions[objective] is StudyDirection.MINIMIZE else 1.0
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
         proposed = {
             t.number: t.system_attrs.get(_PROPOSED, {}) | _given(t)
             for t in trials
             if t.state is TrialState.RUNNING
         }
-        return remember(trials, proposed, parameters, sign)
+        return remember(trials, proposed, parameters, sign, objective=objective, cost=known)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without compiled functions, which cannot be pickled."""
+        return self.__dict__ | {"_log_costs": {}}
+
+    def _check_objectives(self, study: Study) -> None:
+        """Raises `InputError` unless there is one objective, or besides it a known cost."""
+        directions = study.directions
+        if self._cost is None:
+            if len(directions) == 1:
+                return
+            raise InputError(
+                f"JointNASSampler searches one objective, and this study has {len(directions)}; "
+                "where one of two is a cost that is known before a trial, give its function as "
+                "`cost`, else take optuna.samplers.GPSampler or NSGAIISampler"
+            )
+        known = self._cost_objective
+        if len(directions) != 2 or directions[known] is not StudyDirection.MINIMIZE:
+            raise InputError(
+                "`cost` is for studies of two objectives, of which it is the one to minimise, "
+                f"number {known}; this study has {[d.name.lower() for d in directions]}: make it "
+                "with such `directions`, or give another `cost_objective`"
+            )
+
+    def _log_cost(
+        self, parameters: Parameters
+    ) -> tuple[LogCost | None, Callable[[Any], Any] | None]:
+        """The logarithm of the known cost, on the host and under `jit`."""
+        if self._cost is None:
+            return None, None
+        name = parameters.space.knobs
+        if name not in self._log_costs:
+            host = LogCost(self._cost, parameters)
+            self._log_costs[name] = host, on_host(host, np.float32)
+        return self._log_costs[name]
 
     def _propose(
-        self, space: PlainSpace, number: int, pinned: np.ndarray, memory: Memory
+        self, parameters: Parameters, number: int, pinned: np.ndarray, memory: Memory
     ) -> tuple[Memory, np.ndarray]:
         """Proposes for the trial of this number, see `Propose`.
 
         All candidates have the values of `pinned: int32[K]`, where it is not negative.
         """
+        space = parameters.space
         pin = lambda vectors: np.where(pinned < 0, vectors, pinned)
         even = qmc.Sobol(len(space.knobs), scramble=True, rng=np.random.default_rng(self._seed))
         if len(memory.measured[1]) < max(1, self._startup):
@@ -196,15 +255,20 @@ class JointNASSampler(BaseSampler):
             return memory, pin(space.from_unit(even.random(_POOL)))
         pool = pin(space.from_unit(even.random(_POOL)))
         seen = memory.arrays(self._most)
-        population, marks = propose(
-            SpaceArrays.of(space),
-            seen,
-            np.concatenate([pin(seen.vectors), pool]),
-            pinned,
-            jax.random.fold_in(jax.random.key(self._seed), number),
-            constrained=bool(seen.judged.any()),
-            settings=_EVOLUTION,
-        )
+        known, log_cost = self._log_cost(parameters)
+        with unwrapped_errors(known):
+            population, marks = jax.device_get(
+                propose(
+                    SpaceArrays.of(space),
+                    seen,
+                    np.concatenate([pin(seen.vectors), pool]),
+                    pinned,
+                    jax.random.fold_in(jax.random.key(self._seed), number),
+                    constrained=bool(seen.judged.any()),
+                    settings=_EVOLUTION,
+                    log_cost=log_cost,
+                )
+            )
         return memory, np.concatenate([np.asarray(population)[np.isfinite(marks)], pool])
 
 

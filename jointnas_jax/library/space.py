@@ -81,7 +81,7 @@ def check_space(space: Any) -> AnySpace:
 
 def columns(space: VectorSpace, vectors: np.ndarray) -> dict[str, np.ndarray]:
     """Name of each knob -> its values in candidates `int32[N, K]`, an array of N each."""
-    return {knob.name: _array(knob.values)[vectors[:, j]] for j, knob in enumerate(space.knobs)}
+    return {knob.name: as_array(knob.values)[vectors[:, j]] for j, knob in enumerate(space.knobs)}
 
 
 def encode_all(space: AnySpace, candidates: Iterable[Decoded]) -> np.ndarray:
@@ -102,7 +102,7 @@ def _encode(space: AnySpace, candidate: Decoded) -> np.ndarray:
     )
 
 
-def _array(values: Sequence[Value]) -> np.ndarray:
+def as_array(values: Sequence[Any]) -> np.ndarray:
     """Values as an array; of several types as objects, so that 1 and "1" stay what they are."""
     kinds = {type(value) for value in values}
     return np.array(values, None if len(kinds) == 1 or kinds <= {int, float} else object)

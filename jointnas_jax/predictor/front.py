@@ -16,9 +16,20 @@ import numpy as np
 
 from jointnas_jax.predictor.gaussian_process import log_improvement
 
-# The reference is dearer than the limit by this share of the costs' range, so that a candidate at
-# the limit adds something.
-BEYOND = 0.1
+# Share of the costs' range.
+_BEYOND = 0.1
+
+
+# Quantile of the scores from which a front counts, where all of it is wanted.
+USUAL = 0.5
+
+
+def beyond(costs: np.ndarray) -> float:
+    """The reference of `float[P]`, logarithms of the costs of a pool: somewhat dearer than all.
+
+    So the dearest candidates add something.
+    """
+    return float(costs.max() + max(_BEYOND * np.ptp(costs), 1e-3))
 
 
 class Front(NamedTuple):
@@ -61,6 +72,23 @@ class Front(NamedTuple):
             jnp.concatenate([score_reference[None], heights]),
         )
 
+    @classmethod
+    def of_trials(
+        cls,
+        costs: jax.Array,
+        expected: jax.Array,
+        real: jax.Array,
+        *,
+        cost_reference: jax.Array,
+        quantile: float,
+    ) -> "Front":
+        """The front of trials, from a quantile of their scores up; see `of`.
+
+        What is cheap, but worse than these, adds nothing to it.
+        """
+        good = jnp.nanquantile(jnp.where(real, expected, jnp.nan), quantile)
+        return cls.of(costs, expected, real, cost_reference=cost_reference, score_reference=good)
+
     def log_improvement(self, costs: jax.Array, mean: jax.Array, deviation: jax.Array) -> jax.Array:
         """Logarithm of the expected area that candidates add, `float32[T]`; for use under `jit`.
 
@@ -74,33 +102,3 @@ class Front(NamedTuple):
         # A step of no width adds nothing, with a finite gradient of nothing.
         logs = jnp.where(widths > 0, jnp.log(jnp.where(widths > 0, widths, 1.0)) + each, -jnp.inf)
         return jax.nn.logsumexp(logs, axis=1)
-
-
-def nondominated(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Positions of a front by ascending cost, `int[F]`: nothing as cheap or cheaper is as good.
-
-    Args:
-      costs: `float[N]`.
-      scores: `float[N]`; nan is on no front.
-    """
-    scores = np.where(np.isnan(scores), -np.inf, scores)
-    order = np.lexsort((-scores, costs))
-    best = np.maximum.accumulate(np.concatenate([[-np.inf], scores[order][:-1]]))
-    return order[scores[order] > best]
-
-
-def hypervolume(
-    costs: np.ndarray, scores: np.ndarray, *, cost_reference: float, score_reference: float
-) -> float:
-    """The area under the front of trials, from the score's reference and up to the cost's.
-
-    Args:
-      costs: `float[N]`, logarithms.
-      scores: `float[N]`.
-      cost_reference, score_reference: see `Front.of`.
-    """
-    inside = (costs < cost_reference) & (scores > score_reference)
-    costs, scores = costs[inside], scores[inside]
-    front = nondominated(costs, scores)
-    edges = np.concatenate([costs[front], [cost_reference]])
-    return float((np.diff(edges) * (scores[front] - score_reference)).sum())

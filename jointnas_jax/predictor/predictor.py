@@ -20,7 +20,7 @@ from jointnas_jax.config import PredictorConfig
 from jointnas_jax.errors import InputError
 from jointnas_jax.predictor import gaussian_process
 from jointnas_jax.predictor.fit import PredictorState, fit, pretrain, score
-from jointnas_jax.predictor.front import Front
+from jointnas_jax.predictor.front import USUAL, Front
 from jointnas_jax.predictor.gaussian_process import Hyper, Process
 from jointnas_jax.predictor.targets import Transform, standardised
 from jointnas_jax.runtime.arrays_on_disk import load_arrays, save_arrays
@@ -171,7 +171,7 @@ class Predictor:
         return improvement
 
     def front_improvement_fn(
-        self, state: Fitted, column: int, reference: jax.Array
+        self, state: Fitted, column: int, reference: jax.Array, *, quantile: float = USUAL
     ) -> Callable[[jax.Array], jax.Array]:
         """The logarithm of what a candidate is expected to add to the front, for use under `jit`.
 
@@ -182,18 +182,18 @@ class Predictor:
           state: see `predict`.
           column: the cost of the front, among the cost features.
           reference: `float32[]`, see `predictor/front.py`, in units of the feature.
+          quantile: of the trials' expected scores, from which the front counts.
         """
         process = state.process
         assert process is not None
         expected, _ = gaussian_process.predict(process, process.inputs)
         column += len(self._columns)
-        lowest = jnp.where(process.real, expected, jnp.inf).min()
-        front = Front.of(
+        front = Front.of_trials(
             process.inputs[:, column],
             expected,
             process.real,
             cost_reference=reference,
-            score_reference=lowest,
+            quantile=quantile,
         )
 
         def improvement(vectors: jax.Array) -> jax.Array:

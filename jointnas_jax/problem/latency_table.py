@@ -17,7 +17,7 @@ import jax
 from jointnas_jax.config import Config
 from jointnas_jax.errors import ConfigError, DamagedError, InputError, StorageError
 from jointnas_jax.files import read_json, reading, write_json
-from jointnas_jax.nets.latency import HEAD, Piece, pieces_of_space
+from jointnas_jax.nets.latency import HEAD, LATENCY, Piece, pieces_of_space
 from jointnas_jax.nets.timing import Setting
 from jointnas_jax.runtime.cache import cache_folder
 from jointnas_jax.space import JointSpace
@@ -45,7 +45,7 @@ class LatencyTable:
     @staticmethod
     def of_study(config: Config, workdir: Path) -> "LatencyTable | None":
         """Reads the table of the study in a workdir; None where its budget has no latency."""
-        if not config.budget.latency:
+        if not config.budget.latency and config.front != LATENCY:
             return None
         file = workdir / workdirs.LATENCY
         if not file.exists():

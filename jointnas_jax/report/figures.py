@@ -28,6 +28,7 @@ from jointnas_jax.report.accuracy_figures import (
 )
 from jointnas_jax.report.architecture_figure import draw_architecture
 from jointnas_jax.report.confusion_figure import draw_confusion
+from jointnas_jax.report.front_figures import draw_front, draw_hypervolume
 from jointnas_jax.report.importance import Importance
 from jointnas_jax.report.record import StudyRecord
 from jointnas_jax.report.style import ACCENT, INK, PALE, STYLE
@@ -52,6 +53,10 @@ def draw_figures(
     Raises `StorageError` where a file cannot be written.
     """
     drawings: dict[str, Callable[[Figure], str]] = {}
+    if record.result and record.result.get("front"):
+        drawings["front"] = functools.partial(draw_front, record=record)
+    if record.config.front and record.scored("coarse", "random"):
+        drawings["hypervolume"] = functools.partial(draw_hypervolume, record=record)
     if record.scored("coarse", "random"):
         drawings["accuracy_flops"] = functools.partial(draw_accuracy_flops, record=record)
         drawings["history"] = functools.partial(draw_history, record=record)

@@ -15,7 +15,7 @@ import numpy as np
 
 from jointnas_jax.config import PredictorConfig, SearchConfig
 from jointnas_jax.predictor.fit import PredictorState
-from jointnas_jax.predictor.front import BEYOND
+from jointnas_jax.predictor.front import USUAL, beyond
 from jointnas_jax.predictor.predictor import CostFeatures, Fitted, Predictor
 from jointnas_jax.predictor.targets import winsorised
 from jointnas_jax.runtime.compiler import compiler_options
@@ -27,6 +27,8 @@ from jointnas_jax.strategy.history import History, ask, first_new
 from jointnas_jax.strategy.report_card import ReportCard, cross_validate
 
 _PRETRAIN, _SEARCH, _FIT, _PROPOSE, _FINE = range(5)
+# Costs along a front for which the fine stage evolves candidates.
+_LEVELS = 8
 
 
 @flax.struct.dataclass
@@ -105,6 +107,8 @@ class Searcher:
         noisy: bool = False,
         cost_names: Sequence[str] = (),
         front: int | None = None,
+        limited: bool = False,
+        quantile: float = USUAL,
     ):
         """Prepares searches. A candidate over the budget is never evaluated.
 
@@ -125,6 +129,8 @@ class Searcher:
           cost_names: names of the columns of `costs`, for messages.
           front: column of `cost_features`: search the best score at each of these costs, not the
             best of all; needs the process. None: the best of all.
+          limited: whether the fine stage of a front follows; its program limits the cost.
+          quantile: of the trials' scores, from which a front counts.
 
         Raises:
           InputError: a budget of costs that are not given.
@@ -137,6 +143,7 @@ class Searcher:
         self._noisy = noisy
         self._samples = settings.pretrain_samples
         self._front = front
+        self._quantile = quantile
         self._explores = explores = settings.process and config.acquisition == "improvement"
         # The process chooses; the networks are fitted where they have a say.
         self._networks = noisy or not explores
@@ -152,12 +159,13 @@ class Searcher:
             fitted: Fitted,
             explore: jax.Array,
             reference: jax.Array,
+            limit: jax.Array,
         ) -> Evolution:
             return evolve(
                 start,
                 key,
                 self._value_fn(fitted, explore, reference),
-                feasible=limits.feasible,
+                feasible=self._within(limit) if limited else limits.feasible,
                 canonical=space.canonical,
                 cardinalities=space.cardinalities,
                 config=config.evolution,
@@ -312,17 +320,43 @@ class Searcher:
         return np.where(np.isfinite(state.scores), marks, -np.inf)
 
     def fine_stage(
-        self, first: np.ndarray, pool: np.ndarray, fitted: Fitted, key: jax.Array
+        self,
+        first: np.ndarray,
+        pool: np.ndarray,
+        fitted: Fitted,
+        key: jax.Array,
+        *,
+        limit: float = np.inf,
     ) -> Evolution[np.ndarray]:
         """Evolves `int32[T, K]` and the pool to the best predicted score; consumes the key.
 
-        The program is that of the proposals.
+        The program is that of the proposals. The `limit` is on the cost of the front, as a feature.
         """
-        evolution = self._evolve(first, pool, key, fitted, explore=False)
+        evolution = self._evolve(first, pool, key, fitted, explore=False, limit=limit)
         return evolution._replace(
             scores=self.predictor.in_scores(fitted, evolution.scores),
             best=self.predictor.in_scores(fitted, evolution.best),
         )
+
+    def fine_stages(self, state: State, key: jax.Array) -> list[Evolution[np.ndarray]]:
+        """Evolves from all trials and the pool of a fitted state; consumes the key.
+
+        For a front once for each of some costs, evenly from its cheapest member to the dearest
+        candidate of the pool; else once.
+        """
+        assert state.fitted is not None
+        first, pool, fitted = state.measured[0], state.pool, state.fitted
+        if self._front is None:
+            return [self.fine_stage(first, pool, fitted, key)]
+        expected = self._predict_trials(fitted, first)[0]
+        costs = self._front_costs(first)
+        cheapest = costs[expected >= np.median(expected)].min()
+        levels = np.linspace(cheapest, self._front_costs(pool).max(), _LEVELS)
+        keys = jax.random.split(key, _LEVELS)
+        return [
+            self.fine_stage(first, pool, fitted, k, limit=float(level))
+            for k, level in zip(keys, levels, strict=True)
+        ]
 
     def _ask_for_the_best(self, state: State) -> State:
         """Asks for what the fine stage finds of a fitted state, if there is something new."""
@@ -376,15 +410,30 @@ class Searcher:
             return score
         improvement = self.predictor.improvement_fn(fitted)
         if self._front is not None:
-            improvement = self.predictor.front_improvement_fn(fitted, self._front, reference)
+            improvement = self.predictor.front_improvement_fn(
+                fitted, self._front, reference, quantile=self._quantile
+            )
         return lambda vectors: jax.lax.cond(explore, improvement, score, vectors)
 
     def _reference(self, pool: np.ndarray) -> float:
         """The reference of a front: somewhat dearer than the dearest candidate of the pool."""
         if self._front is None or self._features is None:
             return 0.0
-        costs = np.asarray(self._features(pool))[:, self._front]
-        return float(costs.max() + BEYOND * np.ptp(costs))
+        return beyond(self._front_costs(pool))
+
+    def _front_costs(self, vectors: np.ndarray) -> np.ndarray:
+        """The cost of a front, `float[N]`, as a feature."""
+        assert self._front is not None
+        assert self._features is not None
+        return np.asarray(self._features(vectors))[:, self._front]
+
+    def _within(self, limit: jax.Array) -> Callable[[jax.Array], jax.Array]:
+        """The budget, with a limit on the cost of the front, as a test under `jit`."""
+        features, column, budget = self._features, self._front, self._limits.feasible
+        assert features is not None
+        # Rounding: the candidate that the limit was read from satisfies it.
+        cheap = lambda vectors: features(vectors)[:, column] <= limit + 1e-5
+        return cheap if budget is None else lambda vectors: budget(vectors) & cheap(vectors)
 
     def _evolve(
         self,
@@ -395,12 +444,13 @@ class Searcher:
         *,
         explore: bool,
         reference: float = 0.0,
+        limit: float = np.inf,
     ) -> Evolution[np.ndarray]:
         # Of one shape, so that it compiles once; the first row fills up.
         start = np.concatenate([first, pool])
         missing = self._evaluations + len(pool) - len(start)
         start = np.concatenate([start, np.repeat(start[:1], missing, 0)])
-        found = self._search(start, key, fitted, explore, np.float32(reference))
+        found = self._search(start, key, fitted, explore, np.float32(reference), np.float32(limit))
         return jax.tree.map(np.asarray, found)
 
     def _fit(

@@ -1,8 +1,6 @@
 """The result of a study: `result.json`, and the same for people."""
 
-import dataclasses
 import math
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,62 +11,30 @@ from rich.table import Table
 from jointnas_jax.files import SCHEMA
 from jointnas_jax.nets.latency import LATENCY
 from jointnas_jax.problem.problem import Problem
+from jointnas_jax.report.answer import areas_in_words, networks, sentences
 from jointnas_jax.report.words import METRICS, both_flops, metric_of
 from jointnas_jax.rules import duration
-from jointnas_jax.space import Candidate
 from jointnas_jax.storage.trial_store import SEARCHED
 from jointnas_jax.strategy.accuracy_scale import AccuracyScale, accuracy_scale
 from jointnas_jax.strategy.early_stop import kendall, spearman
 from jointnas_jax.strategy.evolution import Evolution
 from jointnas_jax.strategy.reliability import Reliability, in_words
+from jointnas_jax.study.answer import Networks, gain, hypervolumes, times_fewer
 from jointnas_jax.study.coarse_stage import Round, Searched
+from jointnas_jax.study.contender import Contender, References, over_seeds
 from jointnas_jax.study.trial_runner import TrialRunner
 from jointnas_jax.telemetry.stage_timer import StageTimer
-
-
-@dataclasses.dataclass
-class Contender:
-    """A finalist or a reference, and what was measured.
-
-    Attributes:
-      source: the stage or rule that proposed it.
-      candidate: the candidate, with vector and costs.
-      predicted: predicted score.
-      validation: accuracy per seed without the validation images in training; None: failed.
-      scores: `config.search.score` of the same trainings, by which winners are chosen.
-      test: accuracy per seed after training on the whole split; empty if not retrained.
-      confusion: `int64[L, L]`, see `models/confusion.py`; of winners.
-    """
-
-    source: str
-    candidate: Candidate
-    predicted: float
-    validation: list[float | None] = dataclasses.field(default_factory=list)
-    scores: list[float | None] = dataclasses.field(default_factory=list)
-    test: list[float | None] = dataclasses.field(default_factory=list)
-    confusion: np.ndarray | None = None
-
-    @property
-    def identity(self) -> bytes:
-        """The same for the same candidate, wherever it comes from."""
-        assert self.candidate.vector is not None
-        return self.candidate.vector.tobytes()
-
-    @property
-    def mean_score(self) -> float:
-        """Mean over seeds; -inf where a seed failed, so that it can never win."""
-        mean = _statistics(self.scores)["mean"]
-        return -math.inf if mean is None else mean
+from jointnas_jax.train.metrics import confusion
 
 
 def build_result(
     problem: Problem,
     searched: Searched,
-    evolution: Evolution[np.ndarray],
+    evolutions: Sequence[Evolution[np.ndarray]],
     *,
     winners: Sequence[Contender],
     finalists: Sequence[Contender],
-    references: Sequence[Contender],
+    references: References,
     runner: TrialRunner,
     timer: StageTimer,
     test_labels: np.ndarray,
@@ -77,10 +43,17 @@ def build_result(
     config, dataset, stop = problem.config, problem.dataset, searched.stop
     scale = accuracy_scale(runner.stored.values())
     effective = _effective_images(test_labels, config.search.metric)
-    names = ["default", "random"][: len(references)]
-    described = {n: _describe(problem, c, scale) for n, c in zip(names, references, strict=True)}
-    best = [_describe(problem, c, scale) for c in winners]
-    return {
+    classes = len(dataset.labels)
+
+    def describe(contender: Contender) -> dict[str, Any]:
+        return _describe(problem, contender, scale)
+
+    first = {"default": references.default} | dict(
+        zip(("random",), references.random[:1], strict=False)
+    )
+    described = {name: describe(contender) for name, contender in first.items()}
+    best = [describe(c) | _classes(c, test_labels, classes) for c in winners]
+    result = {
         "schema": SCHEMA,
         "name": config.name,
         "mode": config.mode,
@@ -95,12 +68,15 @@ def build_result(
         "budget": config.budget.limits(),
         "metric": config.search.metric,
         "score": config.search.score,
-        "reliability": _reliability([*finalists, *references], runner)._asdict(),
+        "reliability": _reliability(
+            [*finalists, references.default, *references.random], runner
+        )._asdict(),
         "epochs": {"search": config.train.epochs, "final": config.train.epochs_of_winners},
         "winners": best,
         "references": described,
         "comparison": {n: _compare(best[0], d, effective) for n, d in described.items()},
-        "finalists": [_describe(problem, c, scale) for c in finalists],
+        "front": None,
+        "finalists": [describe(c) for c in finalists],
         "trials": runner.count,
         "rounds": [_round(number, done) for number, done in enumerate(searched.rounds, 1)],
         "early_stop": {
@@ -110,12 +86,7 @@ def build_result(
             "correlation": config.search.correlation,
             "by_epoch": [_number(c) for c in stop.correlations],
         },
-        "evolution": {
-            "generations": int(evolution.generations),
-            "children": int(evolution.children),
-            "duplicates": int(evolution.duplicates),
-            "best": [float(b) for b in evolution.best[: int(evolution.generations)]],
-        },
+        "evolution": _evolution(evolutions),
         "seconds": {name: round(s, 2) for name, s in timer.seconds.items()},
         "compilations": {
             "programs": sum(timer.compilations.values()),
@@ -123,10 +94,40 @@ def build_result(
             "seconds": round(timer.compile_seconds, 2),
         },
     }
+    if cost := config.front:
+        trained = Networks.of(
+            cost, winners, references, labels=test_labels, metric=config.search.metric
+        )
+        result["front"] = {
+            "cost": cost,
+            "limit": config.budget.limits().get(cost),
+            "scaled_default": [describe(c) for c in references.scaled],
+            "random": [describe(c) for c in references.random],
+            "fewer": times_fewer(trained),
+            "gain": gain(trained),
+            "hypervolume": hypervolumes(trained) if len(trained.costs) else {},
+        }
+        result["answer"] = sentences(result)
+    return result
+
+
+def _evolution(evolutions: Sequence[Evolution[np.ndarray]]) -> dict[str, Any]:
+    """Counts of all of them; the best prediction after each generation of the last one."""
+    last = evolutions[-1]
+    counts = {
+        name: sum(int(getattr(e, name)) for e in evolutions)
+        for name in ("generations", "children", "duplicates")
+    }
+    return counts | {"best": [float(b) for b in last.best[: int(last.generations)]]}
 
 
 def print_result(result: dict[str, Any], console: Console) -> None:
-    """Prints who won, against what, and says where the search did not beat a reference."""
+    """Prints who won, against what, and says where the search did not beat a reference.
+
+    Of a front first what it is worth.
+    """
+    for sentence in result.get("answer", ()):
+        console.print(sentence, highlight=False, soft_wrap=True, style="bold")
     title = f"{result['name']} on {result['dataset']['name']}"
     if (metric := metric_of(result)) != METRICS["accuracy"]:
         title += f", {metric}"
@@ -134,9 +135,7 @@ def print_result(result: dict[str, Any], console: Console) -> None:
     timed = LATENCY in result["winners"][0]["costs"]
     for column in ("", "validation", "test", "FLOPs", "params", *([LATENCY] if timed else [])):
         table.add_column(column, justify="left" if not column else "right")
-    rows = [(f"winner ({w['source']})", w) for w in result["winners"]]
-    rows += [(r["source"], r) for r in result["references"].values()]
-    for name, entry in rows:
+    for name, entry in networks(result):
         over = "" if entry["within_budget"] else " (over budget)"
         table.add_row(
             name,
@@ -147,7 +146,9 @@ def print_result(result: dict[str, Any], console: Console) -> None:
             *([duration(entry["costs"][LATENCY], " ")] if timed else []),
         )
     console.print(table)
-    for name, comparison in result["comparison"].items():
+    if result.get("front"):
+        console.print(f"  {areas_in_words(result)}", highlight=False, soft_wrap=True)
+    for name, comparison in ({} if result.get("front") else result["comparison"]).items():
         source = result["references"][name]["source"]
         console.print(
             f"  The search {comparison['verdict']} the {source}: "
@@ -166,8 +167,7 @@ def print_result(result: dict[str, Any], console: Console) -> None:
 
 
 def _describe(problem: Problem, contender: Contender, scale: AccuracyScale) -> dict[str, Any]:
-    candidate, counts = contender.candidate, contender.confusion
-    classes = {} if counts is None else {"classes": _classes(counts)}
+    candidate = contender.candidate
     return {
         "source": contender.source,
         "knobs": problem.knobs(candidate),
@@ -176,34 +176,40 @@ def _describe(problem: Problem, contender: Contender, scale: AccuracyScale) -> d
         "within_budget": not problem.over_budget(candidate),
         "predicted": contender.predicted,
         "predicted_accuracy": scale.accuracy(contender.predicted),
-        "validation": _statistics(contender.validation),
-        "score": _statistics(contender.scores),
-        "test": _statistics(contender.test),
-        **classes,
+        "validation": over_seeds(contender.validation),
+        "score": over_seeds(contender.scores),
+        "test": over_seeds(contender.test),
     }
 
 
-def _classes(counts: np.ndarray) -> dict[str, Any]:
-    """Accuracy of each class and all confusions, given those of a winner's trainings.
+def _classes(winner: Contender, labels: np.ndarray, classes: int) -> dict[str, Any]:
+    """Accuracy of each class and all confusions of a winner's trainings; {} if not known.
 
     Of a confusion `[class, answer, images]`, the most frequent first; images of all trainings.
     """
+    said = [answers for answers in winner.answers if answers is not None]
+    if not said:
+        return {}
+    counts = confusion(said, labels, classes)
     images = counts.sum(1)
     wrong = counts - np.diag(np.diag(counts))
     rows = np.argwhere(wrong)
     order = np.argsort(-wrong[tuple(rows.T)], kind="stable")
     return {
-        "images": images.tolist(),
-        "accuracy": [
-            _number(c / n) if n else None for c, n in zip(np.diag(counts), images, strict=True)
-        ],
-        "confusions": [[int(i), int(j), int(wrong[i, j])] for i, j in rows[order]],
+        "classes": {
+            "images": images.tolist(),
+            "accuracy": [
+                _number(c / n) if n else None for c, n in zip(np.diag(counts), images, strict=True)
+            ],
+            "confusions": [[int(i), int(j), int(wrong[i, j])] for i, j in rows[order]],
+        }
     }
 
 
 def _reliability(contenders: Sequence[Contender], runner: TrialRunner) -> Reliability:
     """Of the score of one training: what repeated ones differ by, against what candidates do."""
-    seeds = [[s for s in c.scores if s is not None] for c in contenders if None not in c.scores]
+    sound = [c for c in contenders if c.scores and None not in c.scores]
+    seeds = [[s for s in c.scores if s is not None] for c in sound]
     searched = [t.score for t in runner.stored.values() if t.stage in SEARCHED]
     return Reliability.of(seeds, [score for score in searched if score is not None])
 
@@ -217,18 +223,6 @@ def _effective_images(labels: np.ndarray, metric: str) -> float:
         return len(labels)
     sizes = np.unique(labels, return_counts=True)[1]
     return len(sizes) ** 2 / float((1 / sizes).sum())
-
-
-def _statistics(accuracies: Sequence[float | None]) -> dict[str, Any]:
-    """Mean and deviation over seeds; none where a seed failed, for the rest would flatter."""
-    sound = [a for a in accuracies if a is not None]
-    if len(sound) < len(accuracies):
-        sound = []
-    return {
-        "seeds": list(accuracies),
-        "mean": statistics.fmean(sound) if sound else None,
-        "std": statistics.stdev(sound) if len(sound) > 1 else None,
-    }
 
 
 def _compare(
@@ -281,7 +275,7 @@ def _number(value: float) -> float | None:
 
 def _spread(stats: dict[str, Any]) -> str:
     if stats["mean"] is None:
-        return "failed"
+        return "failed" if stats["seeds"] else ""
     return f"{stats['mean']:.2%}" + (f" ± {stats['std']:.2%}" if stats["std"] is not None else "")
 
 

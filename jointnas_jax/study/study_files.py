@@ -112,12 +112,15 @@ class StudyFiles:
         start(workdir, config)
         return store
 
-    def weights(self, winner: str, candidate: Candidate) -> Path | None:
-        """Writes a winner's candidate; returns the folder for its weights, None elsewhere."""
-        if not self._first:
-            return None
-        write_json(self.workdir / f"{winner}.json", candidate.to_dict())
-        return self.workdir / WEIGHTS / winner
+    def winner(self, name: str, candidate: Candidate) -> Path | None:
+        """Writes a winner's candidate; see `weights`."""
+        if self._first:
+            write_json(self.workdir / f"{name}.json", candidate.to_dict())
+        return self.weights(name)
+
+    def weights(self, name: str) -> Path | None:
+        """The folder for the weights of a winner or a reference; None in other processes."""
+        return self.workdir / WEIGHTS / name if self._first else None
 
     def predictor(self, save: Callable[[Path], None]) -> None:
         """Writes the predictor, for `search_budgets`; raises `StorageError`."""

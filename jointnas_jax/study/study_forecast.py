@@ -19,6 +19,7 @@ from jointnas_jax.execution.job import Job
 from jointnas_jax.execution.schedule import Estimate, Scheduler
 from jointnas_jax.models.model import load
 from jointnas_jax.problem.problem import Problem
+from jointnas_jax.problem.scaled_default import scaled_default
 from jointnas_jax.rules import cost_in_words
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace
 from jointnas_jax.telemetry.time_left import Part
@@ -177,7 +178,9 @@ def stand_in_batches(problem: Problem, pool: np.ndarray) -> list[StageJobs]:
     config, space = problem.config, problem.space
     search, study, train = config.search, config.study, config.train
     candidates = min(search.rounds * search.per_round, len(pool))
-    random = candidates + search.finalists if study.random_reference else 0
+    # Of a front half of the finalists are of the coarse stage, and all of random search's.
+    half = search.finalists // 2 if config.front else search.finalists
+    random = candidates + half if study.random_reference else 0
     key = jax.random.key(0)
 
     def some(start: int, wanted: int) -> list[Candidate]:
@@ -195,11 +198,20 @@ def stand_in_batches(problem: Problem, pool: np.ndarray) -> list[StageJobs]:
     # trained it as long.
     known = int(train.epochs == train.epochs_of_winners and search.threshold >= 1)
     default_known = known * int((pool[0] == problem.default.vector).all())
-    new, best = some(candidates + 1, search.finalists), some(candidates, 1)
+    new, best = some(candidates + 1, half), some(candidates, 1)
+    if config.front:
+        best = some(candidates, search.finalists - half)
+    of_random = best * bool(random)
+    if config.front and random:
+        of_random = some(candidates + search.finalists, search.finalists)
     contenders = [(candidate, study.seeds) for candidate in new]
-    contenders += [(candidate, study.seeds - known) for candidate in best * (2 if random else 1)]
+    contenders += [(candidate, study.seeds - known) for candidate in [*best, *of_random]]
     contenders.append((problem.default, study.seeds - default_known))
-    retrained = [*some(candidates + 1, search.winners), problem.default, *best * bool(random)]
+    retrained = [*some(candidates + 1, search.winners), problem.default]
+    retrained += of_random[: search.winners]
+    if config.front:
+        costs = [_front_cost(problem, candidate) for candidate in retrained[: search.winners]]
+        retrained += scaled_default(problem, costs)
     for stage, wanted in (
         ("validate", contenders),
         ("retrain", [(candidate, study.seeds) for candidate in retrained]),
@@ -215,6 +227,13 @@ def stand_in_batches(problem: Problem, pool: np.ndarray) -> list[StageJobs]:
             )
         )
     return [batch for batch in batches if batch.jobs]
+
+
+def _front_cost(problem: Problem, candidate: Candidate) -> int:
+    """The cost of a front."""
+    assert candidate.vector is not None
+    column = problem.costs.names.index(problem.config.front)
+    return int(problem.costs(candidate.vector[None])[0, column])
 
 
 def print_forecast(problem: Problem, seen: StudyForecast, console: Console) -> None:

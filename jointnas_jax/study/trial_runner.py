@@ -19,7 +19,7 @@ from jointnas_jax.storage.database import sqlite_url
 from jointnas_jax.storage.distributions import distributions
 from jointnas_jax.storage.provenance import Provenance
 from jointnas_jax.storage.trial_store import COMPLETED, FAILED, SEARCHED, Trial, TrialStore
-from jointnas_jax.storage.weights import save_variables
+from jointnas_jax.storage.weights import load_answers, save_variables
 from jointnas_jax.storage.workdir import STATE, clear
 from jointnas_jax.telemetry.progress import Progress
 
@@ -98,7 +98,7 @@ class TrialRunner:
             if trial := self.stored.get(first + i):
                 self.check(trial, spec)
                 if trial.status == FAILED or _intact(spec.weights):
-                    outcomes[i] = _stored_result(trial)
+                    outcomes[i] = _stored_result(trial, spec.weights)
         self._progress.batch(specs[0].stage, specs[0].round)
         later = max(0, self._trainings - first - len(jobs))
         # Closed, so that an error here stops what trains.
@@ -107,7 +107,7 @@ class TrialRunner:
             for i, outcome in completed:
                 folder = specs[i].weights
                 if folder is not None and outcome.reason is None:
-                    save_variables(folder, outcome.variables)
+                    save_variables(folder, outcome.variables, outcome.answers)
                 if first + i not in self.stored:
                     self.append(first + i, specs[i], outcome)
                 # Stored weights are on disk; the others would fill the memory.
@@ -255,9 +255,10 @@ class TrialStream:
                 self._executor.submit(number, spec.job, later=self._count)
 
 
-def _stored_result(trial: Trial) -> TrainResult:
+def _stored_result(trial: Trial, weights: Path | None = None) -> TrainResult:
     """What the training of a stored trial returned, without weights."""
-    return TrainResult(trial.accuracies, trial.reason, None, scores=trial.scores)
+    answers = load_answers(weights) if weights and trial.status == COMPLETED else None
+    return TrainResult(trial.accuracies, trial.reason, None, scores=trial.scores, answers=answers)
 
 
 def measured(outcome: TrainResult) -> dict[str, Any]:

@@ -9,6 +9,7 @@ L = number of classes, T = number of temperatures.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -111,3 +112,51 @@ def sums_of(logits: jax.Array, labels: jax.Array) -> jax.Array:
         *briers,
     ]
     return (jnp.stack(images) @ truth).ravel()
+
+
+def answers_of(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """What a network says of each image.
+
+    Args:
+      logits: `float32[B, L]`.
+      labels: `int32[B]`; what is said of -1 means nothing.
+
+    Returns:
+      `int32[2, B]`: the most probable class, and how many classes are more probable than the right
+      one; L where the logits are not finite.
+    """
+    right = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], -1)
+    above = (logits > right).sum(-1)
+    sound = jnp.isfinite(logits).all(-1)
+    return jnp.stack([logits.argmax(-1), jnp.where(sound, above, logits.shape[-1])]).astype(
+        jnp.int32
+    )
+
+
+def confusion(answers: Sequence[np.ndarray], labels: np.ndarray, classes: int) -> np.ndarray:
+    """Counts what each class is taken for, over trainings of one network.
+
+    Args:
+      answers: `int[2, N]` of each training, see `answers_of`.
+      labels: `int[N]`.
+      classes: L.
+
+    Returns:
+      `int64[L, L]`: images of each class (row) that were taken for each class (column). The sum is
+      N for each training.
+    """
+    counts = np.zeros((classes, classes), np.int64)
+    for said in answers:
+        np.add.at(counts, (labels, said[0]), 1)
+    return counts
+
+
+def right_answers(answers: np.ndarray, labels: np.ndarray, metric: str) -> np.ndarray:
+    """Which images count as right for a `config.search.metric`: `bool[..., N]`.
+
+    Args:
+      answers: `int[..., 2, N]`, see `answers_of`.
+      labels: `int[N]`.
+      metric: where it is `balanced_accuracy`, those of accuracy, which weighs them alike.
+    """
+    return answers[..., 1, :] < TOP if metric == "top5" else answers[..., 0, :] == labels

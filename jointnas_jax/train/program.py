@@ -63,6 +63,8 @@ class Training(NamedTuple):
     variables: Any  # Flax variables that count for the recipe, on the host; None after a failure
     # First step with a non-finite loss, or last one of an epoch that left a non-finite weight.
     failed_step: int | None
+    # `int32[2, N]` of the last measurement, see `metrics.answers_of`; None after a failure.
+    answers: np.ndarray | None = None
 
     @property
     def metrics(self) -> tuple[Metrics, ...]:
@@ -218,14 +220,18 @@ class TrainProgram:
         self._compile(lanes, feed)
         lanes, done, measured, failures = _restored(checkpoints, lanes, self._parts)
         tested: list[list[list[tuple[float, ...]]]] = []
+        answers = np.zeros((self.lanes, 2, 0), np.int32)
         for epoch in range(done, epochs):
             lanes, trained, failed, losses = self._one_epoch(lanes, feed, epoch)
             if every_epoch or epoch == epochs - 1:
                 of = {TRAINED: trained, AVERAGED: lanes.state.averaged, RAW: _raw(lanes, weights)}
                 measure = functools.partial(self._measure, lanes=lanes)
-                measured.append([measure(of[name], feed.evaluation) for name in weights])
+                rows, (answers, *_) = zip(
+                    *(measure(of[name], feed.evaluation) for name in weights), strict=True
+                )
+                measured.append(list(rows))
                 if test and epoch == epochs - 1:
-                    tested = [[measure(of[name], test) for name in weights]]
+                    tested = [[measure(of[name], test)[0] for name in weights]]
             failures.append(failed)
             if progress:
                 progress(epoch + 1, _mean_loss(losses, len(candidates)))
@@ -252,19 +258,24 @@ class TrainProgram:
                     if some or not prefix
                 },
                 failures=[failed[lane] for failed in failures],
+                answers=answers[lane],
             )
             for lane, candidate in enumerate(candidates)
         ]
 
     def _measure(
         self, variables: Any, images: EvalData | StreamedEvalData, lanes: _Lanes
-    ) -> list[tuple[float, ...]]:
-        """The metrics of each lane, given `float32[V]` of each."""
+    ) -> tuple[list[tuple[float, ...]], np.ndarray]:
+        """The metrics of each lane, given `float32[V]` of each; answers `int32[lanes, 2, N]`."""
         lane, stats = (variables, lanes.switches), images.stats
-        sums = [self._evaluate(lane, batch, stats) for batch in images.batches]
+        sums, answers = zip(
+            *(self._evaluate(lane, batch, stats) for batch in images.batches), strict=True
+        )
         # On the host, see `_flat`.
         rows = np.sum([np.asarray(s, np.float64).reshape(self.lanes, -1) for s in sums], 0)
-        return [dataclasses.astuple(Metrics.of(row)) for row in rows]
+        said = [np.asarray(a).reshape(self.lanes, 2, -1) for a in answers]
+        metrics = [dataclasses.astuple(Metrics.of(row)) for row in rows]
+        return metrics, np.concatenate(said, -1)[..., : images.count]
 
     def _one_epoch(
         self, lanes: _Lanes, feed: Feed, epoch: int
@@ -365,6 +376,7 @@ class TrainProgram:
         *,
         curves: Mapping[str, Sequence[Sequence[float]]],
         failures: list[int],
+        answers: np.ndarray,
     ) -> Training:
         metrics = {name: [Metrics(*row) for row in rows] for name, rows in curves.items()}
         failed = next((epoch for epoch, step in enumerate(failures) if step >= 0), None)
@@ -377,7 +389,8 @@ class TrainProgram:
         variables = self._on_host(trained)
         if isinstance(self._shape, Envelope):
             variables = cut_variables(variables, zero_variables(arch))
-        return Training({n: tuple(rows) for n, rows in metrics.items()}, variables, None)
+        whole = {name: tuple(rows) for name, rows in metrics.items()}
+        return Training(whole, variables, None, answers)
 
     def _on_host(self, trained: np.ndarray) -> Any:
         """Cuts `float32[V]` into Flax variables with NumPy, which compiles nothing."""
@@ -461,7 +474,7 @@ def _evaluate(
     module: Network,
     template: Any,
     spread: Callable[[Any], Any],
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """`steps.evaluate` with the variables as `float32[V]`, cut up like `template`.
 
     One vector, because cutting it into a hundred arguments would take another program.

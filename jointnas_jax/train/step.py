@@ -20,7 +20,7 @@ from jointnas_jax.data.randaugment import transform_batch
 from jointnas_jax.nets.envelope import Envelope, Switches
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec
-from jointnas_jax.train.metrics import sums_of
+from jointnas_jax.train.metrics import answers_of, sums_of
 from jointnas_jax.train.optimizer import (
     OptimizerState,
     initial_optimizer,
@@ -249,9 +249,9 @@ def evaluate(
     images: jax.Array,
     labels: jax.Array,
     stats: PixelStats,
-) -> jax.Array:
-    """Sums of metrics over `uint8[B, H, W, C]`, see `metrics.sums_of`."""
+) -> tuple[jax.Array, jax.Array]:
+    """Sums of metrics over `uint8[B, H, W, C]`, and answers, see `sums_of` and `answers_of`."""
     images = augment.normalise(images, stats.mean, stats.std)
     images = augment.resize(images, module.arch.resolution)
     logits: Any = module.apply(variables, images, switches=switches)
-    return sums_of(logits, labels)
+    return sums_of(logits, labels), answers_of(logits, labels)

@@ -5,7 +5,7 @@ import pytest
 
 import jointnas_jax as jn
 from jointnas_jax.errors import InputError
-from jointnas_jax.predictor.front import hypervolume
+from jointnas_jax.strategy.front import Reference, hypervolume
 
 SPACE = jn.Space(
     jn.Knob.integer("width", 1, 16),
@@ -32,7 +32,7 @@ def evaluate(candidates):
 def volume(trials):
     flops = np.log([trial.costs["flops"] for trial in trials])
     scores = np.array([trial.score for trial in trials])
-    return hypervolume(flops, scores, cost_reference=np.log(300), score_reference=-2.0)
+    return hypervolume(flops, scores, Reference(np.log(300), -2.0))
 
 
 def test_its_front_is_larger_than_what_a_search_of_the_best_leaves_behind():

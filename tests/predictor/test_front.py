@@ -6,13 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jointnas_jax.predictor.front import Front, hypervolume, nondominated
+from jointnas_jax.predictor.front import Front
+from jointnas_jax.strategy.front import Reference, hypervolume
 
-REFERENCES = dict(cost_reference=3.0, score_reference=-1.0)
+CORNER = Reference(cost=3.0, score=-1.0)
 
 
 def front_of(costs, scores, real):
-    references = {name: jnp.float32(value) for name, value in REFERENCES.items()}
+    references = dict(
+        cost_reference=jnp.float32(CORNER.cost), score_reference=jnp.float32(CORNER.score)
+    )
     arrays = (jnp.asarray(costs, jnp.float32), jnp.asarray(scores, jnp.float32), jnp.asarray(real))
     return Front.of(*arrays, **references)
 
@@ -30,11 +33,11 @@ def test_the_expected_area_is_the_mean_area(seed, count, padding):
     found = front_of(costs, scores, real).log_improvement(
         *(jnp.asarray(v, jnp.float32) for v in (new, mean, deviation))
     )
-    before = hypervolume(costs[real], scores[real], **REFERENCES)
+    before = hypervolume(costs[real], scores[real], CORNER)
     for cost, m, d, log_area in zip(new, mean, deviation, found, strict=True):
         draws = m + d * rng.normal(0, 1, 1500)
         added = [
-            hypervolume(np.append(costs[real], cost), np.append(scores[real], y), **REFERENCES)
+            hypervolume(np.append(costs[real], cost), np.append(scores[real], y), CORNER)
             for y in draws
         ]
         error = 4 * np.std(added) / np.sqrt(len(draws)) + 1e-3
@@ -46,32 +49,3 @@ def test_a_candidate_at_the_reference_or_beyond_adds_nothing():
     costs = jnp.array([3.0, 4.0])
     found = front.log_improvement(costs, jnp.ones(2), jnp.ones(2))
     assert np.exp(np.asarray(found)).tolist() == [0, 0]
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=9))
-def test_a_front_holds_what_nothing_else_beats(points):
-    costs, scores = np.array(points, float).T
-    front = nondominated(costs, scores)
-
-    def beaten(i):
-        as_good = (costs <= costs[i]) & (scores >= scores[i])
-        return (as_good & ((costs < costs[i]) | (scores > scores[i]))).any()
-
-    expected = {points[i] for i in range(len(points)) if not beaten(i)}
-    assert {points[i] for i in front} == expected
-    assert len(front) == len(expected)  # equal ones once
-    assert (np.diff(costs[front]) > 0).all()
-    assert (np.diff(scores[front]) > 0).all()
-
-
-def test_failed_trials_are_on_no_front():
-    assert nondominated(np.array([1.0, 2.0]), np.array([np.nan, 0.5])).tolist() == [1]
-
-
-def test_areas_agree_with_another_library():
-    moocore = pytest.importorskip("moocore")
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        costs, scores = rng.uniform(0, 3, 8), rng.normal(0, 1, 8)
-        expected = moocore.hypervolume(np.column_stack([costs, -scores]), ref=[3.0, 1.0])
-        assert hypervolume(costs, scores, **REFERENCES) == pytest.approx(expected)

@@ -23,7 +23,7 @@ CLASSES = dict(
 
 def config_of(mode="joint", **sections):
     config = load_config(str(DIGITS), ["report"])
-    config.mode, config.train.epochs = mode, EPOCHS
+    config.mode, config.train.epochs, config.search.front = mode, EPOCHS, ""
     for section, values in sections.items():
         config[section].update(values)
     return check_config(config)

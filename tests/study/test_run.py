@@ -27,7 +27,8 @@ from jointnas_jax.storage import workdir as workdirs
 from jointnas_jax.storage.study_reader import stored_trials
 from jointnas_jax.storage.weights import load_variables
 from jointnas_jax.study.budgets import search_budgets
-from jointnas_jax.study.run import Study, run_study
+from jointnas_jax.study.run import run_study
+from jointnas_jax.study.stages import Stages
 from jointnas_jax.telemetry.progress import Progress
 
 TINY = str(Path(__file__).parent.parent / "support" / "tiny.py")
@@ -152,9 +153,10 @@ def test_where_all_random_candidates_fail_there_is_nothing_to_beat():
 
     def references(*outcomes):
         runner = types.SimpleNamespace(run=lambda specs: list(outcomes))
-        study = Study(problem, runner, None, Progress(), searcher, problem.images()[1])
+        study = Stages(problem, runner, None, Progress(), searcher, rule=None)
         searched = types.SimpleNamespace(fitted=None)
-        return [contender.source for contender in study.references(4, searched)]
+        found = study.references(4, searched).named()
+        return [contender.source for contender in found.values()]
 
     assert references(lost, lost, lost, lost) == ["default candidate"]
     both = ["default candidate", "best of 4 random"]
@@ -269,9 +271,10 @@ def test_winners_are_sound_finalists_even_where_fewer_are_left_than_wanted(tmp_p
     ],
 )
 def test_a_verdict_respects_the_noise(ours, theirs, verdict):
-    from jointnas_jax.study.result import _compare, _statistics
+    from jointnas_jax.study.contender import over_seeds
+    from jointnas_jax.study.result import _compare
 
-    entries = [{"test": _statistics(accuracies)} for accuracies in (ours, theirs)]
+    entries = [{"test": over_seeds(accuracies)} for accuracies in (ours, theirs)]
     assert _compare(*entries, test_images=360)["verdict"] == verdict
 
 
