@@ -60,6 +60,10 @@ def compare(
     studies: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
     baseline = []
     settings = dataclasses.replace(config.study, random_reference=False)
+    # The claim is of one network; recipes alone have no front.
+    config = dataclasses.replace(
+        config, search=dataclasses.replace(config.search, front="", winners=1)
+    )
     for seed in range(config.seed, config.seed + seeds):
         for mode in MODES:
             study = dataclasses.replace(config, mode=mode, seed=seed, study=settings)

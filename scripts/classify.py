@@ -1,6 +1,7 @@
 """Names the classes of image files, by a finished study's winner, an export or imported weights.
 
 python scripts/classify.py --model=runs/digits digit.png
+python scripts/classify.py --model=runs/digits --winner=2 digit.png
 python scripts/classify.py --model=runs/digits/export/onnx digit.png
 python scripts/classify.py --model=runs/fbnetv3_b --top=3 --json cat.jpg dog.jpg
 """
@@ -15,6 +16,7 @@ from jointnas_jax.command_line import define_path, parse_flags, run_script
 from jointnas_jax.errors import ModelError, one_line
 
 MODEL = define_path("model", "", "Workdir of a study, an export, or a folder of import_weights.py.")
+WINNER = flags.DEFINE_integer("winner", 0, "Which winner of the study; 0 is the first.", 0)
 TOP = flags.DEFINE_integer("top", 5, "Classes to name, most probable first.", 1)
 JSON = flags.DEFINE_bool("json", False, "Print JSON instead of text.")
 
@@ -28,7 +30,7 @@ def main(argv: list[str]) -> int:
     # Only now: the import below takes seconds.
     from jointnas_jax.models.export import load_classifier
 
-    model, found = load_classifier(Path(MODEL.value)), []
+    model, found = load_classifier(Path(MODEL.value), WINNER.value), []
     for file in files:
         classes = model.classify(Path(file), TOP.value)
         found.append({"image": file, "classes": classes})

@@ -125,16 +125,20 @@ def _check_free(folder: Path, overwrite: bool) -> None:
         raise ModelError(f"`{folder}` cannot be used: {one_line(error)}") from error
 
 
-def load_classifier(folder: Path) -> Classifier:
+def load_classifier(folder: Path, winner: int = 0) -> Classifier:
     """Loads a model, or an export that is a program.
 
+    Args:
+      folder: See `load`.
+      winner: See `load`.
+
     Raises:
-      InputError: The folder holds neither.
+      InputError: The folder holds neither, or a winner is chosen where there is one model.
       DamagedError: The content is not what was written.
     """
     file = folder / MODEL
     with reading(file, ModelError):
         data = read_description(file) if file.is_file() else {}
-        if not {"orbax", "safetensors"} & set(data.get("formats", ["orbax"])):
+        if not winner and not {"orbax", "safetensors"} & set(data.get("formats", ["orbax"])):
             return load_program(folder, data)
-    return load(folder)
+    return load(folder, winner)

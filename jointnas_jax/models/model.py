@@ -188,7 +188,8 @@ def load(path: str | Path, winner: int = 0, seed: int | None = None) -> Model:
     Args:
       path: Workdir of a finished study or of the training of one candidate, folder of
         `scripts/import_weights.py`, or export with weights (`orbax` or `safetensors`).
-      winner: Rank of the winner of a study; 0 is the best.
+      winner: Rank of the winner of a study; 0 is the best, of a front the most accurate and
+        dearest.
       seed: Index among the winner's trainings; None is the first that did not fail.
 
     Raises:

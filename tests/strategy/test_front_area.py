@@ -1,5 +1,6 @@
 """Fronts, their areas, and the members that say most."""
 
+import moocore
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,7 +32,6 @@ def test_failed_trials_are_on_no_front():
 
 
 def test_areas_agree_with_another_library():
-    moocore = pytest.importorskip("moocore")
     rng = np.random.default_rng(0)
     for _ in range(20):
         costs, scores = rng.uniform(0, 3, 8), rng.normal(0, 1, 8)

@@ -6,16 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from absl import flags
+from markupsafe import escape
 from rich.console import Console
 
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import ConfigError, InterruptedStudyError
 from jointnas_jax.execution.job import TrainResult
-from jointnas_jax.models.model import load
 from jointnas_jax.problem.problem import build_problem
 from jointnas_jax.problem.scaled_default import scaled_default
-from jointnas_jax.report.answer import sentences
+from jointnas_jax.report.answer import networks, sentences
+from jointnas_jax.report.page import write_report
 from jointnas_jax.runtime.interrupt import Interrupt
+from jointnas_jax.space import read_arch
+from jointnas_jax.storage.study_reader import read_record
 from jointnas_jax.storage.workdir import WEIGHTS
 from jointnas_jax.strategy.front import nondominated
 from jointnas_jax.study.run import run_study
@@ -25,6 +28,10 @@ FRONT = (
     "--config.search.front=flops",
     "--config.search.finalists=4",
     "--config.search.winners=3",
+    # The default candidate of `tiny.py` is the cheapest of its space.
+    "--config.default.stage1_channels=16",
+    "--config.default.stage1_expand=2",
+    "--config.default.head_channels=32",
 )
 IMAGES = 360
 
@@ -129,6 +136,17 @@ def test_areas_are_beside_each_other(finished):
     assert areas["search"]["value"] > 0
 
 
+def test_the_report_has_the_answer_and_both_figures_of_the_front(finished):
+    workdir, result = finished
+    page, *files = write_report(read_record(workdir, ""))
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    for sentence in result["answer"]:
+        assert str(escape(sentence)) in text
+    assert {"front.png", "hypervolume.png"} <= {file.name for file in files}
+    for name, _ in networks(result):
+        assert name in text
+
+
 def test_weights_of_all_that_was_retrained_are_kept(finished):
     workdir, result = finished
     names = {path.name for path in (workdir / WEIGHTS).iterdir()}
@@ -142,7 +160,7 @@ def test_weights_of_all_that_was_retrained_are_kept(finished):
     assert {f"winner{i}" for i in range(len(result["winners"]))} <= names
     assert names <= expected | {"default"}
     for rank, winner in enumerate(result["winners"]):
-        arch = load(workdir, winner=rank).arch
+        arch = read_arch(workdir / f"winner{rank}.json")
         assert arch.to_dict() == winner["candidate"]["arch"]
 
 
