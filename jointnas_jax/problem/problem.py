@@ -16,6 +16,7 @@ from jointnas_jax.nets import zoo
 from jointnas_jax.nets.cost import CostTable, count
 from jointnas_jax.nets.latency import LATENCY, latency_of, with_latency
 from jointnas_jax.problem.latency_table import LatencyTable, measured_latencies
+from jointnas_jax.problem.scaled_default import scaled_vectors
 from jointnas_jax.rules import TIMES, cost_in_words
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob
 from jointnas_jax.space.knobs import Value
@@ -28,6 +29,8 @@ from jointnas_jax.strategy.searcher import Searcher
 # and 0.8 up the default candidate's accuracy takes 2.0, 2.5 and 3.1 times fewer FLOPs (random
 # search 1.5). On one of the colour set's, 6 studies: from 0.5, 0.8 and 0.9 up 2.3, 3.3 and 2.2.
 _GOOD = 0.8
+# Shares of the default candidate's cost at which it is trained, too, before a front is searched.
+_SMALLER = (0.5, 0.25)
 # Streams of NumPy's random numbers, next to the study's seed: pool, validation split, pretraining
 # samples, random search.
 POOL_STREAM, VALIDATION_STREAM, PRETRAIN_STREAM, RANDOM_STREAM = range(4)
@@ -110,14 +113,48 @@ class Problem:
     def pool(self) -> np.ndarray:
         """Draws the pool of the coarse stage: `int32[P, K]`; raises `SpaceError` if it is empty.
 
-        Its head, the first to be trained, is the default candidate, unless the config wants it out.
+        Its head, the first to be trained, is the default candidate, unless the config wants it out;
+        of a front, also what one would try by hand: the default candidate at lower costs.
         """
         pool = self.pool_within(self.config.budget.limits(), self.config.seed)
         assert self.default.vector is not None
         first = self.default.vector[None]
         if self.config.search.start_with_default and self.budget_test()(first)[0]:
+            first = np.concatenate([first, self._smaller_defaults()])
             pool = distinct(np.concatenate([first, pool]))[: len(pool)]
         return pool
+
+    def _smaller_defaults(self) -> np.ndarray:
+        """Scaled default candidates to start a front with, `int32[N, K]`."""
+        if not (front := self.config.front):
+            return np.zeros((0, len(self.space.knobs)), np.int32)
+        assert self.default.costs is not None
+        wanted = [int(share * self.default.costs[front]) for share in _SMALLER]
+        return self._scaled_to(wanted)[: self.config.search.per_round // 2]
+
+    def scaled_default(self, costs: Sequence[int]) -> list[Candidate]:
+        """The scaled default candidates whose costs are nearest to given ones.
+
+        Args:
+          costs: of the front, in no order.
+
+        Returns:
+          One for each cost, within the budget; each once, by descending cost, and without the
+          default candidate itself.
+        """
+        return [self.candidate(vector) for vector in self._scaled_to(costs)]
+
+    def _scaled_to(self, costs: Sequence[int]) -> np.ndarray:
+        """See `scaled_default`: `int32[N, K]`."""
+        assert self.default.vector is not None
+        scaled = scaled_vectors(self.space, self.default.vector)
+        scaled = scaled[self.budget_test()(scaled)] if len(scaled) else scaled
+        if not len(scaled):  # none of its knobs can be scaled
+            return scaled
+        column = self.costs.names.index(self.config.front)
+        logs = np.log(self.costs(scaled)[:, column])
+        nearest = {int(np.abs(logs - np.log(cost)).argmin()) for cost in costs}
+        return scaled[sorted(nearest, key=lambda i: -logs[i])]
 
     def pool_within(self, limits: Mapping[str, int], seed: int) -> np.ndarray:
         """Draws a pool within limits of costs by name: `int32[P, K]`; see `sobol_pool`."""

@@ -18,6 +18,8 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
     front = result["front"]
     cost, metric = front["cost"], METRICS[result["metric"]]
     default = result["references"]["default"]
+    if default["test"]["mean"] is None:
+        return ["The default candidate failed: there is nothing to compare with."]
     name = f"default's {metric} ({_percent(default['test']['mean'])})"
     return [_fewer(result, cost, name), _gain(result, cost)]
 
@@ -25,8 +27,6 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
 def _fewer(result: Mapping[str, Any], cost: str, name: str) -> str:
     found, winners = result["front"]["fewer"], result["winners"]
     default = result["references"]["default"]
-    if default["test"]["mean"] is None:
-        return "The default candidate failed: there is nothing to compare with."
     if not found:
         means = [w["test"]["mean"] for w in winners if w["test"]["mean"] is not None]
         best = f"the best winner has {_percent(max(means))}" if means else "all winners failed"

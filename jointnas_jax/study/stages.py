@@ -14,7 +14,6 @@ from jointnas_jax.errors import StudyError
 from jointnas_jax.execution.job import Job, TrainResult
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.problem.problem import PRETRAIN_STREAM, Problem
-from jointnas_jax.problem.scaled_default import scaled_default
 from jointnas_jax.space import Candidate
 from jointnas_jax.strategy.accuracy_scale import accuracy_scale
 from jointnas_jax.strategy.evolution import Evolution, diverse
@@ -107,7 +106,8 @@ class Stages:
             evolved = diverse(new, count, max(1, measured.shape[1] // 6))
         else:
             measured = state.measured[0]
-            new = distinct(np.concatenate([measured, new]))[len(measured) :]
+            # Nor what failed: the predictor knows nothing of it.
+            new = distinct(np.concatenate([state.vectors, new]))[len(state.vectors) :]
             both = self._predictions(searched, measured), self._predictions(searched, new)
             first, then = self.rule.members(measured, new, *both, count=count)
             measured, evolved = measured[first], new[then]
@@ -167,7 +167,7 @@ class Stages:
         """The references that are retrained: of a front as many as winners, at their costs."""
         if self.rule is None:
             return references
-        scaled = scaled_default(self.problem, [w.cost(self.rule.cost) for w in winners])
+        scaled = self.problem.scaled_default([w.cost(self.rule.cost) for w in winners])
         sound = [c for c in references.random if math.isfinite(c.mean_score)]
         return References(
             references.default,

@@ -19,7 +19,6 @@ from jointnas_jax.execution.job import Job
 from jointnas_jax.execution.schedule import Estimate, Scheduler
 from jointnas_jax.models.model import load
 from jointnas_jax.problem.problem import Problem
-from jointnas_jax.problem.scaled_default import scaled_default
 from jointnas_jax.rules import cost_in_words
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace
 from jointnas_jax.telemetry.time_left import Part
@@ -211,7 +210,7 @@ def stand_in_batches(problem: Problem, pool: np.ndarray) -> list[StageJobs]:
     retrained += of_random[: search.winners]
     if config.front:
         costs = [_front_cost(problem, candidate) for candidate in retrained[: search.winners]]
-        retrained += scaled_default(problem, costs)
+        retrained += problem.scaled_default(costs)
     for stage, wanted in (
         ("validate", contenders),
         ("retrain", [(candidate, study.seeds) for candidate in retrained]),

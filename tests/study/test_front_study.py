@@ -13,7 +13,6 @@ from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import ConfigError, InterruptedStudyError
 from jointnas_jax.execution.job import TrainResult
 from jointnas_jax.problem.problem import build_problem
-from jointnas_jax.problem.scaled_default import scaled_default
 from jointnas_jax.report.answer import networks, sentences
 from jointnas_jax.report.page import write_report
 from jointnas_jax.runtime.interrupt import Interrupt
@@ -209,7 +208,7 @@ def test_a_front_needs_what_knows_how_unsure_it_is(argument):
 def test_scaled_candidates_are_those_nearest_to_given_costs():
     problem = build_problem(config("--config.budget.flops="))
     costs = problem.default.costs["flops"]
-    found = scaled_default(problem, [costs // 3, costs, costs * 3])
+    found = problem.scaled_default([costs // 3, costs, costs * 3])
     assert found
     flops = [candidate.costs["flops"] for candidate in found]
     assert flops == sorted(flops, reverse=True)
