@@ -1,7 +1,7 @@
 """A candidate made larger and smaller by hand, inside of its space.
 
-Width, depth and resolution grow together, in EfficientNet's proportions (`nets/scaling.py`), each to
-the nearest value of its knob; everything else, and the recipe, stays.
+Width, depth and resolution grow together, in EfficientNet's proportions (`nets/scaling.py`), each
+to the nearest value of its knob; everything else, and the recipe, stays.
 """
 
 import numpy as np
