@@ -56,17 +56,14 @@ def _gain(result: Mapping[str, Any], cost: str) -> str:
 
 
 def areas_in_words(result: Mapping[str, Any]) -> str:
-    """The hypervolumes of a front and of what it has to beat, in a line."""
+    """Whether a front is ahead of what it has to beat, by hypervolume, in a line."""
     areas, parts = result["front"]["hypervolume"], []
-    for group, name in (("scaled_default", "the scaled default"), ("random", "random search")):
+    for group, name in (("scaled_default", "the scaled default"), ("random", "random search's")):
         if ahead := areas.get(group, {}).get("search_ahead_by"):
-            share = ahead["value"] / max(areas[group]["value"], 1e-9)
-            text = f"{share:+.0%} beside {name}"
-            if ahead["low"] is not None:
-                sure = ahead["low"] > 0 or ahead["high"] < 0
-                text += "" if sure else " (within the noise)"
-            parts.append(text)
-    return f"Area under the front: {', '.join(parts)}." if parts else ""
+            unsure = ahead["low"] is not None and ahead["low"] <= 0 <= ahead["high"]
+            place = "ahead of" if ahead["value"] > 0 else "behind"
+            parts.append(f"{place} {name}{' (within the noise)' if unsure else ''}")
+    return f"By the area under it, the front is {' and '.join(parts)}." if parts else ""
 
 
 def in_units(cost: str, value: int) -> str:
