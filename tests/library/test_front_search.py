@@ -35,6 +35,7 @@ def volume(trials):
     return hypervolume(flops, scores, Reference(np.log(300), -2.0))
 
 
+@pytest.mark.slow
 def test_its_front_is_larger_than_what_a_search_of_the_best_leaves_behind():
     volumes = {}
     for front in ("flops", None):

@@ -163,7 +163,10 @@ def test_weights_of_all_that_was_retrained_are_kept(finished):
         assert arch.to_dict() == winner["candidate"]["arch"]
 
 
-@pytest.mark.parametrize("stage", ["coarse", "validate", "retrain"])
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param(s, marks=pytest.mark.slow) for s in ("coarse", "validate")] + ["retrain"],
+)
 def test_an_interrupted_study_goes_on_to_the_same_answer(finished, tmp_path, stage):
     interrupt, seen = Interrupt(), []
 
@@ -189,6 +192,7 @@ def test_a_study_of_recipes_has_no_front(tmp_path):
     assert len(result["winners"]) == 3
 
 
+@pytest.mark.slow
 def test_another_cost(tmp_path):
     result = run(tmp_path, "--config.search.front=params", "--config.study.random_reference=False")
     params = [w["costs"]["params"] for w in result["winners"]]
