@@ -250,7 +250,7 @@ class SearchConfig(_Settings):
         better.
       pool_size: candidates of the quasi-Monte-Carlo pool.
       start_with_default: train the default candidate first, if it is within the budget; the paper
-        does not.
+        does not. Of a front also the same, scaled down to a half and a quarter of its cost.
       rounds: rounds of the coarse stage.
       per_round: candidates trained in a round.
       asynchronous: after the first round ask for a candidate whenever an actor of the executor
@@ -428,7 +428,13 @@ def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
             "`config.search.winners` must be at most `config.search.finalists` = "
             f"{search.finalists}, got {search.winners}"
         )
-    if search.front and not (checked.predictor.process and search.acquisition == "improvement"):
+    if checked.front and search.winners < 2:
+        raise ConfigError(
+            "`config.search.winners` must be at least 2 for a front over "
+            f"`{checked.front}`, got {search.winners}; add --config.search.winners=3, and at least "
+            'as many finalists, or search one candidate with --config.search.front=""'
+        )
+    if checked.front and not (checked.predictor.process and search.acquisition == "improvement"):
         raise ConfigError(
             "`config.search.front` needs the Gaussian process and the expected improvement, got "
             f"`config.predictor.process` = {checked.predictor.process} and "

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from jointnas_jax.library.parameters import Parameters
 from jointnas_jax.library.proposal import Seen
 from jointnas_jax.predictor.targets import standardised
+from jointnas_jax.strategy.front import nondominated
 from jointnas_jax.strategy.history import History
 
 # Trials without a score that are believed, at most: the latest ones.
@@ -49,7 +50,7 @@ class Memory(History):
         """
         vectors, scores = self.measured
         excess = self.excess[np.isfinite(self.scores)]
-        chosen = _chosen(scores, excess, most)
+        chosen = _chosen(scores, excess, self.costs[np.isfinite(self.scores)], most)
         excess = excess[chosen]
         costs = self.costs[np.isfinite(self.scores)][chosen]
         z = standardised(scores[chosen])[0]
@@ -70,10 +71,13 @@ class Memory(History):
         )
 
 
-def _chosen(scores: np.ndarray, excess: np.ndarray, most: int) -> np.ndarray:
+def _chosen(scores: np.ndarray, excess: np.ndarray, costs: np.ndarray, most: int) -> np.ndarray:
     """Positions of the trials to learn from, best first."""
-    # What breaks a constraint is behind all that does not.
-    order = np.lexsort([-scores, excess > 0])
+    # What breaks a constraint is behind all that does not; before all the front of a known cost,
+    # which is the best trial where there is none.
+    sound = np.where(excess > 0, np.nan, scores)
+    off = ~np.isin(np.arange(len(scores)), nondominated(costs, sound))
+    order = np.lexsort([-scores, off, excess > 0])
     latest = np.arange(len(order))[-(most // 2) :]
     best = order[: most if len(order) <= most else most - len(latest)]
     return order[np.isin(order, np.concatenate([best, latest]))]
@@ -115,7 +119,8 @@ def remember(
         scores.append(score if scored else math.nan)
         finished.append(not running)
         constraints.append(_constraints(trial) if scored else {})
-        costs.append(trial.values[cost] if scored and cost is not None else 1.0)
+        known = scored and cost is not None and trial.values is not None
+        costs.append(trial.values[cost] if known else 1.0)
     return Memory(
         vectors=np.array(vectors, np.int32).reshape(len(vectors), len(parameters.space.knobs)),
         scores=np.array(scores, np.float64),

@@ -26,10 +26,11 @@ class Parameters:
 
     Attributes:
       space: space of the knobs.
+      distributions: of each parameter.
     """
 
     def __init__(self, distributions: dict[str, BaseDistribution]):
-        self._distributions = distributions
+        self.distributions = distributions
         # Optuna's names may be empty.
         knobs = tuple(_knob(name or "parameter", d) for name, d in distributions.items())
         self.space = PlainSpace(knobs, ())
@@ -40,7 +41,7 @@ class Parameters:
         return {
             name: d.choices[i] if isinstance(d, CategoricalDistribution) else knob.values[i]
             for (name, d), knob, i in zip(
-                self._distributions.items(), self.space.knobs, vector.tolist(), strict=True
+                self.distributions.items(), self.space.knobs, vector.tolist(), strict=True
             )
         }
 
@@ -48,7 +49,7 @@ class Parameters:
         """Name of each parameter -> the values that `int[N, K]` have, an array."""
         columns = {}
         for (name, d), knob, i in zip(
-            self._distributions.items(), self.space.knobs, vectors.T, strict=True
+            self.distributions.items(), self.space.knobs, vectors.T, strict=True
         ):
             values = d.choices if isinstance(d, CategoricalDistribution) else knob.values
             columns[name] = as_array(values)[i]
@@ -62,7 +63,7 @@ class Parameters:
     def partial_vector(self, values: Mapping[str, Any]) -> np.ndarray:
         """The same, but -1 where a value is missing or foreign."""
         vector = np.full(len(self._numbers), -1, np.int32)
-        for i, (name, distribution) in enumerate(self._distributions.items()):
+        for i, (name, distribution) in enumerate(self.distributions.items()):
             if name in values:
                 with contextlib.suppress(ValueError):
                     number = distribution.to_internal_repr(values[name])
@@ -77,9 +78,15 @@ class LogCost:
       broken: the error of a call that failed, see `unwrapped_errors`.
     """
 
-    def __init__(self, cost: Callable[[dict[str, np.ndarray]], Any], parameters: Parameters):
+    def __init__(
+        self,
+        cost: Callable[[dict[str, np.ndarray]], Any],
+        parameters: Parameters,
+        fixed: Mapping[str, Any],
+    ):
         self.broken: InputError | None = None
         self._cost = cost
+        self._fixed = fixed
         self._parameters = parameters
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
@@ -93,7 +100,9 @@ class LogCost:
     def _checked(self, vectors: np.ndarray) -> np.ndarray:
         count = len(vectors)
         try:
-            costs = self._cost(self._parameters.columns(vectors))
+            values = self._parameters.columns(vectors)
+            values |= {n: as_array([value])[[0] * count] for n, value in self._fixed.items()}
+            costs = self._cost(values)
         except Exception as error:  # it is the user's code
             raise InputError(
                 f"`cost` failed on arrays of {count} candidates: {one_line(error)}; each "

@@ -32,7 +32,7 @@ from jointnas_jax.strategy.evolution import evolve
 
 # Features come in multiples of this, so that spaces share programs.
 _FEATURES = 8
-# The reference of a front is dearer than all candidates by this, in logarithms.
+# The reference of a front is dearer than all starts and trials by this, in logarithms.
 _BEYOND = 0.1
 
 
@@ -145,11 +145,14 @@ def propose(
 
     front = None
     if log_cost is not None:
-        costs = padded(seen.costs)
-        dearest = jnp.maximum(log_cost(start).max(), jnp.where(real, costs, -jnp.inf).max())
-        expected = predict(process, rows)[0]
+        believed = jnp.where(jnp.arange(len(seen.believed)) < seen.beliefs, seen.believed.T, 0).T
+        costs = jax.lax.dynamic_update_slice(padded(seen.costs), log_cost(believed), (seen.real,))
+        expected, counted = predict(process, process.inputs)[0], process.real
+        if constrained:
+            counted &= ~(real & (padded(seen.excess) > 0))
+        dearest = jnp.maximum(log_cost(start).max(), jnp.where(counted, costs, -jnp.inf).max())
         front = Front.of_trials(
-            costs, expected, real, cost_reference=dearest + _BEYOND, quantile=USUAL
+            costs, expected, counted, cost_reference=dearest + _BEYOND, quantile=USUAL
         )
 
     def mark(vectors: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import secrets
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from scipy.stats import qmc
 from jointnas_jax.arguments import check_function, check_integer, check_seed
 from jointnas_jax.config import EvolutionConfig
 from jointnas_jax.errors import InputError
-from jointnas_jax.library.costs import CostFn, unwrapped_errors
+from jointnas_jax.library.costs import unwrapped_errors
 from jointnas_jax.library.memory import Memory, remember
 from jointnas_jax.library.parameters import LogCost, Parameters
 from jointnas_jax.library.proposal import SpaceArrays, propose
@@ -86,7 +86,7 @@ class JointNASSampler(BaseSampler):
         n_startup_trials: int = 8,
         constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
         most_trials: int = 128,
-        cost: CostFn | None = None,
+        cost: Callable[[dict[str, np.ndarray]], Any] | None = None,
         cost_objective: int = 1,
     ):
         """Makes a sampler.
@@ -135,7 +135,11 @@ class JointNASSampler(BaseSampler):
         pinned = parameters.partial_vector(given)
         with _PROPOSING:
             memory = self._memory(study, trial, parameters)
-            proposed = functools.partial(self._propose, parameters, trial.number, pinned)
+            every = intersection_search_space(study.get_trials(deepcopy=False))
+            single = {n: d.to_external_repr(_first(d)) for n, d in every.items() if d.single()}
+            proposed = functools.partial(
+                self._propose, parameters, trial.number, pinned, fixed=single
+            )
             # Where all values have been tried the best are tried again.
             _, (vector,) = ask(proposed, memory, 1, repeat=True)
             values = parameters.values(vector)
@@ -229,19 +233,29 @@ class JointNASSampler(BaseSampler):
             )
 
     def _log_cost(
-        self, parameters: Parameters
+        self, parameters: Parameters, fixed: Mapping[str, Any]
     ) -> tuple[LogCost | None, Callable[[Any], Any] | None]:
-        """The logarithm of the known cost, on the host and under `jit`."""
+        """The logarithm of the known cost, on the host and under `jit`.
+
+        The `fixed` are parameters of one value, which are not searched.
+        """
         if self._cost is None:
             return None, None
-        name = parameters.space.knobs
+        # By the values: knobs of categorical parameters hold positions.
+        name = repr((parameters.distributions, sorted(fixed.items())))
         if name not in self._log_costs:
-            host = LogCost(self._cost, parameters)
+            host = LogCost(self._cost, parameters, fixed)
             self._log_costs[name] = host, on_host(host, np.float32)
         return self._log_costs[name]
 
     def _propose(
-        self, parameters: Parameters, number: int, pinned: np.ndarray, memory: Memory
+        self,
+        parameters: Parameters,
+        number: int,
+        pinned: np.ndarray,
+        memory: Memory,
+        *,
+        fixed: Mapping[str, Any],
     ) -> tuple[Memory, np.ndarray]:
         """Proposes for the trial of this number, see `Propose`.
 
@@ -255,7 +269,7 @@ class JointNASSampler(BaseSampler):
             return memory, pin(space.from_unit(even.random(_POOL)))
         pool = pin(space.from_unit(even.random(_POOL)))
         seen = memory.arrays(self._most)
-        known, log_cost = self._log_cost(parameters)
+        known, log_cost = self._log_cost(parameters, fixed)
         with unwrapped_errors(known):
             population, marks = jax.device_get(
                 propose(
@@ -270,6 +284,12 @@ class JointNASSampler(BaseSampler):
                 )
             )
         return memory, np.concatenate([np.asarray(population)[np.isfinite(marks)], pool])
+
+
+def _first(distribution: BaseDistribution) -> float:
+    """The first value of a distribution, as Optuna stores it."""
+    low = getattr(distribution, "low", None)
+    return 0 if low is None else distribution.to_internal_repr(low)
 
 
 def _given(trial: FrozenTrial) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def winner_metadata(
     config = read_json(workdir / CONFIG, SCHEMA) if (workdir / CONFIG).is_file() else {}
     entry = result["winners"][winner]
     test = entry.get("test", {"seeds": []})
-    comparison = result.get("comparison", {})
+    # Of a front it would compare networks of different cost.
+    comparison = {} if result.get("front") else result.get("comparison", {})
     return {
         **_common(result, config),
         "mode": result.get("mode"),

@@ -129,8 +129,10 @@ class Problem:
         if not (front := self.config.front):
             return np.zeros((0, len(self.space.knobs)), np.int32)
         assert self.default.costs is not None
-        wanted = [int(share * self.default.costs[front]) for share in _SMALLER]
-        return self._scaled_to(wanted)[: self.config.search.per_round // 2]
+        cost, column = self.default.costs[front], self.costs.names.index(front)
+        scaled = self._scaled_to([int(share * cost) for share in _SMALLER])
+        scaled = scaled[self.costs(scaled)[:, column] < cost] if len(scaled) else scaled
+        return scaled[: self.config.search.per_round // 2]
 
     def scaled_default(self, costs: Sequence[int]) -> list[Candidate]:
         """The scaled default candidates whose costs are nearest to given ones.

@@ -9,6 +9,7 @@ from jointnas_jax.rules import duration
 _SPACE = "\N{NO-BREAK SPACE}"
 # What there is fewer of.
 _LESS = {"flops": "fewer FLOPs", "params": "fewer params", "latency": "less latency"}
+_MORE = {"flops": "more FLOPs", "params": "more params", "latency": "more latency"}
 # The names of costs, for people.
 COSTS = {"flops": "FLOPs", "params": "params", "latency": "latency"}
 
@@ -25,34 +26,46 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
 
 
 def _fewer(result: Mapping[str, Any], cost: str, name: str) -> str:
-    found, winners = result["front"]["fewer"], result["winners"]
-    default = result["references"]["default"]
-    if not found:
-        means = [w["test"]["mean"] for w in winners if w["test"]["mean"] is not None]
-        best = f"the best winner has {_percent(max(means))}" if means else "all winners failed"
-        return f"No winner reaches the {name}; {best}."
-    costs = [in_units(cost, e["costs"][cost]) for e in (winners[found["winner"]], default)]
-    pair = f"winner {found['winner']}, {costs[0]} against {costs[1]}"
-    if found["value"] < 1:
-        times, kind = 1 / found["value"], _LESS[cost].replace("fewer", "more")
-        return f"The {name} takes {times:.1f} times {kind.replace('less', 'more')}: {pair}."
+    fewer, winners = result["front"]["fewer"], result["winners"]
+    if not fewer:
+        sound = [w for w in winners if w["test"]["mean"] is not None]
+        if not sound:
+            return f"No winner reaches the {name}: all of them failed."
+        best = max(sound, key=lambda winner: winner["test"]["mean"])
+        return (
+            f"No other network that was found reaches the {name}; the best winner has "
+            f"{_percent(best['test']['mean'])}, {_costs(result, cost, best)}."
+        )
+    pair = f"winner {fewer['winner']}, {_costs(result, cost, winners[fewer['winner']])}"
+    if fewer["value"] < 1:
+        return f"The {name} takes {1 / fewer['value']:.1f} times {_MORE[cost]}: {pair}."
     interval = ""
-    if found["high"] is not None:
-        interval = f" ({found['low']:.1f} to {found['high']:.1f})"
-        if not found["low"]:  # there are resamples in which no winner is as accurate
-            interval = f" (up to {found['high']:.1f}, or not reached)"
-    return f"The {name} for {found['value']:.1f} times {_LESS[cost]}{interval}: {pair}."
+    if fewer["high"] is not None:
+        interval = f" ({fewer['low']:.1f} to {fewer['high']:.1f})"
+        if not fewer["low"]:
+            share = f"{100 * fewer['reached']:.0f} %"
+            interval = f" (up to {fewer['high']:.1f}; reached in {share} of resamples)"
+    return f"The {name} for {fewer['value']:.1f} times {_LESS[cost]}{interval}: {pair}."
 
 
 def _gain(result: Mapping[str, Any], cost: str) -> str:
-    found = result["front"]["gain"]
-    if not found:
-        return f"No winner has at most the default's {COSTS[cost]}."
+    gain = result["front"]["gain"]
+    if not gain:
+        return f"No other winner has at most the default's {COSTS[cost]}."
     interval = ""
-    if found["low"] is not None:
-        interval = f" ({_points(found['low'])} to {_points(found['high'])})"
-    what = f"{_points(found['value'], True)} points{interval}"
-    return f"{what} at the default's {COSTS[cost]} or less: winner {found['winner']}."
+    if gain["low"] is not None:
+        unsure = ", within the noise" * (gain["low"] <= 0 <= gain["high"])
+        interval = f" ({_points(gain['low'])} to {_points(gain['high'])}{unsure})"
+    pair = f"winner {gain['winner']}, {_costs(result, cost, result['winners'][gain['winner']])}"
+    what = f"{_points(gain['value'], True)} points{interval}"
+    return f"{what} at the default's {COSTS[cost]} or less: {pair}."
+
+
+def _costs(result: Mapping[str, Any], cost: str, winner: Mapping[str, Any]) -> str:
+    """The cost of a winner beside the default candidate's."""
+    default = result["references"]["default"]
+    ours, theirs = (in_units(cost, entry["costs"][cost]) for entry in (winner, default))
+    return f"{ours} against {theirs}"
 
 
 def areas_in_words(result: Mapping[str, Any]) -> str:
@@ -60,8 +73,9 @@ def areas_in_words(result: Mapping[str, Any]) -> str:
     areas, parts = result["front"]["hypervolume"], []
     for group, name in (("scaled_default", "the scaled default"), ("random", "random search's")):
         if ahead := areas.get(group, {}).get("search_ahead_by"):
-            unsure = ahead["low"] is not None and ahead["low"] <= 0 <= ahead["high"]
+            unsure = ahead["low"] is None or ahead["low"] <= 0 <= ahead["high"]
             place = "ahead of" if ahead["value"] > 0 else "behind"
+            place = place if ahead["value"] else "level with"
             parts.append(f"{place} {name}{' (within the noise)' if unsure else ''}")
     return f"By the area under it, the front is {' and '.join(parts)}." if parts else ""
 
@@ -94,7 +108,7 @@ def networks(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """All networks of a result with their names, winners first."""
     front, winners = result.get("front"), result["winners"]
     rows = [
-        (f"winner{f' {rank}' * bool(front)} ({winner['source']})", winner)
+        (f"winner{f' {rank}' * (len(winners) > 1)} ({winner['source']})", winner)
         for rank, winner in enumerate(winners)
     ]
     others = list(result["references"].values())

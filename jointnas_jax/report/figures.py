@@ -53,7 +53,7 @@ def draw_figures(
     Raises `StorageError` where a file cannot be written.
     """
     drawings: dict[str, Callable[[Figure], str]] = {}
-    if record.result and record.result.get("front"):
+    if record.result and (front := record.result.get("front")) and front["hypervolume"]:
         drawings["front"] = functools.partial(draw_front, record=record)
     if record.config.front and record.scored("coarse", "random"):
         drawings["hypervolume"] = functools.partial(draw_hypervolume, record=record)

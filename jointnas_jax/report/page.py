@@ -15,7 +15,7 @@ from jointnas_jax.config import Config
 from jointnas_jax.errors import StorageError
 from jointnas_jax.files import write_whole, writing
 from jointnas_jax.report import words
-from jointnas_jax.report.answer import networks
+from jointnas_jax.report.answer import areas_in_words, networks
 from jointnas_jax.report.architecture import COLUMNS, part_rows
 from jointnas_jax.report.figures import Drawn, draw_figures, time_by_stage
 from jointnas_jax.report.importance import FEW, FEWEST, Importance, importance
@@ -99,6 +99,7 @@ def render(
         "correlation": words.correlation,
         "count": words.count,
         "hardest": _hardest,
+        "areas": areas_in_words,
         "networks": networks,
         "percent": words.percent,
         "points": words.points,

@@ -90,8 +90,9 @@ class Constraints:
 def standardised(logs: Callable[[Any], Any], space: VectorSpace) -> Callable[[Any], Any]:
     """Logarithms of costs, `int32[N, K] -> float32[N, P]`, as features by those of a sample."""
     sample = logs(space.sample(np.random.default_rng(0), SAMPLE))
-    # In a space of one architecture they are constant, and tell nothing.
-    mean, std = sample.mean(0), np.maximum(sample.std(0), 1e-6)
+    # In a space of one architecture they are constant, but for rounding, and tell nothing.
+    mean, std = sample.mean(0), sample.std(0)
+    std = np.where(std > 1e-3, std, np.float32(1.0))
     return lambda vectors: (logs(vectors) - mean) / std
 
 

@@ -4,7 +4,6 @@ R = resamples, S = seeds of a network, N = images, M = networks.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,38 +14,29 @@ _BLOCK = 20_000_000
 _INSIDE = 0.95
 
 
-class Interval(NamedTuple):
-    """What was measured, and between what it would lie in 95 % of repetitions.
+def interval(resampled: np.ndarray) -> tuple[float, float]:
+    """Between what a number would lie in 95 % of repetitions, of `float[R]`.
 
-    Attributes:
-      value: measured.
-      low, high: percentiles of the resamples; not finite where these are.
+    Without interpolation: of the resamples some may be infinite.
     """
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, value: float, resampled: np.ndarray) -> "Interval":
-        """The interval of `float[R]`, of which some may be infinite."""
-        edges = (1 - _INSIDE) / 2, (1 + _INSIDE) / 2
-        # No interpolation: between a finite number and an infinite one is none.
-        low, high = np.quantile(resampled, edges, method="nearest")
-        return cls(float(value), float(low), float(high))
+    edges = (1 - _INSIDE) / 2, (1 + _INSIDE) / 2
+    low, high = np.quantile(resampled, edges, method="nearest")
+    return float(low), float(high)
 
 
 def resample(
-    right: Sequence[np.ndarray], weights: np.ndarray | None = None, *, seed: int = 0
+    right: Sequence[np.ndarray], strata: np.ndarray | None = None, *, seed: int = 0
 ) -> np.ndarray:
     """Accuracies of networks as they would be with other seeds and other images.
 
     The draws of images are the same for all networks, and those of seeds for all with as many: so
-    differences between networks are in pairs.
+    differences between networks are in pairs. Of S seeds S - 1 are drawn, which makes the variance
+    of their mean right; one seed says nothing of it.
 
     Args:
       right: `bool[S, N]` of each network, in which images each of its trainings was right.
-      weights: `float[N]` of the images; None: they count alike.
+      strata: `int[N]`, classes that count alike, however many images they have; None: all images
+        count alike.
       seed: seed of the draws.
 
     Returns:
@@ -56,15 +46,19 @@ def resample(
     count = right[0].shape[1]
     rows = max(1, min(_RESAMPLES, _BLOCK // count))
     by_seed = [r.T.astype(np.float64) for r in right]
+    classes = np.zeros(count, np.int64) if strata is None else strata
+    members = [np.flatnonzero(classes == c) for c in np.unique(classes)]
     blocks = []
     for start in range(0, _RESAMPLES, rows):
         size = min(rows, _RESAMPLES - start)
-        images = rng.multinomial(count, np.full(count, 1 / count), size).astype(np.float64)
-        images *= 1.0 if weights is None else weights
-        images /= images.sum(1, keepdims=True)
-        draws = {s: rng.integers(0, s, (size, s)) for s in sorted({len(r) for r in right})}
-        drawn = [
-            np.take_along_axis(images @ each, draws[each.shape[1]], 1).mean(1) for each in by_seed
-        ]
-        blocks.append(np.stack(drawn, 1))
+        draws = {s: rng.integers(0, s, (size, max(1, s - 1))) for s in {len(r) for r in right}}
+        means = np.zeros((size, len(right)))
+        for positions in members:
+            n = len(positions)
+            images = rng.multinomial(n, np.full(n, 1 / n), size).astype(np.float64)
+            for m, each in enumerate(by_seed):
+                # Whole numbers until the end, so that equal ones are equal.
+                hits = np.take_along_axis(images @ each[positions], draws[each.shape[1]], 1)
+                means[:, m] += hits.sum(1) / (n * hits.shape[1] * len(members))
+        blocks.append(means)
     return np.concatenate(blocks)

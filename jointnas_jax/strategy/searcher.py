@@ -351,7 +351,8 @@ class Searcher:
         expected = self._predict_trials(fitted, first)[0]
         costs = self._front_costs(first)
         cheapest = costs[expected >= np.median(expected)].min()
-        levels = np.linspace(cheapest, self._front_costs(pool).max(), _LEVELS)
+        dearest = max(costs.max(), self._front_costs(pool).max())
+        levels = np.linspace(cheapest, dearest, _LEVELS)
         keys = jax.random.split(key, _LEVELS)
         return [
             self.fine_stage(first, pool, fitted, k, limit=float(level))
@@ -432,7 +433,7 @@ class Searcher:
         features, column, budget = self._features, self._front, self._limits.feasible
         assert features is not None
         # Rounding: the candidate that the limit was read from satisfies it.
-        cheap = lambda vectors: features(vectors)[:, column] <= limit + 1e-5
+        cheap = lambda vectors: features(vectors)[:, column] <= limit + 1e-4
         return cheap if budget is None else lambda vectors: budget(vectors) & cheap(vectors)
 
     def _evolve(

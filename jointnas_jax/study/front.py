@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from jointnas_jax.errors import ConfigError
 from jointnas_jax.predictor.front import beyond
 from jointnas_jax.problem.problem import Problem
 from jointnas_jax.strategy.front import Reference, spread
@@ -25,10 +26,19 @@ class FrontRule:
 
     @classmethod
     def of(cls, problem: Problem, pool: np.ndarray) -> "FrontRule | None":
-        """The rule of a study with a pool `int32[P, K]`; None where it searches no front."""
+        """The rule of a study with a pool `int32[P, K]`; None where it searches no front.
+
+        Raises `ConfigError` where all candidates cost the same.
+        """
         if not (cost := problem.config.front):
             return None
         logs = _logs(problem, cost, pool)
+        if not np.ptp(logs) > 1e-6:
+            raise ConfigError(
+                f"`config.search.front` = `{cost}` needs candidates of different cost, but all of "
+                f"the pool cost {round(np.exp(logs[0])):,}; search one candidate with "
+                '--config.search.front=""'
+            )
         return cls(problem, cost, beyond(logs))
 
     def best(
@@ -46,37 +56,36 @@ class FrontRule:
           Positions.
         """
         logs = _logs(self.problem, self.cost, vectors)
-        least = np.nanmin(scores) - 1e-6 if all_count else np.nanmedian(scores) - 1e-9
+        least = np.nanmedian(scores) - 1e-9
+        if all_count:  # the lowest one adds something, too: it is the cheapest
+            least = np.nanmin(scores) - max(np.nanmax(scores) - np.nanmin(scores), 1e-3)
         return spread(logs, scores, count, Reference(self.reference, float(least)))
 
     def members(
         self,
-        measured: np.ndarray,
-        new: np.ndarray,
-        measured_scores: np.ndarray,
-        new_scores: np.ndarray,
-        *,
+        vectors: tuple[np.ndarray, np.ndarray],
+        scores: tuple[np.ndarray, np.ndarray],
         count: int,
     ) -> tuple[list[int], list[int]]:
-        """Picks finalists: half of them measured candidates, half what the fine stage found.
+        """Picks finalists: half of them measured candidates, half from all, new ones included.
 
         Predictions are surer where something was measured; elsewhere they are the best of many, and
         flatter.
 
         Args:
-          measured, new: `int32[N, K]` and `int32[M, K]`.
-          measured_scores, new_scores: predicted, `float[N]` and `float[M]`.
+          vectors: measured and new candidates, `int32[N, K]` and `int32[M, K]`.
+          scores: predicted, `float[N]` and `float[M]`.
           count: how many in all.
 
         Returns:
           Positions among the measured, and among the new ones.
         """
-        logs = _logs(self.problem, self.cost, np.concatenate([measured, new]))
-        scores = np.concatenate([measured_scores, new_scores])
-        corner = Reference(self.reference, float(np.median(measured_scores)) - 1e-9)
-        ours = len(measured)
-        first = spread(logs[:ours], measured_scores, -(-count // 2), corner)
-        then = spread(logs, scores, count - len(first), corner, chosen=first)
+        logs = _logs(self.problem, self.cost, np.concatenate(vectors))
+        corner = Reference(self.reference, float(np.median(scores[0])) - 1e-9)
+        ours = len(scores[0])
+        first = spread(logs[:ours], scores[0], -(-count // 2), corner)
+        rest = count - len(first)
+        then = spread(logs, np.concatenate(scores), rest, corner, chosen=first)
         chosen = first + then
         return [i for i in chosen if i < ours], [i - ours for i in chosen if i >= ours]
 

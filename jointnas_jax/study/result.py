@@ -19,8 +19,8 @@ from jointnas_jax.strategy.accuracy_scale import AccuracyScale, accuracy_scale
 from jointnas_jax.strategy.early_stop import kendall, spearman
 from jointnas_jax.strategy.evolution import Evolution
 from jointnas_jax.strategy.reliability import Reliability, in_words
-from jointnas_jax.study.answer import Networks, gain, hypervolumes, times_fewer
 from jointnas_jax.study.coarse_stage import Round, Searched
+from jointnas_jax.study.comparison import Networks, gain, hypervolumes, times_fewer
 from jointnas_jax.study.contender import Contender, References, over_seeds
 from jointnas_jax.study.trial_runner import TrialRunner
 from jointnas_jax.telemetry.stage_timer import StageTimer
@@ -48,10 +48,9 @@ def build_result(
     def describe(contender: Contender) -> dict[str, Any]:
         return _describe(problem, contender, scale)
 
-    first = {"default": references.default} | dict(
-        zip(("random",), references.random[:1], strict=False)
-    )
-    described = {name: describe(contender) for name, contender in first.items()}
+    described = {"default": describe(references.default)}
+    if references.random:
+        described["random"] = describe(references.random[0])
     best = [describe(c) | _classes(c, test_labels, classes) for c in winners]
     result = {
         "schema": SCHEMA,
@@ -208,7 +207,8 @@ def _classes(winner: Contender, labels: np.ndarray, classes: int) -> dict[str, A
 
 def _reliability(contenders: Sequence[Contender], runner: TrialRunner) -> Reliability:
     """Of the score of one training: what repeated ones differ by, against what candidates do."""
-    sound = [c for c in contenders if c.scores and None not in c.scores]
+    once = {contender.identity: contender for contender in contenders}.values()
+    sound = [c for c in once if c.scores and None not in c.scores]
     seeds = [[s for s in c.scores if s is not None] for c in sound]
     searched = [t.score for t in runner.stored.values() if t.stage in SEARCHED]
     return Reliability.of(seeds, [score for score in searched if score is not None])

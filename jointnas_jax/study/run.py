@@ -41,7 +41,9 @@ def dry_run(config: Config, console: Console) -> None:
     check_asking(config)
     problem = build_problem(config)
     images = problem.dataset.count(config.data.train_split)
-    forecast = forecast_study(problem, problem.pool(), images, find_teacher(config))
+    pool = problem.pool()
+    FrontRule.of(problem, pool)  # which refuses what a study would
+    forecast = forecast_study(problem, pool, images, find_teacher(config))
     print_forecast(problem, forecast, console)
 
 
@@ -119,7 +121,7 @@ def _run(
         sample = [problem.space.decode(vector).arch for vector in pool[:SAMPLE]]
         factors = files.provenance.speed_factors if files.provenance else None
         context = RunContext(files.workdir, factors, interrupt=interrupt, progress=progress)
-        searcher = problem.searcher()
+        searcher, rule = problem.searcher(), FrontRule.of(problem, pool)
         executor = make(config, problem.space, images, sample=sample, context=context)
     with contextlib.closing(executor):
         print_forecast(problem, forecast, progress.console)
@@ -145,7 +147,7 @@ def _run(
                 files,
                 progress=progress,
                 searcher=searcher,
-                rule=FrontRule.of(problem, pool),
+                rule=rule,
             )
             return _stages(study, pool, images[2].labels, timer=timer, interrupt=interrupt)
 

@@ -106,10 +106,10 @@ class Stages:
             evolved = diverse(new, count, max(1, measured.shape[1] // 6))
         else:
             measured = state.measured[0]
-            # Nor what failed: the predictor knows nothing of it.
+            # Without what failed, too, of which the predictor knows nothing.
             new = distinct(np.concatenate([state.vectors, new]))[len(state.vectors) :]
             both = self._predictions(searched, measured), self._predictions(searched, new)
-            first, then = self.rule.members(measured, new, *both, count=count)
+            first, then = self.rule.members((measured, new), both, count)
             measured, evolved = measured[first], new[then]
         return [
             Contender(source, self.problem.candidate(vector), float(predicted))
@@ -120,8 +120,8 @@ class Stages:
     def references(self, trained: int, searched: Searched) -> References:
         """Finds what the search has to beat: the default candidate and the best by random search.
 
-        Random search gets as many candidates as the search trained, all for the full epochs, and
-        what counts of them is chosen as the finalists are.
+        Random search gets as many candidates as the search trained, all for the full epochs.
+        Members of its front are picked by their scores, for it has no predictor.
         """
         default = self._contender("default candidate", self.problem.default, searched)
         if not self.config.study.random_reference:
@@ -187,7 +187,7 @@ class Stages:
             contender.answers = [outcome.answers for outcome in outcomes]
 
     def _first(self, sound: Sequence[Contender]) -> list[Contender]:
-        """Of validated contenders those that go on, best first."""
+        """The validated contenders that go on, best first; the members of a front may be fewer."""
         count, scores = self.config.search.winners, np.array([c.mean_score for c in sound])
         order = np.argsort(-scores, kind="stable")[:count]
         if self.rule:

@@ -117,6 +117,7 @@ def test_the_answer_is_what_was_measured(finished):
     assert winners[found["winner"]] == cheapest
     assert found["value"] == default["costs"]["flops"] / cheapest["costs"]["flops"]
     assert found["low"] <= found["value"] <= found["high"]
+    assert 0 < found["reached"] <= 1
     gain = result["front"]["gain"]
     best = winners[gain["winner"]]
     assert best["costs"]["flops"] <= default["costs"]["flops"]

@@ -7,14 +7,15 @@ R = resamples, M = networks: winners, default candidate, scaled ones, random sea
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jointnas_jax.strategy.front import Reference, hypervolume
-from jointnas_jax.strategy.paired import Interval, resample
+from jointnas_jax.strategy.paired import interval, resample
 from jointnas_jax.study.contender import Contender, References, over_seeds
 from jointnas_jax.train.metrics import right_answers
 
@@ -31,12 +32,16 @@ class Networks:
       accuracies: `float64[M]`, means over seeds.
       resampled: `float64[R, M]`; None where answers are not known.
       groups: `search`, `default`, `scaled_default` (with the default one), `random` -> positions.
+      ranks: of the winners at the positions of `search`, among all of the study.
+      default_won: whether the default candidate is one of them.
     """
 
     costs: np.ndarray
     accuracies: np.ndarray
     resampled: np.ndarray | None
     groups: Mapping[str, list[int]]
+    ranks: list[int]
+    default_won: list[bool]
 
     @classmethod
     def of(
@@ -64,14 +69,15 @@ class Networks:
             "random": references.random,
         }
         rows = [
-            (kind, contender, over_seeds(contender.test)["mean"])
+            (kind, contender, mean)
             for kind, contenders in kinds.items()
             for contender in contenders
+            if (mean := over_seeds(contender.test)["mean"]) is not None
         ]
-        rows = [row for row in rows if row[2] is not None]
         groups: dict[str, list[int]] = {kind: [] for kind in kinds}
         for position, (kind, _, _) in enumerate(rows):
             groups[kind].append(position)
+        sound = [rows[i][1] for i in groups["search"]]
         groups["scaled_default"] = groups["default"] + groups["scaled_default"]
         said = [contender.answers for _, contender, _ in rows]
         known = all(answers is not None for each in said for answers in each)
@@ -80,35 +86,49 @@ class Networks:
             accuracies=np.array([mean for *_, mean in rows], float),
             resampled=_resampled(said, labels, metric) if rows and known else None,
             groups=groups,
+            ranks=[list(winners).index(winner) for winner in sound],
+            default_won=[winner.identity == references.default.identity for winner in sound],
         )
 
-    def interval(self, measure: Any) -> dict[str, float | None]:
-        """A number made of `float64[..., M]` accuracies, with its interval; None: not finite."""
-        value, low, high = float(measure(self.accuracies)), math.nan, math.nan
+    @property
+    def challengers(self) -> list[tuple[int, int]]:
+        """Position and rank of each winner, best first, but for the default candidate itself."""
+        rows = zip(self.groups["search"], self.ranks, self.default_won, strict=True)
+        return [(position, rank) for position, rank, default in rows if not default]
+
+    def interval(self, measure: Callable[[np.ndarray], np.ndarray]) -> dict[str, float | None]:
+        """A number made of `float64[..., M]` accuracies, with its interval; None: not known."""
+        low = high = math.nan
         if self.resampled is not None:
-            _, low, high = Interval.of(value, np.asarray(measure(self.resampled), float))
+            low, high = interval(np.asarray(measure(self.resampled), float))
+        value = float(measure(self.accuracies))
         return {"value": _finite(value), "low": _finite(low), "high": _finite(high)}
 
 
 def times_fewer(networks: Networks) -> dict[str, Any] | None:
     """By how much the cheapest winner that is as accurate as the default candidate is cheaper.
 
-    None where no winner is, or it is not known. The interval counts where none is as 0.
+    None where no winner is, or it is not known. The interval counts a resample in which none is as
+    0; `reached` is the share of the others.
     """
-    ours, default = networks.groups["search"], networks.groups["default"]
-    if not ours or not default:
+    challengers, default = networks.challengers, networks.groups["default"]
+    if not challengers or not default:
         return None
+    ours = [position for position, _ in challengers]
     costs, cost = networks.costs[ours], networks.costs[default[0]]
 
-    def times(accuracies: np.ndarray) -> np.ndarray:
+    def cheapest(accuracies: np.ndarray) -> np.ndarray:
         reached = accuracies[..., ours] >= accuracies[..., default]
-        return cost / np.where(reached, costs, np.inf).min(-1)
+        return np.where(reached, costs, np.inf)
 
-    found = networks.interval(times)
-    if not found["value"]:
+    times = networks.interval(lambda accuracies: cost / cheapest(accuracies).min(-1))
+    if not times["value"]:
         return None
-    reached = networks.accuracies[ours] >= networks.accuracies[default]
-    return found | {"winner": int(np.where(reached, costs, np.inf).argmin())}
+    reached = None
+    if networks.resampled is not None:
+        reached = float(np.isfinite(cheapest(networks.resampled).min(-1)).mean())
+    rank = challengers[int(cheapest(networks.accuracies).argmin())][1]
+    return {**times, "reached": reached, "winner": rank}
 
 
 def gain(networks: Networks) -> dict[str, Any] | None:
@@ -116,12 +136,16 @@ def gain(networks: Networks) -> dict[str, Any] | None:
 
     By validation the best one is the first; None where all cost more, or it is not known.
     """
-    ours, default = networks.groups["search"], networks.groups["default"]
-    cheap = [i for i in ours if default and networks.costs[i] <= networks.costs[default[0]]]
+    default = networks.groups["default"]
+    if not default:
+        return None
+    limit = networks.costs[default[0]]
+    cheap = [(p, rank) for p, rank in networks.challengers if networks.costs[p] <= limit]
     if not cheap:
         return None
-    found = networks.interval(lambda a: a[..., cheap[0]] - a[..., default[0]])
-    return found | {"winner": ours.index(cheap[0])}
+    position, rank = cheap[0]
+    ahead = networks.interval(lambda a: a[..., position] - a[..., default[0]])
+    return {**ahead, "winner": rank}
 
 
 def hypervolumes(networks: Networks) -> dict[str, Any]:
@@ -142,14 +166,14 @@ def hypervolumes(networks: Networks) -> dict[str, Any]:
         found = [hypervolume(logs[chosen], row[chosen], corner) for row in np.atleast_2d(rows)]
         return np.array(found) if rows.ndim > 1 else np.array(found[0])
 
+    def lead(group: str, rows: np.ndarray) -> np.ndarray:
+        return area("search", rows) - area(group, rows)
+
     for group in ("search", "scaled_default", "random"):
         if networks.groups[group]:
-            areas[group] = networks.interval(lambda rows, group=group: area(group, rows))
+            areas[group] = networks.interval(functools.partial(area, group))
             if group != "search" and networks.groups["search"]:
-                ahead = networks.interval(
-                    lambda rows, group=group: area("search", rows) - area(group, rows)
-                )
-                areas[group]["search_ahead_by"] = ahead
+                areas[group]["search_ahead_by"] = networks.interval(functools.partial(lead, group))
     return areas
 
 
@@ -157,11 +181,8 @@ def _resampled(
     said: Sequence[Sequence[np.ndarray | None]], labels: np.ndarray, metric: str
 ) -> np.ndarray:
     """Resampled accuracies `float64[R, M]`, given the answers of all trainings of M networks."""
-    weights = None
-    if metric == "balanced_accuracy":
-        weights = 1 / np.bincount(labels)[labels]
     right = [right_answers(np.stack([*map(np.asarray, each)]), labels, metric) for each in said]
-    return resample(right, weights)
+    return resample(right, labels if metric == "balanced_accuracy" else None)
 
 
 def _finite(value: float) -> float | None:
