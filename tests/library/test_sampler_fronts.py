@@ -101,3 +101,31 @@ def test_other_studies_are_refused(sampler, directions, message):
 def test_bad_costs_end_the_trial_with_a_line(wrong, message):
     with pytest.raises(JointNASError, match=message):
         study_of(jn.JointNASSampler(seed=0, n_startup_trials=2, cost=wrong), trials=4)
+
+
+def test_a_parameter_of_one_value_is_given_to_the_cost():
+    def fixed(trial):
+        layers = trial.suggest_int("layers", 4, 4)
+        width = trial.suggest_int("width", 1, 8)
+        return float(width), layers * width
+
+    sampler = jn.JointNASSampler(seed=0, n_startup_trials=2, cost=cost)
+    assert len(study_of(sampler, 4, objective=fixed).trials) == 4
+
+
+def test_costs_of_another_study_are_not_its_own():
+    """Both have one choice of three: its knob holds positions."""
+    seen = []
+
+    def watching(p):
+        seen.append(p["size"])
+        return p["size"]
+
+    sampler = jn.JointNASSampler(seed=0, n_startup_trials=2, cost=watching)
+    for choices in ([1, 2, 4], [8, 16, 32]):
+        seen.clear()
+        one = lambda trial, c=choices: (lambda x: (1.0 / x, x))(
+            trial.suggest_categorical("size", c)
+        )
+        study_of(sampler, 4, objective=one)
+        assert set(np.concatenate(seen)) <= set(choices)

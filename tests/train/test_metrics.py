@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from jointnas_jax.train.metrics import Metrics, sums_of
+from jointnas_jax.train.metrics import Metrics, answers_of, confusion, right_answers, sums_of
 
 
 def drawn(seed, images, classes):
@@ -103,3 +103,26 @@ def test_each_class_counts_alike_in_a_balanced_score():
         equal.score("brier"), abs=0.05
     )
     assert whole.score("brier", "balanced_accuracy") < whole.score("brier")
+
+
+def test_answers_are_the_likeliest_class_and_the_rank_of_the_right_one():
+    logits = np.array([[1, 3, 2], [5, 1, 2], [0, np.nan, 1]], np.float32)
+    answers = np.asarray(answers_of(logits, np.array([2, 0, 1], np.int32)))
+    assert answers[0, :2].tolist() == [1, 0]
+    assert answers[1].tolist() == [1, 0, 3]
+
+
+def test_right_answers_agree_with_the_metrics():
+    logits, labels = drawn(1, 50, 9)
+    answers = np.asarray(answers_of(logits, labels))
+    whole = Metrics.of(np.asarray(sums_of(logits, labels), np.float64))
+    for metric in ("accuracy", "top5"):
+        share = right_answers(answers, labels, metric).mean()
+        assert share == pytest.approx(getattr(whole, metric))
+
+
+def test_confusions_count_every_answer_once():
+    labels = np.array([0, 1, 1, 2])
+    answers = [np.array([[0, 1, 0, 2], [0, 0, 1, 0]]), np.array([[1, 1, 1, 2], [1, 0, 0, 0]])]
+    counts = confusion(answers, labels, 3)
+    assert counts.tolist() == [[1, 1, 0], [1, 3, 0], [0, 0, 2]]
