@@ -119,7 +119,7 @@ def search(
       noisy: whether a second evaluation of a candidate can give another score.
       seed: seed of everything random; the same seed gives the same search.
       progress: called after each trial, with a copy of it; `print` prints a line.
-      settings: settings of both stages, but for `rounds` and `per_round`.
+      settings: settings of both stages, but for `rounds`, `per_round` and `front`.
       predictor: settings of the predictor.
 
     Raises:
@@ -165,6 +165,11 @@ def search(
 
 def _check_explores(front: str | None, settings: SearchConfig, predictor: PredictorConfig) -> None:
     """Raises `InputError` where a front is wanted of a search that does not explore."""
+    if settings.front:
+        raise InputError(
+            f"`SearchConfig.front` = {shown(settings.front)} is for studies; give `front` to "
+            "`search`"
+        )
     if front is not None and not (predictor.process and settings.acquisition == "improvement"):
         raise InputError(
             "`front` needs the Gaussian process and the expected improvement; leave "

@@ -97,3 +97,9 @@ def test_a_front_that_cannot_be_is_refused(arguments, message):
 
 def test_without_a_front_there_is_none():
     assert jn.search(SPACE, evaluate, evaluations=3, costs=costs).front == ()
+
+
+def test_settings_of_studies_do_not_choose_a_front():
+    settings = jn.SearchConfig(front="flops")
+    with pytest.raises(InputError, match="give `front` to `search`"):
+        jn.search(SPACE, evaluate, evaluations=4, costs=costs, settings=settings)
