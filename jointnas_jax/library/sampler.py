@@ -214,12 +214,15 @@ class JointNASSampler(BaseSampler):
         return self.__dict__ | {"_log_costs": {}}
 
     def _check_objectives(self, study: Study) -> None:
-        """Raises `InputError` unless there is one objective, or besides it a known cost."""
+        """Raises unless there is one objective, or besides it a known cost.
+
+        Without a cost what Optuna's samplers of one objective raise, a `ValueError`.
+        """
         directions = study.directions
         if self._cost is None:
             if len(directions) == 1:
                 return
-            raise InputError(
+            raise ValueError(
                 f"JointNASSampler searches one objective, and this study has {len(directions)}; "
                 "where one of two is a cost that is known before a trial, give its function as "
                 "`cost`, else take optuna.samplers.GPSampler or NSGAIISampler"

@@ -79,7 +79,7 @@ def test_envelopes_and_exact_programs_agree(problem, split):
     ("program", "on_full_split"),
     [
         ("envelope", True),
-        ("exact", False),
+        pytest.param("exact", False, marks=pytest.mark.slow),
         pytest.param("envelope", False, marks=pytest.mark.slow),
         pytest.param("exact", True, marks=pytest.mark.slow),
     ],

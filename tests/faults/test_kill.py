@@ -52,9 +52,9 @@ def killed(*args, **more):
 """
 PHASES = {
     "pool": ("jointnas_jax.problem.problem", "Problem", "pool"),
-    "pretraining": ("jointnas_jax.study.run", "Study", "pretrain"),
+    "pretraining": ("jointnas_jax.study.stages", "Stages", "pretrain"),
     "predictor": ("jointnas_jax.study.study_files", "StudyFiles", "predictor"),
-    "retraining": ("jointnas_jax.study.run", "Study", "retrain"),
+    "retraining": ("jointnas_jax.study.stages", "Stages", "retrain"),
     "report": ("matplotlib.figure", "Figure", "savefig"),
 }
 

@@ -131,7 +131,14 @@ FUNCTIONS = {
     "Predictor.score_fn": (FITTED.score_fn, dict(vectors=np.zeros((1, 2), np.int32))),
     "JointNASSampler": (
         jn.JointNASSampler,
-        dict(seed=0, n_startup_trials=4, constraints_func=None, most_trials=16),
+        dict(
+            seed=0,
+            n_startup_trials=4,
+            constraints_func=None,
+            most_trials=16,
+            cost=None,
+            cost_objective=1,
+        ),
     ),
     "Knob": (jn.Knob, dict(name="k", values=(1, 2), ordinal=True)),
     "Knob.choice": (jn.Knob.choice, dict(name="k", values=["a", "b"])),

@@ -48,7 +48,7 @@ def test_its_front_is_larger_than_what_a_search_of_the_best_leaves_behind():
 
 
 def test_the_front_holds_what_no_cheaper_trial_beats():
-    result = jn.search(SPACE, evaluate, evaluations=20, costs=costs, front="flops", per_round=4)
+    result = jn.search(SPACE, evaluate, evaluations=12, costs=costs, front="flops", per_round=4)
     assert result.best.score == max(trial.score for trial in result.trials)
     points = {(trial.costs["flops"], trial.score) for trial in result.trials}
 

@@ -43,6 +43,7 @@ def test_each_piece_of_a_network_runs_in_its_dtype(setting, dtype):
     assert (times < 1e9).all()
 
 
+@pytest.mark.slow
 def test_a_loop_does_all_of_its_turns(setting):
     """Where a compiler moved the block out of the loop, eight times the turns took no longer."""
     piece = next(piece for piece, _ in pieces_of(LARGE) if piece.kind == BLOCK)

@@ -20,7 +20,7 @@ def front_of(costs, scores, real):
     return Front.of(*arrays, **references)
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.integers(0, 2**31 - 1), st.integers(0, 7), st.integers(0, 3))
 def test_the_expected_area_is_the_mean_area(seed, count, padding):
     rng = np.random.default_rng(seed)

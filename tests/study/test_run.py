@@ -200,6 +200,7 @@ def test_recipe_mode_fixes_the_architecture(finished, tmp_path):
         search_budgets(tmp_path, [{"flops": flops - 1}])
 
 
+@pytest.mark.slow
 def test_arch_mode_fixes_the_recipe(tmp_path):
     result = run(tmp_path, "--config.mode=arch", "--noconfig.study.random_reference")
     assert result["space"] == {"architectures": 8, "recipes": 1}

@@ -15,7 +15,7 @@ def drawn(seed, images, classes):
     return logits, rng.integers(0, classes, images).astype(np.int32)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(st.integers(0, 2**31 - 1), st.integers(2, 40), st.sampled_from([2, 5, 9]))
 def test_they_equal_those_of_scikit_learn(seed, images, classes):
     logits, labels = drawn(seed, images, classes)
@@ -68,7 +68,7 @@ def test_logits_that_are_not_finite_make_finite_metrics_of_a_bad_score():
     assert found.score("brier") < 0.5
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(st.integers(0, 2**31 - 1), st.sampled_from([0.7, 1.4, 2.0]))
 def test_how_sure_a_network_is_of_all_its_answers_changes_no_score(seed, factor):
     """Networks that differ by a temperature have the same accuracy, and the same scores."""
