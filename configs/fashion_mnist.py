@@ -1,4 +1,4 @@
-"""Fashion-MNIST: a joint search on a tenth of the training images, 20 minutes on two cores.
+"""Fashion-MNIST: a joint search on a tenth of the training images, half an hour on two cores.
 
 Data: Zalando's 28x28 grey articles, ten classes, as a prepared TFDS dataset. 6,000 of the 60,000
 training images (a fifth of them for validation), all 10,000 test images.

@@ -145,15 +145,8 @@ def propose(
 
     front = None
     if log_cost is not None:
-        believed = jnp.where(jnp.arange(len(seen.believed)) < seen.beliefs, seen.believed.T, 0).T
-        costs = jax.lax.dynamic_update_slice(padded(seen.costs), log_cost(believed), (seen.real,))
-        expected, counted = predict(process, process.inputs)[0], process.real
-        if constrained:
-            counted &= ~(real & (padded(seen.excess) > 0))
-        dearest = jnp.maximum(log_cost(start).max(), jnp.where(counted, costs, -jnp.inf).max())
-        front = Front.of_trials(
-            costs, expected, counted, cost_reference=dearest + _BEYOND, quantile=USUAL
-        )
+        broken = real & (padded(seen.excess) > 0) if constrained else jnp.zeros_like(real)
+        front = _front(process, padded(seen.costs), seen, start, ~broken, log_cost)
 
     def mark(vectors: jax.Array) -> jax.Array:
         points = space.inputs(vectors)
@@ -178,6 +171,31 @@ def propose(
         config=settings,
     )
     return found.population, found.scores
+
+
+def _front(
+    process: Process,
+    costs: jax.Array,
+    seen: Seen,
+    start: jax.Array,
+    sound: jax.Array,
+    log_cost: Callable[[Any], Any],
+) -> Front:
+    """The front of the trials, believed ones included, that break no constraint.
+
+    Args:
+      process: knows all trials.
+      costs: `float32[N + B]`, of the measured ones.
+      seen, start, log_cost: see `propose`.
+      sound: `bool[N + B]`, false where a trial breaks a constraint.
+    """
+    costs = jax.lax.dynamic_update_slice(costs, log_cost(seen.believed), (seen.real,))
+    counted = process.real & sound
+    dearest = jnp.maximum(log_cost(start).max(), jnp.where(counted, costs, -jnp.inf).max())
+    expected = predict(process, process.inputs)[0]
+    return Front.of_trials(
+        costs, expected, counted, cost_reference=dearest + _BEYOND, quantile=USUAL
+    )
 
 
 def _believe_all(process: Process, points: jax.Array, seen: Seen) -> Process:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 from optuna.samplers._base import _process_constraints_after_trial
 from optuna.search_space import intersection_search_space
@@ -135,10 +135,9 @@ class JointNASSampler(BaseSampler):
         pinned = parameters.partial_vector(given)
         with _PROPOSING:
             memory = self._memory(study, trial, parameters)
-            every = intersection_search_space(study.get_trials(deepcopy=False))
-            single = {n: d.to_external_repr(_first(d)) for n, d in every.items() if d.single()}
+            fixed = _single_values(study) if self._cost else {}
             proposed = functools.partial(
-                self._propose, parameters, trial.number, pinned, fixed=single
+                self._propose, parameters, trial.number, pinned, fixed=fixed
             )
             # Where all values have been tried the best are tried again.
             _, (vector,) = ask(proposed, memory, 1, repeat=True)
@@ -289,10 +288,11 @@ class JointNASSampler(BaseSampler):
         return memory, np.concatenate([np.asarray(population)[np.isfinite(marks)], pool])
 
 
-def _first(distribution: BaseDistribution) -> float:
-    """The first value of a distribution, as Optuna stores it."""
-    low = getattr(distribution, "low", None)
-    return 0 if low is None else distribution.to_internal_repr(low)
+def _single_values(study: Study) -> dict[str, Any]:
+    """The values of parameters that all trials have and that have no other one."""
+    every = intersection_search_space(study.get_trials(deepcopy=False))
+    first = lambda d: d.choices[0] if isinstance(d, CategoricalDistribution) else d.low
+    return {name: first(d) for name, d in every.items() if d.single()}
 
 
 def _given(trial: FrozenTrial) -> dict[str, Any]:

@@ -129,9 +129,9 @@ class Problem:
         if not (front := self.config.front):
             return np.zeros((0, len(self.space.knobs)), np.int32)
         assert self.default.costs is not None
-        cost, column = self.default.costs[front], self.costs.names.index(front)
+        cost = self.default.costs[front]
         scaled = self._scaled_to([int(share * cost) for share in _SMALLER])
-        scaled = scaled[self.costs(scaled)[:, column] < cost] if len(scaled) else scaled
+        scaled = scaled[self.front_costs(scaled) < cost] if len(scaled) else scaled
         return scaled[: self.config.search.per_round // 2]
 
     def scaled_default(self, costs: Sequence[int]) -> list[Candidate]:
@@ -153,8 +153,7 @@ class Problem:
         scaled = scaled[self.budget_test()(scaled)] if len(scaled) else scaled
         if not len(scaled):  # none of its knobs can be scaled
             return scaled
-        column = self.costs.names.index(self.config.front)
-        logs = np.log(self.costs(scaled)[:, column])
+        logs = np.log(self.front_costs(scaled))
         nearest = {int(np.abs(logs - np.log(cost)).argmin()) for cost in costs}
         return scaled[sorted(nearest, key=lambda i: -logs[i])]
 
@@ -165,6 +164,10 @@ class Problem:
         shown = [f"{name} (ns)" if name in TIMES else name for name in names]
         size = self.config.search.pool_size
         return sobol_pool(self.space, size, self.costs, budget, (seed, POOL_STREAM), shown)
+
+    def front_costs(self, vectors: np.ndarray) -> np.ndarray:
+        """The cost of the front, `int64[N]` of `int32[N, K]`."""
+        return self.costs(vectors)[:, self.costs.names.index(self.config.front)]
 
     def budget_test(self) -> Callable[[Any], Any]:
         """Returns the test which of `int32[N, K]` satisfy the budget, NumPy or under `jit`."""

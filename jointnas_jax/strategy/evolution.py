@@ -11,7 +11,7 @@ Shapes: Q = population, C = children of a generation, K knobs, G = most generati
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import jax
@@ -44,6 +44,12 @@ class Evolution(NamedTuple, Generic[Array]):
     best: Array
     children: Array
     duplicates: Array
+
+
+def counts(evolutions: Sequence[Evolution[np.ndarray]]) -> dict[str, int]:
+    """Generations, children and duplicates of all of them."""
+    names = ("generations", "children", "duplicates")
+    return {name: sum(int(getattr(e, name)) for e in evolutions) for name in names}
 
 
 def evolve(

@@ -32,7 +32,7 @@ class FrontRule:
         """
         if not (cost := problem.config.front):
             return None
-        logs = _logs(problem, cost, pool)
+        logs = np.log(problem.front_costs(pool))
         if not np.ptp(logs) > 1e-6:
             raise ConfigError(
                 f"`config.search.front` = `{cost}` needs candidates of different cost, but all of "
@@ -55,7 +55,7 @@ class FrontRule:
         Returns:
           Positions.
         """
-        logs = _logs(self.problem, self.cost, vectors)
+        logs = np.log(self.problem.front_costs(vectors))
         least = np.nanmedian(scores) - 1e-9
         if all_count:  # the lowest one adds something, too: it is the cheapest
             least = np.nanmin(scores) - max(np.nanmax(scores) - np.nanmin(scores), 1e-3)
@@ -80,7 +80,7 @@ class FrontRule:
         Returns:
           Positions among the measured, and among the new ones.
         """
-        logs = _logs(self.problem, self.cost, np.concatenate(vectors))
+        logs = np.log(self.problem.front_costs(np.concatenate(vectors)))
         corner = Reference(self.reference, float(np.median(scores[0])) - 1e-9)
         ours = len(scores[0])
         first = spread(logs[:ours], scores[0], -(-count // 2), corner)
@@ -88,8 +88,3 @@ class FrontRule:
         then = spread(logs, np.concatenate(scores), rest, corner, chosen=first)
         chosen = first + then
         return [i for i in chosen if i < ours], [i - ours for i in chosen if i >= ours]
-
-
-def _logs(problem: Problem, cost: str, vectors: np.ndarray) -> np.ndarray:
-    """Logarithms of a cost, `float64[N]`."""
-    return np.log(problem.costs(vectors)[:, problem.costs.names.index(cost)])

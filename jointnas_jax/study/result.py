@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jointnas_jax.config import Config
 from jointnas_jax.files import SCHEMA
 from jointnas_jax.nets.latency import LATENCY
 from jointnas_jax.problem.problem import Problem
@@ -17,7 +18,7 @@ from jointnas_jax.rules import duration
 from jointnas_jax.storage.trial_store import SEARCHED
 from jointnas_jax.strategy.accuracy_scale import AccuracyScale, accuracy_scale
 from jointnas_jax.strategy.early_stop import kendall, spearman
-from jointnas_jax.strategy.evolution import Evolution
+from jointnas_jax.strategy.evolution import Evolution, counts
 from jointnas_jax.strategy.reliability import Reliability, in_words
 from jointnas_jax.study.coarse_stage import Round, Searched
 from jointnas_jax.study.comparison import Networks, gain, hypervolumes, times_fewer
@@ -93,31 +94,36 @@ def build_result(
             "seconds": round(timer.compile_seconds, 2),
         },
     }
-    if cost := config.front:
-        trained = Networks.of(
-            cost, winners, references, labels=test_labels, metric=config.search.metric
-        )
+    if config.front:
         result["front"] = {
-            "cost": cost,
-            "limit": config.budget.limits().get(cost),
+            "cost": config.front,
+            "limit": config.budget.limits().get(config.front),
             "scaled_default": [describe(c) for c in references.scaled],
             "random": [describe(c) for c in references.random],
-            "fewer": times_fewer(trained),
-            "gain": gain(trained),
-            "hypervolume": hypervolumes(trained) if len(trained.costs) else {},
+            **_worth(config, winners, references, test_labels),
         }
         result["answer"] = sentences(result)
     return result
 
 
+def _worth(
+    config: Config, winners: Sequence[Contender], references: References, labels: np.ndarray
+) -> dict[str, Any]:
+    """What a front is worth, see `study/comparison.py`."""
+    trained = Networks.of(
+        config.front, winners, references, labels=labels, metric=config.search.metric
+    )
+    return {
+        "fewer": times_fewer(trained),
+        "gain": gain(trained),
+        "hypervolume": hypervolumes(trained) if len(trained.costs) else {},
+    }
+
+
 def _evolution(evolutions: Sequence[Evolution[np.ndarray]]) -> dict[str, Any]:
     """Counts of all of them; the best prediction after each generation of the last one."""
     last = evolutions[-1]
-    counts = {
-        name: sum(int(getattr(e, name)) for e in evolutions)
-        for name in ("generations", "children", "duplicates")
-    }
-    return counts | {"best": [float(b) for b in last.best[: int(last.generations)]]}
+    return counts(evolutions) | {"best": [float(b) for b in last.best[: int(last.generations)]]}
 
 
 def print_result(result: dict[str, Any], console: Console) -> None:

@@ -16,7 +16,7 @@ from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.problem.problem import PRETRAIN_STREAM, Problem
 from jointnas_jax.space import Candidate
 from jointnas_jax.strategy.accuracy_scale import accuracy_scale
-from jointnas_jax.strategy.evolution import Evolution, diverse
+from jointnas_jax.strategy.evolution import Evolution, counts, diverse
 from jointnas_jax.strategy.pool import distinct
 from jointnas_jax.strategy.searcher import Searcher
 from jointnas_jax.study.coarse_stage import CoarseStage, Searched
@@ -80,14 +80,12 @@ class Stages:
         """Runs the fine stage from all trials and the pool, whose scores cost nothing."""
         evolutions = self.searcher.fine_stages(searched.state, self._key(_EVOLVE, 0))
         scale = accuracy_scale(self.runner.stored.values())
-        generations, children, duplicates = (
-            sum(int(getattr(e, name)) for e in evolutions)
-            for name in ("generations", "children", "duplicates")
-        )
+        made = counts(evolutions)
         best = max(float(e.scores[0]) for e in evolutions)
         self.progress.say(
-            f"fine stage: {generations} generations of {children:,} children in all, "
-            f"{duplicates:,} of them duplicates; best prediction {scale.accuracy(best):.2%}"
+            f"fine stage: {made['generations']} generations of {made['children']:,} children in "
+            f"all, {made['duplicates']:,} of them duplicates; best prediction "
+            f"{scale.accuracy(best):.2%}"
         )
         return evolutions
 

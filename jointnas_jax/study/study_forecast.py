@@ -209,8 +209,8 @@ def stand_in_batches(problem: Problem, pool: np.ndarray) -> list[StageJobs]:
     retrained = [*some(candidates + 1, search.winners), problem.default]
     retrained += of_random[: search.winners]
     if config.front:
-        costs = [_front_cost(problem, candidate) for candidate in retrained[: search.winners]]
-        retrained += problem.scaled_default(costs)
+        vectors = np.array([candidate.vector for candidate in retrained[: search.winners]])
+        retrained += problem.scaled_default(problem.front_costs(vectors).tolist())
     for stage, wanted in (
         ("validate", contenders),
         ("retrain", [(candidate, study.seeds) for candidate in retrained]),
@@ -226,13 +226,6 @@ def stand_in_batches(problem: Problem, pool: np.ndarray) -> list[StageJobs]:
             )
         )
     return [batch for batch in batches if batch.jobs]
-
-
-def _front_cost(problem: Problem, candidate: Candidate) -> int:
-    """The cost of a front."""
-    assert candidate.vector is not None
-    column = problem.costs.names.index(problem.config.front)
-    return int(problem.costs(candidate.vector[None])[0, column])
 
 
 def print_forecast(problem: Problem, seen: StudyForecast, console: Console) -> None:
