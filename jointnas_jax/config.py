@@ -209,6 +209,8 @@ class PredictorConfig(_Settings):
       members: networks in the ensemble (paper: 1).
       process: put a Gaussian process beside the networks, and choose candidates by the improvement
         that it expects; without it by the predicted score, as in the paper.
+      trend: the process expects, before anything is measured, that scores rise with the cost and
+        fall towards both ends of each knob of numbers, see `docs/predictor.rst`.
       targets: `straightened` scores, close to a normal distribution, or `raw` ones as in the paper.
       width: width of hidden layers.
       embedding: width of the encoder's output.
@@ -224,6 +226,7 @@ class PredictorConfig(_Settings):
 
     members: int = option(8, between(1, 256))
     process: bool = option(True, FLAG)
+    trend: bool = option(True, FLAG)
     targets: str = option("straightened", one_of("straightened", "raw"))
     width: int = option(128, between(1, 8192))
     embedding: int = option(64, between(1, 8192))

@@ -2,6 +2,7 @@
 
 Each value of a choice, each number and each cost has a separate length scale, by maximising the
 posterior; a linear kernel is added to a Matern-5/2 one, for many effects on accuracy are additive.
+The mean can follow a trend: what one expects of networks and recipes before any is trained.
 Settings were chosen on NAS-Bench-Macro (`benchmarks/tabular.py predictor`) and kept for the HPOLib
 tables. A search goes by the expected improvement of the process alone.
 
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 _STEPS, _LEARNING_RATE = 120, 0.1
@@ -33,17 +35,49 @@ class Hyper(NamedTuple):
     mean: jax.Array  # float32[], mean of the process
 
 
+class Trend(NamedTuple):
+    """What is expected of inputs before anything is measured, in standard deviations of targets.
+
+    Attributes:
+      slopes: `float32[F]`, how much it rises with each feature.
+      peaks: `float32[F]`, how much it falls with the squared distance of a feature from 1/2.
+      offset: `float32[]`, added to it.
+    """
+
+    slopes: np.ndarray | jax.Array
+    peaks: np.ndarray | jax.Array
+    offset: np.floating | jax.Array
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """The trend at inputs `float32[..., F]`: `float32[...]`."""
+        return self.offset + inputs @ self.slopes - jnp.square(inputs - 0.5) @ self.peaks
+
+    @classmethod
+    def none(cls, width: int) -> "Trend":
+        """No trend, for so many features."""
+        flat = np.zeros(width, np.float32)
+        return cls(flat, flat, np.float32(0.0))
+
+
 class Process(flax.struct.PyTreeNode):
     """A fitted process."""
 
     hyper: Hyper
+    trend: Trend
     inputs: jax.Array  # float32[N, F], features of the trials
     real: jax.Array  # bool[N], false for padding
     factor: jax.Array  # float32[N, N], lower Cholesky factor of the trials' covariance
     weights: jax.Array  # float32[N], the covariance's inverse times the centred targets
 
 
-def fit_process(inputs: jax.Array, targets: jax.Array, real: jax.Array, *, knobs: int) -> Process:
+def fit_process(
+    inputs: jax.Array,
+    targets: jax.Array,
+    real: jax.Array,
+    *,
+    knobs: int,
+    trend: Trend | None = None,
+) -> Process:
     """Fits a process; for use under `jit`.
 
     Args:
@@ -51,8 +85,10 @@ def fit_process(inputs: jax.Array, targets: jax.Array, real: jax.Array, *, knobs
       targets: `float32[N]`, standardised.
       real: `bool[N]`, false for padding.
       knobs: number of choices and costs that the features describe.
+      trend: of the mean; None: there is none.
     """
     width = inputs.shape[1]
+    trend = trend or Trend.none(width)
     # Distances grow with the number of knobs (Hvarfner et al., arXiv 2402.02229).
     usual = 0.5 * math.log(knobs)
     start = Hyper(
@@ -64,7 +100,7 @@ def fit_process(inputs: jax.Array, targets: jax.Array, real: jax.Array, *, knobs
         mean=jnp.zeros(()),
     )
     widths = dict(scales=0.75, slopes=0.5, amplitude=1.0, linear=1.5, noise=3.0, mean=1.0)
-    targets = jnp.where(real, targets, 0.0)
+    targets = jnp.where(real, targets - trend(inputs), 0.0)
     centre = lambda hyper: jnp.where(real, targets - hyper.mean, 0.0)
 
     def loss(hyper: Hyper) -> jax.Array:
@@ -97,7 +133,9 @@ def fit_process(inputs: jax.Array, targets: jax.Array, real: jax.Array, *, knobs
     hyper = _choose(jnp.isfinite(factor).all(), hyper, good)
     factor = _factor(hyper, inputs, real)
     weights = jax.scipy.linalg.cho_solve((factor, True), centre(hyper))
-    return Process(hyper=hyper, inputs=inputs, real=real, factor=factor, weights=weights)
+    return Process(
+        hyper=hyper, trend=trend, inputs=inputs, real=real, factor=factor, weights=weights
+    )
 
 
 def predict(process: Process, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -108,7 +146,8 @@ def predict(process: Process, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     prior = jnp.exp(process.hyper.amplitude)
     prior = prior + jnp.exp(process.hyper.linear) * jnp.square(scaled).sum(-1)
     variance = jnp.maximum(prior - jnp.square(solved).sum(0), 0.0)
-    return process.hyper.mean + across @ process.weights, jnp.sqrt(variance)
+    usual = process.hyper.mean + process.trend(inputs)
+    return usual + across @ process.weights, jnp.sqrt(variance)
 
 
 def believe(process: Process, inputs: jax.Array, target: jax.Array | None = None) -> Process:
@@ -128,7 +167,8 @@ def believe(process: Process, inputs: jax.Array, target: jax.Array | None = None
     weights = process.weights
     if target is not None:
         # The new row of the inverse covariance, by its Schur complement.
-        surprise = (target - process.hyper.mean - across @ weights) / rest
+        usual = process.hyper.mean + process.trend(inputs)
+        surprise = (target - usual - across @ weights) / rest
         back = jax.scipy.linalg.solve_triangular(process.factor, solved, lower=True, trans=1)
         weights = (weights - surprise * back).at[row].set(surprise)
     return process.replace(

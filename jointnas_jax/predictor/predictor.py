@@ -21,7 +21,7 @@ from jointnas_jax.errors import InputError
 from jointnas_jax.predictor import gaussian_process
 from jointnas_jax.predictor.fit import PredictorState, fit, pretrain, score
 from jointnas_jax.predictor.front import USUAL, Front
-from jointnas_jax.predictor.gaussian_process import Hyper, Process
+from jointnas_jax.predictor.gaussian_process import Hyper, Process, Trend
 from jointnas_jax.predictor.targets import Transform, standardised
 from jointnas_jax.runtime.arrays_on_disk import load_arrays, save_arrays
 from jointnas_jax.runtime.compiler import compiler_options
@@ -29,6 +29,9 @@ from jointnas_jax.space.features import FeatureTable
 
 # Weight of the networks beside the process, chosen on NAS-Bench-Macro.
 _SHARE = 0.2
+# The trend, in standard deviations of the scores for one of what it is of: the logarithm of the
+# costs, and the squared distance of numbers from the middle of their ranges.
+_RISE, _PEAK = 0.3, 0.25
 
 # Index vectors `int32[N, K]` -> standardised logarithms of costs `float32[N, P]`, under `jit` too.
 CostFeatures = Callable[[Any], Any]
@@ -68,7 +71,9 @@ class Predictor:
         self._columns = np.flatnonzero(~(pair & (features.values == 1)))
         scales = np.where(pair, 1.0, features.scales)
         self._scales = scales[self._columns].astype(np.float32)
-        self._knobs = int(knobs + self._costs(np.zeros((1, knobs), np.int32)).shape[1])
+        costs_known = self._costs(np.zeros((1, knobs), np.int32)).shape[1]
+        self._knobs = int(knobs + costs_known)
+        self._trend = _trend(features, self._columns, costs_known) if config.trend else None
         options = compiler_options("light")
         static = ("recipe_width", "config")
         self._pretrain = jax.jit(pretrain, static_argnames=static, compiler_options=options)
@@ -226,7 +231,8 @@ class Predictor:
         tree = load_arrays(path)
         process = tree["process"]
         if process is not None:
-            process = Process(**process | {"hyper": Hyper(**process["hyper"])})
+            parts = {"hyper": Hyper(**process["hyper"]), "trend": Trend(**process["trend"])}
+            process = Process(**process | parts)
         return Fitted(PredictorState(**tree["networks"]), process, Transform(**tree["transform"]))
 
     def _inputs(self, vectors: jax.Array) -> jax.Array:
@@ -254,7 +260,12 @@ class Predictor:
             ensemble = fit(pretrained, features, targets, count=count, key=key, config=self._config)
         if self._config.process:
             inputs = self._inputs(vectors)
-            process = gaussian_process.fit_process(inputs, targets, real, knobs=self._knobs)
+            trend = self._trend
+            if trend is not None:  # which is in deviations of the scores: equal ones have none
+                trend = jax.tree.map(lambda array: array * jnp.any(z != 0), trend)
+            process = gaussian_process.fit_process(
+                inputs, targets, real, knobs=self._knobs, trend=trend
+            )
         return Fitted(ensemble, process, transform)
 
     def mean_and_spread(self, state: Fitted, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -278,6 +289,24 @@ class Predictor:
             spread = jnp.sqrt(within + _SHARE * (1 - _SHARE) * jnp.square(mean - expected))
             mean = _SHARE * mean + (1 - _SHARE) * expected
         return back(mean), (back(mean + spread) - back(mean - spread)) / 2
+
+
+def _trend(features: FeatureTable, columns: np.ndarray, costs: int) -> Trend:
+    """The trend over the inputs: those of `columns`, then those of so many standardised costs.
+
+    Before any training one expects more of a dearer network, and of numbers inside their ranges
+    than of ones at both ends: whoever set the ranges took them wide enough.
+    """
+    ordinal = features.values[columns] < 0
+    steps = features.factors[columns]
+    values = [np.arange(round(1 / step) + 1) * step for step in steps[ordinal & (steps > 0)]]
+    squares = [np.square(number - 0.5) for number in values]
+    spread = np.sqrt(sum(float(np.var(s)) for s in squares))
+    height = _PEAK / spread if spread > 0 else 0.0
+    peaks = np.concatenate([np.where(ordinal & (steps > 0), height, 0.0), np.zeros(costs)])
+    slopes = np.concatenate([np.zeros(len(columns)), np.full(costs, _RISE / max(costs, 1))])
+    offset = height * sum(float(np.mean(s)) for s in squares)
+    return Trend(slopes.astype(np.float32), peaks.astype(np.float32), np.float32(offset))
 
 
 @jax.jit

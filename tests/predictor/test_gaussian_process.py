@@ -102,6 +102,45 @@ def test_a_believed_trial_changes_no_expectation_and_leaves_less_to_learn_near_i
     np.testing.assert_allclose(believed.factor[rows][:, rows], factor[rows][:, rows], atol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def fit(trials):
+    """Fits to the first 30 of the trials, less something, with a trend of equal features."""
+    x, y = trials
+    fitted = jax.jit(
+        lambda y, trend: gp.fit_process(x, y, jnp.arange(40) < 30, knobs=3, trend=trend)
+    )
+
+    def call(slope=0.0, peak=0.0, less=0.0):
+        one = np.ones(3, np.float32)
+        return fitted(y - less, gp.Trend(slope * one, peak * one, np.float32(0.1)))
+
+    return call
+
+
+def test_far_from_all_trials_it_expects_the_trend(fit):
+    far = np.array([[9.0, 0.5, 0.5]], np.float32)
+    assert gp.predict(fit(peak=1.0), far)[0] < gp.predict(fit(), far)[0] - 20
+
+
+def test_a_trend_washes_out_where_something_is_measured(fit):
+    new = np.random.default_rng(1).uniform(-0.9, 0.9, (200, 3)).astype(np.float32)
+    error = gp.predict(fit(-1.0, 0.5), new)[0] - np.sin(3 * new[:, 0]) - new[:, 1]
+    assert np.abs(error).mean() < 0.2
+
+
+def test_with_a_trend_it_learns_what_the_trend_leaves(trials, fit):
+    x, _ = map(jnp.asarray, trials)
+    process = fit(0.3, 0.2)
+    rest = fit(less=process.trend(x) - 0.1)
+    expected = gp.predict(rest, x)[0] - 0.1 + process.trend(x)
+    np.testing.assert_allclose(gp.predict(process, x)[0], expected, atol=2e-3)
+    bad = jnp.float32(-4.0)
+    believed = gp.believe(process, x[35], bad)
+    left = gp.believe(rest, x[35], bad - process.trend(x[35]) + 0.1)
+    expected = gp.predict(left, x)[0] - 0.1 + process.trend(x)
+    np.testing.assert_allclose(gp.predict(believed, x)[0], expected, atol=5e-3)
+
+
 def test_a_trial_believed_to_be_bad_lowers_what_is_expected_near_it(trials):
     """As a new fit with the same hyperparameters, to the trials and the believed target."""
     x, y = map(jnp.asarray, trials)

@@ -287,3 +287,51 @@ def test_the_process_sees_each_choice_once_and_values_at_distance_one():
             inputs = np.asarray(predictor._inputs(np.stack([first, other])))
             assert np.linalg.norm(inputs[0] - inputs[1]) == pytest.approx(1.0)
         assert inputs.shape[1] == (6 if arch else 3)
+
+
+# Without costs but those that a test gives.
+NUMBERS = PlainSpace.of({"size": (1, 9), "kind": ["a", "b", "c"], "rate": (0, 4)})
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Scores by vector, fitted to two trials in the middle of a space of numbers and a choice."""
+    costs = lambda vectors: (vectors[..., :1] - 4.0).astype(np.float32) / 2.6
+    model = Predictor(FeatureTable.of(NUMBERS), CONFIG, capacity=8, costs=costs)
+    sample = NUMBERS.sample(np.random.default_rng(0), 64)
+    start = model.pretrain(sample, 1 + sample[:, :1].astype(np.int64), jax.random.key(0))
+    trials, scores = np.array([[4, 0, 2], [4, 1, 2]], np.int32), np.array([0.79, 0.81])
+    fitted = model.fit(start, trials, scores, key=jax.random.key(1), networks=False)
+    return lambda *vector: model.predict(fitted, np.array([vector], np.int32))[0][0]
+
+
+def trend_of(config=CONFIG):
+    return Predictor(FeatureTable.of(NUMBERS), config, capacity=8)._trend
+
+
+def test_expected_scores_fall_towards_both_ends_of_numbers(expected):
+    assert expected(4, 2, 0) < expected(4, 2, 2)
+    assert expected(4, 2, 4) < expected(4, 2, 2)
+
+
+def test_expected_scores_rise_with_the_cost(expected):
+    assert expected(2, 2, 2) < expected(6, 2, 2)
+
+
+def test_the_trend_prefers_no_choice():
+    numbers = FeatureTable.of(NUMBERS).values < 0
+    trend = trend_of()
+    assert (trend.peaks[numbers] > 0).all()
+    assert (trend.peaks[~numbers] == 0).all()
+
+
+def test_the_mean_of_the_trend_over_a_space_is_none():
+    axes = map(np.arange, NUMBERS.cardinalities)
+    every = np.stack(np.meshgrid(*axes), -1).reshape(-1, 3).astype(np.int32)
+    values = trend_of()(np.concatenate(FeatureTable.of(NUMBERS)(every), -1))
+    assert abs(float(values.mean())) < 1e-5
+    assert values.std() == pytest.approx(0.25, rel=1e-3)
+
+
+def test_the_trend_can_be_left_out():
+    assert trend_of(dataclasses.replace(CONFIG, trend=False)) is None
