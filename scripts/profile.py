@@ -54,8 +54,8 @@ def main(argv: list[str]) -> int:
             zoo.find(names[0])
     # Only now: the imports below take seconds, and an error should not.
     from jointnas_jax.files import write_json
+    from jointnas_jax.models.latency_profile import print_profile, profile_network, profile_space
     from jointnas_jax.runtime.jax_setup import prepare_jax
-    from jointnas_jax.study.latency_profile import print_profile, profile_network, profile_space
     from jointnas_jax.telemetry.console import plain_console
 
     prepare_jax(devices=1)

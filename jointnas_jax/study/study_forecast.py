@@ -21,6 +21,7 @@ from jointnas_jax.models.model import load
 from jointnas_jax.problem.problem import Problem
 from jointnas_jax.rules import cost_in_words
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace
+from jointnas_jax.telemetry.console import print_lines
 from jointnas_jax.telemetry.time_left import Part
 
 # Architectures of the pool that a packer looks at.
@@ -252,9 +253,3 @@ def print_forecast(problem: Problem, seen: StudyForecast, console: Console) -> N
         "trainings": f"{seen.trainings} in all, references and retraining included",
     }
     print_lines(lines | estimate_lines(seen.estimates, seen.devices), console)
-
-
-def print_lines(lines: Mapping[str, str], console: Console) -> None:
-    """Prints named facts below each other."""
-    for name, text in lines.items():
-        console.print(f"  {name:<15} {text}", highlight=False)

@@ -31,8 +31,8 @@ from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.space import Candidate, JointSpace, Knob, read_candidate
 from jointnas_jax.storage import workdir as workdirs
 from jointnas_jax.storage.lock import locked
-from jointnas_jax.study.study_forecast import print_lines, training_lines
-from jointnas_jax.telemetry.console import watched
+from jointnas_jax.study.study_forecast import training_lines
+from jointnas_jax.telemetry.console import print_lines, watched
 from jointnas_jax.telemetry.progress import Progress
 from jointnas_jax.telemetry.time_left import Part
 

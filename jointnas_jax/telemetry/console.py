@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -35,6 +35,12 @@ def plain_console(quiet: bool = False, stderr: bool = False) -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _WIDTH
     return console
+
+
+def print_lines(lines: Mapping[str, str], console: Console) -> None:
+    """Prints named facts below each other."""
+    for name, text in lines.items():
+        console.print(f"  {name:<15} {text}", highlight=False)
 
 
 class Bars(Listener):

@@ -15,6 +15,13 @@ from rich.console import Console
 
 from jointnas_jax.command_line import parse_config
 from jointnas_jax.errors import ConfigError, DamagedError, SpaceError, StorageError, StudyError
+from jointnas_jax.models.latency_profile import (
+    compare,
+    fit,
+    profile_network,
+    profile_space,
+    random_archs,
+)
 from jointnas_jax.nets.latency import latency_of, pieces_of
 from jointnas_jax.problem import latency_table as latency
 from jointnas_jax.problem.latency_table import (
@@ -27,13 +34,6 @@ from jointnas_jax.problem.problem import build_problem, open_space
 from jointnas_jax.space import Candidate
 from jointnas_jax.storage.study_reader import stored_trials
 from jointnas_jax.study.budgets import BudgetSearch, print_budgets, search_budgets
-from jointnas_jax.study.latency_profile import (
-    compare,
-    fit,
-    profile_network,
-    profile_space,
-    random_archs,
-)
 from jointnas_jax.study.run import dry_run, run_study
 
 TINY = str(Path(__file__).parent.parent / "support" / "tiny.py")
@@ -92,7 +92,7 @@ def test_the_table_of_a_space_is_corrected_and_in_whole_nanoseconds(cache):
 
 
 def test_each_distinct_piece_is_timed_once_and_a_partial_table_goes_on(tmp_path, monkeypatch):
-    from jointnas_jax.study import latency_profile as profiling
+    from jointnas_jax.models import latency_profile as profiling
 
     timed = fake_timings(monkeypatch, tmp_path / "cache")
     monkeypatch.setattr(profiling, "_GROUP", 4)
@@ -112,7 +112,7 @@ def test_each_distinct_piece_is_timed_once_and_a_partial_table_goes_on(tmp_path,
 
 
 def test_how_many_pieces_there_are_is_told_before_any_is_timed(tmp_path, monkeypatch, capsys):
-    from jointnas_jax.study import latency_profile as profiling
+    from jointnas_jax.models import latency_profile as profiling
 
     fake_timings(monkeypatch, tmp_path / "cache")
 

@@ -4,9 +4,9 @@ import zlib
 
 import numpy as np
 
+from jointnas_jax.models import latency_profile as profiling
 from jointnas_jax.nets.latency import pieces_of
 from jointnas_jax.problem import latency_table as latency
-from jointnas_jax.study import latency_profile as profiling
 
 
 def nanoseconds(piece, salt=""):

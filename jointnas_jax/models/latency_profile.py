@@ -37,7 +37,7 @@ from jointnas_jax.report.words import seconds
 from jointnas_jax.rules import duration
 from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.strategy.pool import distinct
-from jointnas_jax.study.study_forecast import print_lines
+from jointnas_jax.telemetry.console import print_lines
 
 # Rank correlation with whole networks that a table should have.
 TARGET = 0.9
