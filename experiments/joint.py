@@ -4,12 +4,15 @@ python -m experiments.joint --workdir=runs/claim_joint --out=joint.json
 
 Whole studies with the same number of trained candidates, the same budget and the same seeds. What
 is not searched comes from the default candidate. Each study picks its winner by validation
-accuracy; the winner's test accuracy, the mean of its trainings, is what counts. The differences of
-the modes at each seed are the units; that the test images are finite is not part of the noise.
+accuracy; the winner's test accuracy, the mean of its trainings, is what counts. With
+`config.search.front` it is the area under the front of all winners, on a logarithmic axis of the
+cost; recipes alone all cost the same. The differences of the modes at each seed are the units; that
+the test images are finite is not part of the noise.
 --seeds: studies of each mode.
 """
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,9 +27,12 @@ from experiments.verdict import judge, row
 from jointnas_jax.command_line import define_path
 from jointnas_jax.config import Config
 from jointnas_jax.errors import DamagedError, WorkdirError
+from jointnas_jax.strategy.front import Reference, hypervolume
 
 CLAIM = "Joint search beats the search of architectures or recipes alone"
 MODES = ("joint", "arch", "recipe")
+# The reference of an area is worse than all winners by this share of their range.
+_BEYOND = 0.1
 
 
 def compare(
@@ -60,10 +66,8 @@ def compare(
     studies: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
     baseline = []
     settings = dataclasses.replace(config.study, random_reference=False)
-    # The claim is of one network; recipes alone have no front.
-    config = dataclasses.replace(
-        config, search=dataclasses.replace(config.search, front="", winners=1)
-    )
+    if not config.front:  # the claim is of one network
+        config = dataclasses.replace(config, search=dataclasses.replace(config.search, winners=1))
     for seed in range(config.seed, config.seed + seeds):
         for mode in MODES:
             study = dataclasses.replace(config, mode=mode, seed=seed, study=settings)
@@ -75,7 +79,7 @@ def compare(
                     raise
                 replace = True
             result = run(study, folder, replace)
-            studies[mode].append(_summary(result))
+            studies[mode].append(_summary(result, config.search.front))
         # Alike in all modes of a seed, key for key.
         baseline.append(result["references"]["default"]["test"]["mean"])
     return report(studies, baseline) | {
@@ -89,18 +93,41 @@ def report(
     studies: Mapping[str, Sequence[Mapping[str, Any]]], baseline: Sequence[float | None]
 ) -> dict[str, Any]:
     """Compares what the studies of the modes reached, seed by seed; None where a winner failed."""
-    tests = {mode: np.array([s["test"] for s in studies[mode]], float) for mode in MODES}
-    joint, rows = tests.pop("joint"), []
-    for name, other in tests.items():
+    reached = {mode: np.array([s["test"] for s in studies[mode]], float) for mode in MODES}
+    if any("members" in study for study in studies["joint"]):
+        seeds = zip(*(studies[mode] for mode in MODES), strict=True)
+        every = [_areas([study["members"] for study in seed]) for seed in seeds]
+        reached = dict(zip(MODES, np.array(every).T, strict=True))
+    joint, rows = reached.pop("joint"), []
+    for name, other in reached.items():
         means = {"joint": np.nanmean(joint), "other": np.nanmean(other)}
         rows.append(row(f"joint against {name}", means, judge(joint - other)))
     return {"claim": CLAIM, "rows": rows, "studies": studies, "default": baseline}
 
 
-def _summary(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What counts of a study."""
-    winner = result["winners"][0]
-    return {
+def _areas(fronts: Sequence[Sequence[tuple[float, float]]]) -> list[float]:
+    """The areas under fronts of (cost, accuracy), from what is worse than all of their members.
+
+    nan where a front has no member.
+    """
+    each = [np.array(front, float).reshape(-1, 2).T for front in fronts]
+    costs, accuracies = np.concatenate(each, axis=1)
+    if not len(costs):
+        return [math.nan] * len(fronts)
+    logs = np.log(costs)
+    corner = Reference(
+        float(logs.max() + _BEYOND * max(np.ptp(logs), 0.1)),
+        float(accuracies.min() - _BEYOND * max(np.ptp(accuracies), 0.001)),
+    )
+    return [hypervolume(np.log(c), a, corner) if len(c) else math.nan for c, a in each]
+
+
+def _summary(result: Mapping[str, Any], front: str) -> dict[str, Any]:
+    """What counts of a study that may search the front of a cost."""
+    winner, winners = result["winners"][0], result["winners"]
+    members = [(w["costs"][front], w["test"]["mean"]) for w in winners] if front else []
+    sound = [member for member in members if member[1] is not None]
+    return ({"members": sound} if front else {}) | {
         "seed": result["seed"],
         "test": winner["test"]["mean"],
         "trainings": winner["test"]["seeds"],
