@@ -2,6 +2,7 @@
 
 python -m benchmarks.curves record --config=configs/digits.py --candidates=1000
 python -m benchmarks.curves score
+python -m benchmarks.curves early
 
 `record` trains random candidates within the budget for as many epochs as winners. The first
 `--again` of them train three times (other initial weights, batches, augmentation), and on
@@ -13,6 +14,9 @@ the averaged ones, and both on the test split at the end. The table `curves_NAME
 `score` tells of each table and score of the validation images how well one training of a candidate
 foretells the test accuracy of its other trainings, and its own score in them (Spearman, with the
 standard deviation over resampled candidates). The ceiling is the accuracy on all test images.
+
+`early` tells how well the score after a part of a training foretells that on the test images at its
+end (Spearman, calibrated Brier score), by the weights that are judged.
 """
 
 import contextlib
@@ -68,6 +72,8 @@ _JUDGES = {
     "ceiling": ("accuracy", 1, "test_", ""),
 }
 _RESAMPLES = 200
+# Parts of a training.
+_PARTS = (0.2, 1 / 3, 0.4, 0.5, 0.6, 0.75, 1.0)
 
 
 def record(
@@ -180,6 +186,41 @@ def score(tables: Sequence[Path], metric: str = "accuracy") -> dict[str, Any]:
     return {"rows": rows}
 
 
+def early(tables: Sequence[Path]) -> dict[str, Any]:
+    """Compares the weights that are judged early; returns a row for each table and weights."""
+    from jointnas_jax.strategy.early_stop import spearman
+
+    rows = []
+    for file in tables:
+        table = read_table(file)
+        sound = [
+            row
+            for row in table["trainings"]
+            if (row["training"], row["fold"], row["reason"]) == (0, 0, None)
+        ]
+        epochs = table["train"]["winner_epochs"] or table["train"]["epochs"]
+        column = COLUMNS.index("calibrated_brier")
+        truth = np.array([-last(row, "test_")[column] for row in sound])
+        for weights in ("trained", "raw", "averaged"):
+            judged = lambda row, w=weights: w.replace(
+                "trained", "averaged" if row["ema"] else "raw"
+            )
+            curves = np.array([row["curves"][judged(row)] for row in sound])[..., column]
+            foretells = [spearman(-curves[:, round(p * epochs) - 1], truth) for p in _PARTS]
+            rows.append(
+                {
+                    "table": file.name.removeprefix("curves_").removesuffix(".json.gz"),
+                    "weights": weights,
+                    "candidates": len(sound),
+                    "foretells": foretells,
+                }
+            )
+    layout = {"weights": "{table} {weights}", "candidates": "{candidates}"}
+    parts = {f"{p:.0%}": f"{{foretells[{i}]:.2f}}" for i, p in enumerate(_PARTS)}
+    print(text_table(rows, layout | parts))
+    return {"rows": rows, "parts": _PARTS}
+
+
 def _values(complete: Sequence[Any], judge: tuple[str, int, str, str]) -> np.ndarray:
     """What a judge says after the last epoch, `float64[candidates, trainings]`."""
     column, sign, images, weights = judge
@@ -267,16 +308,17 @@ def _writing(
 
 
 def main(argv: list[str]) -> dict[str, Any]:
-    """Runs one of the two commands; returns the report."""
-    commands = [argument for argument in argv[1:] if argument in ("record", "score")]
+    """Runs one of the commands; returns the report."""
+    commands = [argument for argument in argv[1:] if argument in ("record", "score", "early")]
     if len(commands) != 1:
-        raise ConfigError("name one command: record or score")
+        raise ConfigError("name one command: record, score or early")
     rest = [argument for argument in argv if argument != commands[0]]
     config = parse_config(rest, str(DEFAULT_CONFIG), flags.FLAGS)
     values = flags.FLAGS
     tables = Path(values.tables or TABLES)
-    if commands[0] == "score":
-        return score(sorted(tables.glob("curves_*.json.gz")), values.metric)
+    if commands[0] != "record":
+        files = sorted(tables.glob("curves_*.json.gz"))
+        return early(files) if commands[0] == "early" else score(files, values.metric)
     return record(
         config,
         candidates=values.candidates,

@@ -265,6 +265,9 @@ class SearchConfig(_Settings):
         paper.
       acquisition: value of a candidate there: the `improvement` that the Gaussian process expects,
         or the predicted score, the `mean`, as in the paper and always without the process.
+      rung: share of a training, with the schedule of all of it, after which candidates stop and are
+        compared by their averaged weights, whatever their recipes say (`docs/score.rst`); 1: they
+        train in full, and count by the weights of their recipes. Finalists train in full.
       threshold: rank correlation at which the early-stop rule holds (paper: 0.92); 1: it never
         does, and all candidates train for all epochs. On a handful of candidates the correlation is
         mostly chance.
@@ -286,6 +289,7 @@ class SearchConfig(_Settings):
     front: str = option("", one_of("", *COST_NAMES))
     propose: str = option("evolution", one_of("evolution", "pool"))
     acquisition: str = option("improvement", one_of("improvement", "mean"))
+    rung: float = option(1.0, Rule("above 0, at most 1", lambda v: 0 < v <= 1))
     threshold: float = option(1.0, between(-1, 1))
     correlation: str = option("spearman", one_of("spearman", "kendall"))
     finalists: int = option(3, between(1, 1000))
@@ -405,6 +409,11 @@ class Config:
         """
         return "" if self.mode == "recipe" else self.search.front
 
+    @property
+    def candidate_epochs(self) -> int:
+        """Epochs of a candidate in the search, up to the rung."""
+        return max(1, round(self.search.rung * self.train.epochs))
+
     def to_dict(self) -> dict[str, Any]:
         """Returns all sections as nested dicts."""
         return dataclasses.asdict(self)
@@ -443,6 +452,11 @@ def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
             f"`config.predictor.process` = {checked.predictor.process} and "
             f"`config.search.acquisition` = `{search.acquisition}`; leave them as they are, or "
             'search the best candidate with --config.search.front=""'
+        )
+    if search.rung < 1 and search.threshold < 1:
+        raise ConfigError(
+            "`config.search.threshold` must be 1 where `config.search.rung` ends trainings, got "
+            f"{search.threshold:g} and {search.rung:g}; leave one of them at 1"
         )
     if checked.arch_file and checked.mode != "recipe":
         raise ConfigError(

@@ -231,7 +231,9 @@ class Predictor:
         tree = load_arrays(path)
         process = tree["process"]
         if process is not None:
-            parts = {"hyper": Hyper(**process["hyper"]), "trend": Trend(**process["trend"])}
+            trend = process.get("trend")  # studies of earlier versions have none
+            flat = Trend.none(process["inputs"].shape[1])
+            parts = {"hyper": Hyper(**process["hyper"]), "trend": Trend(**trend) if trend else flat}
             process = Process(**process | parts)
         return Fitted(PredictorState(**tree["networks"]), process, Transform(**tree["transform"]))
 

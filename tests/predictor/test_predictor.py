@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 from jointnas_jax.config import PredictorConfig
 from jointnas_jax.errors import InputError
 from jointnas_jax.nets.cost import CostTable
+from jointnas_jax.predictor import predictor as predictor_module
 from jointnas_jax.predictor.fit import fit
 from jointnas_jax.predictor.predictor import Predictor
 from jointnas_jax.space import PlainSpace
@@ -261,6 +262,28 @@ def test_a_saved_predictor_predicts_the_same(tmp_path, tiny_space, vectors, scor
     state = model.fit(start, vectors[:40], scores[:40], key=jax.random.key(1))
     model.save(tmp_path / "predictor", state)
     again = Predictor(FeatureTable.of(tiny_space), config, capacity=64).load(tmp_path / "predictor")
+    for a, b in zip(model.predict(state, vectors), model.predict(again, vectors), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_predictor_saved_before_there_were_trends_has_none(
+    tmp_path, tiny_space, vectors, scores, monkeypatch
+):
+    model = Predictor(
+        FeatureTable.of(tiny_space), dataclasses.replace(CONFIG, trend=False), capacity=64
+    )
+    start = model.pretrain(vectors, 1 + vectors[:, :2].astype(np.int64), jax.random.key(0))
+    state = model.fit(start, vectors[:9], scores[:9], key=jax.random.key(1))
+    model.save(tmp_path / "predictor", state)
+    load = predictor_module.load_arrays
+
+    def older(path):
+        tree = load(path)
+        del tree["process"]["trend"]
+        return tree
+
+    monkeypatch.setattr(predictor_module, "load_arrays", older)
+    again = model.load(tmp_path / "predictor")
     for a, b in zip(model.predict(state, vectors), model.predict(again, vectors), strict=True):
         np.testing.assert_array_equal(a, b)
 
