@@ -206,7 +206,7 @@ def early(tables: Sequence[Path]) -> dict[str, Any]:
                 "trained", "averaged" if row["ema"] else "raw"
             )
             curves = np.array([row["curves"][judged(row)] for row in sound])[..., column]
-            foretells = [spearman(-curves[:, round(p * epochs) - 1], truth) for p in _PARTS]
+            foretells = [spearman(-curves[:, max(1, round(p * epochs)) - 1], truth) for p in _PARTS]
             rows.append(
                 {
                     "table": file.name.removeprefix("curves_").removesuffix(".json.gz"),

@@ -91,3 +91,34 @@ def test_a_score_is_judged_by_the_test_accuracy_of_other_trainings(tmp_path):
     assert found["log loss"]["foretells"] == pytest.approx(-1)
     assert found["ceiling"]["agrees"] == pytest.approx(1)
     assert found["Brier score, averaged weights"]["foretells"] < 0.5
+
+
+def test_what_is_known_early_is_compared_by_the_weights_that_are_judged(tmp_path):
+    """Averaged weights order candidates as the end does, raw ones the other way."""
+
+    def columns(value):
+        values = dict.fromkeys(curves.COLUMNS, 0.5) | {"calibrated_brier": value}
+        return list(values.values())
+
+    rows = [
+        {
+            "candidate": i,
+            "training": 0,
+            "fold": 0,
+            "ema": True,
+            "reason": None,
+            "curves": {
+                "raw": [columns(1 - i / 10), columns(1 - i / 10)],
+                "averaged": [columns(i / 10), columns(i / 10)],
+                "test_raw": [columns(0.5)],
+                "test_averaged": [columns(i / 10)],
+            },
+        }
+        for i in range(5)
+    ]
+    train = {"epochs": 2, "winner_epochs": 0}
+    file = tmp_path / "curves_made.json.gz"
+    file.write_bytes(gzip.compress(json.dumps({"train": train, "trainings": rows}).encode()))
+    found = {row["weights"]: row["foretells"] for row in curves.early([file])["rows"]}
+    assert found["averaged"] == found["trained"] == pytest.approx([1.0] * 7)
+    assert found["raw"] == pytest.approx([-1.0] * 7)
