@@ -90,8 +90,7 @@ def get_config():
     config.train.fast_compile = True
     config.search.pool_size = 4096
     config.search.rounds = 4
-    config.search.per_round = 10
-    config.search.rung = 0.5
+    config.search.per_round = 5
     config.search.front = "flops"
     config.search.finalists = 4
     config.search.winners = 3

@@ -39,8 +39,7 @@ def get_config():
     config.train.winner_epochs = 10
     config.search.rounds = 3
     config.search.per_round = 5
-    config.search.rung = 1.0  # the early-stop rule is one of them
-    config.search.front = ""  # they are of one network
+    config.search.front = ""  # the claims are of one network
     config.search.finalists = 1
     config.search.winners = 1
     config.study.seeds = 2
