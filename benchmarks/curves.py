@@ -198,6 +198,8 @@ def early(tables: Sequence[Path]) -> dict[str, Any]:
             for row in table["trainings"]
             if (row["training"], row["fold"], row["reason"]) == (0, 0, None)
         ]
+        if not sound:
+            continue
         epochs = table["train"]["winner_epochs"] or table["train"]["epochs"]
         column = COLUMNS.index("calibrated_brier")
         truth = np.array([-last(row, "test_")[column] for row in sound])

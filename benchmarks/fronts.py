@@ -51,8 +51,8 @@ def optuna_front(sampler: str, objective: Objective, seed: int) -> np.ndarray:
 
 CONTESTANTS: dict[str, Callable[[Objective], Front]] = {
     "front": lambda objective: _evaluated(ours(objective, front=0)),
-    "front-flat": lambda objective: _evaluated(
-        ours(objective, front=0, predictor=PredictorConfig(trend=False))
+    "front-trend": lambda objective: _evaluated(
+        ours(objective, front=0, predictor=PredictorConfig(trend=True))
     ),
     "best": lambda objective: _evaluated(ours(objective)),
     "random": lambda objective: _evaluated(random_search),

@@ -35,7 +35,7 @@ OURS: Mapping[str, PredictorConfig] = {
     "ours-raw": PredictorConfig(targets="raw"),
     "ours-one-network": PredictorConfig(members=1),
     "ours-nocosts": PredictorConfig(),
-    "ours-flat": PredictorConfig(trend=False),
+    "ours-trend": PredictorConfig(trend=True),
     "paper": PredictorConfig(members=1, process=False, targets="raw"),
 }
 

@@ -236,7 +236,7 @@ OURS_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "ours-default": {"pool_size": 4096, "per_round": 8},
     "ours-nocosts": {"costs": False},
     "ours-measured": {"measured": True},
-    "ours-flat": {"predictor": OURS["ours-flat"]},
+    "ours-trend": {"predictor": OURS["ours-trend"]},
     "ours-pool": {"propose": "pool"},
     "paper": {"predictor": OURS["paper"], "propose": "pool"},
 }

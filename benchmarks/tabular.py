@@ -4,8 +4,8 @@ python -m benchmarks.tabular predictor --data=DIR --out=r.json
 python -m benchmarks.tabular predictor --tables=hpolib_protein_structure --seeds=5
 python -m benchmarks.tabular search --data=DIR --limits=40M,60M,80M
 
-DIR holds NAS-Bench-Macro's JSON file. The HPOLib tables, XGBoost and scikit-learn's regressors need
-the extra `bench`.
+DIR holds NAS-Bench-Macro's JSON file. The tables of HPOLib and NAS-Bench-201, XGBoost and
+scikit-learn's regressors need the extra `bench`.
 """
 
 import sys

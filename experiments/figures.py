@@ -83,11 +83,12 @@ def _early_stop(axes: Axes, report: dict[str, Any]) -> None:
 
 
 def _joint(axes: Axes, report: dict[str, Any]) -> None:
-    """Test accuracy of the winner of each study, seeds connected, with the means."""
-    modes = list(report["studies"])
-    names = [*modes, "default"]
+    """What each study reached, accuracy or the area of its front; seeds connected, and means."""
+    modes, areas = list(report["studies"]), report.get("areas")
+    names = modes if areas else [*modes, "default"]
     winners = [[s["test"] for s in report["studies"][mode]] for mode in modes]
-    tests = np.array([*winners, report["default"]], float)
+    reached = [areas[mode] for mode in modes] if areas else [*winners, report["default"]]
+    tests = np.array(reached, float)
     for seed in range(tests.shape[1]):
         axes.plot(names, tests[:, seed], color=GREY, marker="o", linewidth=1, alpha=0.7)
     axes.scatter(
@@ -99,7 +100,7 @@ def _joint(axes: Axes, report: dict[str, Any]) -> None:
     trained = sorted({s["trained"] for studies in report["studies"].values() for s in studies})
     axes.set(
         xlabel="what was searched",
-        ylabel="test accuracy of the winner",
+        ylabel="area under the front" if areas else "test accuracy of the winner",
         title=f"{report['dataset']}: {', '.join(map(str, trained))} trained candidates each",
     )
     axes.legend(frameon=False, fontsize=8)

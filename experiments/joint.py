@@ -6,8 +6,9 @@ Whole studies with the same number of trained candidates, the same budget and th
 is not searched comes from the default candidate. Each study picks its winner by validation
 accuracy; the winner's test accuracy, the mean of its trainings, is what counts. With
 `config.search.front` it is the area under the front of all winners, on a logarithmic axis of the
-cost; recipes alone all cost the same. The differences of the modes at each seed are the units; that
-the test images are finite is not part of the noise.
+cost, as a share of that under the winners of all modes; recipes alone all cost the same, and have
+one winner. The differences of the modes at each seed are the units; that the test images are finite
+is not part of the noise.
 --seeds: studies of each mode.
 """
 
@@ -23,10 +24,10 @@ from absl import flags
 from rich.console import Console
 
 from experiments.entry import run_experiment
-from experiments.verdict import judge, row
+from experiments.verdict import judge, number, row
 from jointnas_jax.command_line import define_path
 from jointnas_jax.config import Config
-from jointnas_jax.errors import DamagedError, WorkdirError
+from jointnas_jax.errors import ConfigError, DamagedError, WorkdirError
 from jointnas_jax.strategy.front import Reference, hypervolume
 
 CLAIM = "Joint search beats the search of architectures or recipes alone"
@@ -66,6 +67,11 @@ def compare(
     studies: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
     baseline = []
     settings = dataclasses.replace(config.study, random_reference=False)
+    if config.front == "latency" and not config.budget.latency:
+        raise ConfigError(
+            "recipes alone search no front, so their latency is known only where "
+            '`config.budget.latency` limits it, got ""; add --config.budget.latency=10ms'
+        )
     if not config.front:  # the claim is of one network
         config = dataclasses.replace(config, search=dataclasses.replace(config.search, winners=1))
     for seed in range(config.seed, config.seed + seeds):
@@ -79,7 +85,7 @@ def compare(
                     raise
                 replace = True
             result = run(study, folder, replace)
-            studies[mode].append(_summary(result, config.search.front))
+            studies[mode].append(_summary(result, config.search.front, study.front))
         # Alike in all modes of a seed, key for key.
         baseline.append(result["references"]["default"]["test"]["mean"])
     return report(studies, baseline) | {
@@ -92,23 +98,31 @@ def compare(
 def report(
     studies: Mapping[str, Sequence[Mapping[str, Any]]], baseline: Sequence[float | None]
 ) -> dict[str, Any]:
-    """Compares what the studies of the modes reached, seed by seed; None where a winner failed."""
+    """Compares what the studies of the modes reached, seed by seed; nothing where they failed."""
     reached = {mode: np.array([s["test"] for s in studies[mode]], float) for mode in MODES}
     if any("members" in study for study in studies["joint"]):
         seeds = zip(*(studies[mode] for mode in MODES), strict=True)
         every = [_areas([study["members"] for study in seed]) for seed in seeds]
         reached = dict(zip(MODES, np.array(every).T, strict=True))
-    joint, rows = reached.pop("joint"), []
-    for name, other in reached.items():
+    joint, rows = reached["joint"], []
+    for name in MODES[1:]:
+        other = reached[name]
         means = {"joint": np.nanmean(joint), "other": np.nanmean(other)}
         rows.append(row(f"joint against {name}", means, judge(joint - other)))
-    return {"claim": CLAIM, "rows": rows, "studies": studies, "default": baseline}
+    shares = {mode: [number(value) for value in values] for mode, values in reached.items()}
+    return {
+        "claim": CLAIM,
+        "rows": rows,
+        "studies": studies,
+        "default": baseline,
+        "areas": shares if any("members" in study for study in studies["joint"]) else None,
+    }
 
 
 def _areas(fronts: Sequence[Sequence[tuple[float, float]]]) -> list[float]:
     """The areas under fronts of (cost, accuracy), from what is worse than all of their members.
 
-    nan where a front has no member.
+    They are shares of the area under all of them together; nan where a front has no member.
     """
     each = [np.array(front, float).reshape(-1, 2).T for front in fronts]
     costs, accuracies = np.concatenate(each, axis=1)
@@ -119,15 +133,17 @@ def _areas(fronts: Sequence[Sequence[tuple[float, float]]]) -> list[float]:
         float(logs.max() + _BEYOND * max(np.ptp(logs), 0.1)),
         float(accuracies.min() - _BEYOND * max(np.ptp(accuracies), 0.001)),
     )
-    return [hypervolume(np.log(c), a, corner) if len(c) else math.nan for c, a in each]
+    whole = hypervolume(logs, accuracies, corner)
+    return [hypervolume(np.log(c), a, corner) / whole if len(c) else math.nan for c, a in each]
 
 
-def _summary(result: Mapping[str, Any], front: str) -> dict[str, Any]:
-    """What counts of a study that may search the front of a cost."""
+def _summary(result: Mapping[str, Any], cost: str, front: str) -> dict[str, Any]:
+    """What counts of a study; `front` is "" where it searched none, and its winner is a point."""
     winner, winners = result["winners"][0], result["winners"]
-    members = [(w["costs"][front], w["test"]["mean"]) for w in winners] if front else []
+    members = [(w["costs"][cost], w["test"]["mean"]) for w in winners] if cost else []
+    members = members if front else members[:1]
     sound = [member for member in members if member[1] is not None]
-    return ({"members": sound} if front else {}) | {
+    return ({"members": sound} if cost else {}) | {
         "seed": result["seed"],
         "test": winner["test"]["mean"],
         "trainings": winner["test"]["seeds"],

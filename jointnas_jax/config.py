@@ -210,7 +210,8 @@ class PredictorConfig(_Settings):
       process: put a Gaussian process beside the networks, and choose candidates by the improvement
         that it expects; without it by the predicted score, as in the paper.
       trend: the process expects, before anything is measured, that scores rise with the cost and
-        fall towards both ends of each knob of numbers, see `docs/predictor.rst`.
+        fall towards both ends of each range, as of networks and recipes: see `docs/predictor.rst`.
+        On in studies; another objective may know no such thing.
       targets: `straightened` scores, close to a normal distribution, or `raw` ones as in the paper.
       width: width of hidden layers.
       embedding: width of the encoder's output.
@@ -226,7 +227,7 @@ class PredictorConfig(_Settings):
 
     members: int = option(8, between(1, 256))
     process: bool = option(True, FLAG)
-    trend: bool = option(True, FLAG)
+    trend: bool = option(False, FLAG)
     targets: str = option("straightened", one_of("straightened", "raw"))
     width: int = option(128, between(1, 8192))
     embedding: int = option(64, between(1, 8192))
@@ -265,9 +266,6 @@ class SearchConfig(_Settings):
         paper.
       acquisition: value of a candidate there: the `improvement` that the Gaussian process expects,
         or the predicted score, the `mean`, as in the paper and always without the process.
-      rung: share of a training, with the schedule of all of it, after which candidates stop and are
-        compared by their averaged weights, whatever their recipes say (`docs/score.rst`); 1: they
-        train in full, and count by the weights of their recipes. Finalists train in full.
       threshold: rank correlation at which the early-stop rule holds (paper: 0.92); 1: it never
         does, and all candidates train for all epochs. On a handful of candidates the correlation is
         mostly chance.
@@ -289,7 +287,6 @@ class SearchConfig(_Settings):
     front: str = option("", one_of("", *COST_NAMES))
     propose: str = option("evolution", one_of("evolution", "pool"))
     acquisition: str = option("improvement", one_of("improvement", "mean"))
-    rung: float = option(1.0, Rule("above 0, at most 1", lambda v: 0 < v <= 1))
     threshold: float = option(1.0, between(-1, 1))
     correlation: str = option("spearman", one_of("spearman", "kendall"))
     finalists: int = option(3, between(1, 1000))
@@ -396,7 +393,9 @@ class Config:
     default: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
-    predictor: PredictorConfig = dataclasses.field(default_factory=PredictorConfig)
+    predictor: PredictorConfig = dataclasses.field(
+        default_factory=lambda: PredictorConfig(trend=True)
+    )
     study: StudyConfig = dataclasses.field(default_factory=StudyConfig)
     executor: str = option("local", one_of("local", "ray", "pod"))
     ray: RayConfig = dataclasses.field(default_factory=RayConfig)
@@ -408,11 +407,6 @@ class Config:
         architecture cost the same.
         """
         return "" if self.mode == "recipe" else self.search.front
-
-    @property
-    def candidate_epochs(self) -> int:
-        """Epochs of a candidate in the search, up to the rung."""
-        return max(1, round(self.search.rung * self.train.epochs))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all sections as nested dicts."""
@@ -452,11 +446,6 @@ def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
             f"`config.predictor.process` = {checked.predictor.process} and "
             f"`config.search.acquisition` = `{search.acquisition}`; leave them as they are, or "
             'search the best candidate with --config.search.front=""'
-        )
-    if search.rung < 1 and search.threshold < 1:
-        raise ConfigError(
-            "`config.search.threshold` must be 1 where `config.search.rung` ends trainings, got "
-            f"{search.threshold:g} and {search.rung:g}; leave one of them at 1"
         )
     if checked.arch_file and checked.mode != "recipe":
         raise ConfigError(

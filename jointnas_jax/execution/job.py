@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jointnas_jax.config import Config
 from jointnas_jax.errors import InputError, JointNASError, StorageError, StudyError, one_line
 from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.space import Candidate
@@ -34,7 +33,6 @@ class Job:
       kept: whether its weights are wanted.
       recorded: measure raw and averaged weights, and both on the test split at the end.
       full_epochs: how long the recipe's schedule is; 0: as long as the training.
-      averaged: measure the averaged weights, whatever the recipe says.
     """
 
     candidate: Candidate
@@ -45,18 +43,11 @@ class Job:
     kept: bool = False
     recorded: bool = False
     full_epochs: int = 0
-    averaged: bool = False
 
     @property
-    def kind(self) -> tuple[int, int, bool, bool, bool]:
+    def kind(self) -> tuple[int, int, bool, bool]:
         """Jobs of one kind can train side by side."""
-        return self.epochs, self.full_epochs, self.on_full_split, self.recorded, self.averaged
-
-    @classmethod
-    def of_search(cls, candidate: Candidate, key: jax.Array, config: Config) -> "Job":
-        """The training of a candidate that is compared with others: up to the rung."""
-        epochs, full = config.candidate_epochs, config.train.epochs
-        return cls(candidate, key, epochs, full_epochs=full, averaged=config.search.rung < 1)
+        return self.epochs, self.full_epochs, self.on_full_split, self.recorded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -255,7 +255,6 @@ class LocalExecutor:
     ) -> list[TrainResult]:
         """Trains jobs of one kind at once; a `TrainFn`."""
         on_full_split, recorded = jobs[0].on_full_split, jobs[0].recorded
-        judged = AVERAGED if jobs[0].averaged else TRAINED
         feed, test = self._data[on_full_split], self._data[True].evaluation
         devices = self._devices_of(assignment)
         if assignment.device is not None and not self._streamed:
@@ -270,7 +269,7 @@ class LocalExecutor:
                 epochs=jobs[0].epochs,
                 full_epochs=jobs[0].full_epochs,
                 every_epoch=not on_full_split,
-                weights=(TRAINED, RAW, AVERAGED) if recorded else (judged,),
+                weights=(TRAINED, RAW, AVERAGED) if recorded else (TRAINED,),
                 test=test if recorded else None,
                 checkpoints=self._checkpoints(assignment, jobs),
                 stop=self._context.interrupt.asked,
@@ -279,12 +278,12 @@ class LocalExecutor:
         score, metric = self._config.search.score, self._config.search.metric
         return [
             TrainResult(
-                tuple(m.score("accuracy", metric) for m in t.curves[judged]),
+                tuple(m.score("accuracy", metric) for m in t.metrics),
                 t.reason,
                 t.variables,
                 scores=()
                 if score == "accuracy"
-                else tuple(m.score(score, metric) for m in t.curves[judged]),
+                else tuple(m.score(score, metric) for m in t.metrics),
                 curves=t.curves if recorded else {},
                 answers=t.answers if on_full_split else None,
             )

@@ -255,7 +255,7 @@ class Scheduler:
         few = exact < self.hardware.all_devices
         for shape, indices in packs.items():
             costs = {positions[n]: self.packer.macs(shape, archs[n]) for n in indices}
-            kinds: dict[tuple[int, int, bool, bool, bool], list[int]] = {}
+            kinds: dict[tuple[int, int, bool, bool], list[int]] = {}
             for i in costs:
                 kinds.setdefault(jobs[i].kind, []).append(i)
             # Lanes wait for each other: neighbours take about as long.

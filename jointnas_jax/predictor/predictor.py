@@ -29,8 +29,8 @@ from jointnas_jax.space.features import FeatureTable
 
 # Weight of the networks beside the process, chosen on NAS-Bench-Macro.
 _SHARE = 0.2
-# The trend, in standard deviations of the scores for one of what it is of: the logarithm of the
-# costs, and the squared distance of numbers from the middle of their ranges.
+# Effects of the trend, in standard deviations of the scores: of one standard deviation of the
+# logarithms of the costs, and of the squared distance from the middle of all ranges.
 _RISE, _PEAK = 0.3, 0.25
 
 # Index vectors `int32[N, K]` -> standardised logarithms of costs `float32[N, P]`, under `jit` too.
@@ -71,9 +71,9 @@ class Predictor:
         self._columns = np.flatnonzero(~(pair & (features.values == 1)))
         scales = np.where(pair, 1.0, features.scales)
         self._scales = scales[self._columns].astype(np.float32)
-        costs_known = self._costs(np.zeros((1, knobs), np.int32)).shape[1]
-        self._knobs = int(knobs + costs_known)
-        self._trend = _trend(features, self._columns, costs_known) if config.trend else None
+        cost_count = self._costs(np.zeros((1, knobs), np.int32)).shape[1]
+        self._knobs = int(knobs + cost_count)
+        self._trend = _trend(features, self._columns, cost_count) if config.trend else None
         options = compiler_options("light")
         static = ("recipe_width", "config")
         self._pretrain = jax.jit(pretrain, static_argnames=static, compiler_options=options)
@@ -296,8 +296,8 @@ class Predictor:
 def _trend(features: FeatureTable, columns: np.ndarray, costs: int) -> Trend:
     """The trend over the inputs: those of `columns`, then those of so many standardised costs.
 
-    Before any training one expects more of a dearer network, and of numbers inside their ranges
-    than of ones at both ends: whoever set the ranges took them wide enough.
+    Before any training one expects more of a dearer network, and more of numbers inside their
+    ranges than of those at the ends: people set ranges wide enough.
     """
     ordinal = features.values[columns] < 0
     steps = features.factors[columns]

@@ -86,7 +86,7 @@ class StudyRecord:
         stop = early_stop(self.first_curves, search.threshold, search.correlation)
         return {
             "epochs": stop.epochs,
-            "of": self.config.candidate_epochs,
+            "of": self.config.train.epochs,
             "threshold": search.threshold,
             "correlation": search.correlation,
             "by_epoch": [c if math.isfinite(c) else None for c in stop.correlations],
@@ -95,7 +95,7 @@ class StudyRecord:
     @functools.cached_property
     def epochs(self) -> int:
         """Epochs after which all candidates are compared."""
-        return self.stop["epochs"] if self.stop else self.config.candidate_epochs
+        return self.stop["epochs"] if self.stop else self.config.train.epochs
 
     def score(self, trial: Row) -> float | None:
         """Score of a candidate after `epochs`; None where the trial failed."""

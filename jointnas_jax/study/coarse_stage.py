@@ -73,7 +73,7 @@ class CoarseStage:
         self._progress = progress
         self._key = key
         self._search = problem.config.search
-        self._epochs = problem.config.candidate_epochs
+        self._epochs = problem.config.train.epochs
         self._stop: EarlyStop | None = None
         self._cards: list[ReportCard | None] = []
 
@@ -108,12 +108,11 @@ class CoarseStage:
         outcomes = self._runner.run(self._specs(asked, number))
         curves = [o.score_curve for o in outcomes if o.reason is None]
         if self._stop is None and curves:
-            search, of = self._search, self._problem.config.train.epochs
+            search, of = self._search, self._epochs
             self._stop = early_stop(np.array(curves), search.threshold, search.correlation)
             epochs = self._stop.epochs
-            who = "later candidates" if search.rung == 1 else "candidates"
-            self._progress.say(f"early stop: {who} train {epochs} of {of} epochs")
-            self._progress.shortened(epochs, self._epochs)
+            self._progress.say(f"early stop: later candidates train {epochs} of {of} epochs")
+            self._progress.shortened(epochs, of)
         scores = np.array([self._score(outcome) for outcome in outcomes], np.float32)
         state = self._searcher.tell(state, asked.numbers, scores)
         return self._judged(state, len(scores)), scores
@@ -151,14 +150,21 @@ class CoarseStage:
         return _in_32_bits(state), np.array(predicted, np.float32)
 
     def _specs(self, asked: Proposals, round_number: int) -> list[TrialSpec]:
-        epochs = self._stop.epochs if self._stop else self._epochs
-        config, jobs = self._problem.config, []
-        for vector in asked.vectors:
-            job = Job.of_search(self._problem.candidate(vector), self._key, config)
-            jobs.append(dataclasses.replace(job, epochs=epochs))
+        full = self._epochs
+        epochs = self._stop.epochs if self._stop else full
         return [
-            TrialSpec("coarse", job, round=round_number, predicted=float(predicted))
-            for job, predicted in zip(jobs, asked.predicted, strict=True)
+            TrialSpec(
+                stage="coarse",
+                job=Job(
+                    self._problem.candidate(vector),
+                    self._key,
+                    epochs,
+                    full_epochs=full,
+                ),
+                round=round_number,
+                predicted=float(predicted),
+            )
+            for vector, predicted in zip(asked.vectors, asked.predicted, strict=True)
         ]
 
     def _score(self, outcome: TrainResult) -> float:

@@ -69,9 +69,9 @@ def build_result(
         "metric": config.search.metric,
         "score": config.search.score,
         "reliability": _reliability(
-            [*finalists, references.default, *references.random], runner, config
+            [*finalists, references.default, *references.random], runner
         )._asdict(),
-        "epochs": {"search": config.candidate_epochs, "final": config.train.epochs_of_winners},
+        "epochs": {"search": config.train.epochs, "final": config.train.epochs_of_winners},
         "winners": best,
         "references": described,
         "comparison": {n: _compare(best[0], d, effective) for n, d in described.items()},
@@ -81,7 +81,7 @@ def build_result(
         "rounds": [_round(number, done) for number, done in enumerate(searched.rounds, 1)],
         "early_stop": {
             "epochs": stop.epochs,
-            "of": config.candidate_epochs,
+            "of": config.train.epochs,
             "threshold": config.search.threshold,
             "correlation": config.search.correlation,
             "by_epoch": [_number(c) for c in stop.correlations],
@@ -211,20 +211,12 @@ def _classes(winner: Contender, labels: np.ndarray, classes: int) -> dict[str, A
     }
 
 
-def _reliability(
-    contenders: Sequence[Contender], runner: TrialRunner, config: Config
-) -> Reliability:
-    """Of the score of one training: what repeated ones differ by, against what candidates do.
-
-    Where candidates stop at a rung, only contenders train in full; they differ less than all
-    candidates do, so the answer is on the safe side.
-    """
+def _reliability(contenders: Sequence[Contender], runner: TrialRunner) -> Reliability:
+    """Of the score of one training: what repeated ones differ by, against what candidates do."""
     once = {contender.identity: contender for contender in contenders}.values()
     sound = [c for c in once if c.scores and None not in c.scores]
     seeds = [[s for s in c.scores if s is not None] for c in sound]
     searched = [t.score for t in runner.stored.values() if t.stage in SEARCHED]
-    if config.search.rung < 1:
-        searched = [each[0] for each in seeds]
     return Reliability.of(seeds, [score for score in searched if score is not None])
 
 

@@ -118,7 +118,7 @@ class Stages:
     def references(self, trained: int, searched: Searched) -> References:
         """Finds what the search has to beat: the default candidate and the best by random search.
 
-        Random search gets as many candidates as the search trained, for as many epochs.
+        Random search gets as many candidates as the search trained, all for the full epochs.
         Members of its front are picked by their scores, for it has no predictor.
         """
         default = self._contender("default candidate", self.problem.default, searched)
@@ -126,8 +126,8 @@ class Stages:
             return References(default)
         vectors = self.problem.random_candidates(trained)
         candidates = [self.problem.candidate(vector) for vector in vectors]
-        key = self._key(_TRAIN, 0)
-        jobs = [Job.of_search(candidate, key, self.config) for candidate in candidates]
+        epochs = self.config.train.epochs
+        jobs = [Job(candidate, self._key(_TRAIN, 0), epochs) for candidate in candidates]
         outcomes = self.runner.run([TrialSpec("random", job) for job in jobs])
         scores = np.array([math.nan if o.score is None else o.score for o in outcomes])
         chosen, source, outcome = [], f"best of {len(vectors)} random", "all failed"

@@ -191,13 +191,12 @@ def stand_in_batches(problem: Problem, pool: np.ndarray) -> list[StageJobs]:
     if random:
         short.append(("random", some(candidates, random)))
     batches = [
-        StageJobs(stage, [Job.of_search(candidate, key, config) for candidate in each])
+        StageJobs(stage, [Job(candidate, key, train.epochs) for candidate in each])
         for stage, each in short
     ]
     # With the number of trainings that each needs: the search knows one of what it trained, if it
     # trained it as long.
-    full = config.candidate_epochs == train.epochs == train.epochs_of_winners
-    known = int(full and search.threshold >= 1)
+    known = int(train.epochs == train.epochs_of_winners and search.threshold >= 1)
     default_known = known * int((pool[0] == problem.default.vector).all())
     new, best = some(candidates + 1, half), some(candidates, 1)
     if config.front:
@@ -237,8 +236,6 @@ def print_forecast(problem: Problem, seen: StudyForecast, console: Console) -> N
     wanted = config.search.rounds * config.search.per_round
     asked, batch = config.search.pool_size, config.train.batch_size
     short = seen.pool < asked
-    part = config.search.rung < 1
-    epochs = f"{config.candidate_epochs}{f' of {config.train.epochs}' if part else ''} epochs"
     budget = ", ".join(f"{c} <= {cost_in_words(c, v)}" for c, v in limits.items()) or "none"
     lines = {
         "study": f"{config.name}, mode {config.mode}, seed {config.seed}",
@@ -251,7 +248,7 @@ def print_forecast(problem: Problem, seen: StudyForecast, console: Console) -> N
         + (f" of {asked:,} asked for: there are no more, or they are too rare" if short else "")
         + (f"; less than the {wanted} to train" if seen.pool < wanted else ""),
         "coarse stage": f"{min(wanted, seen.pool)} candidates in {config.search.rounds} rounds, "
-        f"{epochs} in the first, judged by `{config.search.score}`",
+        f"{config.train.epochs} epochs in the first, judged by `{config.search.score}`",
         "finalists": f"{config.train.epochs_of_winners} epochs, {config.study.seeds} seeds",
         "trainings": f"{seen.trainings} in all, references and retraining included",
     }

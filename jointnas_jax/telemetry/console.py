@@ -38,7 +38,7 @@ def plain_console(quiet: bool = False, stderr: bool = False) -> Console:
 
 
 def print_lines(lines: Mapping[str, str], console: Console) -> None:
-    """Prints named facts below each other."""
+    """Prints lines, each behind its name."""
     for name, text in lines.items():
         console.print(f"  {name:<15} {text}", highlight=False)
 

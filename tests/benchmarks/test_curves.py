@@ -93,7 +93,7 @@ def test_a_score_is_judged_by_the_test_accuracy_of_other_trainings(tmp_path):
     assert found["Brier score, averaged weights"]["foretells"] < 0.5
 
 
-def test_what_is_known_early_is_compared_by_the_weights_that_are_judged(tmp_path):
+def test_early_scores_are_compared_by_the_weights_that_are_judged(tmp_path):
     """Averaged weights order candidates as the end does, raw ones the other way."""
 
     def columns(value):

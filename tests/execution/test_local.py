@@ -55,21 +55,6 @@ def test_rounds_after_the_first_compile_nothing(problem, split):
     assert compiled == []
 
 
-def test_at_a_rung_the_averaged_weights_count_whatever_the_recipe_says(problem, split):
-    worker = make(problem, split)
-    whole = [dataclasses.replace(job, recorded=True) for job in jobs(problem, 4, epochs=2)]
-    stopped = [
-        dataclasses.replace(job, epochs=1, full_epochs=2, recorded=False, averaged=True)
-        for job in whole
-    ]
-    assert not any(job.candidate.recipe.ema for job in whole)
-    for full, short in zip(worker.run(whole), worker.run(stopped), strict=True):
-        metrics = full.curves["averaged"][0]
-        assert short.accuracies == (metrics.accuracy,)
-        assert short.scores == (metrics.score("brier", "accuracy"),)
-        assert metrics != full.curves["raw"][0]
-
-
 def test_a_dataset_stays_on_disk_above_the_configured_size(problem):
     for memory_gb, kind in ((8.0, Split), (0.0, SplitOnDisk)):
         data = dataclasses.replace(problem.config.data, memory_gb=memory_gb)

@@ -297,25 +297,30 @@ def test_a_study_whose_winner_failed_does_not_count():
     assert found["rows"][0]["difference"]["units"] == 2
 
 
-def test_of_fronts_the_areas_are_compared():
+def test_areas_of_fronts_are_compared(tmp_path):
     """A front that reaches as high at half the cost has more area; one point has an area, too."""
     fronts = {
         "joint": [(1e5, 0.9), (2e5, 0.95)],
         "arch": [(2e5, 0.9), (4e5, 0.95)],
         "recipe": [(2e5, 0.95)],
     }
-    studies = {
-        mode: [{"test": 0.5, "members": [(c, a + s / 100) for c, a in front]} for s in range(3)]
+    made = {
+        mode: [
+            {"test": 0.5, "trained": 9, "members": [(c, a + s / 100) for c, a in front]}
+            for s in range(3)
+        ]
         for mode, front in fronts.items()
     }
-    rows = joint.report(studies, [0.4] * 3)["rows"]
+    rows = joint.report(made, [0.4] * 3)["rows"]
     assert [row["difference"]["verdict"] for row in rows] == [HOLDS, HOLDS]
     areas = rows[0]["numbers"]
-    assert areas["joint"] > areas["other"] > 0
-    rows = joint.report(studies | {"arch": studies["joint"]}, [0.4] * 3)["rows"]
+    assert 1 == areas["joint"] > areas["other"] > 0
+    rows = joint.report(made | {"arch": made["joint"]}, [0.4] * 3)["rows"]
     assert rows[0]["difference"]["mean"] == 0
+    found = joint.report(made, [0.4] * 3) | {"dataset": "digits"}
+    assert draw_claim("joint", found, tmp_path / "a.png").stat().st_size > 1000
     failed = [{"test": None, "members": []}] * 3
-    rows = joint.report(studies | {"recipe": failed}, [None] * 3)["rows"]
+    rows = joint.report(made | {"recipe": failed}, [None] * 3)["rows"]
     assert rows[1]["difference"]["units"] == 0
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from jointnas_jax.config import PredictorConfig
+from jointnas_jax.config import PredictorConfig, default_config
 from jointnas_jax.errors import InputError
 from jointnas_jax.nets.cost import CostTable
 from jointnas_jax.predictor import predictor as predictor_module
@@ -269,9 +269,7 @@ def test_a_saved_predictor_predicts_the_same(tmp_path, tiny_space, vectors, scor
 def test_a_predictor_saved_before_there_were_trends_has_none(
     tmp_path, tiny_space, vectors, scores, monkeypatch
 ):
-    model = Predictor(
-        FeatureTable.of(tiny_space), dataclasses.replace(CONFIG, trend=False), capacity=64
-    )
+    model = Predictor(FeatureTable.of(tiny_space), CONFIG, capacity=64)
     start = model.pretrain(vectors, 1 + vectors[:, :2].astype(np.int64), jax.random.key(0))
     state = model.fit(start, vectors[:9], scores[:9], key=jax.random.key(1))
     model.save(tmp_path / "predictor", state)
@@ -313,6 +311,7 @@ def test_the_process_sees_each_choice_once_and_values_at_distance_one():
 
 
 # Without costs but those that a test gives.
+WITH_TREND = dataclasses.replace(CONFIG, trend=True)
 NUMBERS = PlainSpace.of({"size": (1, 9), "kind": ["a", "b", "c"], "rate": (0, 4)})
 
 
@@ -320,7 +319,7 @@ NUMBERS = PlainSpace.of({"size": (1, 9), "kind": ["a", "b", "c"], "rate": (0, 4)
 def expected():
     """Scores by vector, fitted to two trials in the middle of a space of numbers and a choice."""
     costs = lambda vectors: (vectors[..., :1] - 4.0).astype(np.float32) / 2.6
-    model = Predictor(FeatureTable.of(NUMBERS), CONFIG, capacity=8, costs=costs)
+    model = Predictor(FeatureTable.of(NUMBERS), WITH_TREND, capacity=8, costs=costs)
     sample = NUMBERS.sample(np.random.default_rng(0), 64)
     start = model.pretrain(sample, 1 + sample[:, :1].astype(np.int64), jax.random.key(0))
     trials, scores = np.array([[4, 0, 2], [4, 1, 2]], np.int32), np.array([0.79, 0.81])
@@ -328,7 +327,7 @@ def expected():
     return lambda *vector: model.predict(fitted, np.array([vector], np.int32))[0][0]
 
 
-def trend_of(config=CONFIG):
+def trend_of(config):
     return Predictor(FeatureTable.of(NUMBERS), config, capacity=8)._trend
 
 
@@ -343,7 +342,7 @@ def test_expected_scores_rise_with_the_cost(expected):
 
 def test_the_trend_prefers_no_choice():
     numbers = FeatureTable.of(NUMBERS).values < 0
-    trend = trend_of()
+    trend = trend_of(WITH_TREND)
     assert (trend.peaks[numbers] > 0).all()
     assert (trend.peaks[~numbers] == 0).all()
 
@@ -351,10 +350,11 @@ def test_the_trend_prefers_no_choice():
 def test_the_mean_of_the_trend_over_a_space_is_none():
     axes = map(np.arange, NUMBERS.cardinalities)
     every = np.stack(np.meshgrid(*axes), -1).reshape(-1, 3).astype(np.int32)
-    values = trend_of()(np.concatenate(FeatureTable.of(NUMBERS)(every), -1))
+    values = trend_of(WITH_TREND)(np.concatenate(FeatureTable.of(NUMBERS)(every), -1))
     assert abs(float(values.mean())) < 1e-5
     assert values.std() == pytest.approx(0.25, rel=1e-3)
 
 
-def test_the_trend_can_be_left_out():
-    assert trend_of(dataclasses.replace(CONFIG, trend=False)) is None
+def test_only_studies_expect_a_trend_unless_told():
+    assert trend_of(PredictorConfig()) is None
+    assert default_config().predictor.trend

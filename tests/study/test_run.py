@@ -308,36 +308,6 @@ def test_trainings_of_winners_may_be_longer(tmp_path):
     assert {t["epochs"] for t in trials(tmp_path) if t["stage"] in ("validate", "retrain")} == {6}
 
 
-def test_candidates_train_up_to_the_rung_and_finalists_in_full(tmp_path):
-    jobs = []
-
-    def accuracy_of(job):
-        jobs.append(job)
-        return job.candidate.recipe.lr
-
-    result = run(
-        tmp_path,
-        "--config.search.rung=0.5",
-        "--config.train.epochs=4",
-        accuracy_of=accuracy_of,
-    )
-    assert {(job.epochs, job.full_epochs or job.epochs, job.averaged) for job in jobs} == {
-        (2, 4, True),
-        (4, 4, False),
-    }
-    epochs = {t["stage"]: t["epochs"] for t in trials(tmp_path)}
-    assert epochs == {"coarse": 2, "random": 2, "validate": 4, "retrain": 4}
-    assert result["epochs"] == {"search": 2, "final": 4}
-    # A finalist's training of the search was shorter, so all seeds train.
-    stages = [t["stage"] for t in trials(tmp_path)]
-    assert stages.count("validate") == 4 * 2
-
-
-def test_a_rung_and_the_early_stop_rule_exclude_each_other():
-    with pytest.raises(ConfigError, match="`config.search.threshold` must be 1"):
-        config("--config.search.rung=0.5", "--config.search.threshold=0.9")
-
-
 def test_the_score_chooses_and_accuracy_is_told(tmp_path):
     """By a score against accuracy: what trains best in the one is worst in the other."""
     lr = lambda job: job.candidate.recipe.lr
