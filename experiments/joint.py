@@ -107,7 +107,7 @@ def report(
     joint, rows = reached["joint"], []
     for name in MODES[1:]:
         other = reached[name]
-        means = {"joint": np.nanmean(joint), "other": np.nanmean(other)}
+        means = {"joint": _mean(joint), "other": _mean(other)}
         rows.append(row(f"joint against {name}", means, judge(joint - other)))
     shares = {mode: [number(value) for value in values] for mode, values in reached.items()}
     return {
@@ -117,6 +117,11 @@ def report(
         "default": baseline,
         "areas": shares if any("members" in study for study in studies["joint"]) else None,
     }
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of those that are there, nan where none is."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
 def _areas(fronts: Sequence[Sequence[tuple[float, float]]]) -> list[float]:
