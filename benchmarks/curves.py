@@ -168,7 +168,7 @@ def score(tables: Sequence[Path], metric: str = "accuracy") -> dict[str, Any]:
             resampled = [_foretells(judged[d], truth[d]) for d in draws]
             rows.append(
                 {
-                    "table": file.name.removeprefix("curves_").removesuffix(".json.gz"),
+                    "table": _name(file),
                     "score": name,
                     "candidates": len(complete),
                     "foretells": _foretells(judged, truth),
@@ -203,16 +203,13 @@ def early(tables: Sequence[Path]) -> dict[str, Any]:
         epochs = table["train"]["winner_epochs"] or table["train"]["epochs"]
         column = COLUMNS.index("calibrated_brier")
         truth = np.array([-last(row, "test_")[column] for row in sound])
-        for weights in ("trained", "raw", "averaged"):
-            judged = lambda row, w=weights: w.replace(
-                "trained", "averaged" if row["ema"] else "raw"
-            )
-            curves = np.array([row["curves"][judged(row)] for row in sound])[..., column]
+        for name, weights in (("trained", ""), ("raw", "raw"), ("averaged", "averaged")):
+            curves = np.array([_curve(row, "", weights) for row in sound])[..., column]
             foretells = [spearman(-curves[:, max(1, round(p * epochs)) - 1], truth) for p in _PARTS]
             rows.append(
                 {
-                    "table": file.name.removeprefix("curves_").removesuffix(".json.gz"),
-                    "weights": weights,
+                    "table": _name(file),
+                    "weights": name,
                     "candidates": len(sound),
                     "foretells": foretells,
                 }
@@ -252,7 +249,17 @@ def _agrees(judged: np.ndarray) -> float:
 
 def last(row: Mapping[str, Any], images: str = "", weights: str = "") -> list[float]:
     """The columns of a training after the last epoch; arguments as in a judge."""
-    return row["curves"][images + (weights or ("averaged" if row["ema"] else "raw"))][-1]
+    return _curve(row, images, weights)[-1]
+
+
+def _curve(row: Mapping[str, Any], images: str, weights: str) -> list[list[float]]:
+    """The columns after each epoch."""
+    return row["curves"][images + (weights or ("averaged" if row["ema"] else "raw"))]
+
+
+def _name(file: Path) -> str:
+    """The name of a table's config."""
+    return file.name.removeprefix("curves_").removesuffix(".json.gz")
 
 
 def read_table(file: Path) -> dict[str, Any]:

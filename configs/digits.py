@@ -1,4 +1,4 @@
-"""Handwritten digits: a complete joint search in two and a half minutes on two CPU cores.
+"""Handwritten digits: a complete joint search in a few minutes on two CPU cores.
 
 Data: scikit-learn's 1,797 digits, 8x8 grey, written as a TFDS dataset into the cache folder. 1,437
 to train on (20 % of them for validation), 360 to test.

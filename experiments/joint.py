@@ -32,8 +32,6 @@ from jointnas_jax.strategy.front import Reference, hypervolume
 
 CLAIM = "Joint search beats the search of architectures or recipes alone"
 MODES = ("joint", "arch", "recipe")
-# The reference of an area is worse than all winners by this share of their range.
-_BEYOND = 0.1
 
 
 def compare(
@@ -100,7 +98,8 @@ def report(
 ) -> dict[str, Any]:
     """Compares what the studies of the modes reached, seed by seed; nothing where they failed."""
     reached = {mode: np.array([s["test"] for s in studies[mode]], float) for mode in MODES}
-    if any("members" in study for study in studies["joint"]):
+    fronts = any("members" in study for study in studies["joint"])
+    if fronts:
         seeds = zip(*(studies[mode] for mode in MODES), strict=True)
         every = [_areas([study["members"] for study in seed]) for seed in seeds]
         reached = dict(zip(MODES, np.array(every).T, strict=True))
@@ -115,7 +114,7 @@ def report(
         "rows": rows,
         "studies": studies,
         "default": baseline,
-        "areas": shares if any("members" in study for study in studies["joint"]) else None,
+        "areas": shares if fronts else None,
     }
 
 
@@ -134,10 +133,7 @@ def _areas(fronts: Sequence[Sequence[tuple[float, float]]]) -> list[float]:
     if not len(costs):
         return [math.nan] * len(fronts)
     logs = np.log(costs)
-    corner = Reference(
-        float(logs.max() + _BEYOND * max(np.ptp(logs), 0.1)),
-        float(accuracies.min() - _BEYOND * max(np.ptp(accuracies), 0.001)),
-    )
+    corner = Reference.beyond(logs, accuracies)
     whole = hypervolume(logs, accuracies, corner)
     return [hypervolume(np.log(c), a, corner) / whole if len(c) else math.nan for c, a in each]
 

@@ -299,13 +299,12 @@ def _trend(features: FeatureTable, columns: np.ndarray, costs: int) -> Trend:
     Before any training one expects more of a dearer network, and more of numbers inside their
     ranges than of those at the ends: people set ranges wide enough.
     """
-    ordinal = features.values[columns] < 0
-    steps = features.factors[columns]
-    values = [np.arange(round(1 / step) + 1) * step for step in steps[ordinal & (steps > 0)]]
+    steps = features.factors[columns]  # 0 for choices and constants
+    values = [np.arange(round(1 / step) + 1) * step for step in steps[steps > 0]]
     squares = [np.square(number - 0.5) for number in values]
     spread = np.sqrt(sum(float(np.var(s)) for s in squares))
     height = _PEAK / spread if spread > 0 else 0.0
-    peaks = np.concatenate([np.where(ordinal & (steps > 0), height, 0.0), np.zeros(costs)])
+    peaks = np.concatenate([np.where(steps > 0, height, 0.0), np.zeros(costs)])
     slopes = np.concatenate([np.zeros(len(columns)), np.full(costs, _RISE / max(costs, 1))])
     offset = height * sum(float(np.mean(s)) for s in squares)
     return Trend(slopes.astype(np.float32), peaks.astype(np.float32), np.float32(offset))

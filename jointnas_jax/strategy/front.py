@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Share of a range.
+_BEYOND = 0.1
+
 
 class Reference(NamedTuple):
     """What is dearer, or scores less, counts for nothing.
@@ -19,6 +22,14 @@ class Reference(NamedTuple):
 
     cost: float
     score: float
+
+    @classmethod
+    def beyond(cls, costs: np.ndarray, scores: np.ndarray) -> "Reference":
+        """Worse than all of `float[N]` each, by a tenth of their ranges."""
+        return cls(
+            float(costs.max() + _BEYOND * max(np.ptp(costs), 0.1)),
+            float(scores.min() - _BEYOND * max(np.ptp(scores), 0.001)),
+        )
 
 
 def nondominated(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:

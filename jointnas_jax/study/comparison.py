@@ -19,9 +19,6 @@ from jointnas_jax.strategy.paired import interval, resample
 from jointnas_jax.study.contender import Contender, References, over_seeds
 from jointnas_jax.train.metrics import right_answers
 
-# The reference of an area is worse than all networks by this share of their range.
-_BEYOND = 0.1
-
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
@@ -155,10 +152,7 @@ def hypervolumes(networks: Networks) -> dict[str, Any]:
     range of their costs' logarithms and of their accuracies.
     """
     logs, accuracies = np.log(networks.costs), networks.accuracies
-    corner = Reference(
-        float(logs.max() + _BEYOND * max(np.ptp(logs), 0.1)),
-        float(accuracies.min() - _BEYOND * max(np.ptp(accuracies), 0.001)),
-    )
+    corner = Reference.beyond(logs, accuracies)
     areas: dict[str, Any] = {"reference": {"cost": math.exp(corner.cost), "accuracy": corner.score}}
 
     def area(group: str, rows: np.ndarray) -> np.ndarray:
