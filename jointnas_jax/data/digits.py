@@ -63,13 +63,16 @@ def prepare_digits() -> Path:
     Raises `DataError` if it cannot be written.
     """
     root = cache_dir() / "tfds"
+    folder = root / NAME / VERSION
     try:
         builder = Digits(data_dir=root, file_format="array_record")
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS reports a download; there is none
             builder.download_and_prepare()
     except OSError as error:
-        raise DataError(
-            f"`{NAME}` cannot be written into the cache `{root}` ({one_line(error)}); name a "
-            "folder that can be with the variable XDG_CACHE_HOME"
-        ) from error
-    return Path(builder.data_dir)
+        # TFDS renames a whole folder into place: another process may have been first.
+        if not (folder / "dataset_info.json").exists():
+            raise DataError(
+                f"`{NAME}` cannot be written into the cache `{root}` ({one_line(error)}); name a "
+                "folder that can be with the variable XDG_CACHE_HOME"
+            ) from error
+    return folder

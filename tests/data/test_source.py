@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jointnas_jax.config import DataConfig
-from jointnas_jax.data import source
+from jointnas_jax.data import digits, source
 from jointnas_jax.data.classes import renumbered
 from jointnas_jax.data.source import open_dataset
 from jointnas_jax.errors import DataError
@@ -260,6 +260,18 @@ def test_an_unusable_cache_costs_time_only_except_for_what_must_be_written(tmp_p
     assert len(train) + len(test) == 15
     with pytest.raises(DataError, match="cannot be written into the cache.*XDG_CACHE_HOME"):
         open_dataset(DIGITS)
+
+
+def test_another_process_may_write_the_digits_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    write = digits.Digits.download_and_prepare
+
+    def too_late(builder):
+        write(builder)
+        raise FileExistsError("Cannot rename; the destination already exists")
+
+    monkeypatch.setattr(digits.Digits, "download_and_prepare", too_late)
+    assert len(open_dataset(DIGITS).load("test")) == digits.TEST_IMAGES
 
 
 def test_a_dataset_without_classes_is_an_error(tmp_path):

@@ -24,6 +24,7 @@ from jointnas_jax.study.run import run_study
 TINY = str(Path(__file__).parent.parent / "support" / "tiny.py")
 FRONT = (
     "--config.search.front=flops",
+    "--config.search.per_round=5",
     "--config.search.finalists=4",
     "--config.search.winners=3",
     # The default candidate of `tiny.py` is the cheapest of its space.
@@ -90,7 +91,7 @@ def test_random_search_has_as_many_trainings_and_the_same_rule(finished):
     assert (np.diff(costs) < 0).all()
     assert (np.diff(scores) < 0).all()
     new = sum(f["source"] == "fine stage" for f in result["finalists"])
-    assert result["front"]["random"][0]["source"] == f"front of {9 + new} random"
+    assert result["front"]["random"][0]["source"] == f"front of {15 + new} random"
 
 
 def test_the_scaled_default_candidate_has_its_recipe_and_the_winners_costs(finished):

@@ -314,7 +314,7 @@ def test_the_score_chooses_and_accuracy_is_told(tmp_path):
     train_fn = fake_train_fn(lambda job: 0.9 - lr(job), score_of=lr)
     result = run_study(config(), tmp_path, CONSOLE, train_fn=train_fn)
     (winner,), stored = result["winners"], trials(tmp_path)
-    assert winner["score"]["mean"] == max(t["score"] for t in stored if t["stage"] == "validate")
+    assert winner["score"]["mean"] == max(f["score"]["mean"] for f in result["finalists"])
     assert winner["test"]["mean"] == pytest.approx(0.9 - winner["knobs"]["lr"])
     assert winner["score"]["mean"] == pytest.approx(winner["knobs"]["lr"])
     random = [t for t in stored if t["stage"] == "random"]
@@ -394,7 +394,8 @@ def test_the_search_finds_what_is_best(tmp_path):
         recipe = job.candidate.recipe
         return 0.5 + 5 * recipe.lr + 0.2 * (recipe.optimizer == "sgd")
 
-    result = run(tmp_path, "--config.search.pool_size=80", accuracy_of=accuracy_of)
+    more = ("--config.search.pool_size=80", "--config.search.per_round=5")
+    result = run(tmp_path, *more, accuracy_of=accuracy_of)
     assert result["winners"][0]["knobs"]["lr"] == 0.05
     assert result["winners"][0]["knobs"]["optimizer"] == "sgd"
     assert result["rounds"][-1]["best"] == pytest.approx(0.95)
