@@ -56,7 +56,11 @@ def is_sgd(job):
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (ValueError("no such thing\nat all"), "ValueError: no such thing"),
+        pytest.param(
+            ValueError("no such thing\nat all"),
+            "ValueError: no such thing",
+            marks=pytest.mark.slow,
+        ),
         (MemoryError("cannot allocate"), "out_of_memory: cannot allocate"),
         (
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
@@ -237,7 +241,7 @@ def job(problem, lr=0.02, epochs=3, key=0, **knobs):
     return Job(candidate, jax.random.key(key), epochs)
 
 
-@pytest.mark.parametrize("program", ["envelope", "exact"])
+@pytest.mark.parametrize("program", ["envelope", pytest.param("exact", marks=pytest.mark.slow)])
 def test_a_lane_that_diverges_leaves_the_others_as_they_are(problem, program):
     flag = f"--config.train.program={program}"
     wide = dict(stage1_channels=16)

@@ -84,6 +84,7 @@ def on_a_full_disk(*args, **more):
 """
 
 
+@pytest.mark.slow
 def test_what_was_stored_before_the_disk_was_full_stays(undisturbed, tmp_path):
     fault = FILLED.format(
         module="jointnas_jax.storage.trial_store", owner="TrialStore", name="append", calls=5

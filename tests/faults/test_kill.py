@@ -99,6 +99,7 @@ def test_sigterm_saves_what_trains_and_the_run_goes_on(tmp_path):
     assert max(states()) > before
 
 
+@pytest.mark.slow
 def test_the_command_that_ctrl_c_prints_goes_on_and_quietly_tells_the_result_alone(
     undisturbed, tmp_path
 ):

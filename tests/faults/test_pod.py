@@ -79,6 +79,7 @@ def test_two_processes_of_two_devices_are_one_study(tmp_path):
     assert not other.exists()
 
 
+@pytest.mark.slow
 def test_one_network_trains_on_the_devices_of_both(tmp_path):
     """To float rounding, and only process 0 writes."""
     workdir, other, alone = tmp_path / "pod", tmp_path / "other", tmp_path / "alone"

@@ -82,6 +82,7 @@ def train_fn(assignment, jobs, stop):
 """
 
 
+@pytest.mark.slow
 def test_a_run_with_a_failed_trial_and_without_random_search_ends_with_its_report(tmp_path):
     flags = (TINY, "--noconfig.study.random_reference", "--config.search.rounds=2")
     faults = {"JOINTNAS_TABLE_FAULT": FIRST_FAILS, "JOINTNAS_TABLE_SECONDS": "0"}
@@ -170,7 +171,7 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, arguments, message):
     assert message in done.stderr
 
 
-@pytest.mark.parametrize("output", ["/dev/full", "ascii"])
+@pytest.mark.parametrize("output", ["/dev/full", pytest.param("ascii", marks=pytest.mark.slow)])
 def test_a_study_ends_with_its_report_where_nothing_can_be_printed(tmp_path, output):
     file = output if output == "/dev/full" else tmp_path / "out"
     workdir = tmp_path / os.fsdecode(b"study \xff [v2]")

@@ -131,6 +131,7 @@ def test_damaged_weights_are_not_read(tmp_path, fault):
         load_variables(tmp_path / "w")
 
 
+@pytest.mark.slow
 def test_weights_lost_after_their_trial_are_trained_again(tmp_path):
     """The run ends between the retraining and the result."""
     result = study(tmp_path)

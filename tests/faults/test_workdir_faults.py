@@ -285,6 +285,7 @@ def test_a_compile_cache_of_others_is_not_used(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.count("it is not used") == 2
 
 
+@pytest.mark.slow
 def test_trials_can_be_read_while_a_study_runs(tmp_path):
     """As a dashboard does, again and again."""
     from jointnas_jax.storage.trial_store import TrialStore

@@ -161,7 +161,7 @@ def take_all(candidate):
         candidate.vector[:] = -1
 
 
-@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("joint", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_a_function_does_to_its_arguments_changes_no_record(joint, tiny_description):
     """`evaluate` empties its dicts; where one of a round fails, the others are tried whole."""
     small = SMALL | dict(evaluations=4, per_round=4, costs=None, budget=None)

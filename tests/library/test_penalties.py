@@ -94,7 +94,7 @@ def test_the_size_of_a_penalty_does_not_matter():
     assert found[0] == pytest.approx(found[1], abs=1e-3)
 
 
-@pytest.mark.parametrize("penalty", [-1e3, -1e300])
+@pytest.mark.parametrize("penalty", [pytest.param(-1e3, marks=pytest.mark.slow), -1e300])
 def test_a_search_finds_nearly_the_best_with_any_penalty(penalty):
     space = jn.Space(*[jn.Knob.real(name, 0, 1) for name in NAMES])
     small = dataclasses.replace(PREDICTOR, process=True)

@@ -113,6 +113,7 @@ def test_a_parameter_of_one_value_is_given_to_the_cost():
     assert len(study_of(sampler, 4, objective=fixed).trials) == 4
 
 
+@pytest.mark.slow
 def test_costs_of_another_study_are_not_its_own():
     """Both have one choice of three: its knob holds positions."""
     seen = []

@@ -12,15 +12,16 @@ from jointnas_jax.predictor.targets import Transform, standardised, winsorised
 FLOATS = st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=40)
 
 
-def fitted(scores, straighten=True):
-    """The transform, and the standardised scores."""
+def fitted(scores, straighten=True, size=0):
+    """The transform, and the standardised scores; fitted with padding up to `size`."""
     z, _, _ = standardised(np.asarray(scores))
-    return Transform.fit(jnp.asarray(z), jnp.ones(len(z), bool), straighten), z
+    padded = np.pad(z, (0, max(0, size - len(z))))
+    return Transform.fit(jnp.asarray(padded), jnp.arange(len(padded)) < len(z), straighten), z
 
 
 @given(FLOATS, st.booleans())
 def test_targets_go_back_to_scores_and_keep_the_order(scores, straighten):
-    transform, z = fitted(scores, straighten)
+    transform, z = fitted(scores, straighten, size=40)  # one program for all
     targets = np.asarray(transform.forward(z))
     assert np.isfinite(targets).all()
     order = np.argsort(scores, kind="stable")

@@ -294,6 +294,7 @@ def test_other_limits_find_the_best_candidate_within_them(finished, cache):
     assert f"latency <= {times[1] / 1000:g}us" in console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_a_study_without_such_a_budget_takes_what_is_known_of_the_device(
     finished, tmp_path, monkeypatch
 ):

@@ -135,6 +135,7 @@ def get_config():
 """
 
 
+@pytest.mark.slow
 def test_a_table_of_a_space_is_made_and_the_report_is_json(tmp_path):
     """With real timings, of the few pieces of a space of small and of large images.
 

@@ -184,6 +184,7 @@ def test_an_interrupted_study_goes_on_to_the_same_answer(finished, tmp_path, sta
         assert found[name] == finished[1][name]
 
 
+@pytest.mark.slow
 def test_a_study_of_recipes_has_no_front(tmp_path):
     result = run(tmp_path, "--config.mode=recipe")
     assert result["front"] is None

@@ -237,6 +237,7 @@ def test_a_failed_trial_never_wins_and_is_stored_with_its_reason(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_winners_are_sound_finalists_even_where_fewer_are_left_than_wanted(tmp_path):
     """In long trainings all but one kind of candidate fail, and more winners are wanted."""
 
@@ -295,6 +296,7 @@ def test_a_comparison_names_both_costs(ours, theirs, text):
     assert both_flops(result, "default") == text
 
 
+@pytest.mark.slow
 def test_trainings_of_winners_may_be_longer(tmp_path):
     jobs = []
 
