@@ -13,7 +13,8 @@ the averaged ones, and both on the test split at the end. The table `curves_NAME
 
 `score` tells of each table and score of the validation images how well one training of a candidate
 foretells the test accuracy of its other trainings, and its own score in them (Spearman, with the
-standard deviation over resampled candidates). The ceiling is the accuracy on all test images.
+standard deviation over resampled candidates). The ceiling is the accuracy on all test images. Where
+candidates trained on several divisions, the mean of their scores is judged, too.
 
 `early` tells how well the score after a part of a training foretells that on the test images at its
 end (Spearman, calibrated Brier score), by the weights that are judged.
@@ -71,6 +72,8 @@ _JUDGES = {
     "Brier score, averaged weights": ("brier", -1, "", "averaged"),
     "ceiling": ("accuracy", 1, "test_", ""),
 }
+# What studies are compared by.
+_CHOSEN = "Brier score, calibrated"
 _RESAMPLES = 200
 # Parts of a training.
 _PARTS = (0.2, 1 / 3, 0.4, 0.5, 0.6, 0.75, 1.0)
@@ -153,27 +156,36 @@ def score(tables: Sequence[Path], metric: str = "accuracy") -> dict[str, Any]:
     """
     rows = []
     for file in tables:
-        table = read_table(file)
         trainings: dict[int, list[Any]] = {}
-        for row in table["trainings"]:
-            if row["fold"] == 0 and row["reason"] is None:
+        divisions: dict[int, list[Any]] = {}
+        for row in read_table(file)["trainings"]:
+            if row["reason"] is None and row["fold"] == 0:
                 trainings.setdefault(row["candidate"], []).append(row)
-        complete = [rows for rows in trainings.values() if len(rows) == _TRAININGS]
+            if row["reason"] is None and row["training"] == 0:
+                divisions.setdefault(row["candidate"], []).append(row)
+        complete = [i for i, rows in trainings.items() if len(rows) == _TRAININGS]
         if len(complete) < 3:
             continue
-        truth = _values(complete, (metric, 1, "test_", ""))
-        for name, judge in _JUDGES.items():
-            judged = _values(complete, judge)
-            draws = np.random.default_rng(0).integers(0, len(complete), (_RESAMPLES, len(complete)))
-            resampled = [_foretells(judged[d], truth[d]) for d in draws]
+        repeats = [trainings[i] for i in complete]
+        truth = _values(repeats, (metric, 1, "test_", ""))
+        judged = {name: _values(repeats, judge) for name, judge in _JUDGES.items()}
+        least = min(len(divisions[i]) for i in complete)
+        if least > 1:
+            # Mean of the first training on all divisions; its others, on the first one, are judged.
+            several = [divisions[i][:least] for i in complete]
+            means = _values(several, _JUDGES[_CHOSEN]).mean(1, keepdims=True)
+            judged[f"{_CHOSEN}, {least} divisions"] = means
+        draws = np.random.default_rng(0).integers(0, len(complete), (_RESAMPLES, len(complete)))
+        for name, values in judged.items():
+            resampled = [_foretells(values[d], truth[d]) for d in draws]
             rows.append(
                 {
                     "table": _name(file),
                     "score": name,
                     "candidates": len(complete),
-                    "foretells": _foretells(judged, truth),
+                    "foretells": _foretells(values, truth),
                     "deviation": float(np.std(resampled)),
-                    "agrees": _agrees(judged),
+                    "agrees": _agrees(values) if values.shape[1] > 1 else None,
                 }
             )
     layout = {
