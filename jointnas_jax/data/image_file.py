@@ -5,7 +5,9 @@ are not applied, and of several frames the first one counts. Palettes become the
 bits their upper 8.
 """
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +22,7 @@ _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEB
 # By channels; a dataset may have transparency as one of them.
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 CHANNELS = tuple(_MODES)
+_GREY = ("1", "L", "LA")
 # Pillow converts these to one other mode only.
 _DETOURS = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA", "LAB": "RGB"}
 
@@ -45,6 +48,23 @@ def decode_image(file: Path | BinaryIO, channels: int, name: str) -> Image.Image
         colour space or range that has no 8 bits.
     """
     mode = _MODES[channels]
+    with _upright(file, name) as image:
+        return image if image.mode == mode else image.convert(mode)
+
+
+def describe_image(file: Path | BinaryIO, name: str) -> tuple[int, int, int]:
+    """Height, width and channels, 1 or 3, that an image has when it is decoded; decodes it.
+
+    Raises `DataError` as `decode_image` does.
+    """
+    with _upright(file, name) as image:
+        image.load()
+        return image.height, image.width, 1 if image.mode in _GREY else 3
+
+
+@contextlib.contextmanager
+def _upright(file: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
+    """An open image, upright and of 8 bits; what fails to decode in it is a `DataError`."""
     try:
         with Image.open(file, formats=_FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
@@ -54,7 +74,7 @@ def decode_image(file: Path | BinaryIO, channels: int, name: str) -> Image.Image
             upright = _upper_bits(image, name) if image.mode.startswith(("I", "F")) else image
             if upright.mode in _DETOURS:
                 upright = upright.convert(_DETOURS[upright.mode])
-            return upright if upright.mode == mode else upright.convert(mode)
+            yield upright
     except DataError:
         raise
     except Image.UnidentifiedImageError as error:

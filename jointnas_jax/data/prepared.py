@@ -1,4 +1,4 @@
-"""Folders of prepared TFDS datasets."""
+"""Folders of prepared TFDS datasets, and of images that become one."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from jointnas_jax.data import digits
+from jointnas_jax.data.folders import is_image_folder, prepare_folder
 from jointnas_jax.errors import DataError, nearest
 from jointnas_jax.rules import local_path
 
@@ -18,10 +19,11 @@ def prepared_folder(name: str, directory: str) -> Path:
     Args:
       name: name of the dataset.
       directory: the folder, or the one that holds `name`; "" is TFDS's data folder, or for `digits`
-        the cache, where they are written first.
+        the cache, where they are written first. Or a folder of images, see `data/folders.py`; these
+        are written into the cache, too.
 
     Raises:
-      DataError: there is no such dataset.
+      DataError: there is no such dataset, or its images cannot be used.
     """
     if not directory and name == digits.NAME:
         return digits.prepare_digits()
@@ -32,7 +34,13 @@ def prepared_folder(name: str, directory: str) -> Path:
         if (prepared := _newest_version(folder)) is not None:
             return prepared
     datasets = sorted({p.parent.parent.name for p in root.glob("*/*/" + _INFO_FILE)})
-    hint = nearest(name, datasets) if datasets else f"; a prepared folder holds a `{_INFO_FILE}`"
+    if directory and not datasets and is_image_folder(root):
+        return prepare_folder(root)
+    hint = (
+        nearest(name, datasets)
+        if datasets
+        else f"; a prepared folder holds a `{_INFO_FILE}`, a folder of images one for each class"
+    )
     raise DataError(f"no prepared TFDS dataset `{name}` in `{root}`{hint}")
 
 

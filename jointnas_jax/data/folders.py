@@ -1,0 +1,248 @@
+"""Image files in folders, written into the cache as a TFDS dataset.
+
+A folder for each class (`DIR/cat/1.jpg`), or these in `train`, `val` (`valid`, `validation`) and
+`test`. Where there is no `test`, images of `val` are the test images; without both, a fifth of each
+class is. The dataset is written once for each state of the files: a changed, new or lost file makes
+another one.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from rich.progress import track
+
+from jointnas_jax.data.division import carve_validation
+from jointnas_jax.data.image_file import describe_image
+from jointnas_jax.errors import DataError, one_line, shown
+from jointnas_jax.runtime.cache import cache_dir
+from jointnas_jax.runtime.output import tell
+
+_SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation"), "val")
+# Share of each class, where there are no test images.
+_TEST_SHARE = 0.2
+_SEED = 0
+# Files that a message names.
+_NAMED = 3
+# From so many files on, reading them takes long enough for a progress bar.
+_MANY = 2_000
+_VERSION = "1.0.0"
+
+
+class ImageFile(NamedTuple):
+    """An image file of a class."""
+
+    label: str
+    path: Path
+
+
+class _Read(NamedTuple):
+    """What a file holds: its shape, uint8[H, W, C], and a digest; or why it cannot be read."""
+
+    shape: tuple[int, int, int] = (0, 0, 0)
+    digest: bytes = b""
+    reason: str = ""
+
+
+Files = Mapping[str, Sequence[ImageFile]]
+
+
+def is_image_folder(root: Path) -> bool:
+    """Whether a folder holds folders with files, as those of classes or splits are."""
+    return any(path.is_file() for folder in _folders(root) for path in folder.rglob("*"))
+
+
+def prepare_folder(root: Path) -> Path:
+    """Writes the images of a folder into the cache, unless they are there; returns the dataset.
+
+    Raises:
+      DataError: there is no image, or only one class; a file is no image; a class has test images
+        and none to train on; the cache cannot be written.
+    """
+    files = _find(root)
+    name, home = _name(root, files), cache_dir() / "tfds"
+    folder = home / name / _VERSION
+    if (folder / "dataset_info.json").exists():
+        return folder
+    read = _read(root, [file for some in files.values() for file in some])
+    _tell_of_copies(root, files, read)
+    if "test" not in files:
+        files = _divided(files["train"], read)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS reports a download; there is none
+            _builder(name, home, files, read).download_and_prepare()
+    except OSError as error:
+        # TFDS renames a whole folder into place: another process may have been first.
+        if not (folder / "dataset_info.json").exists():
+            raise DataError(
+                f"the images of `{root}` cannot be written into the cache `{home}` "
+                f"({one_line(error)}); name a folder that can be with the variable XDG_CACHE_HOME"
+            ) from error
+    return folder
+
+
+def _name(root: Path, files: Files) -> str:
+    """Name of the dataset that the files make: that of the folder, and a digest of their state."""
+    state = [
+        (split, file.label, str(file.path.relative_to(root)), stat.st_size, stat.st_mtime_ns)
+        for split, some in files.items()
+        for file in some
+        for stat in [file.path.stat()]
+    ]
+    digest = hashlib.sha256(repr(state).encode()).hexdigest()[:8]
+    plain = re.sub("[^a-z0-9]+", "_", root.resolve().name.lower()).strip("_")
+    return f"folder_{plain}_{digest}".replace("__", "_")
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _find(root: Path) -> Files:
+    """The image files of each split, by class and path: `train`, and where it is given `test`."""
+    folders = _folders(root)
+    splits = {_SPLITS[p.name.lower()]: p for p in folders if p.name.lower() in _SPLITS}
+    # Without folders in it `train` is a class of trains.
+    if "train" not in splits or not _folders(splits["train"]):
+        found = {"train": _classes(root, folders)}
+    else:
+        found = {split: _classes(folder, _folders(folder)) for split, folder in splits.items()}
+    if "val" in found and "test" not in found:
+        found["test"] = found.pop("val")
+    names = {file.label for file in found["train"]}
+    if len(names) < 2:
+        raise DataError(
+            f"`{root}` holds images of {len(names)} class(es), and a classifier needs two: one "
+            "folder for each, such as `cat/1.jpg`, or these in `train` and `test`"
+        )
+    for split, some in found.items():
+        if more := sorted({file.label for file in some} - names):
+            raise DataError(
+                f"`{root}/{splits[split].name}` has images of class {shown(more[0])}, which "
+                f"`{splits['train'].name}` has not; its classes are "
+                + ", ".join(shown(name) for name in sorted(names)[:_NAMED])
+                + (", ..." if len(names) > _NAMED else "")
+            )
+    return found
+
+
+def _classes(root: Path, folders: Sequence[Path]) -> list[ImageFile]:
+    """The files of class folders, at any depth, without hidden ones."""
+    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(root).parts)
+    return [
+        ImageFile(folder.name, path)
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not hidden(path)
+    ]
+
+
+def _read(root: Path, files: Sequence[ImageFile]) -> dict[Path, _Read]:
+    """Decodes every file once; raises `DataError` if some cannot be."""
+    paths = [file.path for file in files]
+    # Pillow decodes beside other threads.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        results: Iterable[_Read] = pool.map(_read_one, paths)
+        if len(paths) >= _MANY:
+            results = track(results, "reading images", total=len(paths), transient=True)
+        read = dict(zip(paths, results, strict=True))
+    if bad := [path for path in paths if read[path].reason]:
+        first = ", ".join(f"`{p.relative_to(root)}` ({read[p].reason})" for p in bad[:_NAMED])
+        raise DataError(
+            f"{len(bad)} of {len(paths)} files of `{root}` cannot be read: {first}"
+            + (", ..." if len(bad) > _NAMED else "")
+            + "; repair, remove or hide them (`.name`)"
+        )
+    return read
+
+
+def _read_one(path: Path) -> _Read:
+    try:
+        content = path.read_bytes()
+        shape = describe_image(io.BytesIO(content), "it")
+    except DataError as error:
+        return _Read(reason=str(error).removeprefix("it cannot be read: "))
+    except OSError as error:
+        return _Read(reason=one_line(error.strerror or error))
+    return _Read(shape, hashlib.sha256(content).digest())
+
+
+def _tell_of_copies(root: Path, files: Files, read: Mapping[Path, _Read]) -> None:
+    """Warns of test images that are training images, too: what they say is worth nothing."""
+    seen = {read[file.path].digest: file.path for file in files["train"]}
+    copies = [file.path for file in files.get("test", ()) if read[file.path].digest in seen]
+    if copies:
+        first = copies[0]
+        same = seen[read[first].digest]
+        tell(
+            f"warning: {len(copies)} test image(s) of `{root}` are training images, too, such as "
+            f"`{first.relative_to(root)}`, which is `{same.relative_to(root)}`"
+        )
+
+
+def _divided(files: Sequence[ImageFile], read: Mapping[Path, _Read]) -> Files:
+    """Training and test images, a share of each class; files of the same content stay together."""
+    groups: dict[bytes, list[ImageFile]] = collections.defaultdict(list)
+    for file in files:
+        groups[read[file.path].digest].append(file)
+    names = sorted({file.label for file in files})
+    together = list(groups.values())
+    labels = np.array([names.index(group[0].label) for group in together])
+    held = carve_validation(labels, _TEST_SHARE, _SEED)
+    splits: dict[str, list[ImageFile]] = {"train": [], "test": []}
+    for group, is_test in zip(together, held, strict=True):
+        splits["test" if is_test else "train"] += group
+    return splits
+
+
+def _builder(
+    name: str, home: Path, files: Files, read: Mapping[Path, _Read]
+) -> tfds.core.GeneratorBasedBuilder:
+    """What writes a dataset, whose images are the files as they are."""
+    shapes = {read[file.path].shape for some in files.values() for file in some}
+    sizes = {shape[:2] for shape in shapes}
+    height, width = sizes.pop() if len(sizes) == 1 else (None, None)
+    shape = (height, width, max(channels for *_, channels in shapes))
+    labels = sorted({file.label for file in files["train"]})
+
+    # In a dict, for mypy knows no such keyword of an untyped class.
+    class Folder(tfds.core.GeneratorBasedBuilder, **{"skip_registration": True}):
+        """Writes the splits of `files`."""
+
+        VERSION = tfds.core.Version(_VERSION)
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(
+                    {
+                        "image": tfds.features.Image(shape=shape),
+                        "label": tfds.features.ClassLabel(names=labels),
+                        "file": tfds.features.Text(),
+                    }
+                ),
+                supervised_keys=("image", "label"),
+            )
+
+        def _split_generators(
+            self, dl_manager: tfds.download.DownloadManager
+        ) -> dict[str, Iterator]:
+            return {split: self._generate_examples(some) for split, some in files.items()}
+
+        def _generate_examples(self, some: Sequence[ImageFile]) -> Iterator:
+            for file in some:
+                # Encoded bytes: TFDS needs TensorFlow to encode an array.
+                image = file.path.read_bytes()
+                yield str(file.path), {"image": image, "label": file.label, "file": file.path.name}
+
+    Folder.name = name
+    return Folder(data_dir=home, file_format="array_record")
