@@ -76,7 +76,8 @@ class DataConfig:
 
     Attributes:
       name: TFDS name; `digits` is made from scikit-learn's when `dir` is empty.
-      dir: a prepared TFDS folder, or the folder that holds `name`; empty: TFDS's data folder.
+      dir: a prepared TFDS folder, or the folder that holds `name`; empty: TFDS's data folder. Or a
+        folder of images, see `data/folders.py`.
       train_split: split expression; validation images are taken out of it.
       test_split: split expression; for the report of winners only.
       classes: number of random classes to use, 0 for all (paper: 200 of ImageNet in the search).
