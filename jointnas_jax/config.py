@@ -79,6 +79,7 @@ class DataConfig:
       dir: a prepared TFDS folder, or the folder that holds `name`; empty: TFDS's data folder. Or a
         folder of images, see `data/folders.py`.
       train_split: split expression; validation images are taken out of it.
+      val_split: which of them, such as `val` of `train+val`; empty: drawn at random.
       test_split: split expression; for the report of winners only.
       classes: number of random classes to use, 0 for all (paper: 200 of ImageNet in the search).
       class_seed: seed of the choice of classes.
@@ -98,6 +99,7 @@ class DataConfig:
     name: str = option("digits", PATH)
     dir: str = option("", PATH)
     train_split: str = option("train", ANY)
+    val_split: str = option("", ANY)
     test_split: str = option("test", ANY)
     classes: int = option(0, between(0, 1_000_000))
     class_seed: int = option(0, between(0, 2**31 - 1))

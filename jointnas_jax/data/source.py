@@ -220,19 +220,35 @@ class ImageDataset:
 
     def check_disjoint(self, first: str, second: str) -> None:
         """Raises `DataError` if two split expressions share examples, or one cannot be read."""
-        ranges = [
-            {
-                (f.filename, i)
-                for f in self._info(s).file_instructions
-                for i in range(f.skip, f.skip + (f.examples_in_shard if f.take == -1 else f.take))
-            }
-            for s in (first, second)
-        ]
-        if shared := len(ranges[0] & ranges[1]):
+        if shared := len(set(self._examples(first)) & set(self._examples(second))):
             raise DataError(
                 f"splits `{first}` and `{second}` of `{self.name}` share {shared} "
                 f"examples; test images must not be trained on"
             )
+
+    def part(self, split: str, of: str) -> np.ndarray:
+        """Which images of a split are those of another, `bool[N]`.
+
+        Raises `DataError` if one of them is not in it, or nothing else is.
+        """
+        examples, wanted = self._examples(of), set(self._examples(split))
+        inside = np.array([example in wanted for example in examples])
+        if inside.sum() != len(wanted) or inside.all():
+            raise DataError(
+                f"split `{split}` of `{self.name}` must be a part of `{of}`, such as `val` of "
+                f"`train+val`; {inside.sum()} of its {len(wanted)} examples are in it, beside "
+                f"{(~inside).sum()} others"
+            )
+        rows = self.rows(of)
+        return inside if rows is None else inside[rows]
+
+    def _examples(self, split: str) -> list[tuple[str, int]]:
+        """File and place of each example of a split, in order; raises as `count` does."""
+        return [
+            (f.filename, i)
+            for f in self._info(split).file_instructions
+            for i in range(f.skip, f.skip + (f.examples_in_shard if f.take == -1 else f.take))
+        ]
 
     def open_split(self, split: str) -> Any:
         """Opens a split for random access; raises `DataError` if it is missing or empty."""

@@ -21,6 +21,7 @@ from jointnas_jax.storage.workdir import CONFIG, SCHEMA, TRAINING
 # Options of `config.data`: splits, then augmentation.
 _DATA: tuple[str, ...] = (
     "train_split",
+    "val_split",
     "test_split",
     "val_fraction",
     "val_images",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jointnas_jax.config import TOP, Config
-from jointnas_jax.data.division import carve_validation, check_division
+from jointnas_jax.data.division import carve_validation, check_division, validation_count
 from jointnas_jax.data.source import ImageDataset, Images, open_dataset
 from jointnas_jax.errors import ConfigError, DataError, SpaceError
 from jointnas_jax.nets import zoo
@@ -79,7 +79,11 @@ class Problem:
         """
         train, test = self.images()
         data, seed = self.config.data, (self.config.seed, VALIDATION_STREAM)
-        validation = carve_validation(train.labels, data.val_fraction, seed, images=data.val_images)
+        if data.val_split:
+            validation = self.dataset.part(data.val_split, data.train_split)
+        else:
+            share, images = data.val_fraction, data.val_images
+            validation = carve_validation(train.labels, share, seed, images=images)
         self.missing_classes((train, validation, test))
         batch = self.config.train.batch_size
         if (left := int((~validation).sum())) < batch:
@@ -88,6 +92,13 @@ class Problem:
                 f"left of {len(train)} after validation, got {batch}"
             )
         return train, validation, test
+
+    def validation_count(self, images: int) -> int:
+        """How many of so many training images validate."""
+        data = self.config.data
+        if data.val_split and self.opened is not None:
+            return self.opened.count(data.val_split)
+        return validation_count(images, data.val_fraction, data.val_images)
 
     def missing_classes(self, images: tuple[Images, np.ndarray, Images]) -> list[str]:
         """A line about each part of `divided_images` that lacks classes; raises as it does."""
@@ -262,6 +273,8 @@ def open_space(config: Config) -> tuple[ImageDataset, JointSpace, Candidate]:
     """
     dataset = open_dataset(dataclasses.asdict(config.data))
     dataset.check_disjoint(config.data.train_split, config.data.test_split)
+    if config.data.val_split:
+        dataset.part(config.data.val_split, config.data.train_split)
     arch = _fixed_arch(config.arch_file, dataset) if config.arch_file else None
     space, default = _restrict(config, dataset.image_shape[2], dataset.num_classes, arch)
     if not space.knobs:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from jointnas_jax.config import Config
-from jointnas_jax.data.division import validation_count
 from jointnas_jax.execution.cost_model import cost_model_of
 from jointnas_jax.execution.job import Job
 from jointnas_jax.execution.packing import Packer, Shape
@@ -63,7 +62,7 @@ def forecasted(
     small = dataclasses.replace(search, pool_size=size)
     short = dataclasses.replace(problem, config=dataclasses.replace(config, search=small))
     pool = short.pool()
-    held = validation_count(count, config.data.val_fraction, config.data.val_images)
+    held = problem.validation_count(count)
     batches = [batch.jobs for batch in stand_in_batches(short, pool)]
     trainings = _Trainings(problem, pool, machine, steps_of_epochs(config, count - held, count))
     phases, left, first = [], sum(map(len, batches)), 0

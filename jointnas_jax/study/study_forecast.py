@@ -11,7 +11,6 @@ import numpy as np
 from rich.console import Console
 
 from jointnas_jax.config import Config
-from jointnas_jax.data.division import validation_count
 from jointnas_jax.data.source import ImageDataset
 from jointnas_jax.execution.cost_model import CostModel
 from jointnas_jax.execution.hardware import Hardware
@@ -144,7 +143,7 @@ def forecast_study(
     """
     config, space = problem.config, problem.space
     hardware = _hardware_here(config, problem.dataset)
-    held = validation_count(images, config.data.val_fraction, config.data.val_images)
+    held = problem.validation_count(images)
     batches = stand_in_batches(problem, pool)
     estimates = forecast(
         config,

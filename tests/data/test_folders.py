@@ -63,6 +63,8 @@ def test_validation_images_beside_test_images_are_a_split_of_their_own(root):
         write(root / split, class_files(count, "a", "b"), seed=seed)
     dataset = opened(root)
     assert [dataset.count(split) for split in ("train", "val", "test")] == [8, 6, 4]
+    both, val = dataset.load("train+val").images, dataset.load("val").images
+    np.testing.assert_array_equal(both[dataset.part("val", "train+val")], val)
 
 
 def test_images_of_different_sizes_need_one_to_be_loaded_at(root):

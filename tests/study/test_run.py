@@ -415,6 +415,20 @@ def test_an_exception_in_training_is_a_failed_trial():
     assert [o.reason for o in outcomes] == ["RuntimeError: RESOURCE_EXHAUSTED: out of memory"] * 3
 
 
+def test_validation_images_may_be_a_split():
+    """Part of the images that winners train on, at any place in them."""
+    problem = build_problem(config("--config.data.val_split=train[50:120]"))
+    train, validation, _ = problem.divided_images()
+    assert np.flatnonzero(validation).tolist() == list(range(50, 120))
+    assert problem.validation_count(len(train)) == 70
+    few = ("--config.data.classes=5", "--config.data.val_split=train[50:120]")
+    problem = build_problem(config(*few))
+    train, validation, _ = problem.divided_images()
+    expected = problem.dataset.load("train[50:120]")
+    np.testing.assert_array_equal(train.images[validation], expected.images)
+    assert problem.validation_count(len(train)) == len(expected)
+
+
 # -- bad input, before anything trains -----------------------------------------------------------
 
 
@@ -430,6 +444,13 @@ def test_an_exception_in_training_is_a_failed_trial():
         (["--config.data.train_split=nope"], DataError, "split `nope`"),
         (["--config.data.test_split=nope"], DataError, "split `nope`"),
         (["--config.data.test_split=train[:10%]"], DataError, "test images must not be trained on"),
+        (["--config.data.val_split=nope"], DataError, "split `nope`"),
+        (
+            ["--config.data.val_split=test"],
+            DataError,
+            "must be a part of `train.:400.`.*0 of its 360",
+        ),
+        (["--config.data.val_split=train[:400]"], DataError, "beside 0 others"),
         (["--config.train.batch_size=1000"], ConfigError, "at most the 320 training images"),
         (
             ["--config.space.resolution=1"],
