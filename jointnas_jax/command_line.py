@@ -358,16 +358,39 @@ def _define(file: str, flag_values: flags.FlagValues, argv: list[str]) -> flags.
     )
 
 
+def joined(argv: Sequence[str]) -> list[str]:
+    """Writes `--name value` of a command line as `--name=value`."""
+    arguments = [*argv[:1]]
+    for argument in argv[1:]:
+        before = arguments[-1] if len(arguments) > 1 else ""
+        if before.startswith("-") and "=" not in before and not argument.startswith("-"):
+            arguments[-1] = f"{before}={argument}"
+        else:
+            arguments.append(argument)
+    return arguments
+
+
+def flag_texts(argv: Sequence[str]) -> dict[str, str]:
+    """The texts of flags on a command line, by name; without those that are only switched on."""
+    return dict(a.lstrip("-").split("=", 1) for a in joined(argv)[1:] if "=" in a)
+
+
+def wants_auto_config(argv: Sequence[str]) -> bool:
+    """Whether a command line asks for a config that fits its data, or names data and no config."""
+    texts = flag_texts(argv)
+    return texts.get("config", "auto" if texts.get("config.data.dir") else "") == "auto"
+
+
 def _find_config_file(argv: list[str]) -> list[str]:
     """Writes `--config FILE` and `--config=~/FILE` as `--config=FILE`, a path as `local_path`'s."""
-    joined: list[str] = []
+    arguments: list[str] = []
     for argument in argv:
-        if joined and joined[-1] in ("--config", "-config"):
-            joined[-1] = f"--config={argument}"
+        if arguments and arguments[-1] in ("--config", "-config"):
+            arguments[-1] = f"--config={argument}"
         else:
-            joined.append(argument)
+            arguments.append(argument)
     name = re.compile("(--?config=)(.*)", re.DOTALL)
-    found = ((name.fullmatch(argument), argument) for argument in joined)
+    found = ((name.fullmatch(argument), argument) for argument in arguments)
     return [m[1] + local_path(m[2], "--config") if m else argument for m, argument in found]
 
 

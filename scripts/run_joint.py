@@ -1,6 +1,10 @@
 """Searches architecture and training recipe jointly. README.md shows what comes out.
 
 python scripts/run_joint.py --config=configs/digits.py --config.search.pool_size=512
+
+Images in folders, one for each class, get a config that fits them:
+
+python scripts/run_joint.py --config.data.dir=IMAGES --config.budget.flops=2M
 """
 
 import sys
@@ -9,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from jointnas_jax.command_line import define_path, parse_config, run_script
+from jointnas_jax.command_line import define_path, parse_config, run_script, wants_auto_config
 from jointnas_jax.runtime.interrupt import Interrupt, run_interruptible
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
@@ -29,6 +33,11 @@ def main(argv: list[str], train_fn: Any = None) -> int:
 
 
 def _work(argv: list[str], interrupt: Interrupt, train_fn: Any) -> int:
+    if wants_auto_config(argv):
+        # Only now: the import takes seconds.
+        from jointnas_jax.problem.auto_config import with_auto_config
+
+        argv = with_auto_config(argv, str(DEFAULT_CONFIG))
     config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
     # Only now: the imports below take seconds, and a config error should not.
     from jointnas_jax.study.entry import Options, run

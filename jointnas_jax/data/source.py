@@ -20,7 +20,7 @@ from PIL import Image
 
 from jointnas_jax.config import DataConfig
 from jointnas_jax.data.classes import choose_classes, renumbered
-from jointnas_jax.data.image_file import CHANNELS, decode_image
+from jointnas_jax.data.image_file import CHANNELS, decode_image, describe_image
 from jointnas_jax.data.prepared import prepared_folder
 from jointnas_jax.errors import DataError, one_line
 from jointnas_jax.runtime.cache import remembered
@@ -128,6 +128,26 @@ class ImageDataset:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.labels)
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return tuple(self._builder.info.splits)
+
+    def stored_sizes(self, split: str, count: int) -> np.ndarray:
+        """Height and width of up to `count` images of a split as stored, `int64[n, 2]`.
+
+        They are spread over the split; raises `DataError` as `load` does.
+        """
+        source = self.open_split(split)
+        rows = np.unique(np.linspace(0, len(source) - 1, count).astype(int))
+        examples = self._read(source, rows.tolist(), split)
+        name = f"split `{split}` of `{self.name}`: example"
+        shapes = [
+            describe_image(io.BytesIO(example[self._keys[0]]), f"{name} {row}")
+            for row, example in zip(rows, examples, strict=True)
+        ]
+        return np.array([shape[:2] for shape in shapes])
 
     def load(self, split: str) -> Split:
         """Decodes a split, such as `train[:90%]`.

@@ -35,6 +35,11 @@ def prepare_jax(devices: int) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _CACHED_FROM_SECONDS)
 
 
+def platform() -> str:
+    """The kind of the devices here, such as "cpu"; starts JAX's backend."""
+    return jax.devices()[0].platform
+
+
 def _is_private(cache: Path) -> bool:
     """Makes a folder private, for compiled programs are code; False where that is not possible."""
     try:
