@@ -391,7 +391,21 @@ def _find_config_file(argv: list[str]) -> list[str]:
             arguments.append(argument)
     name = re.compile("(--?config=)(.*)", re.DOTALL)
     found = ((name.fullmatch(argument), argument) for argument in arguments)
-    return [m[1] + local_path(m[2], "--config") if m else argument for m, argument in found]
+    return [m[1] + _config_file(m[2]) if m else argument for m, argument in found]
+
+
+def _config_file(text: str) -> str:
+    """A path as `local_path`'s, or the file of one of our configs by its name, such as `digits`."""
+    file = shipped("configs") / f"{text}.py"
+    if re.fullmatch("[a-z0-9_]{1,50}", text) and file.is_file() and not os.path.exists(text):
+        return str(file)
+    return local_path(text, "--config")
+
+
+def shipped(name: str) -> Path:
+    """The folder `scripts` or `configs`: in the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    return next(f for f in (package / name, package.parent / name) if f.is_dir())
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,7 +13,17 @@ PACKAGE = ROOT / "jointnas_jax"
 
 # Rooms and single files from top to bottom: each imports from those below it only.
 ORDER = (
-    *("library", "simulation", "study", "execution", "models", "problem", "telemetry", "storage"),
+    *(
+        "cli",
+        "library",
+        "simulation",
+        "study",
+        "execution",
+        "models",
+        "problem",
+        "telemetry",
+        "storage",
+    ),
     *("report", "strategy", "predictor", "train", "data", "nets"),
     *("command_line", "config", "space", "arguments", "rules", "runtime", "files", "errors"),
 )

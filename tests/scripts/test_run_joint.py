@@ -20,7 +20,7 @@ def command(*arguments, cwd=ROOT, cache=None):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
 
