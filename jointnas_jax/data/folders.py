@@ -23,7 +23,8 @@ from rich.progress import track
 
 from jointnas_jax.data.division import carve_validation
 from jointnas_jax.data.image_file import describe_image
-from jointnas_jax.errors import DataError, one_line, shown
+from jointnas_jax.errors import DataError, StorageError, one_line, shown
+from jointnas_jax.files import write_whole
 from jointnas_jax.runtime.cache import cache_dir
 from jointnas_jax.runtime.output import tell
 
@@ -68,19 +69,25 @@ def prepare_folder(root: Path) -> Path:
       DataError: there is no image, or only one class; a file is no image; a class has test images
         and none to train on; the cache cannot be written.
     """
-    files = _find(root)
-    name, home = _name(root, files), cache_dir() / "tfds"
-    folder = home / name / _VERSION
-    if (folder / "dataset_info.json").exists():
-        return folder
+    files, home = _find(root), cache_dir() / "tfds"
+    # What the files are called, how long they are and when they changed stands for what they hold.
+    index = home / "folders" / _digest(_states(root, files))
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        folder = home / index.read_text(encoding="utf-8") / _VERSION
+        if (folder / "dataset_info.json").exists():
+            return folder
     read = _read(root, [file for some in files.values() for file in some])
     _tell_of_copies(root, files, read)
     if "test" not in files:
         files = _divided(files["train"], read)
+    name = _name(root, files, read)
+    folder = home / name / _VERSION
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS reports a download; there is none
-            _builder(name, home, files, read).download_and_prepare()
-    except OSError as error:
+            _builder(name, home, root, files, read).download_and_prepare()
+        index.parent.mkdir(exist_ok=True)
+        write_whole(index, name.encode())
+    except (OSError, StorageError) as error:
         # TFDS renames a whole folder into place: another process may have been first.
         if not (folder / "dataset_info.json").exists():
             raise DataError(
@@ -90,17 +97,28 @@ def prepare_folder(root: Path) -> Path:
     return folder
 
 
-def _name(root: Path, files: Files) -> str:
-    """Name of the dataset that the files make: that of the folder, and a digest of their state."""
-    state = [
-        (split, file.label, str(file.path.relative_to(root)), stat.st_size, stat.st_mtime_ns)
+def _states(root: Path, files: Files) -> list[tuple[str, str, int, int]]:
+    return [
+        (split, str(file.path.relative_to(root)), stat.st_size, stat.st_mtime_ns)
         for split, some in files.items()
         for file in some
         for stat in [file.path.stat()]
     ]
-    digest = hashlib.sha256(repr(state).encode()).hexdigest()[:8]
+
+
+def _name(root: Path, files: Files, read: Mapping[Path, _Read]) -> str:
+    """Name of the dataset: that of the folder, and a digest of the images, wherever they are."""
+    images = [
+        (split, str(file.path.relative_to(root)), read[file.path].digest)
+        for split, some in files.items()
+        for file in some
+    ]
     plain = re.sub("[^a-z0-9]+", "_", root.resolve().name.lower()).strip("_")
-    return f"folder_{plain}_{digest}".replace("__", "_")
+    return f"folder_{plain}_{_digest(sorted(images))}".replace("__", "_")
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:8]
 
 
 def _folders(root: Path) -> list[Path]:
@@ -205,7 +223,7 @@ def _divided(files: Sequence[ImageFile], read: Mapping[Path, _Read]) -> Files:
 
 
 def _builder(
-    name: str, home: Path, files: Files, read: Mapping[Path, _Read]
+    name: str, home: Path, root: Path, files: Files, read: Mapping[Path, _Read]
 ) -> tfds.core.GeneratorBasedBuilder:
     """What writes a dataset, whose images are the files as they are."""
     shapes = {read[file.path].shape for some in files.values() for file in some}
@@ -241,8 +259,8 @@ def _builder(
         def _generate_examples(self, some: Sequence[ImageFile]) -> Iterator:
             for file in some:
                 # Encoded bytes: TFDS needs TensorFlow to encode an array.
-                image = file.path.read_bytes()
-                yield str(file.path), {"image": image, "label": file.label, "file": file.path.name}
+                image, path = file.path.read_bytes(), str(file.path.relative_to(root))
+                yield path, {"image": image, "label": file.label, "file": path}
 
     Folder.name = name
     return Folder(data_dir=home, file_format="array_record")

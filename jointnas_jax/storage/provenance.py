@@ -24,6 +24,7 @@ class Provenance:
       speed_factors: Input of the schedule, see `measured_speed_factors`.
       storage: Database of the trials, without its password; "" is the file in the workdir.
       study: Name of the study in the database.
+      dataset: Name of the dataset; "" where an older version began.
     """
 
     schema: int
@@ -31,16 +32,18 @@ class Provenance:
     speed_factors: tuple[float, float]
     storage: str
     study: str
+    dataset: str = ""
 
     @staticmethod
     def here(
-        config: Config, machine: dict[str, Any], speed_factors: tuple[float, float]
+        config: Config, machine: dict[str, Any], speed_factors: tuple[float, float], dataset: str
     ) -> "Provenance":
         """Provenance of a study that begins now."""
         storage = _public_storage(config)
         # The same database may have other studies of this name.
         end = f"-{secrets.token_hex(4)}" if storage else ""
-        return Provenance(SCHEMA, machine, speed_factors, storage, study=config.name + end)
+        study = config.name + end
+        return Provenance(SCHEMA, machine, speed_factors, storage, study, dataset)
 
     @staticmethod
     def read(workdir: Path) -> "Provenance":
@@ -53,13 +56,20 @@ class Provenance:
         """Writes the file in the workdir; raises `StorageError`."""
         write_json(workdir / PROVENANCE, dataclasses.asdict(self), digest=True)
 
-    def check(self, config: Config, machine: dict[str, Any], console: Console) -> None:
+    def check(
+        self, config: Config, machine: dict[str, Any], console: Console, *, dataset: str
+    ) -> None:
         """Checks that the study may continue.
 
         Raises:
-          ConfigError: Its database is another one, or the machine is, without
+          ConfigError: Its database is another one, or the dataset, or the machine without
             `config.study.other_machine`.
         """
+        if self.dataset and dataset != self.dataset:
+            raise ConfigError(
+                f"the study began with the images of `{self.dataset}`, here are those of "
+                f"`{dataset}`; restore the files of `config.data.dir`, or give another --workdir"
+            )
         if (given := _public_storage(config)) != self.storage:
             raise ConfigError(
                 f"`config.study.storage` is {self.storage!r} where the study began, got {given!r}"

@@ -102,9 +102,12 @@ class StudyFiles:
     def _opened(self, executor: Executor, problem: Problem, console: Console) -> TrialStore:
         workdir, config = self.workdir, self._config
         if self.provenance:
-            self.provenance.check(config, executor.machine, console)
+            dataset = problem.dataset.name
+            self.provenance.check(config, executor.machine, console, dataset=dataset)
             return open_store(workdir, config.study.storage, self.provenance)
-        provenance = Provenance.here(config, executor.machine, executor.speed_factors)
+        provenance = Provenance.here(
+            config, executor.machine, executor.speed_factors, problem.dataset.name
+        )
         store = new_store(workdir, config, provenance)
         provenance.write(workdir)
         if problem.latency:

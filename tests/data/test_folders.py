@@ -86,6 +86,8 @@ def test_files_are_read_once_and_again_where_they_changed(root, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("jointnas_jax.data.folders.describe_image", None)
         assert opened(root).name == first.name
+    shutil.copytree(root, root.parent / "elsewhere" / root.name, copy_function=shutil.copyfile)
+    assert opened(root.parent / "elsewhere" / root.name).name == first.name
     write(root, ["a/6.png"], seed=2)
     second = opened(root)
     assert second.name != first.name

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 from absl import flags
+from rich.console import Console
 
 from jointnas_jax.command_line import parse_config
+from jointnas_jax.errors import ConfigError
 from jointnas_jax.nets import zoo
 from jointnas_jax.space.fbnetv3 import FBNETV3
 from jointnas_jax.storage import workdir as workdirs
+from jointnas_jax.storage.provenance import Provenance
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = [
@@ -72,3 +75,16 @@ def test_a_config_comes_back_where_its_architecture_file_is_gone(tmp_path):
     workdirs.start(tmp_path / "study", config)
     file.unlink()
     assert workdirs.stored_config(tmp_path / "study") == config
+
+
+def test_a_study_goes_on_with_the_images_that_it_began_with(tmp_path):
+    config = parse_config(["run"], str(FILES[-1]), flags.FlagValues())
+    begun = Provenance.here(config, {"device": "cpu"}, (1.0, 1.0), "pets_1/1.0.0")
+    begun.write(tmp_path)
+    stored = Provenance.read(tmp_path)
+    check = lambda dataset: stored.check(
+        config, {"device": "cpu"}, Console(quiet=True), dataset=dataset
+    )
+    check("pets_1/1.0.0")
+    with pytest.raises(ConfigError, match=r"`pets_1/1.0.0`, here are those of `pets_2/1.0.0`"):
+        check("pets_2/1.0.0")
