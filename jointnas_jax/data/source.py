@@ -22,6 +22,7 @@ from jointnas_jax.config import DataConfig
 from jointnas_jax.data.classes import choose_classes, renumbered
 from jointnas_jax.data.image_file import CHANNELS, decode_image, describe_image
 from jointnas_jax.data.prepared import prepared_folder
+from jointnas_jax.data.tfrecords import rewritten
 from jointnas_jax.errors import DataError, one_line
 from jointnas_jax.runtime.cache import remembered
 from jointnas_jax.runtime.output import tell
@@ -360,13 +361,15 @@ def open_dataset(data: Mapping[str, Any]) -> ImageDataset:
         raise DataError(
             f"`{folder}` cannot be read as a TFDS dataset: {one_line(error)}"
         ) from error
-    if builder.info.file_format.value != "array_record":
+    name, stored_as = f"{builder.info.name}/{builder.info.version}", builder.info.file_format.value
+    if stored_as not in ("array_record", "tfrecord"):
         raise DataError(
-            f"`{folder}` is stored as {builder.info.file_format.value}; prepare it as "
-            "`array_record`, which can be read without TensorFlow"
+            f"`{folder}` is stored as {stored_as}; prepare it as `array_record`, which can be read "
+            "without TensorFlow"
         )
-    name = f"{builder.info.name}/{builder.info.version}"
     image_key, label_key = _find_keys(builder, name)
+    if stored_as == "tfrecord":
+        builder = rewritten(builder, (image_key, label_key))
     features = builder.info.features
     shape: tuple[int, ...] = features[image_key].shape
     size = data["image_size"]

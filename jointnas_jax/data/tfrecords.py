@@ -1,0 +1,96 @@
+"""TFRecord files, in which TFDS prepares datasets by default, rewritten as array_record.
+
+TFRecord has no random access, which training needs; so images and labels are copied into the cache
+once. The reader is the package `tfrecord` (extra `tfrecord`), which needs no TensorFlow.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from jointnas_jax.errors import DataError, one_line
+from jointnas_jax.runtime.cache import cache_dir
+from jointnas_jax.runtime.output import tell
+
+
+def rewritten(source: tfds.core.DatasetBuilder, keys: tuple[str, str]) -> tfds.core.DatasetBuilder:
+    """A dataset of TFRecord files as one of array_record, from the cache where it is there.
+
+    Args:
+      source: the prepared dataset.
+      keys: its image and its label feature; the others are left out.
+
+    Raises:
+      DataError: the reader is not installed, a file is damaged, or the cache cannot be written.
+    """
+    files = {name: split.filepaths for name, split in source.info.splits.items()}
+    stats = [(str(path), os.stat(path)) for paths in files.values() for path in paths]
+    state = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    digest = hashlib.sha256(repr((state, keys)).encode()).hexdigest()[:16]
+    home = cache_dir() / "tfds" / "tfrecords" / digest
+    folder = home / source.info.name / str(source.info.version)
+    if not (folder / "dataset_info.json").exists():
+        _rewrite(source, keys, home)
+    return tfds.builder_from_directory(folder)
+
+
+def _rewrite(source: tfds.core.DatasetBuilder, keys: tuple[str, str], home: Path) -> None:
+    try:
+        from tfrecord.reader import tfrecord_loader
+    except ImportError as error:
+        raise DataError(
+            f"`{source.info.full_name}` is stored as tfrecord, which the package `tfrecord` reads; "
+            "`pip install jointnas_jax[tfrecord]`, or prepare the dataset as `array_record`"
+        ) from error
+    image, label = keys
+    features = source.info.features
+
+    # In a dict, for mypy knows no such keyword of an untyped class.
+    class Rewritten(tfds.core.GeneratorBasedBuilder, **{"skip_registration": True}):
+        """Writes the splits of `source`."""
+
+        VERSION = source.info.version
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            shape = features[image].shape
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(
+                    {
+                        image: tfds.features.Image(shape=shape, dtype=features[image].np_dtype),
+                        label: tfds.features.ClassLabel(names=features[label].names),
+                    }
+                ),
+                supervised_keys=keys,
+            )
+
+        def _split_generators(
+            self, dl_manager: tfds.download.DownloadManager
+        ) -> dict[str, Iterator]:
+            splits = source.info.splits
+            return {name: self._generate_examples(splits[name].filepaths) for name in splits}
+
+        def _generate_examples(self, files: list[Any]) -> Iterator:
+            for file in files:
+                records = tfrecord_loader(str(file), None, {image: "byte", label: "int"})
+                for i, record in enumerate(records):
+                    example = {image: bytes(record[image]), label: int(record[label].item())}
+                    yield f"{Path(file).name} {i:09}", example
+
+    tell(f"  rewriting `{source.info.full_name}` as array_record, once")
+    Rewritten.name = source.info.name
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS reports a download; there is none
+            Rewritten(data_dir=home, file_format="array_record").download_and_prepare()
+    except Exception as error:  # readers raise many kinds
+        if not (home / source.info.name / str(source.info.version) / "dataset_info.json").exists():
+            raise DataError(
+                f"`{source.info.full_name}`, stored as tfrecord, cannot be rewritten into the "
+                f"cache `{home}`: {one_line(error)}"
+            ) from error
