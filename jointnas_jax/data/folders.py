@@ -1,14 +1,15 @@
-"""Image files in folders, written into the cache as a TFDS dataset.
+"""Image files in folders or in a list, written into the cache as a TFDS dataset.
 
 A folder for each class (`DIR/cat/1.jpg`), or these in `train`, `val` (`valid`, `validation`) and
-`test`. Where there is no `test`, images of `val` are the test images; without both, a fifth of each
-class is. The dataset is written once for each state of the files: a changed, new or lost file makes
-another one.
+`test`; or a CSV file with the columns `path`, `label` and, if wanted, `split`. Where there is no
+`test`, images of `val` are the test images; without both, a fifth of each class is. The dataset is
+written once for each state of the files: a changed, new or lost file makes another one.
 """
 
 import collections
 import concurrent.futures
 import contextlib
+import csv
 import hashlib
 import io
 import os
@@ -37,6 +38,7 @@ _NAMED = 3
 # From so many files on, reading them takes long enough for a progress bar.
 _MANY = 2_000
 _VERSION = "1.0.0"
+_LIST = ".csv"
 
 
 class ImageFile(NamedTuple):
@@ -57,17 +59,22 @@ class _Read(NamedTuple):
 Files = Mapping[str, Sequence[ImageFile]]
 
 
-def is_image_folder(root: Path) -> bool:
-    """Whether a folder holds folders with files, as those of classes or splits are."""
+def holds_images(root: Path) -> bool:
+    """Whether it is a list, or a folder that holds folders with files, as classes or splits do."""
+    if root.is_file():
+        return root.suffix.lower() == _LIST
     return any(path.is_file() for folder in _folders(root) for path in folder.rglob("*"))
 
 
 def prepare_folder(root: Path) -> Path:
-    """Writes the images of a folder into the cache, unless they are there; returns the dataset.
+    """Writes the images of a folder or list into the cache, unless they are there.
+
+    Returns:
+      The folder of the dataset.
 
     Raises:
       DataError: there is no image, or only one class; a file is no image; a class has test images
-        and none to train on; the cache cannot be written.
+        and none to train on; the list lacks a column; the cache cannot be written.
     """
     files, home = _find(root), cache_dir() / "tfds"
     # What the files are called, how long they are and when they changed stands for what they hold.
@@ -97,9 +104,9 @@ def prepare_folder(root: Path) -> Path:
     return folder
 
 
-def _states(root: Path, files: Files) -> list[tuple[str, str, int, int]]:
+def _states(root: Path, files: Files) -> list[tuple[str, str, str, int, int]]:
     return [
-        (split, str(file.path.relative_to(root)), stat.st_size, stat.st_mtime_ns)
+        (split, _place(root, file.path), file.label, stat.st_size, stat.st_mtime_ns)
         for split, some in files.items()
         for file in some
         for stat in [file.path.stat()]
@@ -109,12 +116,17 @@ def _states(root: Path, files: Files) -> list[tuple[str, str, int, int]]:
 def _name(root: Path, files: Files, read: Mapping[Path, _Read]) -> str:
     """Name of the dataset: that of the folder, and a digest of the images, wherever they are."""
     images = [
-        (split, str(file.path.relative_to(root)), read[file.path].digest)
+        (split, _place(root, file.path), file.label, read[file.path].digest)
         for split, some in files.items()
         for file in some
     ]
-    plain = re.sub("[^a-z0-9]+", "_", root.resolve().name.lower()).strip("_")
+    plain = re.sub("[^a-z0-9]+", "_", root.resolve().stem.lower()).strip("_")
     return f"folder_{plain}_{_digest(sorted(images))}".replace("__", "_")
+
+
+def _place(root: Path, path: Path) -> str:
+    """Where a file is, as seen from the folder or the list."""
+    return os.path.relpath(path, root if root.is_dir() else root.parent)
 
 
 def _digest(value: object) -> str:
@@ -127,13 +139,7 @@ def _folders(root: Path) -> list[Path]:
 
 def _find(root: Path) -> Files:
     """The image files of each split, by class and path: `train`, and where it is given `test`."""
-    folders = _folders(root)
-    splits = {_SPLITS[p.name.lower()]: p for p in folders if p.name.lower() in _SPLITS}
-    # Without folders in it `train` is a class of trains.
-    if "train" not in splits or not _folders(splits["train"]):
-        found = {"train": _classes(root, folders)}
-    else:
-        found = {split: _classes(folder, _folders(folder)) for split, folder in splits.items()}
+    found = _listed(root) if root.is_file() else _in_folders(root)
     if "val" in found and "test" not in found:
         found["test"] = found.pop("val")
     names = {file.label for file in found["train"]}
@@ -145,11 +151,45 @@ def _find(root: Path) -> Files:
     for split, some in found.items():
         if more := sorted({file.label for file in some} - names):
             raise DataError(
-                f"`{root}/{splits[split].name}` has images of class {shown(more[0])}, which "
-                f"`{splits['train'].name}` has not; its classes are "
+                f"split `{split}` of `{root}` has images of class {shown(more[0])}, which `train` "
+                "has not; its classes are "
                 + ", ".join(shown(name) for name in sorted(names)[:_NAMED])
                 + (", ..." if len(names) > _NAMED else "")
             )
+    return found
+
+
+def _in_folders(root: Path) -> dict[str, list[ImageFile]]:
+    folders = _folders(root)
+    splits = {_SPLITS[p.name.lower()]: p for p in folders if p.name.lower() in _SPLITS}
+    # Without folders in it `train` is a class of trains.
+    if "train" not in splits or not _folders(splits["train"]):
+        return {"train": _classes(root, folders)}
+    return {split: _classes(folder, _folders(folder)) for split, folder in splits.items()}
+
+
+def _listed(file: Path) -> dict[str, list[ImageFile]]:
+    """The files of a CSV list."""
+    found: dict[str, list[ImageFile]] = {"train": []}
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as text:
+            rows = csv.DictReader(text)
+            if missing := {"path", "label"} - set(rows.fieldnames or ()):
+                raise DataError(
+                    f"`{file}` must have the columns `path` and `label`, lacks "
+                    f"`{min(missing)}`; its columns are {list(rows.fieldnames or ())}"
+                )
+            for number, row in enumerate(rows, start=2):
+                split = _SPLITS.get((row.get("split") or "train").lower())
+                path = file.parent / row["path"]
+                if split is None or not row["label"] or not path.is_file():
+                    raise DataError(
+                        f"line {number} of `{file}` must name a file, a label and, if any, the "
+                        f"split {', '.join(_SPLITS)}, got {shown(dict(row))}"
+                    )
+                found.setdefault(split, []).append(ImageFile(row["label"], path))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"`{file}` cannot be read: {one_line(error)}") from error
     return found
 
 
@@ -174,7 +214,7 @@ def _read(root: Path, files: Sequence[ImageFile]) -> dict[Path, _Read]:
             results = track(results, "reading images", total=len(paths), transient=True)
         read = dict(zip(paths, results, strict=True))
     if bad := [path for path in paths if read[path].reason]:
-        first = ", ".join(f"`{p.relative_to(root)}` ({read[p].reason})" for p in bad[:_NAMED])
+        first = ", ".join(f"`{_place(root, p)}` ({read[p].reason})" for p in bad[:_NAMED])
         raise DataError(
             f"{len(bad)} of {len(paths)} files of `{root}` cannot be read: {first}"
             + (", ..." if len(bad) > _NAMED else "")
@@ -203,7 +243,7 @@ def _tell_of_copies(root: Path, files: Files, read: Mapping[Path, _Read]) -> Non
         same = seen[read[first].digest]
         tell(
             f"warning: {len(copies)} test image(s) of `{root}` are training images, too, such as "
-            f"`{first.relative_to(root)}`, which is `{same.relative_to(root)}`"
+            f"`{_place(root, first)}`, which is `{_place(root, same)}`"
         )
 
 
@@ -259,7 +299,7 @@ def _builder(
         def _generate_examples(self, some: Sequence[ImageFile]) -> Iterator:
             for file in some:
                 # Encoded bytes: TFDS needs TensorFlow to encode an array.
-                image, path = file.path.read_bytes(), str(file.path.relative_to(root))
+                image, path = file.path.read_bytes(), _place(root, file.path)
                 yield path, {"image": image, "label": file.label, "file": path}
 
     Folder.name = name

@@ -6,7 +6,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from jointnas_jax.data import digits
-from jointnas_jax.data.folders import is_image_folder, prepare_folder
+from jointnas_jax.data.folders import holds_images, prepare_folder
 from jointnas_jax.errors import DataError, nearest
 from jointnas_jax.rules import local_path
 
@@ -19,8 +19,8 @@ def prepared_folder(name: str, directory: str) -> Path:
     Args:
       name: name of the dataset.
       directory: the folder, or the one that holds `name`; "" is TFDS's data folder, or for `digits`
-        the cache, where they are written first. Or a folder of images, see `data/folders.py`; these
-        are written into the cache, too.
+        the cache, where they are written first. Or a folder or a list of images, see
+        `data/folders.py`; these are written into the cache, too.
 
     Raises:
       DataError: there is no such dataset, or its images cannot be used.
@@ -28,13 +28,15 @@ def prepared_folder(name: str, directory: str) -> Path:
     if not directory and name == digits.NAME:
         return digits.prepare_digits()
     root = Path(local_path(directory or str(tfds.core.constants.DATA_DIR), "data.dir"))
+    if os.path.isfile(root) and holds_images(root):
+        return prepare_folder(root)
     if not os.path.isdir(root):
-        raise DataError(f"`data.dir` must be an existing folder, got `{root}`")
+        raise DataError(f"`data.dir` must be an existing folder, or a list `.csv`, got `{root}`")
     for folder in (root, root / name):
         if (prepared := _newest_version(folder)) is not None:
             return prepared
     datasets = sorted({p.parent.parent.name for p in root.glob("*/*/" + _INFO_FILE)})
-    if directory and not datasets and is_image_folder(root):
+    if directory and not datasets and holds_images(root):
         return prepare_folder(root)
     hint = (
         nearest(name, datasets)

@@ -149,7 +149,7 @@ def strange_test_class(root):
         (lambda root: write(root / "train", ["a/1.png"]), "1 class"),
         (
             strange_test_class,
-            "`.*test` has images of class 'c', which `train` has not; its classes are 'a', 'b'",
+            "split `test` of .* has images of class 'c', which `train` has not; .* 'a', 'b'",
         ),
     ],
     ids=["no image", "empty file", "one class", "one class to train on", "class of the test alone"],
@@ -173,3 +173,37 @@ def test_an_unusable_cache_is_one_line(root, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(DataError, match="cannot be written into the cache.*XDG_CACHE_HOME"):
         opened(write(root, class_files(3, "a", "b")))
+
+
+def listed(root, text):
+    (root / "list.csv").write_text(text)
+    return opened(root / "list.csv")
+
+
+def test_a_list_names_files_labels_and_splits(root):
+    write(root, [f"{i}.png" for i in range(9)])
+    rows = [f"{i}.png,{'ab'[i % 2]},{'train' if i < 6 else 'test'}" for i in range(9)]
+    dataset = listed(root, "\n".join(["path,label,split", *rows]))
+    assert dataset.labels == ("a", "b")
+    assert [dataset.count(split) for split in ("train", "test")] == [6, 3]
+    without = [row.rsplit(",", 1)[0] for row in rows]
+    dataset = listed(root, "\n".join(["path,label", *without]))
+    assert [dataset.count(split) for split in ("train", "test")] == [7, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\n0.png,a", "must have the columns `path` and `label`, lacks `path`"),
+        ("path,label\n0.png,a\n7.png,b", "line 3 of .*must name a file"),
+        ("path,label\n0.png,", "line 2 of .*a label"),
+        ("path,label,split\n0.png,a,tset", "line 2 of .*the split train, test, val"),
+        ("", "must have the columns"),
+    ],
+    ids=["no path", "no file", "no label", "no split", "empty"],
+)
+def test_a_bad_list_is_one_line(root, text, message):
+    write(root, ["0.png", "1.png"])
+    with pytest.raises(DataError, match=message) as raised:
+        listed(root, text)
+    assert "\n" not in str(raised.value)
