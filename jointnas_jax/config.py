@@ -267,6 +267,9 @@ class SearchConfig(_Settings):
         in mode `recipe` there is no front.
       propose: source of candidates from the second round on: `evolution`, or the `pool` as in the
         paper.
+      varied: share of the evolution's candidates in whose place the most promising of 64 random
+        ones of the pool is taken. An evolution gives all candidates the values that the predictor
+        likes; of others nothing is learnt.
       acquisition: value of a candidate there: the `improvement` that the Gaussian process expects,
         or the predicted score, the `mean`, as in the paper and always without the process.
       threshold: rank correlation at which the early-stop rule holds (paper: 0.92); 1: it never
@@ -289,6 +292,7 @@ class SearchConfig(_Settings):
     asynchronous: bool = option(False, FLAG)
     front: str = option("", one_of("", *COST_NAMES))
     propose: str = option("evolution", one_of("evolution", "pool"))
+    varied: float = option(0.0, between(0, 1))
     acquisition: str = option("improvement", one_of("improvement", "mean"))
     threshold: float = option(1.0, between(-1, 1))
     correlation: str = option("spearman", one_of("spearman", "kendall"))
@@ -395,7 +399,8 @@ class Config:
     space: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     default: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
+    # `varied` was chosen on Fashion-MNIST, see `docs/predictor.rst`.
+    search: SearchConfig = dataclasses.field(default_factory=lambda: SearchConfig(varied=0.4))
     predictor: PredictorConfig = dataclasses.field(
         default_factory=lambda: PredictorConfig(trend=True)
     )

@@ -29,6 +29,8 @@ from jointnas_jax.strategy.report_card import ReportCard, cross_validate
 _PRETRAIN, _SEARCH, _FIT, _PROPOSE, _FINE = range(5)
 # Costs along a front for which the fine stage evolves candidates.
 _LEVELS = 8
+# Candidates of the pool of which the most promising is taken for the sake of variety.
+_FEW = 64
 
 
 @flax.struct.dataclass
@@ -253,10 +255,26 @@ class Searcher:
         # The number of candidates names what is random here: a resumed search knows it.
         key = jax.random.fold_in(jax.random.fold_in(state.key, _PROPOSE), len(state.vectors))
         reference = state.reference
+        if self._is_varied(len(state.vectors)):
+            return state, self._best_of_few(believed, pool, key, reference)
         evolution = self._evolve(
             state.best_first, pool, key, believed, explore=True, reference=reference
         )
         return state, _alive(evolution, pool)
+
+    def _is_varied(self, number: int) -> bool:
+        """Whether a candidate is one of the share `varied`, which lie evenly among the others."""
+        share = self._config.varied
+        return int((number + 1) * share + 1e-9) > int(number * share + 1e-9)
+
+    def _best_of_few(
+        self, fitted: Fitted, pool: np.ndarray, key: jax.Array, reference: float
+    ) -> np.ndarray:
+        """Some random candidates of the pool, best first, and then the pool: `int32[N, K]`."""
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        few = pool[rng.choice(len(pool), min(_FEW, len(pool)), replace=False)]
+        promise = np.asarray(self._promise(fitted, few, np.float32(reference)))
+        return np.concatenate([few[np.argsort(-promise, kind="stable")], pool])
 
     def run(self, evaluate: Callable[[np.ndarray], np.ndarray], seed: int) -> Trace:
         """Searches an objective in rounds, but for the last candidate.

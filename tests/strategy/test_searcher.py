@@ -254,6 +254,24 @@ def test_the_papers_round_is_the_best_predicted_of_the_pool():
     np.testing.assert_array_equal(second.predicted, predicted[best])
 
 
+def test_a_share_of_the_candidates_is_the_most_promising_of_a_few_of_the_pool(pool):
+    config = dataclasses.replace(CONFIG, varied=0.4)
+    searcher = Searcher(SPACE, 20, config, PREDICTOR, costs=cost, budget={0: 15})
+    state, first = searcher.ask(begun(searcher, pool), 5)
+    state = searcher.tell(state, first.numbers, score(first.vectors))
+    state, second = searcher.ask(state, 5)
+    inside = [(pool == vector).all(axis=1).any() for vector in second.vectors]
+    assert inside[2]
+    assert inside[4]
+    assert not all(inside)
+    # In one go or one after the other.
+    alone = dataclasses.replace(state, vectors=first.vectors, finished=state.finished[:5])
+    alone = dataclasses.replace(alone, scores=state.scores[:5], believed=None, beliefs=0)
+    for vector in second.vectors:
+        alone, (one,) = (asked := searcher.ask(alone, 1))[0], asked[1].vectors
+        np.testing.assert_array_equal(one, vector)
+
+
 def test_a_small_space_is_evaluated_whole():
     """With knobs of real numbers."""
     space = PlainSpace.of({"a": (0.0, 0.3, 0.1), "b": [0.5, 0.25]})
