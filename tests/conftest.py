@@ -13,11 +13,9 @@ import hypothesis
 import jax
 import pytest
 
-from jointnas_jax.runtime.jax_setup import prepare_jax
 from jointnas_jax.space import JointSpace
 from jointnas_jax.space.fbnetv3 import FBNETV3
 
-prepare_jax(devices=0)  # its cache of programs: both processes of tests compile much the same
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("default")
 
