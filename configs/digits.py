@@ -5,10 +5,10 @@ to train on (20 % of them for validation), 360 to test.
 
     python scripts/run_joint.py
 
-Study seeds 0, 1, 2: the default candidate's 98.3 % test accuracy for 1.5, 2.2 and 1.4 times fewer
-FLOPs; ahead of random search's front in all three, within the noise: one test image is .3 points.
-Before the process expected a trend: 3.2, 2.4, not reached; ahead, behind, ahead. Searching one
-network (--config.search.front=""), without a trend: 98.7 % in the mean, random search 98.4 %.
+Study seeds 0, 1, 2: the default candidate's accuracy for 2.0 and 2.1 times fewer FLOPs, with seed 1
+not reached; area ahead of random search's front, behind, behind, all within the noise: one test
+image is .3 points. Before candidates were varied (`search.varied`): 1.5, 2.2, 1.4 times; ahead in
+all three. Before the process expected a trend: 3.2, 2.4, not reached; ahead, behind, ahead.
 """
 
 from jointnas_jax.config import default_config
