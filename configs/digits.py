@@ -9,6 +9,8 @@ Study seeds 0, 1, 2: the default candidate's accuracy for 2.0 and 2.1 times fewe
 not reached; area ahead of random search's front, behind, behind, all within the noise: one test
 image is .3 points. Before candidates were varied (`search.varied`): 1.5, 2.2, 1.4 times; ahead in
 all three. Before the process expected a trend: 3.2, 2.4, not reached; ahead, behind, ahead.
+Searching one network (--config.search.front=""), without a trend: 98.7 % in the mean, random search
+98.4 %.
 """
 
 from jointnas_jax.config import default_config

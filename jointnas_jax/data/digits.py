@@ -1,6 +1,5 @@
 """scikit-learn's handwritten digits as a TFDS dataset: real images without a download."""
 
-import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jointnas_jax.errors import DataError, one_line
+from jointnas_jax.data.writing import writing_dataset
 from jointnas_jax.runtime.cache import cache_dir
 
 NAME, VERSION = "digits", "1.0.0"
@@ -64,15 +63,6 @@ def prepare_digits() -> Path:
     """
     root = cache_dir() / "tfds"
     folder = root / NAME / VERSION
-    try:
-        builder = Digits(data_dir=root, file_format="array_record")
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS reports a download; there is none
-            builder.download_and_prepare()
-    except OSError as error:
-        # TFDS renames a whole folder into place: another process may have been first.
-        if not (folder / "dataset_info.json").exists():
-            raise DataError(
-                f"`{NAME}` cannot be written into the cache `{root}` ({one_line(error)}); name a "
-                "folder that can be with the variable XDG_CACHE_HOME"
-            ) from error
+    with writing_dataset(f"`{NAME}`", root, folder):
+        Digits(data_dir=root, file_format="array_record").download_and_prepare()
     return folder

@@ -24,7 +24,8 @@ from rich.progress import track
 
 from jointnas_jax.data.division import carve_validation
 from jointnas_jax.data.image_file import describe_image
-from jointnas_jax.errors import DataError, StorageError, one_line, shown
+from jointnas_jax.data.writing import is_written, writing_dataset
+from jointnas_jax.errors import DataError, one_line, shown
 from jointnas_jax.files import write_whole
 from jointnas_jax.runtime.cache import cache_dir
 from jointnas_jax.runtime.output import tell
@@ -81,7 +82,7 @@ def prepare_folder(root: Path) -> Path:
     index = home / "folders" / _digest(_states(root, files))
     with contextlib.suppress(OSError, UnicodeDecodeError):
         folder = home / index.read_text(encoding="utf-8") / _VERSION
-        if (folder / "dataset_info.json").exists():
+        if is_written(folder):
             return folder
     read = _read(root, [file for some in files.values() for file in some])
     _tell_of_copies(root, files, read)
@@ -89,18 +90,10 @@ def prepare_folder(root: Path) -> Path:
         files = _divided(files["train"], read)
     name = _name(root, files, read)
     folder = home / name / _VERSION
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS reports a download; there is none
-            _builder(name, home, root, files, read).download_and_prepare()
+    with writing_dataset(f"the images of `{root}`", home, folder):
+        _builder(name, home, root, files, read).download_and_prepare()
         index.parent.mkdir(exist_ok=True)
         write_whole(index, name.encode())
-    except (OSError, StorageError) as error:
-        # TFDS renames a whole folder into place: another process may have been first.
-        if not (folder / "dataset_info.json").exists():
-            raise DataError(
-                f"the images of `{root}` cannot be written into the cache `{home}` "
-                f"({one_line(error)}); name a folder that can be with the variable XDG_CACHE_HOME"
-            ) from error
     return folder
 
 

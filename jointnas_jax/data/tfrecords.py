@@ -4,9 +4,7 @@ TFRecord has no random access, which training needs; so images and labels are co
 once. The reader is the package `tfrecord` (extra `tfrecord`), which needs no TensorFlow.
 """
 
-import contextlib
 import hashlib
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from jointnas_jax.data.writing import is_written, writing_dataset
 from jointnas_jax.errors import DataError, one_line
 from jointnas_jax.runtime.cache import cache_dir
 from jointnas_jax.runtime.output import tell
@@ -35,12 +34,14 @@ def rewritten(source: tfds.core.DatasetBuilder, keys: tuple[str, str]) -> tfds.c
     digest = hashlib.sha256(repr((state, keys)).encode()).hexdigest()[:16]
     home = cache_dir() / "tfds" / "tfrecords" / digest
     folder = home / source.info.name / str(source.info.version)
-    if not (folder / "dataset_info.json").exists():
-        _rewrite(source, keys, home)
+    if not is_written(folder):
+        _rewrite(source, keys, home, folder)
     return tfds.builder_from_directory(folder)
 
 
-def _rewrite(source: tfds.core.DatasetBuilder, keys: tuple[str, str], home: Path) -> None:
+def _rewrite(
+    source: tfds.core.DatasetBuilder, keys: tuple[str, str], home: Path, folder: Path
+) -> None:
     try:
         from tfrecord.reader import tfrecord_loader
     except ImportError as error:
@@ -86,11 +87,12 @@ def _rewrite(source: tfds.core.DatasetBuilder, keys: tuple[str, str], home: Path
     tell(f"  rewriting `{source.info.full_name}` as array_record, once")
     Rewritten.name = source.info.name
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS reports a download; there is none
+        with writing_dataset(f"`{source.info.full_name}`", home, folder):
             Rewritten(data_dir=home, file_format="array_record").download_and_prepare()
+    except DataError:
+        raise
     except Exception as error:  # readers raise many kinds
-        if not (home / source.info.name / str(source.info.version) / "dataset_info.json").exists():
-            raise DataError(
-                f"`{source.info.full_name}`, stored as tfrecord, cannot be rewritten into the "
-                f"cache `{home}`: {one_line(error)}"
-            ) from error
+        raise DataError(
+            f"`{source.info.full_name}`, stored as tfrecord, cannot be rewritten into the cache "
+            f"`{home}`: {one_line(error)}"
+        ) from error

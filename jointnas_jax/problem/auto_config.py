@@ -59,7 +59,6 @@ class _Stage(NamedTuple):
     se: bool
 
 
-# By the largest resolution below which they are used: stride of the stem, then stages.
 _SMALL = (_Stage(1, 1, 1, 3, False), _Stage(1.5, 2, 2, 4, True))
 _MEDIUM = (
     _Stage(1, 2, 1, 1, False),
@@ -74,6 +73,7 @@ _LARGE = (
     _Stage(7, 1, 3, 4, True),
     _Stage(11, 2, 3, 5, True),
 )
+# The largest resolution is below the first number: stride of the stem, then the stages.
 _PLANS = ((16, 1, _SMALL), (41, 1, _MEDIUM), (97, 2, _MEDIUM), (math.inf, 2, _LARGE))
 
 
@@ -97,23 +97,23 @@ def with_auto_config(argv: Sequence[str], default_file: str) -> list[str]:
     flops = values.get("config.budget.flops", "")
     device = in_a_process("jointnas_jax.runtime.jax_setup:platform")
     name, text = fitted_config(config.data, flops, accelerator=device != "cpu")
-    file = Path(tempfile.mkdtemp()) / _FILE
-    file.write_text(text)
-    # A mistake in the others leaves no trace.
-    parse_config([argv[0], f"--config={file}", *overrides], "", flags.FlagValues())
+    with tempfile.TemporaryDirectory() as folder:
+        checked = Path(folder) / _FILE
+        checked.write_text(text)
+        # A mistake in the others leaves no trace.
+        parse_config([argv[0], f"--config={checked}", *overrides], "", flags.FlagValues())
     if any(a.lstrip("-") in ("dry_run", "dry_run=true") for a in argv):
         print(text)
+        file = Path(tempfile.mkdtemp()) / _FILE
+        file.write_text(text)
     else:
         workdir = Path(local_path(values.get("workdir") or f"runs/{name}", "--workdir"))
-        stays = (workdir / CONFIG).exists() and (workdir / _FILE).exists()
-        if not stays or "--overwrite" in argv:
+        file = workdir / _FILE
+        if not ((workdir / CONFIG).exists() and file.exists()) or "--overwrite" in argv:
             with writing(workdir):
                 workdir.mkdir(parents=True, exist_ok=True)
-            write_whole(workdir / _FILE, text.encode())
-            tell(
-                f"  wrote `{workdir / _FILE}`, a config that fits; edit it, and give it as --config"
-            )
-        file = workdir / _FILE
+            write_whole(file, text.encode())
+            tell(f"  wrote `{file}`, a config that fits; edit it, and give it as --config")
     return [argv[0], f"--config={file}", *(a for a in argv[1:] if not re.match("--?config=", a))]
 
 

@@ -268,8 +268,8 @@ def test_a_share_of_the_candidates_is_the_most_promising_of_a_few_of_the_pool(po
     alone = dataclasses.replace(state, vectors=first.vectors, finished=state.finished[:5])
     alone = dataclasses.replace(alone, scores=state.scores[:5], believed=None, beliefs=0)
     for vector in second.vectors:
-        alone, (one,) = (asked := searcher.ask(alone, 1))[0], asked[1].vectors
-        np.testing.assert_array_equal(one, vector)
+        alone, asked = searcher.ask(alone, 1)
+        np.testing.assert_array_equal(asked.vectors, vector[None])
 
 
 def test_a_small_space_is_evaluated_whole():

@@ -1,0 +1,30 @@
+"""Datasets that are written into the cache."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from jointnas_jax.errors import DataError, StorageError, one_line
+
+
+def is_written(folder: Path) -> bool:
+    """Whether a whole dataset is in a folder: TFDS writes elsewhere, and renames it into place."""
+    return (folder / "dataset_info.json").exists()
+
+
+@contextlib.contextmanager
+def writing_dataset(what: str, home: Path, folder: Path) -> Iterator[None]:
+    """Quiet inside, where TFDS reports a download that there is none of.
+
+    Raises `DataError` if `what` cannot be written, unless another process was first.
+    """
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    except (OSError, StorageError) as error:
+        if not is_written(folder):
+            raise DataError(
+                f"{what} cannot be written into the cache `{home}` ({one_line(error)}); name a "
+                "folder that can be with the variable XDG_CACHE_HOME"
+            ) from error
