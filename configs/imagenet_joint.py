@@ -92,7 +92,7 @@ def get_config():
     config.search.pool_size = 25_000
     config.search.rounds = 4
     config.search.per_round = 48
-    config.search.threshold = 0.92
+    config.search.stopping = "paper"
     config.search.propose = "pool"
     config.search.start_with_default = False
     config.search.evolution.population = 1000

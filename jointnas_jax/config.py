@@ -23,6 +23,7 @@ from jointnas_jax.rules import (
     POSITIVE,
     QUANTITY,
     RATES,
+    SHARES,
     Rule,
     at_least,
     between,
@@ -272,9 +273,14 @@ class SearchConfig(_Settings):
         likes; of others nothing is learnt.
       acquisition: value of a candidate there: the `improvement` that the Gaussian process expects,
         or the predicted score, the `mean`, as in the paper and always without the process.
-      threshold: rank correlation at which the early-stop rule holds (paper: 0.92); 1: it never
-        does, and all candidates train for all epochs. On a handful of candidates the correlation is
-        mostly chance.
+      stopping: which candidates train for less than all epochs: `none`; `paper`, all those after
+        the first round, for as long as its early-stop rule finds; `curve`, each for itself: it
+        stops at a rung, and goes on when that promises more for the epochs left than a new one.
+        See `docs/score.rst` for what they save.
+      rungs: shares of a training after which candidates stop or go on, with `curve`. Averaged
+        weights are judged there.
+      threshold: rank correlation at which the rule of `paper` holds (paper: 0.92). On a handful of
+        candidates it is mostly chance.
       correlation: the kind of rank correlation.
       finalists: best candidates of the fine stage that are trained with all seeds, next to the best
         one of the coarse stage; of a front, members from both.
@@ -294,7 +300,9 @@ class SearchConfig(_Settings):
     propose: str = option("evolution", one_of("evolution", "pool"))
     varied: float = option(0.0, between(0, 1))
     acquisition: str = option("improvement", one_of("improvement", "mean"))
-    threshold: float = option(1.0, between(-1, 1))
+    stopping: str = option("none", one_of("none", "paper", "curve"))
+    rungs: tuple = option((0.5,), SHARES)
+    threshold: float = option(0.92, between(-1, 1))
     correlation: str = option("spearman", one_of("spearman", "kendall"))
     finalists: int = option(3, between(1, 1000))
     winners: int = option(1, between(1, 1000))
@@ -416,6 +424,25 @@ class Config:
         """
         return "" if self.mode == "recipe" else self.search.front
 
+    @property
+    def rung_epochs(self) -> tuple[int, ...]:
+        """Epochs after which candidates stop or go on; the last ones are the end."""
+        epochs = self.train.epochs
+        shares = self.search.rungs if self.search.stopping == "curve" else ()
+        early = sorted({round(share * epochs) for share in shares})
+        return (*(e for e in early if 0 < e < epochs), epochs)
+
+    @property
+    def stop_threshold(self) -> float:
+        """The rank correlation at which the paper's rule holds; 1, which it never does, without."""
+        return self.search.threshold if self.search.stopping == "paper" else 1.0
+
+    @property
+    def candidates(self) -> int:
+        """Candidates that the coarse stage trains, at most."""
+        wanted, rungs = self.search.rounds * self.search.per_round, self.rung_epochs
+        return wanted * rungs[-1] // rungs[0]
+
     def to_dict(self) -> dict[str, Any]:
         """Returns all sections as nested dicts."""
         return dataclasses.asdict(self)
@@ -455,6 +482,7 @@ def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
             f"`config.search.acquisition` = `{search.acquisition}`; leave them as they are, or "
             'search the best candidate with --config.search.front=""'
         )
+    _check_stopping(checked)
     if checked.arch_file and checked.mode != "recipe":
         raise ConfigError(
             "`config.arch_file` fixes the architecture of mode `recipe`, but "
@@ -466,6 +494,30 @@ def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
             "too coarse for it; use `auto` or `conv` with `config.train.dtype` = `bfloat16`"
         )
     return checked
+
+
+def _check_stopping(config: Config) -> None:
+    """Raises `ConfigError` if candidates cannot stop at rungs as they are asked for."""
+    search = config.search
+    if search.stopping != "curve":
+        return
+    if not (config.predictor.process and search.acquisition == "improvement"):
+        raise ConfigError(
+            "`config.search.stopping` = `curve` needs the Gaussian process and the expected "
+            f"improvement, got `config.predictor.process` = {config.predictor.process} and "
+            f"`config.search.acquisition` = `{search.acquisition}`; leave them as they are, or use "
+            "`none` or `paper`"
+        )
+    if search.asynchronous:
+        raise ConfigError(
+            "`config.search.stopping` = `curve` goes in rounds, so `config.search.asynchronous` "
+            "must be false; turn one of them off"
+        )
+    if len(config.rung_epochs) == 1:
+        raise ConfigError(
+            f"`config.search.rungs` must lie inside of a training of {config.train.epochs} epochs, "
+            f"got {shown(list(search.rungs))}; train longer, or use --config.search.stopping=none"
+        )
 
 
 def check_asking(config: Config) -> None:

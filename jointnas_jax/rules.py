@@ -77,6 +77,10 @@ def _rates(v: tuple) -> bool:
     return len(v) == 2 and all(isinstance(r, int | float) and 0 <= r <= 1 for r in v)
 
 
+def _shares(v: tuple) -> bool:
+    return all(0 < share < 1 for share in v) and list(v) == sorted(set(v)) and len(v) > 0
+
+
 def _is_path(v: str) -> bool:
     try:
         path = os.fsencode(v)
@@ -106,6 +110,7 @@ def _is_database(v: str) -> bool:
 ANY = Rule("any text", lambda v: True)
 POSITIVE = Rule("above 0", lambda v: 0 < v < math.inf)
 RATES = Rule("two probabilities (best parent, worst parent)", _rates)
+SHARES = Rule("ascending shares of a training, above 0 and below 1", _shares)
 QUANTITY = Rule(
     'a number such as "1.5M" (units K, M, G) from 1 to 1000000G, or "" for no limit', _COUNT.holds
 )

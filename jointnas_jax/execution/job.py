@@ -13,6 +13,7 @@ from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.space import Candidate
 from jointnas_jax.telemetry.progress import Progress
 from jointnas_jax.train.metrics import Metrics
+from jointnas_jax.train.paused import Paused
 
 # What the system says of a full disk; XLA calls it RESOURCE_EXHAUSTED, as it calls a full memory.
 _NO_SPACE = "No space left on device"
@@ -25,7 +26,7 @@ class Job:
     Attributes:
       candidate: what to train.
       key: key of the trial.
-      epochs: how long.
+      epochs: how long, those before a pause included.
       on_full_split: train on the whole training split and measure test accuracy, once at the end;
         otherwise train without the validation images and measure validation accuracy after each
         epoch.
@@ -33,6 +34,8 @@ class Job:
       kept: whether its weights are wanted.
       recorded: measure raw and averaged weights, and both on the test split at the end.
       full_epochs: how long the recipe's schedule is; 0: as long as the training.
+      resumed: where it paused before; None: it begins.
+      pauses: whether it can go on later.
     """
 
     candidate: Candidate
@@ -43,11 +46,19 @@ class Job:
     kept: bool = False
     recorded: bool = False
     full_epochs: int = 0
+    resumed: Paused | None = None
+    pauses: bool = False
 
     @property
-    def kind(self) -> tuple[int, int, bool, bool]:
+    def first_epoch(self) -> int:
+        """Epochs that it had before."""
+        return self.resumed.epochs if self.resumed else 0
+
+    @property
+    def kind(self) -> tuple[int | bool, ...]:
         """Jobs of one kind can train side by side."""
-        return self.epochs, self.full_epochs, self.on_full_split, self.recorded
+        lengths = self.first_epoch, self.epochs, self.full_epochs
+        return *lengths, self.on_full_split, self.recorded, self.pauses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +66,8 @@ class TrainResult:
     """What a job returns.
 
     Attributes:
-      accuracies: after each epoch (on the full split: after the last one only), fractions.
+      accuracies: after each epoch (on the full split: after the last one only), fractions; of a
+        training that paused before the epochs since.
       reason: why the job failed, None if it did not.
       variables: trained Flax variables on the host, None after a failure.
       seconds: wall time, compiling included, shared out among those that trained side by side.
@@ -65,6 +77,7 @@ class TrainResult:
       curves: see `Training`; empty where nothing was recorded.
       answers: `int32[2, N]` to the test images, see `metrics.answers_of`; None where they were not
         measured.
+      paused: where it paused, and can go on; None elsewhere.
     """
 
     accuracies: tuple[float, ...]
@@ -75,6 +88,7 @@ class TrainResult:
     scores: tuple[float, ...] = ()
     curves: Mapping[str, tuple[Metrics, ...]] = dataclasses.field(default_factory=dict)
     answers: np.ndarray | None = None
+    paused: Paused | None = None
 
     @property
     def accuracy(self) -> float | None:

@@ -268,6 +268,8 @@ class LocalExecutor:
                 feed,
                 epochs=jobs[0].epochs,
                 full_epochs=jobs[0].full_epochs,
+                resumed=[job.resumed for job in jobs],
+                pauses=jobs[0].pauses,
                 every_epoch=not on_full_split,
                 weights=(TRAINED, RAW, AVERAGED) if recorded else (TRAINED,),
                 test=test if recorded else None,
@@ -286,6 +288,7 @@ class LocalExecutor:
                 else tuple(m.score(score, metric) for m in t.metrics),
                 curves=t.curves if recorded else {},
                 answers=t.answers if on_full_split else None,
+                paused=t.paused,
             )
             for t in trainings
         ]
@@ -307,7 +310,8 @@ class LocalExecutor:
         steps = self._steps[jobs[0].on_full_split]
         images = len(jobs) * steps * self._config.train.batch_size
         pack = pack_name(assignment.shape)
-        lanes = Lanes(pack, len(jobs), jobs[0].epochs, assignment.device)
+        begun = jobs[0].first_epoch
+        lanes = Lanes(pack, len(jobs), jobs[0].epochs, assignment.device, epoch=begun, begun=begun)
         epoch_ends = self._context.progress.lanes_begin(lanes, images)
 
         def after(epoch: int, loss: float) -> None:

@@ -33,6 +33,7 @@ from jointnas_jax.runtime.distributed import (
 from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.storage.workdir import differences, plain_config
 from jointnas_jax.telemetry.progress import Progress
+from jointnas_jax.train.paused import Paused
 
 # Seconds of a step of the processes' common clock, see `SyncPoint`.
 _STEP = 0.5
@@ -84,7 +85,11 @@ class MultihostExecutor:
     def train(
         self, jobs: Sequence[Job], *, later: int = 0, stored: Collection[int] = ()
     ) -> Results:
-        """See `Executor`; stored are those of process 0, which alone gets all weights."""
+        """See `Executor`; stored are those of process 0, which alone gets all weights.
+
+        Process 0 has the states of trainings that paused, too.
+        """
+        jobs = _with_states(jobs)
         stored = _agreed(jobs, stored)
         schedule = self._scheduler.schedule(dict(enumerate(jobs)), later=later, stored=stored)
         self.schedules.append(schedule)
@@ -110,11 +115,10 @@ class MultihostExecutor:
         for process, (results, _) in enumerate(messages):
             for i, fields in results:
                 result = _of_message(fields)
-                weights = None
-                if process and jobs[i].kept and result.reason is None:
-                    weights = broadcast(done[i].variables if i in done else None, process)
+                if process and result.reason is None:
+                    result = _with_arrays(result, done.get(i), jobs[i], process)
                 if process != jax.process_index():
-                    yield i, dataclasses.replace(result, variables=weights)
+                    yield i, result
         if ended is not None:
             raise ended
         if any(flag for _, flag in messages):
@@ -124,9 +128,37 @@ class MultihostExecutor:
         """Nothing of it runs elsewhere: every process ends its own."""
 
 
+def _with_arrays(
+    result: TrainResult, here: TrainResult | None, job: Job, process: int
+) -> TrainResult:
+    """In process 0 the result with what is to be kept, which one process has, perhaps `here`."""
+    weights = paused = None
+    if job.kept:
+        weights = broadcast(here.variables if here else None, process)
+    if job.pauses:
+        arrays = broadcast(here.paused.arrays if here and here.paused else None, process)
+        paused = Paused(job.epochs, arrays)
+    if not is_first():
+        return result
+    return dataclasses.replace(result, variables=weights, paused=paused)
+
+
+def _with_states(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs as process 0 has them, with the states of those that paused."""
+    known = [job.resumed and [job.resumed.epochs, job.resumed.arrays is not None] for job in jobs]
+    with_states = []
+    for job, shared in zip(jobs, share(known), strict=True):
+        resumed = Paused(shared[0]) if shared else None
+        if resumed and shared[1]:
+            arrays = job.resumed.arrays if job.resumed else None
+            resumed = resumed._replace(arrays=broadcast(arrays, 0))
+        with_states.append(dataclasses.replace(job, resumed=resumed))
+    return with_states
+
+
 def _as_message(result: TrainResult) -> dict[str, Any]:
-    """A result without weights, as JSON can hold it."""
-    fields = dataclasses.asdict(dataclasses.replace(result, variables=None))
+    """A result without weights and states, as JSON can hold it."""
+    fields = dataclasses.asdict(dataclasses.replace(result, variables=None, paused=None))
     said = result.answers
     return fields | {"answers": None if said is None else said.tolist()}
 

@@ -238,7 +238,7 @@ class Scheduler:
 
     def steps(self, job: Job) -> int:
         """Number of training steps of a job."""
-        return job.epochs * self._steps[job.on_full_split]
+        return (job.epochs - job.first_epoch) * self._steps[job.on_full_split]
 
     # -- who trains what -------------------------------------------------------------------------
 
@@ -255,7 +255,7 @@ class Scheduler:
         few = exact < self.hardware.all_devices
         for shape, indices in packs.items():
             costs = {positions[n]: self.packer.macs(shape, archs[n]) for n in indices}
-            kinds: dict[tuple[int, int, bool, bool], list[int]] = {}
+            kinds: dict[tuple[int | bool, ...], list[int]] = {}
             for i in costs:
                 kinds.setdefault(jobs[i].kind, []).append(i)
             # Lanes wait for each other: neighbours take about as long.

@@ -77,6 +77,7 @@ def fit_process(
     *,
     knobs: int,
     trend: Trend | None = None,
+    extra_noise: jax.Array | float = 0.0,
 ) -> Process:
     """Fits a process; for use under `jit`.
 
@@ -86,6 +87,7 @@ def fit_process(
       real: `bool[N]`, false for padding.
       knobs: number of choices and costs that the features describe.
       trend: of the mean; None: there is none.
+      extra_noise: `float32[N]`, variances of the targets beside the noise of all.
     """
     width = inputs.shape[1]
     trend = trend or Trend.none(width)
@@ -104,7 +106,7 @@ def fit_process(
     centre = lambda hyper: jnp.where(real, targets - hyper.mean, 0.0)
 
     def loss(hyper: Hyper) -> jax.Array:
-        factor = _factor(hyper, inputs, real)
+        factor = _factor(hyper, inputs, real, extra_noise)
         centred = centre(hyper)
         weights = jax.scipy.linalg.cho_solve((factor, True), centred)
         prior = sum(
@@ -129,9 +131,9 @@ def fit_process(
     # From -2 the fitted noise falls where there is none; from below it would not rise.
     first = start._replace(noise=jnp.array(-2.0))
     hyper, _, good = jax.lax.fori_loop(0, _STEPS, step, (first, optimizer.init(first), first))
-    factor = _factor(hyper, inputs, real)
+    factor = _factor(hyper, inputs, real, extra_noise)
     hyper = _choose(jnp.isfinite(factor).all(), hyper, good)
-    factor = _factor(hyper, inputs, real)
+    factor = _factor(hyper, inputs, real, extra_noise)
     weights = jax.scipy.linalg.cho_solve((factor, True), centre(hyper))
     return Process(
         hyper=hyper, trend=trend, inputs=inputs, real=real, factor=factor, weights=weights
@@ -216,8 +218,10 @@ def _kernel(hyper: Hyper, a: jax.Array, b: jax.Array) -> jax.Array:
     return curved + jnp.exp(hyper.linear) * (a * slopes) @ (b * slopes).T
 
 
-def _factor(hyper: Hyper, inputs: jax.Array, real: jax.Array) -> jax.Array:
+def _factor(
+    hyper: Hyper, inputs: jax.Array, real: jax.Array, extra_noise: jax.Array | float
+) -> jax.Array:
     covariance = _kernel(hyper, inputs, inputs)
     covariance = jnp.where(real[:, None] & real, covariance, 0.0)
-    diagonal = jnp.where(real, jnp.exp(hyper.noise) + _JITTER, 1.0)
+    diagonal = jnp.where(real, jnp.exp(hyper.noise) + extra_noise + _JITTER, 1.0)
     return jnp.linalg.cholesky(covariance + jnp.diag(diagonal))

@@ -95,6 +95,7 @@ class Predictor:
         *,
         key: jax.Array,
         networks: bool = True,
+        variances: np.ndarray | None = None,
     ) -> Fitted:
         """Fits to measured scores.
 
@@ -105,6 +106,8 @@ class Predictor:
           key: key of the networks, consumed.
           networks: whether to fit the networks, too; without them the process, if there is one,
             predicts alone, in less time.
+          variances: `float[N]`, of the scores beside the noise of all, where some are surer than
+            others, in their units squared; the process knows them, the networks do not. None: 0.
 
         Raises:
           InputError: there are more trials than the capacity, or a number is not finite.
@@ -123,7 +126,12 @@ class Predictor:
         z, mean, std = standardised(scores)
         vectors = np.pad(vectors, ((0, self._capacity - count), (0, 0)))
         z = np.pad(z, (0, self._capacity - count))
-        state = self._fit(pretrained, vectors, z, count=np.int32(count), key=key, networks=networks)
+        extra = np.zeros(self._capacity, np.float32)
+        if variances is not None:
+            extra[:count] = np.asarray(variances) / std**2
+        state = self._fit(
+            pretrained, vectors, z, extra, count=np.int32(count), key=key, networks=networks
+        )
         if state.process is not None and not np.isfinite(state.process.weights).all():
             raise InputError(
                 "the Gaussian process could not be fitted: features of the costs must be finite; "
@@ -247,6 +255,7 @@ class Predictor:
         pretrained: PredictorState,
         vectors: jax.Array,
         z: jax.Array,
+        extra_noise: jax.Array,
         *,
         count: jax.Array,
         key: jax.Array,
@@ -266,7 +275,12 @@ class Predictor:
             if trend is not None:  # which is in deviations of the scores: equal ones have none
                 trend = jax.tree.map(lambda array: array * jnp.any(z != 0), trend)
             process = gaussian_process.fit_process(
-                inputs, targets, real, knobs=self._knobs, trend=trend
+                inputs,
+                targets,
+                real,
+                knobs=self._knobs,
+                trend=trend,
+                extra_noise=extra_noise,
             )
         return Fitted(ensemble, process, transform)
 

@@ -202,7 +202,7 @@ class Problem:
         repaired = dict.fromkeys((*limits, *([front] if front else [])))
         return Searcher(
             self.space,
-            search.rounds * search.per_round,
+            self.config.candidates,
             search,
             self.config.predictor,
             costs=lambda vectors: self.costs(vectors)[:, :2],
@@ -212,6 +212,7 @@ class Problem:
             front=self.features.index(front) if front else None,
             limited=bool(front),
             quantile=_GOOD,
+            rungs=[epochs / self.config.train.epochs for epochs in self.config.rung_epochs],
         )
 
     def repair(self, names: Sequence[str]) -> Callable[[Any, Any], Any] | None:

@@ -3,6 +3,8 @@
 Each function draws on an empty figure, and returns the caption.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -105,14 +107,14 @@ def draw_history(figure: Figure, record: StudyRecord) -> str:
     """Scores in the order of the search, the best so far, and that of random search."""
     axes = figure.subplots()
     floor = _floor(record)
-    scores = np.array([record.score(trial) for trial in record.of_stage("coarse")], float)
+    scores = np.array([record.score(trial) for trial in record.candidates("coarse")], float)
     pairs = np.column_stack([np.arange(1, len(scores) + 1), scores])[np.isfinite(scores)]
     _dots(axes, pairs, floor=floor, colour=ACCENT, label="coarse stage")
     for stage, colour, style, label in (
         ("random", SOFT, "--", "random search, best so far"),
         ("coarse", ACCENT, "-", "coarse stage, best so far"),
     ):
-        scores = np.array([record.score(trial) for trial in record.of_stage(stage)], float)
+        scores = np.array([record.score(trial) for trial in record.candidates(stage)], float)
         if len(scores):
             best = np.maximum(np.fmax.accumulate(scores), floor)
             numbers = range(1, len(best) + 1)
@@ -170,7 +172,12 @@ def draw_predictor(figure: Figure, record: StudyRecord) -> str:
 
 
 def draw_learning_curves(figure: Figure, record: StudyRecord) -> str:
-    """Learning curves of the first round, and the correlation that the early-stop rule follows."""
+    """Learning curves of the first round, and the correlation that the early-stop rule follows.
+
+    With rungs those of all candidates.
+    """
+    if len(rungs := record.config.rung_epochs) > 1:
+        return _draw_rungs(figure, record, rungs)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     curves, stop = record.first_curves, record.stop
     epochs = np.arange(1, curves.shape[1] + 1)
@@ -200,6 +207,30 @@ def draw_learning_curves(figure: Figure, record: StudyRecord) -> str:
     return (
         f"Round 1: after {stop['epochs']} of {stop['of']} epochs the candidates rank as at the end "
         f"({kind} {reached}, threshold {stop['threshold']:g}), so later ones stop there."
+    )
+
+
+def _draw_rungs(figure: Figure, record: StudyRecord, rungs: Sequence[int]) -> str:
+    """Learning curves of all candidates, and the rungs at which some of them stopped."""
+    axes = figure.subplots()
+    for ended, colour, label in ((False, SOFT, "stopped"), (True, ACCENT, "trained to the end")):
+        curves = [c for c in record.curves if (len(c) == rungs[-1]) == ended][:_CURVES]
+        lines = [np.column_stack([np.arange(1, len(c) + 1), c]) for c in curves]
+        collection = LineCollection(lines, colors=colour, linewidths=0.9, alpha=0.6, label=label)
+        axes.add_collection(collection)
+    axes.autoscale()
+    for epoch in rungs[:-1]:
+        axes.axvline(epoch, color=SOFT, linestyle="--", lw=1)
+    axes.set(xlabel="epoch", ylabel=record.score_label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _percent_axis(axes.yaxis)
+    figure.legend(loc="outside lower center", ncols=2)
+    to_the_end = sum(len(curve) == rungs[-1] for curve in record.curves)
+    some = " and ".join(map(str, rungs[:-1]))
+    return (
+        f"Candidates stop after {some} epochs unless going on promises more for the epochs left "
+        f"than a new candidate: {to_the_end} of {len(record.curves)} reached the end. Averaged "
+        "weights are judged where they stop."
     )
 
 

@@ -16,6 +16,8 @@ from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob
 from jointnas_jax.strategy.early_stop import early_stop, kendall, spearman
 
 Row = Mapping[str, Any]  # a trial, as a dict of `storage.trial_store.Trial`
+# Status of a trial that stopped at a rung, see there.
+_PRUNED = "PRUNED"
 
 
 class RoundSummary(NamedTuple):
@@ -63,6 +65,11 @@ class StudyRecord:
         """The trials of a stage."""
         return [trial for trial in self.trials if trial["stage"] == stage]
 
+    def candidates(self, stage: str) -> list[Row]:
+        """The trials of a stage, of a candidate that went on after a rung the last one."""
+        before = {trial.get("resumed") for trial in self.trials}
+        return [trial for trial in self.of_stage(stage) if trial["number"] not in before]
+
     @functools.cached_property
     def failed(self) -> list[Row]:
         """The trials that failed."""
@@ -75,6 +82,12 @@ class StudyRecord:
         return np.array([_curve(t) for t in rows] or np.zeros((0, 0)), float)
 
     @functools.cached_property
+    def curves(self) -> list[np.ndarray]:
+        """Scores of all candidates of the coarse stage by epoch, those that failed left out."""
+        rows = [t for t in self.candidates("coarse") if t["score"] is not None]
+        return [np.array(_curve(t), float) for t in rows]
+
+    @functools.cached_property
     def stop(self) -> Row | None:
         """Decision of the early-stop rule, as in `result.json`; None before there is one."""
         if self.result:
@@ -83,11 +96,14 @@ class StudyRecord:
         begun = sum(t["round"] == 1 for t in self.of_stage("coarse"))
         if begun < search.per_round or not len(self.first_curves):
             return None
-        stop = early_stop(self.first_curves, search.threshold, search.correlation)
+        if search.stopping == "curve":
+            return None
+        threshold = self.config.stop_threshold
+        stop = early_stop(self.first_curves, threshold, search.correlation)
         return {
             "epochs": stop.epochs,
             "of": self.config.train.epochs,
-            "threshold": search.threshold,
+            "threshold": threshold,
             "correlation": search.correlation,
             "by_epoch": [c if math.isfinite(c) else None for c in stop.correlations],
         }
@@ -98,14 +114,14 @@ class StudyRecord:
         return self.stop["epochs"] if self.stop else self.config.train.epochs
 
     def score(self, trial: Row) -> float | None:
-        """Score of a candidate after `epochs`; None where the trial failed."""
-        if trial["score"] is None:
+        """Score of a candidate after `epochs`; None where the trial failed, or stopped before."""
+        if trial["score"] is None or trial["status"] == _PRUNED:
             return None
         curve = _curve(trial)
         return curve[min(self.epochs, len(curve)) - 1]
 
     def scored(self, *stages: str) -> list[tuple[Row, float]]:
-        """The trials of some stages that did not fail, with their scores."""
+        """The trials of some stages that reached the end, with their scores."""
         scores = ((t, self.score(t)) for stage in stages for t in self.of_stage(stage))
         return [(trial, score) for trial, score in scores if score is not None]
 
@@ -150,7 +166,7 @@ class StudyRecord:
                 RoundSummary(
                     number=number,
                     trained=len(trials),
-                    failed=len(trials) - len(scored),
+                    failed=sum(trial["score"] is None for trial in trials),
                     best=max((score for _, score in scored), default=None),
                     ranked=len(pairs),
                     kendall=kendall(predicted, measured),

@@ -135,13 +135,13 @@ def gather(value: Any) -> list[Any]:
 
 
 def broadcast(arrays: Any, source: int) -> Any:
-    """Returns the tree of `arrays` of the process `source` to process 0, and None to others."""
+    """Returns the tree of `arrays` of the process `source` to all."""
     mine = jax.process_index() == source
     data = msgpack_serialize(arrays) if mine else b""
     with _losing_others():
         length = int(multihost_utils.broadcast_one_to_all(np.int32(len(data)), is_source=mine))
         row = multihost_utils.broadcast_one_to_all(_row(data, length), is_source=mine)
-    return msgpack_restore(row[:length].tobytes()) if is_first() else None
+    return msgpack_restore(row[:length].tobytes())
 
 
 def _exchange(value: Any, failed: bool = False) -> tuple[list[Any], np.ndarray]:

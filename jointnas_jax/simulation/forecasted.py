@@ -63,10 +63,11 @@ def forecasted(
     short = dataclasses.replace(problem, config=dataclasses.replace(config, search=small))
     pool = short.pool()
     held = problem.validation_count(count)
-    batches = [batch.jobs for batch in stand_in_batches(short, pool)]
+    stages = stand_in_batches(short, pool)
+    batches = [batch.jobs for batch in stages]
     trainings = _Trainings(problem, pool, machine, steps_of_epochs(config, count - held, count))
     phases, left, first = [], sum(map(len, batches)), 0
-    rounds = -(-min(search.rounds * search.per_round, len(pool)) // search.per_round)
+    rounds = sum(batch.stage == "coarse" for batch in stages)
     for i, jobs in enumerate(batches):
         left -= len(jobs)
         if stop_epochs and 0 < i < rounds:
@@ -113,16 +114,17 @@ class _Trainings:
     def of(self, jobs: Sequence[Job], first: int, later: int) -> Iterator[Training]:
         """Trainings of jobs; their numbers begin with `first`, so many others will follow."""
         archs = [job.candidate.arch for job in jobs]
-        steps = [job.epochs * self._steps[job.on_full_split] for job in jobs]
+        epochs = [job.epochs - job.first_epoch for job in jobs]
+        steps = [n * self._steps[j.on_full_split] for n, j in zip(epochs, jobs, strict=True)]
         packs = self._packer.pack(archs, steps, later)
         shapes = {i: shape for shape, members in packs.items() for i in members}
-        for i, job in enumerate(jobs):
+        for i in range(len(jobs)):
             shape, seconds = shapes[i], self._packer.train_seconds(shapes[i], archs[i], steps[i])
             yield Training(
                 first + i,
                 self._names.setdefault(shape, f"program {len(self._names)}"),
-                seconds / job.epochs,
-                job.epochs,
+                seconds / epochs[i],
+                epochs[i],
                 self._packer.compile_seconds(shape),
                 training_bytes(shape, self._batch_size, self._value_bytes),
                 envelope=isinstance(shape, Envelope),

@@ -59,9 +59,12 @@ def recorded(workdir: Path, one_host: bool = False) -> Workload:
         name = f"round {number}" if number else stage
         phases.append((stage, Phase(name, 0.0, trainings, coarse=stage == "coarse")))
     driven = _driven(phases, seconds, devices)
-    macs = {
-        t.number: t.costs["macs"] * max(1, t.epochs) for trials in stages.values() for t in trials
+    everything = {t.number: t for trials in stages.values() for t in trials}
+    epochs = {
+        n: max(1, t.epochs - (everything[t.resumed].epochs if t.resumed is not None else 0))
+        for n, t in everything.items()
     }
+    macs = {n: t.costs["macs"] * epochs[n] for n, t in everything.items()}
     source = f"trial times of `{workdir}` on {devices} devices"
     return Workload(config.name, source, tuple(_compiling_apart([*driven], macs)), one_host)
 

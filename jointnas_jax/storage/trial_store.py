@@ -27,18 +27,22 @@ from jointnas_jax.storage.workdir import TRIALS
 
 # 2: the stage `validate` was called `final`.
 SCHEMA = 2
-COMPLETED, FAILED = "COMPLETED", "FAILED"
+COMPLETED, FAILED, PRUNED = "COMPLETED", "FAILED", "PRUNED"
 STAGES = ("coarse", "random", "validate", "retrain")
 # Those with one training of each candidate.
 SEARCHED = STAGES[:2]
 
 # Fields that are stored where they hold something.
-_OPTIONAL = ("arrived", "scores")
+_OPTIONAL = ("arrived", "scores", "resumed")
 # What reading raises where the content makes no sense.
 _UNREADABLE = (*UNREADABLE, AssertionError)
 # Words of SQLite where a sound file cannot be used.
 _NOT_DAMAGE = ("locked", "full", "readonly", "unable to open", "disk I/O")
-_STATES = {COMPLETED: TrialState.COMPLETE, FAILED: TrialState.FAIL}
+_STATES = {
+    COMPLETED: TrialState.COMPLETE,
+    FAILED: TrialState.FAIL,
+    PRUNED: TrialState.PRUNED,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +58,20 @@ class Trial:
       knobs: Value of every knob.
       costs: Name -> integer cost.
       predicted: Predicted score before the trial, if any.
-      epochs: Epochs trained.
+      epochs: Epochs trained, those before a pause included.
       accuracies: Accuracy after each epoch, fractions in [0, 1].
       score: What candidates are compared by (`config.search.score`), after the last epoch; None
         where the trial failed.
-      status: `COMPLETED` or `FAILED`.
+      status: `COMPLETED`, `FAILED`, or `PRUNED`: it paused at a rung. Where it went on, that is
+        another trial.
       reason: Reason of a failure.
       pack: Pack of the training: `exact`, or the name of an envelope.
       seconds: Wall time, compiling included.
       arrived: In an asynchronous coarse stage, numbers of candidates asked for and of results
         processed when this result was processed; else None.
       scores: Score after each epoch; empty where it is accuracy.
+      resumed: Number of the trial that it goes on from, whose epochs are its first ones; None where
+        it begins.
     """
 
     number: int
@@ -83,6 +90,7 @@ class Trial:
     seconds: float
     arrived: tuple[int, int] | None = None
     scores: tuple[float, ...] = ()
+    resumed: int | None = None
 
     @property
     def score_curve(self) -> tuple[float, ...]:
@@ -105,7 +113,7 @@ class Trial:
         """SHA-256 of the content, in hex."""
         fields = dataclasses.asdict(self)
         for name in _OPTIONAL:  # the digest of trials from before these fields
-            if not fields[name]:
+            if not _holds(fields[name]):
                 del fields[name]
         content = json.dumps(fields, sort_keys=True, allow_nan=False)
         return hashlib.sha256(content.encode()).hexdigest()
@@ -120,7 +128,13 @@ _ATTRIBUTES = tuple(
 
 
 class TrialStore:
-    """The trials of one study."""
+    """The trials of one study.
+
+    Attributes:
+      shared: whether another process stores them.
+    """
+
+    shared = False
 
     def __init__(self, url: str | sqlalchemy.URL, name: str, *, read_only: bool = False):
         """Opens a database, which gets Optuna's tables if it has none.
@@ -296,6 +310,11 @@ class TrialStore:
             raise InputError(f"database `{self.place}`: {cause}") from error
 
 
+def _holds(value: Any) -> bool:
+    """Whether an optional field holds something."""
+    return value is not None and value != ()
+
+
 def _title(name: str, stage: str) -> str:
     """Name of the Optuna study of a stage."""
     return f"{name}: {stage}"
@@ -304,7 +323,7 @@ def _title(name: str, stage: str) -> str:
 def _to_optuna(trial: Trial, knobs: dict[str, BaseDistribution]) -> FrozenTrial:
     end = datetime.datetime.now()
     attributes = {name: getattr(trial, name) for name in _ATTRIBUTES}
-    attributes |= {name: value for name in _OPTIONAL if (value := getattr(trial, name))}
+    attributes |= {name: value for name in _OPTIONAL if _holds(value := getattr(trial, name))}
     return FrozenTrial(
         number=-1,  # Optuna counts in the order of writing
         trial_id=-1,
@@ -327,7 +346,8 @@ def _from_optuna(frozen: FrozenTrial) -> Trial:
         raise ValueError(f"epochs of trial {attributes['number']}: {[s for s, _ in curve]}")
     if frozen.state != _STATES[attributes["status"]]:
         raise ValueError(f"state of trial {attributes['number']}: {frozen.state}")
-    optional: dict[str, Any] = {n: tuple(attributes[n]) for n in _OPTIONAL if n in attributes}
+    optional: dict[str, Any] = {n: attributes[n] for n in _OPTIONAL if n in attributes}
+    optional = {n: v if n == "resumed" else tuple(v) for n, v in optional.items()}
     return Trial(
         **{name: attributes[name] for name in _ATTRIBUTES},
         knobs=dict(frozen.params),

@@ -1,5 +1,6 @@
 """Trained weights and a fitted predictor on disk, by Orbax, each with a digest beside it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def load_variables(path: Path) -> Any:
     """Reads the folder of `save_variables`; raises as `check_digest` does."""
     check_digest(path)
     return load_arrays(path)
+
+
+def forget(path: Path) -> None:
+    """Removes a folder of `save_variables` and its digest, if they are there."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.with_name(f"{path.name}.sha256").unlink(missing_ok=True)
 
 
 def load_answers(path: Path) -> np.ndarray | None:

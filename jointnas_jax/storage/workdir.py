@@ -23,6 +23,7 @@ PROVENANCE = "provenance.json"  # see `storage/provenance.py`
 LATENCY = "latency.json"  # see `problem/latency_table.py`
 # Training of one candidate: its identity, its latest state, the trained model.
 TRAINING, STATE, TRAINED = "training.json", "state", "model"
+PAUSED = "paused"  # states of trainings that stopped at a rung and can go on
 MODEL = "model.json"  # imported weights, see `models/model.py`
 # Telemetry of a run, see `telemetry/progress.py` and `telemetry/tensorboard.py`.
 PROGRESS, TENSORBOARD = "progress.json", "tensorboard"
@@ -240,7 +241,8 @@ def _remove_study(workdir: Path) -> None:
     files = [CONFIG, RESULT, PROVENANCE, LATENCY, f"{PREDICTOR}.sha256", BUDGETS, PROGRESS]
     files += [path.name for path in workdir.glob(WINNERS)]
     files += [f"{TRIALS}{end}" for end in ("", "-wal", "-shm")]
-    folders = (WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE, PROCESSES, TENSORBOARD, EXPORTS)
+    folders = [WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE, PAUSED]
+    folders += [PROCESSES, TENSORBOARD, EXPORTS]
     _remove(workdir, files, folders)
 
 

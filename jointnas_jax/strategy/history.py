@@ -46,8 +46,8 @@ class History:
 
     @property
     def pending(self) -> np.ndarray:
-        """Candidates without a result, `int32[R, K]`."""
-        return self.vectors[~self.finished]
+        """Candidates of which nothing is known yet, `int32[R, K]`."""
+        return self.vectors[~self.finished & ~np.isfinite(self.scores)]
 
     def asked(self, vectors: np.ndarray) -> Self:
         """Adds pending candidates `int32[m, K]`."""

@@ -2,14 +2,14 @@
 
 `State` goes in and comes out, and is a function of pool, key and results; `Searcher` holds settings
 and compiled programs. Rounds ask for several candidates and wait for all results; asynchronous
-asking asks for one wherever a lane is free, while others are pending.
+asking asks for one wherever a lane is free, while others are pending. With rungs (`rungs.py`) a
+candidate is asked for again where it is to go on.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import numpy as np
 
@@ -23,42 +23,15 @@ from jointnas_jax.space.features import FeatureTable
 from jointnas_jax.space.vectors import VectorSpace
 from jointnas_jax.strategy.constraints import Constraints
 from jointnas_jax.strategy.evolution import Evolution, ScoreFn, evolve
-from jointnas_jax.strategy.history import History, ask, first_new
+from jointnas_jax.strategy.history import ask, first_new
 from jointnas_jax.strategy.report_card import ReportCard, cross_validate
+from jointnas_jax.strategy.state import State
 
 _PRETRAIN, _SEARCH, _FIT, _PROPOSE, _FINE = range(5)
 # Costs along a front for which the fine stage evolves candidates.
 _LEVELS = 8
 # Candidates of the pool of which the most promising is taken for the sake of variety.
 _FEW = 64
-
-
-@flax.struct.dataclass
-class State(History):
-    """A search, between two calls.
-
-    Attributes:
-      pool: `int32[P, K]`, candidates that are asked for in order while nothing has a score.
-      pretrained: networks that the predictor is fitted from.
-      key: key of everything random.
-      fitted: the predictor; None while nothing has a score.
-      believed: the predictor with beliefs in the failed candidates and in `beliefs` of the pending
-        ones; None before it is needed.
-      beliefs: number of pending candidates, the first ones, that `believed` knows.
-      stale: whether results have come since the predictor was fitted.
-      networks: whether the networks are fitted, see `Predictor.fit`.
-      reference: cost above which a candidate adds nothing to a front, as a feature.
-    """
-
-    pool: np.ndarray
-    pretrained: PredictorState
-    key: jax.Array
-    fitted: Fitted | None = None
-    believed: Fitted | None = None
-    beliefs: int = flax.struct.field(pytree_node=False, default=0)
-    stale: bool = flax.struct.field(pytree_node=False, default=False)
-    networks: bool = flax.struct.field(pytree_node=False, default=True)
-    reference: float = flax.struct.field(pytree_node=False, default=0.0)
 
 
 class Proposals(NamedTuple):
@@ -68,11 +41,13 @@ class Proposals(NamedTuple):
       numbers: m positions in the order of asking.
       vectors: `int32[m, K]`.
       predicted: `float[m]`, scores; nan where nothing had a score yet.
+      rungs: m rungs up to which they train, from 0.
     """
 
-    numbers: range
+    numbers: Sequence[int]
     vectors: np.ndarray
     predicted: np.ndarray
+    rungs: Sequence[int]
 
 
 class Trace(NamedTuple):
@@ -111,6 +86,7 @@ class Searcher:
         front: int | None = None,
         limited: bool = False,
         quantile: float = USUAL,
+        rungs: Sequence[float] = (1.0,),
     ):
         """Prepares searches. A candidate over the budget is never evaluated.
 
@@ -133,6 +109,8 @@ class Searcher:
             best of all; needs the process. None: the best of all.
           limited: whether the fine stage of a front follows; its program limits the cost.
           quantile: of the trials' scores, from which a front counts.
+          rungs: shares of a training after which candidates stop or go on, the last one 1; several
+            need the process.
 
         Raises:
           InputError: a budget of costs that are not given.
@@ -146,6 +124,7 @@ class Searcher:
         self._samples = settings.pretrain_samples
         self._front = front
         self._quantile = quantile
+        self._rungs = np.asarray(rungs)
         self._explores = explores = settings.process and config.acquisition == "improvement"
         # The process chooses; the networks are fitted where they have a say.
         self._networks = noisy or not explores
@@ -191,6 +170,7 @@ class Searcher:
           key: consumed.
           networks: see `Predictor.fit`.
         """
+        count = len(self._rungs)
         return State(
             vectors=pool[:0],
             scores=np.zeros(0, np.float32),
@@ -200,6 +180,8 @@ class Searcher:
             key=key,
             networks=networks,
             reference=self._reference(pool),
+            at_rungs=np.zeros((0, count)) if count > 1 else None,
+            variances=np.zeros(0) if count > 1 else None,
         )
 
     def ask(self, state: State, count: int) -> tuple[State, Proposals]:
@@ -208,13 +190,52 @@ class Searcher:
         Raises:
           SpaceError: a candidate breaks a rule, see `Constraints.check`.
         """
-        state, vectors = ask(self.propose, self.fit(state), count)
+        state, first = self.fit(state), len(state.vectors)
+        if state.at_rungs is None:
+            state, _ = ask(self.propose, state, count)
+            numbers = [*range(first, len(state.vectors))]
+        else:
+            state, numbers = self._ask_by_rungs(state, count)
+        vectors = state.vectors[numbers]
         self._limits.check(vectors)
         predicted = np.full(len(vectors), np.nan, np.float32)
         if state.fitted is not None and len(vectors):
             predicted = self.predictor.predict(state.fitted, vectors)[0]
-        count = len(state.vectors)
-        return state, Proposals(range(count - len(vectors), count), vectors, predicted)
+        return state, Proposals(numbers, vectors, predicted, state.rungs[numbers].tolist())
+
+    def _ask_by_rungs(self, state: State, count: int) -> tuple[State, list[int]]:
+        """Chooses new candidates and ones that go on, by what they promise for what is left.
+
+        A new candidate has a whole training before it, one that stopped at a rung the rest.
+        """
+        numbers: list[int] = []
+        for _ in range(count):
+            after, new = ask(self.propose, state, 1)
+            number = self._to_go_on(after, new, state.paused)
+            if number is not None:
+                state = dataclasses.replace(
+                    state.asked_to_go_on(number), believed=after.believed, beliefs=after.beliefs
+                )
+            elif len(new):
+                state, number = after, len(state.vectors)
+            else:
+                break
+            numbers.append(number)
+        return state, numbers
+
+    def _to_go_on(self, state: State, new: np.ndarray, paused: np.ndarray) -> int | None:
+        """The paused candidate that promises more than a `new` one, `int32[1, K]` or none."""
+        believed = state.believed
+        if believed is None or not len(paused):
+            return None
+        vectors = np.concatenate([state.vectors[paused], new])
+        padded = np.pad(vectors, ((0, self._evaluations + 1 - len(vectors)), (0, 0)))
+        promise = np.asarray(self._promise(believed, padded, np.float32(state.reference)))
+        left = 1 - self._rungs[state.rungs[paused] - 1]
+        rates = promise[: len(vectors)] - np.log(np.append(left, np.ones(len(new))))
+        # Ties fall to the new one.
+        best = len(rates) - 1 - int(rates[::-1].argmax())
+        return int(paused[best]) if best < len(paused) else None
 
     def tell(self, state: State, numbers: Sequence[int], scores: Any) -> State:
         """Takes results, see `History.answered`; the predictor learns from them when it is used."""
@@ -231,7 +252,7 @@ class Searcher:
         if not (state.stale or networks != state.networks) or not np.isfinite(state.scores).any():
             return state
         vectors, scores = state.measured
-        fitted = self._fit(state, vectors, scores, networks)
+        fitted = self._fit(state, vectors, scores, networks=networks)
         return dataclasses.replace(
             state, fitted=fitted, believed=None, beliefs=0, stale=False, networks=networks
         )
@@ -321,7 +342,9 @@ class Searcher:
         vectors, scores = state.measured
 
         def predict(rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return self._predict_trials(self._fit(state, vectors[rest], scores[rest]), vectors)
+            return self._predict_trials(
+                self._fit(state, vectors[rest], scores[rest], rest=rest), vectors
+            )
 
         # Of an outlier the predictor learns that it is one, and can tell no more.
         scores = winsorised(np.asarray(scores, np.float64))
@@ -473,10 +496,22 @@ class Searcher:
         return jax.tree.map(np.asarray, found)
 
     def _fit(
-        self, state: State, vectors: np.ndarray, scores: np.ndarray, networks: bool = True
+        self,
+        state: State,
+        vectors: np.ndarray,
+        scores: np.ndarray,
+        *,
+        networks: bool = True,
+        rest: np.ndarray | slice = slice(None),
     ) -> Fitted:
+        """Fits to what is measured, or to a `rest` of it."""
         key = jax.random.fold_in(jax.random.fold_in(state.key, _FIT), len(scores))
-        return self.predictor.fit(state.pretrained, vectors, scores, key=key, networks=networks)
+        variances = state.variances
+        if variances is not None:
+            variances = variances[np.isfinite(state.scores)][rest]
+        return self.predictor.fit(
+            state.pretrained, vectors, scores, key=key, networks=networks, variances=variances
+        )
 
 
 def _alive(evolution: Evolution[np.ndarray], pool: np.ndarray) -> np.ndarray:

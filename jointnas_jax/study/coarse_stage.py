@@ -14,9 +14,11 @@ from jointnas_jax.predictor.predictor import Fitted
 from jointnas_jax.problem.problem import Problem
 from jointnas_jax.strategy.early_stop import EarlyStop, early_stop
 from jointnas_jax.strategy.report_card import ReportCard
-from jointnas_jax.strategy.searcher import Proposals, Searcher, State
+from jointnas_jax.strategy.searcher import Proposals, Searcher
+from jointnas_jax.strategy.state import State
 from jointnas_jax.study.trial_runner import TrialRunner, TrialSpec, TrialStream
 from jointnas_jax.telemetry.progress import Progress
+from jointnas_jax.train.paused import Paused
 
 
 class Round(NamedTuple):
@@ -41,11 +43,13 @@ class Searched(NamedTuple):
       rounds: all rounds, in order.
       stop: the early-stop decision.
       state: state of the search, with a fitted predictor; scores are `float32[T]`.
+      trainings: how many whole ones it took; with the paper's rule a shorter one counts as one.
     """
 
     rounds: list[Round]
     stop: EarlyStop
     state: State
+    trainings: int
 
     @property
     def fitted(self) -> Fitted:
@@ -74,6 +78,9 @@ class CoarseStage:
         self._key = key
         self._search = problem.config.search
         self._epochs = problem.config.train.epochs
+        self._rungs = problem.config.rung_epochs
+        self._spent = 0  # epochs
+        self._trial_of: dict[int, int] = {}  # candidate -> its latest trial
         self._stop: EarlyStop | None = None
         self._cards: list[ReportCard | None] = []
 
@@ -86,7 +93,7 @@ class CoarseStage:
         width, streams = self._search.per_round, self._search.asynchronous
         wanted, rounds = self._search.rounds * width, []
         state = self._searcher.init(pool=pool, pretrained=pretrained, key=key)
-        while (left := wanted - len(state.vectors)) > 0 and not (streams and self._stop):
+        while (left := self._left(wanted, state)) > 0 and not (streams and self._stop):
             state, asked = self._searcher.ask(state, min(width, left))
             if not len(asked.vectors):
                 break
@@ -100,22 +107,47 @@ class CoarseStage:
             for i in range(0, len(predicted), width):
                 scores = state.scores[first + i : first + i + width]
                 rounds.append(Round(scores, predicted[i : i + width], self._cards[len(rounds)]))
-        return Searched(rounds, self._stop, state)
+        trainings = len(state.vectors)
+        if self._by_rungs:
+            trainings = math.ceil(self._spent / self._epochs)
+        return Searched(rounds, self._stop, state, trainings)
+
+    @property
+    def _by_rungs(self) -> bool:
+        return len(self._rungs) > 1
+
+    def _left(self, wanted: int, state: State) -> int:
+        """How many candidates can still train; at rungs one that goes on counts, too."""
+        if not self._by_rungs:
+            return wanted - len(state.vectors)
+        shortest = int(np.diff([0, *self._rungs]).min())
+        return (wanted * self._epochs - self._spent) // shortest
 
     def _train(self, state: State, asked: Proposals) -> tuple[State, np.ndarray]:
         """Trains a round; returns the fitted state, and the scores `float32[m]` of the round."""
-        number = 1 + len(self._cards)
-        outcomes = self._runner.run(self._specs(asked, number))
+        number, first = 1 + len(self._cards), self._runner.count
+        specs = self._specs(asked, number)
+        outcomes = self._runner.run(specs)
+        self._spent += sum(spec.job.epochs - spec.job.first_epoch for spec in specs)
+        self._trial_of |= {n: first + i for i, n in enumerate(asked.numbers)}
         curves = [o.score_curve for o in outcomes if o.reason is None]
         if self._stop is None and curves:
-            search, of = self._search, self._epochs
-            self._stop = early_stop(np.array(curves), search.threshold, search.correlation)
-            epochs = self._stop.epochs
-            self._progress.say(f"early stop: later candidates train {epochs} of {of} epochs")
-            self._progress.shortened(epochs, of)
+            self._stop = self._decide(np.array(curves))
         scores = np.array([self._score(outcome) for outcome in outcomes], np.float32)
         state = self._searcher.tell(state, asked.numbers, scores)
         return self._judged(state, len(scores)), scores
+
+    def _decide(self, curves: np.ndarray) -> EarlyStop:
+        """How long later candidates train, after the `float[m, epochs]` of the first round."""
+        search, of = self._search, self._epochs
+        if self._by_rungs:
+            return EarlyStop(of, ())
+        stop = early_stop(curves, self._problem.config.stop_threshold, search.correlation)
+        if search.stopping == "none":
+            return stop
+        self._progress.say(f"early stop: later candidates train {stop.epochs} of {of} epochs")
+        self._progress.shortened(stop.epochs, of)
+        return stop
 
     def _stream(self, state: State, count: int) -> tuple[State, np.ndarray]:
         """Trains so many candidates, one more whenever a lane is free.
@@ -141,6 +173,7 @@ class CoarseStage:
             if (ended := stream.next_result()) is None:
                 break
             number, outcome = ended
+            self._trial_of[number] = number
             state = self._searcher.tell(state, [number], [self._score(outcome)])
             results += 1
             if results % width == 0:
@@ -150,27 +183,39 @@ class CoarseStage:
         return _in_32_bits(state), np.array(predicted, np.float32)
 
     def _specs(self, asked: Proposals, round_number: int) -> list[TrialSpec]:
-        full = self._epochs
-        epochs = self._stop.epochs if self._stop else full
         return [
             TrialSpec(
                 stage="coarse",
-                job=Job(
-                    self._problem.candidate(vector),
-                    self._key,
-                    epochs,
-                    full_epochs=full,
-                ),
+                job=self._job(vector, rung),
                 round=round_number,
                 predicted=float(predicted),
+                resumed=self._trial_of[number] if rung else None,
             )
-            for vector, predicted in zip(asked.vectors, asked.predicted, strict=True)
+            for vector, predicted, number, rung in zip(
+                asked.vectors, asked.predicted, asked.numbers, asked.rungs, strict=True
+            )
         ]
+
+    def _job(self, vector: np.ndarray, rung: int) -> Job:
+        """The training of a candidate up to a rung, from the one before."""
+        epochs = self._rungs[rung]
+        if self._stop and not self._by_rungs:
+            epochs = self._stop.epochs
+        return Job(
+            self._problem.candidate(vector),
+            self._key,
+            epochs,
+            full_epochs=self._epochs,
+            resumed=Paused(self._rungs[rung - 1]) if rung else None,
+            pauses=epochs < self._rungs[-1] and self._by_rungs,
+        )
 
     def _score(self, outcome: TrainResult) -> float:
         """After the rule all trials count at the same epoch, those of round 1 as well."""
         if outcome.reason is not None or self._stop is None:
             return math.nan
+        if self._by_rungs:
+            return outcome.score_curve[-1]
         return outcome.score_curve[self._stop.epochs - 1]
 
     def _judged(self, state: State, count: int) -> State:
@@ -178,8 +223,9 @@ class CoarseStage:
         state = self._searcher.fit(state)
         text, best, card = "no candidate trained", None, None
         if state.fitted is not None and self._stop:
-            number = int(np.nanargmax(state.scores))  # of its trial, too: the stage is the first
-            accuracy = self._runner.stored[number].accuracies[self._stop.epochs - 1]
+            number = int(np.nanargmax(state.scores))
+            accuracies = self._runner.stored[self._trial_of[number]].accuracies
+            accuracy = accuracies[: self._stop.epochs][-1]
             best = float(state.scores[number]), accuracy
             text = f"best so far {accuracy:.2%}"
             card = self._searcher.report_card(_in_32_bits(state))

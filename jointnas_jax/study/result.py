@@ -15,7 +15,7 @@ from jointnas_jax.problem.problem import Problem
 from jointnas_jax.report.answer import areas_in_words, networks, sentences
 from jointnas_jax.report.words import METRICS, both_flops, metric_of
 from jointnas_jax.rules import duration
-from jointnas_jax.storage.trial_store import SEARCHED
+from jointnas_jax.storage.trial_store import COMPLETED, SEARCHED
 from jointnas_jax.strategy.accuracy_scale import AccuracyScale, accuracy_scale
 from jointnas_jax.strategy.early_stop import kendall, spearman
 from jointnas_jax.strategy.evolution import Evolution, counts
@@ -82,10 +82,12 @@ def build_result(
         "early_stop": {
             "epochs": stop.epochs,
             "of": config.train.epochs,
-            "threshold": config.search.threshold,
+            "threshold": config.stop_threshold,
             "correlation": config.search.correlation,
             "by_epoch": [_number(c) for c in stop.correlations],
         },
+        "stopping": config.search.stopping,
+        "rungs": _rungs(config, searched),
         "evolution": _evolution(evolutions),
         "seconds": {name: round(s, 2) for name, s in timer.seconds.items()},
         "compilations": {
@@ -118,6 +120,15 @@ def _worth(
         "gain": gain(trained),
         "hypervolume": hypervolumes(trained) if len(trained.costs) else {},
     }
+
+
+def _rungs(config: Config, searched: Searched) -> list[dict[str, int]]:
+    """How many candidates of the coarse stage trained up to each rung."""
+    reached = searched.state.rungs
+    return [
+        {"epochs": epochs, "candidates": int((reached > rung).sum())}
+        for rung, epochs in enumerate(config.rung_epochs)
+    ]
 
 
 def _evolution(evolutions: Sequence[Evolution[np.ndarray]]) -> dict[str, Any]:
@@ -216,7 +227,9 @@ def _reliability(contenders: Sequence[Contender], runner: TrialRunner) -> Reliab
     once = {contender.identity: contender for contender in contenders}.values()
     sound = [c for c in once if c.scores and None not in c.scores]
     seeds = [[s for s in c.scores if s is not None] for c in sound]
-    searched = [t.score for t in runner.stored.values() if t.stage in SEARCHED]
+    trials = runner.stored.values()
+    # What stopped early scored less for that alone.
+    searched = [t.score for t in trials if t.stage in SEARCHED and t.status == COMPLETED]
     return Reliability.of(seeds, [score for score in searched if score is not None])
 
 

@@ -172,7 +172,7 @@ def _stages(
         finalists = study.finalists(searched, evolutions)
     with timer.stage("random search"):
         new = sum(finalist.source == "fine stage" for finalist in finalists)
-        references = study.references(len(searched.state.vectors) + new, searched)
+        references = study.references(searched.trainings + new, searched)
     with timer.stage("finalists"):
         study.validate([*finalists, references.default, *references.random])
         finalists.sort(key=lambda contender: -contender.mean_score)

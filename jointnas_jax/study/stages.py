@@ -100,7 +100,8 @@ class Stages:
         new = np.concatenate([np.asarray(e.population)[np.isfinite(e.scores)] for e in evolutions])
         if self.rule is None:
             measured = state.vectors[[np.nanargmax(state.scores)]]
-            new = new[~(new == measured).all(axis=1)]
+            known = np.concatenate([measured, state.failed])
+            new = new[~(new[:, None] == known).all(axis=2).any(axis=1)]
             evolved = diverse(new, count, max(1, measured.shape[1] // 6))
         else:
             measured = state.measured[0]

@@ -27,6 +27,7 @@ from jointnas_jax.storage.provenance import Provenance
 from jointnas_jax.storage.study_reader import open_store
 from jointnas_jax.storage.trial_store import Trial, TrialStore
 from jointnas_jax.storage.workdir import (
+    PAUSED,
     PREDICTOR,
     PROCESSES,
     RESULT,
@@ -148,10 +149,13 @@ class StudyFiles:
             again = "the same command writes it again, and goes on to the result"
             raise StorageError(f"{error}; {again}") from error
         write_json(self.workdir / RESULT, result, digest=True)
+        shutil.rmtree(self.workdir / PAUSED, ignore_errors=True)
 
 
 class _SharedTrials(TrialStore):
     """The stored trials in a process that stores none itself."""
+
+    shared = True
 
     place = "the store of process 0"
 

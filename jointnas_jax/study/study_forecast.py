@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from jointnas_jax.rules import cost_in_words
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace
 from jointnas_jax.telemetry.console import print_lines
 from jointnas_jax.telemetry.time_left import Part
+from jointnas_jax.train.paused import Paused
 
 # Architectures of the pool that a packer looks at.
 SAMPLE = 96
@@ -177,6 +178,7 @@ def stand_in_batches(problem: Problem, pool: np.ndarray) -> list[StageJobs]:
     config, space = problem.config, problem.space
     search, study, train = config.search, config.study, config.train
     candidates = min(search.rounds * search.per_round, len(pool))
+    by_rungs = len(config.rung_epochs) > 1
     # Of a front half of the finalists are of the coarse stage, and all of random search's.
     half = search.finalists // 2 if config.front else search.finalists
     random = candidates + half if study.random_reference else 0
@@ -185,17 +187,18 @@ def stand_in_batches(problem: Problem, pool: np.ndarray) -> list[StageJobs]:
     def some(start: int, wanted: int) -> list[Candidate]:
         return [space.decode(pool[i % len(pool)]) for i in range(start, start + wanted)]
 
-    starts = range(0, candidates, search.per_round)
-    short = [("coarse", some(i, min(search.per_round, candidates - i))) for i in starts]
+    if by_rungs:
+        batches = [StageJobs("coarse", jobs) for jobs in _rung_batches(problem, pool, key)]
+    else:
+        starts = range(0, candidates, search.per_round)
+        rounds = [some(i, min(search.per_round, candidates - i)) for i in starts]
+        batches = [StageJobs("coarse", [Job(c, key, train.epochs) for c in r]) for r in rounds]
     if random:
-        short.append(("random", some(candidates, random)))
-    batches = [
-        StageJobs(stage, [Job(candidate, key, train.epochs) for candidate in each])
-        for stage, each in short
-    ]
+        jobs = [Job(candidate, key, train.epochs) for candidate in some(candidates, random)]
+        batches.append(StageJobs("random", jobs))
     # With the number of trainings that each needs: the search knows one of what it trained, if it
     # trained it as long.
-    known = int(train.epochs == train.epochs_of_winners and search.threshold >= 1)
+    known = int(train.epochs == train.epochs_of_winners and search.stopping == "none")
     default_known = known * int((pool[0] == problem.default.vector).all())
     new, best = some(candidates + 1, half), some(candidates, 1)
     if config.front:
@@ -228,6 +231,52 @@ def stand_in_batches(problem: Problem, pool: np.ndarray) -> list[StageJobs]:
     return [batch for batch in batches if batch.jobs]
 
 
+def _coarse_stage(config: Config, seen: StudyForecast) -> str:
+    """What the coarse stage trains, for people."""
+    search, rungs = config.search, config.rung_epochs
+    judged = f"judged by `{search.score}`"
+    wanted = search.rounds * search.per_round
+    if len(rungs) > 1:
+        rounds = sum(part.stage == "coarse" for part in seen.parts)
+        some = " or ".join(map(str, rungs))
+        return (
+            f"{wanted * rungs[-1]} epochs in about {rounds} rounds: candidates train for {some} "
+            f"epochs, {judged}"
+        )
+    return (
+        f"{min(wanted, seen.pool)} candidates in {search.rounds} rounds, {config.train.epochs} "
+        f"epochs in the first, {judged}"
+    )
+
+
+def _rung_batches(problem: Problem, pool: np.ndarray, key: jax.Array) -> Iterator[list[Job]]:
+    """Rounds of a coarse stage with rungs: half of each goes on from the rounds before.
+
+    That is about what searches of recorded learning curves do.
+    """
+    config, rungs = problem.config, problem.config.rung_epochs
+    width, left = config.search.per_round, config.search.rounds * config.search.per_round
+    left, new = left * rungs[-1], 0
+    paused: list[Job] = []
+    while left > 0:
+        jobs = [
+            dataclasses.replace(
+                job, resumed=Paused(job.epochs), epochs=rungs[rungs.index(job.epochs) + 1]
+            )
+            for job in paused[: width // 2]
+        ]
+        paused = paused[width // 2 :]
+        for _ in range(width - len(jobs)):
+            candidate = problem.space.decode(pool[new % len(pool)])
+            jobs.append(Job(candidate, key, rungs[0], full_epochs=rungs[-1]))
+            new += 1
+        most = max(1, left // min(np.diff([0, *rungs])))
+        jobs = jobs[: int(most)]
+        left -= sum(job.epochs - job.first_epoch for job in jobs)
+        paused += [job for job in jobs if job.epochs < rungs[-1]]
+        yield jobs
+
+
 def print_forecast(problem: Problem, seen: StudyForecast, console: Console) -> None:
     """Prints a forecast for people."""
     config, space = problem.config, problem.space
@@ -246,8 +295,7 @@ def print_forecast(problem: Problem, seen: StudyForecast, console: Console) -> N
         "pool": f"{seen.pool:,} candidates within the budget"
         + (f" of {asked:,} asked for: there are no more, or they are too rare" if short else "")
         + (f"; less than the {wanted} to train" if seen.pool < wanted else ""),
-        "coarse stage": f"{min(wanted, seen.pool)} candidates in {config.search.rounds} rounds, "
-        f"{config.train.epochs} epochs in the first, judged by `{config.search.score}`",
+        "coarse stage": _coarse_stage(config, seen),
         "finalists": f"{config.train.epochs_of_winners} epochs, {config.study.seeds} seeds",
         "trainings": f"{seen.trainings} in all, references and retraining included",
     }

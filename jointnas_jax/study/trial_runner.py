@@ -18,10 +18,18 @@ from jointnas_jax.problem.problem import Problem
 from jointnas_jax.storage.database import sqlite_url
 from jointnas_jax.storage.distributions import distributions
 from jointnas_jax.storage.provenance import Provenance
-from jointnas_jax.storage.trial_store import COMPLETED, FAILED, SEARCHED, Trial, TrialStore
-from jointnas_jax.storage.weights import load_answers, save_variables
-from jointnas_jax.storage.workdir import STATE, clear
+from jointnas_jax.storage.trial_store import (
+    COMPLETED,
+    FAILED,
+    PRUNED,
+    SEARCHED,
+    Trial,
+    TrialStore,
+)
+from jointnas_jax.storage.weights import forget, load_answers, load_variables, save_variables
+from jointnas_jax.storage.workdir import PAUSED, STATE, clear
 from jointnas_jax.telemetry.progress import Progress
+from jointnas_jax.train.paused import Paused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +42,7 @@ class TrialSpec:
       round, seed: see `Trial`.
       predicted: score; None or nan where nothing was predicted.
       weights: folder for the trained weights; None where they are not stored.
+      resumed: see `Trial`.
     """
 
     stage: str
@@ -42,6 +51,7 @@ class TrialSpec:
     seed: int | None = None
     predicted: float | None = None
     weights: Path | None = None
+    resumed: int | None = None
 
 
 class TrialRunner:
@@ -92,31 +102,70 @@ class TrialRunner:
           StorageError: a trial or weights cannot be written.
           InterruptedStudyError: the run was interrupted.
         """
-        first, jobs = self.count, [spec.job for spec in specs]
+        first = self.count
         outcomes: dict[int, TrainResult] = {}
         for i, spec in enumerate(specs):
             if trial := self.stored.get(first + i):
                 self.check(trial, spec)
                 if trial.status == FAILED or _intact(spec.weights):
                     outcomes[i] = _stored_result(trial, spec.weights)
+        jobs = [s.job if i in outcomes else self._resumed(s) for i, s in enumerate(specs)]
         self._progress.batch(specs[0].stage, specs[0].round)
         later = max(0, self._trainings - first - len(jobs))
         # Closed, so that an error here stops what trains.
         stored = frozenset(outcomes)
         with contextlib.closing(self.executor.train(jobs, later=later, stored=stored)) as completed:
             for i, outcome in completed:
+                outcome = self._whole(specs[i], jobs[i], outcome)
+                if outcome.paused:
+                    self._pause(first + i, outcome.paused)
                 folder = specs[i].weights
                 if folder is not None and outcome.reason is None:
                     save_variables(folder, outcome.variables, outcome.answers)
                 if first + i not in self.stored:
                     self.append(first + i, specs[i], outcome)
                 # Stored weights are on disk; the others would fill the memory.
-                outcomes[i] = dataclasses.replace(outcome, variables=None)
+                outcomes[i] = dataclasses.replace(outcome, variables=None, paused=None)
         self.end(len(jobs))
         self._progress.say(f"{specs[0].stage}: {self.executor.schedules[-1]}")
         if specs[0].round is None:  # else the round tells more
             self._progress.milestone()
         return [outcomes[i] for i in range(len(jobs))]
+
+    def _resumed(self, spec: TrialSpec) -> Job:
+        """The job of a spec with the state that it goes on from; without one it begins again."""
+        if spec.resumed is None:
+            return spec.job
+        assert spec.job.resumed is not None
+        folder = self._paused(spec.resumed)
+        try:
+            arrays = load_variables(folder)
+        except DamagedError as error:
+            if self._store.shared:  # process 0 has it
+                return spec.job
+            self._progress.say(f"a training begins again: {error}")
+            return dataclasses.replace(spec.job, resumed=None)
+        return dataclasses.replace(spec.job, resumed=spec.job.resumed._replace(arrays=arrays))
+
+    def _whole(self, spec: TrialSpec, job: Job, outcome: TrainResult) -> TrainResult:
+        """The result of a training that went on, with what was measured before."""
+        if spec.resumed is None or job.resumed is None:
+            return outcome
+        before = self.stored[spec.resumed]
+        return dataclasses.replace(
+            outcome,
+            accuracies=before.accuracies + outcome.accuracies,
+            scores=before.scores + outcome.scores,
+        )
+
+    def _pause(self, number: int, paused: Paused) -> None:
+        """Stores the state of a training that can go on."""
+        if not self._store.shared:
+            save_variables(self._paused(number), dict(paused.arrays or {}))
+
+    def _paused(self, number: int) -> Path:
+        """The folder of the state after a trial."""
+        return self._workdir / PAUSED / str(number)
 
     def searched(self, job: Job) -> TrainResult | None:
         """The result of a sound training of the search that was as long, without weights."""
@@ -157,9 +206,12 @@ class TrialRunner:
             epochs=spec.job.epochs,
             **measured(outcome),
             arrived=arrived,
+            resumed=spec.resumed,
         )
         self._store.append(trial, self._knobs)
         self.stored[number] = trial
+        if spec.resumed is not None:
+            forget(self._paused(spec.resumed))
         self._progress.trial(trial)
 
     def end(self, count: int) -> None:
@@ -263,12 +315,14 @@ def _stored_result(trial: Trial, weights: Path | None = None) -> TrainResult:
 
 def measured(outcome: TrainResult) -> dict[str, Any]:
     """What a trial says of its training."""
-    ok = outcome.reason is None
+    status = FAILED
+    if outcome.reason is None:
+        status = PRUNED if outcome.paused else COMPLETED
     return {
         "accuracies": outcome.accuracies,
         "scores": outcome.scores,
         "score": outcome.score,
-        "status": COMPLETED if ok else FAILED,
+        "status": status,
         "reason": outcome.reason,
         "pack": outcome.pack,
         "seconds": round(outcome.seconds, 3),

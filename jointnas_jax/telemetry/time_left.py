@@ -40,10 +40,11 @@ class Lanes:
     Attributes:
       pack: name of the pack.
       trainings: number of them.
-      epochs: epochs of each.
+      epochs: epochs of each, those before a pause included.
       device: the only one; None: all.
       epoch: the last one that has ended, in this run or before.
       ended: seconds when it did; None before one did in this run.
+      begun: the epochs before a pause.
     """
 
     pack: str
@@ -52,6 +53,12 @@ class Lanes:
     device: int | None = None
     epoch: int = 0
     ended: float | None = None
+    begun: int = 0
+
+    @property
+    def share(self) -> float:
+        """Part of a training that an epoch is."""
+        return 1 / (self.epochs - self.begun)
 
 
 class _Batch:
@@ -69,7 +76,7 @@ class _Batch:
         self._seconds: dict[int | None, float] = collections.defaultdict(float)
 
     def epoch_ends(self, now: float, lanes: Lanes, epoch: int) -> None:
-        share = lanes.trainings / lanes.epochs
+        share = lanes.trainings * lanes.share
         if lanes.ended is None:
             self._compiled += lanes.trainings
             self._first = now
@@ -111,7 +118,7 @@ class _Batch:
 
     def seconds_left(self, now: float, compiling: float, training: float) -> float:
         """Seconds that it still takes, where compiling and training take so many times as long."""
-        epochs = sum(lanes.trainings * lanes.epoch / lanes.epochs for lanes in self.lanes)
+        epochs = sum(a.trainings * (a.epoch - a.begun) * a.share for a in self.lanes)
         compiling, training = compiling * self.part.compiling, training * self.part.training
         trained = self._share(max(self._trained, self.done))
         compiled = max(0.0, now - self._began - training * trained)

@@ -46,6 +46,7 @@ from jointnas_jax.train.feed import (
 )
 from jointnas_jax.train.metrics import Metrics
 from jointnas_jax.train.parallel import Parallel, parallel, replicate
+from jointnas_jax.train.paused import Paused, to_arrays, to_state, unflat
 from jointnas_jax.train.recipe_arrays import AnyArray, RecipeArrays
 from jointnas_jax.train.step import EpochInputs, PixelStats
 
@@ -65,6 +66,8 @@ class Training(NamedTuple):
     failed_step: int | None
     # `int32[2, N]` of the last measurement, see `metrics.answers_of`; None after a failure.
     answers: np.ndarray | None = None
+    # Where the training pauses: from here it can go on. None elsewhere, and after a failure.
+    paused: Paused | None = None
 
     @property
     def metrics(self) -> tuple[Metrics, ...]:
@@ -176,7 +179,7 @@ class TrainProgram:
 
     def compile(self, candidate: Candidate, feed: Feed) -> None:
         """Compiles the programs that `train` calls, unless they are compiled."""
-        self._compile(self._lanes([candidate], [jax.random.key(0)], 1), feed)
+        self._compile(self._lanes([candidate], [jax.random.key(0)], 1, [None]), feed)
 
     def train(
         self,
@@ -186,6 +189,8 @@ class TrainProgram:
         *,
         epochs: int,
         full_epochs: int = 0,
+        resumed: Sequence[Paused | None] = (),
+        pauses: bool = False,
         every_epoch: bool = True,
         weights: Sequence[str] = (TRAINED,),
         test: EvalData | StreamedEvalData | None = None,
@@ -193,14 +198,17 @@ class TrainProgram:
         stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, float], None] | None = None,
     ) -> list[Training]:
-        """Trains candidates from scratch.
+        """Trains candidates from scratch, or from where they paused.
 
         Args:
           candidates: candidates inside of the shape, at most `lanes`.
           keys: keys of the trials, consumed.
           feed: images, on every device (see `replicate`) or streamed.
-          epochs: number of epochs, at least 1.
+          epochs: number of epochs, at least 1, those before a pause included.
           full_epochs: number of epochs that the recipe's schedule is for; 0: `epochs`.
+          resumed: where the candidates paused, all after as many epochs; none: nowhere.
+          pauses: whether the trainings can go on later. The last epoch is measured with averaged
+            weights then: before the end they tell more of it.
           every_epoch: measure after each epoch, not only after the last.
           weights: what is measured: `trained`, and perhaps `raw` and `averaged`.
           test: images on which they are measured at the end, too; curves `test_raw` and so on.
@@ -210,21 +218,25 @@ class TrainProgram:
             candidates whose loss is finite.
 
         Returns:
-          Metrics and weights of each candidate. A loss or weight that is not finite ends the
-          training of its lane at that epoch, and leaves the others alone.
+          Metrics of the epochs from here, and weights, of each candidate. A loss or weight that
+          is not finite ends the training of its lane at that epoch, and leaves the others alone.
 
         Raises:
           InterruptedStudyError: `stop` returned true.
         """
-        lanes = self._lanes(candidates, keys, full_epochs or epochs)
+        before = resumed or [None] * len(candidates)
+        lanes = self._lanes(candidates, keys, full_epochs or epochs, before)
         self._compile(lanes, feed)
         lanes, done, measured, failures = _restored(checkpoints, lanes, self._parts)
+        first = before[0].epochs if before[0] else 0
         tested: list[list[list[tuple[float, ...]]]] = []
         answers = np.zeros((self.lanes, 2, 0), np.int32)
-        for epoch in range(done, epochs):
+        for epoch in range(max(done, first), epochs):
             lanes, trained, failed, losses = self._one_epoch(lanes, feed, epoch)
             if every_epoch or epoch == epochs - 1:
-                of = {TRAINED: trained, AVERAGED: lanes.state.averaged, RAW: _raw(lanes, weights)}
+                averaged, last = lanes.state.averaged, epoch == epochs - 1
+                counts = averaged if pauses and last else trained
+                of = {TRAINED: counts, AVERAGED: averaged, RAW: _raw(lanes, weights)}
                 measure = functools.partial(self._measure, lanes=lanes)
                 rows, (answers, *_) = zip(
                     *(measure(of[name], feed.evaluation) for name in weights), strict=True
@@ -247,10 +259,12 @@ class TrainProgram:
             if ending:
                 raise InterruptedStudyError
         rows = np.asarray(trained).reshape(self.lanes, -1)
+        states = self._states(lanes) if pauses else []
         return [
             self._training(
                 candidate.arch,
                 rows[lane],
+                state=(epochs, states[lane]) if pauses else None,
                 curves={
                     prefix + name: [epoch[w][lane] for epoch in some]
                     for prefix, some in (("", measured), ("test_", tested))
@@ -341,16 +355,21 @@ class TrainProgram:
         with concurrent.futures.ThreadPoolExecutor(len(compilations)) as pool:
             list(pool.map(lambda compilation: compilation(), compilations))
 
-    def _lane(self, candidate: Candidate, key: jax.Array, epochs: int) -> _Lanes:
+    def _lane(
+        self, candidate: Candidate, key: jax.Array, epochs: int, paused: Paused | None
+    ) -> _Lanes:
         """A candidate as arrays on the host."""
-        initial = initial_variables(candidate.arch, jax.random.fold_in(key, _INIT))
-        switches = None
-        if isinstance(self._shape, Envelope):
-            initial = pad_variables(initial, self._template)
-            switches = Switches.of(candidate.arch, self._shape)
+        arch = candidate.arch
+        switches = Switches.of(arch, self._shape) if isinstance(self._shape, Envelope) else None
+        if paused and paused.arrays:
+            state = to_state(paused.arrays, self._template, zero_variables(arch))
+        else:
+            initial = initial_variables(arch, jax.random.fold_in(key, _INIT))
+            initial = pad_variables(initial, self._template) if switches else initial
+            state = steps.init_state(initial)
         data = lambda stream: np.asarray(jax.random.key_data(jax.random.fold_in(key, stream)))
         return _Lanes(
-            state=steps.init_state(initial),
+            state=state,
             switches=switches,
             recipes=RecipeArrays.of(candidate.recipe, epochs),
             plan_keys=data(_PLAN),
@@ -358,22 +377,34 @@ class TrainProgram:
         )
 
     def _lanes(
-        self, candidates: Sequence[Candidate], keys: Sequence[jax.Array], epochs: int
+        self,
+        candidates: Sequence[Candidate],
+        keys: Sequence[jax.Array],
+        epochs: int,
+        paused: Sequence[Paused | None],
     ) -> _Lanes:
         """Stacks candidates to `[D, ...]`, or `[D, lanes per device, ...]`, repeating the first."""
         filled = [*range(len(candidates)), *[0] * (self.lanes - len(candidates))]
-        lanes = [self._lane(candidates[i], keys[i], epochs) for i in filled]
+        lanes = [self._lane(candidates[i], keys[i], epochs, paused[i]) for i in filled]
         axes = (self._per_device,) if self._per_device > 1 else ()
         shape = (self.lanes // self._per_device, *axes)
         return jax.tree.map(
             lambda *leaves: np.stack(leaves).reshape(*shape, *leaves[0].shape), *lanes
         )
 
+    def _states(self, lanes: _Lanes) -> list[steps.TrainState]:
+        """The state of each lane on the host, in the shapes of the program."""
+        axes = 2 if self._per_device > 1 else 1
+        cut = lambda leaf: np.asarray(leaf).reshape(self.lanes, *np.shape(leaf)[axes:])
+        stacked = jax.tree.map(cut, lanes.state)
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(self.lanes)]
+
     def _training(
         self,
         arch: ArchSpec,
         trained: np.ndarray,
         *,
+        state: tuple[int, steps.TrainState] | None,
         curves: Mapping[str, Sequence[Sequence[float]]],
         failures: list[int],
         answers: np.ndarray,
@@ -386,19 +417,13 @@ class TrainProgram:
                 for name, rows in metrics.items()
             }
             return Training(before, None, int(failures[failed]))
-        variables = self._on_host(trained)
+        variables = unflat(trained, self._template)
+        own = zero_variables(arch)
         if isinstance(self._shape, Envelope):
-            variables = cut_variables(variables, zero_variables(arch))
+            variables = cut_variables(variables, own)
+        paused = Paused(state[0], to_arrays(state[1], self._template, own)) if state else None
         whole = {name: tuple(rows) for name, rows in metrics.items()}
-        return Training(whole, variables, None, answers)
-
-    def _on_host(self, trained: np.ndarray) -> Any:
-        """Cuts `float32[V]` into Flax variables with NumPy, which compiles nothing."""
-        leaves, structure = jax.tree.flatten(self._template)
-        cuts = np.cumsum([leaf.size for leaf in leaves])[:-1]
-        pieces = np.split(trained, cuts)
-        shaped = [p.reshape(leaf.shape) for p, leaf in zip(pieces, leaves, strict=True)]
-        return jax.tree.unflatten(structure, shaped)
+        return Training(whole, variables, None, answers, paused)
 
 
 @functools.lru_cache(maxsize=32)

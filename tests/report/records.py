@@ -124,7 +124,7 @@ def result_of(config, trials, random=True):
 
 def record_of(mode="joint", finished=True, random=True, fails=lambda number: False, **changes):
     """A study of three rounds of 8 candidates, and as many random ones."""
-    config = config_of(mode, search=dict(per_round=8, threshold=0.92))
+    config = config_of(mode, search=dict(per_round=8, stopping="paper"))
     trials = trials_of(config, "coarse", 24, 8, fails)
     if random:
         trials += trials_of(config, "random", 24, seed=1, first=24)

@@ -167,7 +167,7 @@ def test_a_budget_of_costs_that_are_not_given_is_an_error():
 
 def test_the_pool_comes_in_order_while_nothing_has_a_score(searcher, pool):
     state, first = searcher.ask(begun(searcher, pool), 3)
-    assert (first.numbers, np.isnan(first.predicted).all()) == (range(3), True)
+    assert ([*first.numbers], np.isnan(first.predicted).all()) == ([0, 1, 2], True)
     state = searcher.tell(state, first.numbers, [np.nan] * 3)
     assert searcher.fit(state) is state
     state, second = searcher.ask(state, 2)
@@ -285,3 +285,40 @@ def test_a_small_space_is_evaluated_whole():
 def test_a_space_without_a_choice_is_an_error():
     with pytest.raises(SpaceError, match="more than one value"):
         PlainSpace.of({"a": [3]})
+
+
+@pytest.fixture(scope="module")
+def by_rungs(pool):
+    """A search whose candidates stop after half a training, and five of them that have."""
+    searcher = Searcher(SPACE, 40, CONFIG, PREDICTOR, costs=cost, budget={0: 15}, rungs=(0.5, 1.0))
+    state, asked = searcher.ask(begun(searcher, pool), 5)
+    assert asked.rungs == [0] * 5
+    return searcher, searcher.tell(state, asked.numbers, score(asked.vectors))
+
+
+def test_one_of_the_best_that_stopped_goes_on(by_rungs):
+    """It promises nearly as much as a new one, for half of what that takes."""
+    searcher, state = by_rungs
+    after, asked = searcher.ask(state, 3)
+    went_on = [number for number in asked.numbers if number < 5]
+    assert went_on
+    assert state.scores[went_on].min() >= np.median(state.scores)
+    for number, rung, vector in zip(asked.numbers, asked.rungs, asked.vectors, strict=True):
+        assert rung == (number < 5)
+        np.testing.assert_array_equal(vector, after.vectors[number])
+    assert len(set(asked.numbers)) == 3
+
+
+def test_at_the_end_a_candidate_counts_as_measured_and_is_done(by_rungs):
+    searcher, state = by_rungs
+    assert (state.variances > 0).all()
+    after, asked = searcher.ask(state, 3)
+    number = next(n for n, rung in zip(asked.numbers, asked.rungs, strict=True) if rung)
+    after = searcher.tell(after, asked.numbers, np.arange(3) - 20.0)
+    assert after.scores[number] == [*asked.numbers].index(number) - 20.0
+    assert after.variances[number] == 0
+    assert number not in after.paused
+    lost = searcher.tell(after.asked_to_go_on(0), [0], [np.nan])
+    assert lost.rungs[0] == 0
+    assert 0 not in lost.paused
+    np.testing.assert_array_equal(lost.failed, after.vectors[:1])
