@@ -93,6 +93,7 @@ def get_config():
     config.search.rounds = 4
     config.search.per_round = 5
     config.search.front = "flops"
+    config.search.stopping = "curve"
     config.search.finalists = 4
     config.search.winners = 3
     return config

@@ -165,6 +165,7 @@ def fitted_config(data: DataConfig, flops: str, *, accelerator: bool) -> tuple[s
         "search.rounds": 4,
         "search.per_round": 5,
         "search.front": "flops",
+        "search.stopping": "curve",
         "search.finalists": 4,
         "search.winners": 3,
     }
