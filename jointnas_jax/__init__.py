@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jointnas_jax.library.evolution import evolve
     from jointnas_jax.library.objective import Result, Trial, search
     from jointnas_jax.library.predictor import Predictor
+    from jointnas_jax.library.pruner import JointNASPruner
     from jointnas_jax.library.sampler import JointNASSampler
     from jointnas_jax.library.space import Space
     from jointnas_jax.library.study import run_study
@@ -32,6 +33,7 @@ _HOMES = {
     "Candidate": "space",
     "EvolutionConfig": "config",
     "JointNASError": "errors",
+    "JointNASPruner": "library.pruner",
     "JointNASSampler": "library.sampler",
     "JointSpace": "space",
     "Knob": "space",

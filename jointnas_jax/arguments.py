@@ -17,6 +17,15 @@ def check_integer(name: str, value: Any, low: int, high: int) -> int:
     return operator.index(number)
 
 
+def check_real(name: str, value: Any, low: float, high: float) -> float:
+    """Returns a real argument; raises `InputError` for anything else."""
+    number = plain(value)
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    if not is_number or not low <= number <= high:
+        raise InputError(f"`{name}` must be a number from {low:g} to {high:g}, got {shown(value)}")
+    return float(number)
+
+
 def check_seed(value: Any) -> int:
     """Returns a seed of 31 bits; raises `InputError` for anything else."""
     return check_integer("seed", value, 0, 2**31 - 1)

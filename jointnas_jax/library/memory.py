@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from jointnas_jax.library.parameters import Parameters
 from jointnas_jax.library.proposal import Seen
+from jointnas_jax.library.pruner import reports
 from jointnas_jax.predictor.targets import standardised
 from jointnas_jax.strategy.front import nondominated
 from jointnas_jax.strategy.history import History
@@ -138,9 +139,9 @@ def _score(
         if cost is not None and not 0 < trial.values[cost] < math.inf:
             return math.nan
         return sign * trial.values[objective]
-    if trial.state is TrialState.PRUNED and trial.intermediate_values:
+    if trial.state is TrialState.PRUNED and (values := reports(trial)):
         # What it had reached says little beside values at the end, but good it was not.
-        return min(sign * trial.intermediate_values[max(trial.intermediate_values)], median)
+        return min(sign * values[max(values)], median)
     return math.nan
 
 

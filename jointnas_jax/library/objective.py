@@ -30,7 +30,8 @@ class Trial:
       score: result of `evaluate`, nan where it failed.
       reason: reason of a failure; None: the candidate has a score.
       costs: name of each cost -> number.
-      best: the highest score up to this trial, nan where all failed.
+      best: the highest score of a whole evaluation up to this trial, nan where there is none.
+      share: of an evaluation, after which the score was measured, see `rungs` of `search`.
     """
 
     number: int
@@ -39,9 +40,11 @@ class Trial:
     reason: str | None
     costs: Mapping[str, float]
     best: float
+    share: float = 1.0
 
     def __str__(self) -> str:
         outcome = f"{self.score:.6g}" if self.reason is None else f"failed ({self.reason})"
+        outcome += f" after {self.share:.0%}" if self.share < 1 else ""
         costs = "".join(f", {name} {cost:,.6g}" for name, cost in self.costs.items())
         return f"trial {self.number}: {outcome}, best so far {self.best:.6g}{costs}"
 
@@ -80,13 +83,14 @@ class Result:
 
 def search(
     space: AnySpace,
-    evaluate: Callable[[list[Any]], Sequence[float]],
+    evaluate: Callable[..., Sequence[float]],
     *,
     evaluations: int = 50,
     per_round: int = 1,
     costs: CostFn | None = None,
     budget: Budget | None = None,
     front: str | None = None,
+    rungs: Sequence[float] = (),
     noisy: bool = False,
     seed: int = 0,
     progress: Callable[[Trial], Any] | None = None,
@@ -116,6 +120,11 @@ def search(
       front: name of a cost: search the best score at each of these costs instead of the best score,
         by the expected hypervolume improvement of a known cost (`predictor/front.py`); the result
         has a `front`. Of the joint space `flops` or `params`.
+      rungs: shares of an evaluation, such as `(0.25, 0.5)`, after which candidates stop, or go on
+        where that promises more for what is left than a new one. `evaluate` is called with the
+        candidates and a list of shares then, up to which to train each, 1.0 for the end; a
+        candidate that goes on comes again with a larger one. `evaluations` is what all parts add up
+        to, and a trial is one part. The best trial is one that reached the end.
       noisy: whether a second evaluation of a candidate can give another score.
       seed: seed of everything random; the same seed gives the same search.
       progress: called after each trial, with a copy of it; `print` prints a line.
@@ -140,48 +149,68 @@ def search(
     predictor = check_settings("predictor", predictor, PredictorConfig)
     priced = Costs.read(space, costs, budget)
     column = priced.front(front)
-    _check_explores(front, settings, predictor)
+    ends = _check_rungs(rungs)
+    _check_explores(front, ends[:-1], settings, predictor)
     # A joint space holds dicts.
     prepare = _prepare if isinstance(space, Space) else _prepare.__wrapped__
-    priced, searcher = prepare(space, priced, evaluations, settings, predictor, noisy, column)
+    most = int(evaluations / ends[0])
+    priced, searcher = prepare(space, priced, most, settings, predictor, noisy, column, ends)
     log = _Log(space, evaluate, priced, progress)
     with unwrapped_errors(priced.of):
-        trace = searcher.run(log.evaluate, seed)
-    if not np.isfinite(trace.state.scores).any():
+        if len(ends) > 1:
+            state = searcher.run_by_rungs(log.evaluate, seed, trainings=evaluations)
+        else:
+            trace = searcher.run(log.evaluate, seed)
+            state = trace.state
+    if not np.isfinite(state.scores).any():
         reasons = sorted({str(trial.reason) for trial in log.trials})
         raise StudyError(f"every candidate failed: {'; '.join(reasons[:3])}")
-    state = searcher.fit(trace.state, networks=True)
+    state = searcher.fit(state, networks=True)
     assert state.fitted is not None
+    marks = searcher.marks(state, state.fitted)
+    best = log.best_of(state.vectors, marks) if len(ends) > 1 else log.trials[trace.best[-1]]
     return Result(
-        best=log.trials[trace.best[-1]],
+        best=best,
         trials=tuple(log.trials),
         predictor=Predictor(
             space, searcher.predictor, state.fitted, Parts(costs, predictor, evaluations)
         ),
         report_card=searcher.report_card(state),
-        front=_front(log.trials, searcher.marks(state, state.fitted), front) if front else (),
+        front=log.front(state.vectors, marks, front) if front else (),
     )
 
 
-def _check_explores(front: str | None, settings: SearchConfig, predictor: PredictorConfig) -> None:
-    """Raises `InputError` where a front is wanted of a search that does not explore."""
-    if settings.front:
+def _check_rungs(rungs: Sequence[float]) -> tuple[float, ...]:
+    """The rungs, the end included; raises `InputError`."""
+    try:
+        shares = tuple(float(share) for share in rungs)
+    except (TypeError, ValueError):
+        shares = (math.nan,)
+    if not (all(0 < s < 1 for s in shares) and list(shares) == sorted(set(shares))):
         raise InputError(
-            f"`SearchConfig.front` = {shown(settings.front)} is for studies; give `front` to "
-            "`search`"
+            "`rungs` must be ascending shares of an evaluation, above 0 and below 1, got "
+            f"{shown(rungs)}"
         )
-    if front is not None and not (predictor.process and settings.acquisition == "improvement"):
+    return (*shares, 1.0)
+
+
+def _check_explores(
+    front: str | None, rungs: Sequence[float], settings: SearchConfig, predictor: PredictorConfig
+) -> None:
+    """Raises `InputError` where a front or rungs are wanted of a search that does not explore."""
+    for name, value in (("front", settings.front), ("stopping", settings.stopping)):
+        if value not in ("", "none"):
+            argument = "front" if name == "front" else "rungs"
+            raise InputError(
+                f"`SearchConfig.{name}` = {shown(value)} is for studies; give `{argument}` to "
+                "`search`"
+            )
+    wanted = "front" if front is not None else "rungs" if rungs else ""
+    if wanted and not (predictor.process and settings.acquisition == "improvement"):
         raise InputError(
-            "`front` needs the Gaussian process and the expected improvement; leave "
+            f"`{wanted}` needs the Gaussian process and the expected improvement; leave "
             "`PredictorConfig.process` and `SearchConfig.acquisition` as they are"
         )
-
-
-def _front(trials: Sequence[Trial], marks: np.ndarray, cost: str) -> tuple[Trial, ...]:
-    """The front of trials by their marks `float[T]`, not finite for those that failed."""
-    costs = np.array([trial.costs[cost] for trial in trials])
-    marks = np.where(np.isfinite(marks), marks, np.nan)
-    return tuple(trials[i] for i in nondominated(costs, marks))
 
 
 # Searches that differ in their seed alone compile once. A hit returns the earlier costs, too: the
@@ -195,6 +224,7 @@ def _prepare(
     predictor: PredictorConfig,
     noisy: bool,
     front: int | None,
+    rungs: tuple[float, ...],
 ) -> tuple[Costs, Searcher]:
     searcher = Searcher(
         space,
@@ -209,6 +239,7 @@ def _prepare(
         noisy=noisy,
         cost_names=priced.names,
         front=front,
+        rungs=rungs,
     )
     return priced, searcher
 
@@ -222,35 +253,72 @@ class _Log:
     def __init__(
         self,
         space: AnySpace,
-        evaluate: Callable[[list[Any]], Sequence[float]],
+        evaluate: Callable[..., Sequence[float]],
         costs: Costs,
         progress: Callable[[Trial], Any] | None,
     ):
         self.trials: list[Trial] = []
+        self._latest: dict[bytes, Trial] = {}  # of each candidate
         self._space = space
         self._user = evaluate
         self._costs = costs
         self._progress = progress or (lambda trial: None)
 
-    def evaluate(self, vectors: np.ndarray) -> np.ndarray:
-        """Scores `float64[m]` of `int32[m, K]`, nan where a trial failed."""
+    def evaluate(self, vectors: np.ndarray, shares: np.ndarray | None = None) -> np.ndarray:
+        """Scores `float64[m]` of `int32[m, K]`, nan where a trial failed.
+
+        With shares, `float[m]`, the user's function gets them, too.
+        """
         candidates = [self._space.decode(vector) for vector in vectors]
-        outcomes = self._outcomes(candidates)
+        parts = [None] * len(vectors) if shares is None else shares.tolist()
+        outcomes = self._outcomes(candidates, parts)
         costs = self._costs.by_name(vectors)
-        for candidate, (score, reason), cost in zip(candidates, outcomes, costs, strict=True):
-            best = np.fmax(self.trials[-1].best if self.trials else math.nan, score)
+        for vector, candidate, (score, reason), cost, part in zip(
+            vectors, candidates, outcomes, costs, parts, strict=True
+        ):
+            share = 1.0 if part is None else part
+            best = self.trials[-1].best if self.trials else math.nan
+            best = float(np.fmax(best, score if share == 1 else math.nan))
             number = len(self.trials) + 1
-            self.trials.append(Trial(number, candidate, score, reason, cost, float(best)))
+            self.trials.append(Trial(number, candidate, score, reason, cost, best, share))
+            self._latest[vector.tobytes()] = self.trials[-1]
             self._progress(copy.deepcopy(self.trials[-1]))
         return np.array([score for score, _ in outcomes], np.float64)
 
-    def _outcomes(self, candidates: list[Decoded]) -> list[tuple[float, str | None]]:
+    def best_of(self, vectors: np.ndarray, marks: np.ndarray) -> Trial:
+        """The trial to take of candidates `int32[T, K]` by their marks `float[T]`.
+
+        Those that stopped before the end count where no other one has a score.
+        """
+        known = self._known(vectors, marks)
+        return max(known, key=lambda pair: (math.isfinite(pair[1]), pair[0].share, pair[1]))[0]
+
+    def front(self, vectors: np.ndarray, marks: np.ndarray, cost: str) -> tuple[Trial, ...]:
+        """The front of candidates that reached the end; arguments as of `best_of`."""
+        known = self._known(vectors, marks)
+        ended = [(t, m) for t, m in known if t.share == 1 and math.isfinite(m)]
+        costs = np.array([trial.costs[cost] for trial, _ in ended])
+        members = nondominated(costs, np.array([mark for _, mark in ended]))
+        return tuple(ended[i][0] for i in members)
+
+    def _known(self, vectors: np.ndarray, marks: np.ndarray) -> list[tuple[Trial, float]]:
+        """The latest trial of each candidate that was evaluated, and its mark."""
+        pairs = zip(vectors, marks.tolist(), strict=True)
+        return [
+            (self._latest[name], mark) for v, mark in pairs if (name := v.tobytes()) in self._latest
+        ]
+
+    def _outcomes(
+        self, candidates: list[Decoded], parts: Sequence[float | None]
+    ) -> list[tuple[float, str | None]]:
         """Score and reason of each; where all fail together each is tried alone."""
+        shares = [part for part in parts if part is not None]
         try:
-            scores = self._user(copy.deepcopy(candidates))
+            scores = self._user(copy.deepcopy(candidates), *([shares] if shares else []))
         except Exception as error:  # whatever the user's code raises
             if len(candidates) > 1:
-                return [outcome for c in candidates for outcome in self._outcomes([c])]
+                alone = zip(candidates, parts, strict=True)
+                return [outcome for c, part in alone for outcome in self._outcomes([c], [part])]
             return [(math.nan, f"{type(error).__name__}: {one_line(error)}")]
         return [_outcome(score) for score in _check_scores(scores, len(candidates))]
 

@@ -30,6 +30,8 @@ from jointnas_jax.strategy.state import State
 _PRETRAIN, _SEARCH, _FIT, _PROPOSE, _FINE = range(5)
 # Costs along a front for which the fine stage evolves candidates.
 _LEVELS = 8
+# Of a sum of shares.
+_ROUNDING = 1e-9
 # Candidates of the pool of which the most promising is taken for the sake of variety.
 _FEW = 64
 
@@ -311,14 +313,7 @@ class Searcher:
           SpaceError: no candidate satisfies the budget.
           InputError: `evaluate` does not return a score for each.
         """
-        sample = self._space.sample(np.random.default_rng(seed), self._samples)
-        root = jax.random.key(seed)
-        state = self.init(
-            pool=self._limits.pool(self._config.pool_size, seed),
-            pretrained=self.pretrain(sample, jax.random.fold_in(root, _PRETRAIN)),
-            key=jax.random.fold_in(root, _SEARCH),
-            networks=self._networks,
-        )
+        state = self._begin(seed)
         best: list[int] = []
         # A front has no best candidate to end with.
         coarse = max(1, self._evaluations - (self._front is None))
@@ -331,6 +326,49 @@ class Searcher:
             state = self._ask_for_the_best(self.fit(state, networks=True))
             state = self._evaluated(state, evaluate, best)
         return Trace(state, best)
+
+    def run_by_rungs(
+        self,
+        evaluate: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        seed: int,
+        *,
+        trainings: float,
+    ) -> State:
+        """Searches an objective whose evaluations stop at rungs and go on.
+
+        Args:
+          evaluate: `int32[m, K]` and shares of an evaluation `float[m]` up to which to go ->
+            `float[m]`, the scores there, nan for a failure.
+          seed: seed of everything random.
+          trainings: whole evaluations, at most, that all parts add up to.
+
+        Raises:
+          SpaceError, InputError: as `run`.
+        """
+        state, steps = self._begin(seed), np.diff(self._rungs, prepend=0.0)
+        left = trainings + _ROUNDING
+        while left >= steps.min():
+            state, asked = self.ask(state, min(self._config.per_round, int(left / steps.min())))
+            taken = steps[asked.rungs]
+            count = int((np.cumsum(taken) <= left).sum())
+            if not count:
+                break
+            shares = self._rungs[asked.rungs[:count]]
+            scores = np.asarray(evaluate(asked.vectors[:count], shares), np.float64)
+            state = self.tell(state, asked.numbers[:count], scores)
+            left -= float(taken[:count].sum())
+        return state
+
+    def _begin(self, seed: int) -> State:
+        """A search of its own pool that has asked for nothing."""
+        sample = self._space.sample(np.random.default_rng(seed), self._samples)
+        root = jax.random.key(seed)
+        return self.init(
+            pool=self._limits.pool(self._config.pool_size, seed),
+            pretrained=self.pretrain(sample, jax.random.fold_in(root, _PRETRAIN)),
+            key=jax.random.fold_in(root, _SEARCH),
+            networks=self._networks,
+        )
 
     def pretrain(self, sample: np.ndarray, key: jax.Array) -> PredictorState:
         """Trains the predictor's encoders on the costs of `int32[N, K]`; consumes the key."""
