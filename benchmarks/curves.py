@@ -3,6 +3,7 @@
 python -m benchmarks.curves record --config=configs/digits.py --candidates=1000
 python -m benchmarks.curves score
 python -m benchmarks.curves early
+python -m benchmarks.curves race --searches=20
 
 `record` trains random candidates within the budget for as many epochs as winners. The first
 `--again` of them train three times (other initial weights, batches, augmentation), and on
@@ -18,6 +19,8 @@ candidates trained on several divisions, the mean of their scores is judged, too
 
 `early` tells how well the score after a part of a training foretells that on the test images at its
 end (Spearman, calibrated Brier score), by the weights that are judged.
+
+`race` compares searches on the tables by the epochs that they take, see `race.py`.
 """
 
 import contextlib
@@ -34,6 +37,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from benchmarks.predictors import check_names
 from jointnas_jax.command_line import define_path, parse_config, run_measurement, text_table
 from jointnas_jax.config import Config
 from jointnas_jax.errors import ConfigError, InputError
@@ -232,6 +236,31 @@ def early(tables: Sequence[Path]) -> dict[str, Any]:
     return {"rows": rows, "parts": _PARTS}
 
 
+def compete(
+    tables: Sequence[Path], *, searches: int, contestants: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Races searches on tables; returns a row for each table, search and budget."""
+    from benchmarks.race import CONTESTANTS, race
+
+    check_names(contestants, [*CONTESTANTS])
+    named = {_name(file): read_table(file) for file in tables}
+    column = COLUMNS.index("calibrated_brier")
+    rows = []
+    for name in contestants or CONTESTANTS:
+        for row in race(named, column, searches=searches, names=[name]):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    layout = {
+        "search": "{table} {search}",
+        "trainings": "{trainings}",
+        "area": "{area:.3f} ± {area_error:.3f}",
+        "regret": "{regret:.4f} ± {regret_error:.4f}",
+        "candidates": "{candidates:.0f}",
+    }
+    print(text_table(rows, layout))
+    return {"rows": rows}
+
+
 def _values(complete: Sequence[Any], judge: tuple[str, int, str, str]) -> np.ndarray:
     """What a judge says after the last epoch, `float64[candidates, trainings]`."""
     column, sign, images, weights = judge
@@ -330,15 +359,18 @@ def _writing(
 
 def main(argv: list[str]) -> dict[str, Any]:
     """Runs one of the commands; returns the report."""
-    commands = [argument for argument in argv[1:] if argument in ("record", "score", "early")]
+    names = ("record", "score", "early", "race")
+    commands = [argument for argument in argv[1:] if argument in names]
     if len(commands) != 1:
-        raise ConfigError("name one command: record, score or early")
+        raise ConfigError(f"name one command of {', '.join(names)}")
     rest = [argument for argument in argv if argument != commands[0]]
     config = parse_config(rest, str(DEFAULT_CONFIG), flags.FLAGS)
     values = flags.FLAGS
     tables = Path(values.tables or TABLES)
     if commands[0] != "record":
         files = sorted(tables.glob("curves_*.json.gz"))
+        if commands[0] == "race":
+            return compete(files, searches=values.searches, contestants=values.contestants)
         return early(files) if commands[0] == "early" else score(files, values.metric)
     return record(
         config,
@@ -354,6 +386,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer("candidates", 300, "Random candidates.", 3)
     flags.DEFINE_integer("again", 60, "How many of them train three times, and on all folds.", 0)
     flags.DEFINE_integer("folds", 1, "Divisions of the training split.", 1)
+    flags.DEFINE_integer("searches", 20, "Searches of a race, each with other draws.", 1)
+    flags.DEFINE_list("contestants", [], "Who takes part in a race; none: all.")
     flags.DEFINE_enum(
         "metric", "accuracy", ["accuracy", "balanced_accuracy"], "What is to be foretold."
     )
