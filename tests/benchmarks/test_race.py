@@ -41,8 +41,7 @@ def table():
                 curves=dict.fromkeys(("averaged", "raw", "test_averaged", "test_raw"), loss),
             )
         )
-    stages = tuple(STORED["stages"])
-    return dict(space=STORED | dict(stages=stages), trainings=rows)
+    return dict(space=STORED, trainings=rows)
 
 
 @pytest.fixture(scope="module")
