@@ -6,6 +6,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from jointnas_jax.data import digits
+from jointnas_jax.data.arrays import SUFFIX, prepare_arrays
 from jointnas_jax.data.folders import holds_images, prepare_folder
 from jointnas_jax.errors import DataError, nearest
 from jointnas_jax.rules import local_path
@@ -20,7 +21,8 @@ def prepared_folder(name: str, directory: str) -> Path:
       name: name of the dataset.
       directory: the folder, or the one that holds `name`; "" is TFDS's data folder, or for `digits`
         the cache, where they are written first. Or a folder or a list of images, see
-        `data/folders.py`; these are written into the cache, too.
+        `data/folders.py`, or a NumPy file, see `data/arrays.py`; these are written into the cache,
+        too.
 
     Raises:
       DataError: there is no such dataset, or its images cannot be used.
@@ -28,10 +30,14 @@ def prepared_folder(name: str, directory: str) -> Path:
     if not directory and name == digits.NAME:
         return digits.prepare_digits()
     root = Path(local_path(directory or str(tfds.core.constants.DATA_DIR), "data.dir"))
+    if os.path.isfile(root) and root.suffix.lower() == SUFFIX:
+        return prepare_arrays(root)
     if os.path.isfile(root) and holds_images(root):
         return prepare_folder(root)
     if not os.path.isdir(root):
-        raise DataError(f"`data.dir` must be an existing folder, or a list `.csv`, got `{root}`")
+        raise DataError(
+            f"`data.dir` must be an existing folder, a list `.csv` or arrays `.npz`, got `{root}`"
+        )
     for folder in (root, root / name):
         if (prepared := _newest_version(folder)) is not None:
             return prepared

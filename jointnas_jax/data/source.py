@@ -124,6 +124,7 @@ class ImageDataset:
     _builder: tfds.core.DatasetBuilder
     _keys: tuple[str, str]  # names of the image and the label feature
     _resize: bool
+    _is_array: bool = False  # images are stored as arrays, not as the bytes of image files
 
     @property
     def num_classes(self) -> int:
@@ -140,6 +141,8 @@ class ImageDataset:
 
         They are spread over the split; raises `DataError` as `load` does.
         """
+        if self._is_array:
+            return np.array([self._builder.info.features[self._keys[0]].shape[:2]])
         source = self.open_split(split)
         rows = np.unique(np.linspace(0, len(source) - 1, count).astype(int))
         examples = self._read(source, rows.tolist(), split)
@@ -178,8 +181,10 @@ class ImageDataset:
         examples = self._read(source, [int(i) for i in indices], split)
         for row, (index, example) in enumerate(zip(indices, examples, strict=True)):
             name = f"split `{split}` of `{self.name}`: example {index}"
-            image = decode_image(io.BytesIO(example[image_key]), self.image_shape[-1], name)
-            pixels = np.asarray(image)
+            stored = example[image_key]
+            if not self._is_array:
+                stored = decode_image(io.BytesIO(stored), self.image_shape[-1], name)
+            pixels = np.asarray(stored)
             images[row] = self._fit(pixels.reshape(*pixels.shape[:2], -1), name)
             labels[row] = example[label_key]
         numbers, bad = renumbered(labels, np.array(self.classes or range(self.num_classes)))
@@ -279,10 +284,9 @@ class ImageDataset:
             return self._encoded(split)
 
     def _encoded(self, split: str) -> Any:
-        """The examples of a split, whose images are the bytes of files."""
-        return self._builder.as_data_source(
-            split, decoders={self._keys[0]: tfds.decode.SkipDecoding()}
-        )
+        """The examples of a split, whose images are the bytes of files, or arrays."""
+        as_they_are = {self._keys[0]: tfds.decode.SkipDecoding()}
+        return self._builder.as_data_source(split, decoders={} if self._is_array else as_they_are)
 
     def _info(self, split: str) -> Any:
         splits = self._builder.info.splits
@@ -382,8 +386,12 @@ def open_dataset(data: Mapping[str, Any]) -> ImageDataset:
             f"images of `{name}` differ in size ({shape}); give one size to load them "
             "at with `--config.data.image_size=`"
         )
-    if shape[-1] not in CHANNELS:
-        raise DataError(f"images of `{name}` must have 1 to 4 channels, got {shape[-1]}")
+    is_array = not isinstance(features[image_key], tfds.features.Image)
+    if shape[-1] not in CHANNELS and not is_array:
+        raise DataError(
+            f"image files of `{name}` must have 1 to 4 channels, got {shape[-1]}; more need a "
+            "feature `Tensor`, or a file `.npz`"
+        )
     num_classes = features[label_key].num_classes
     if num_classes is None or num_classes < 2:
         raise DataError(f"`{name}` has {num_classes} class(es); a classifier needs two or more")
@@ -400,6 +408,7 @@ def open_dataset(data: Mapping[str, Any]) -> ImageDataset:
         _builder=builder,
         _keys=(image_key, label_key),
         _resize=bool(size),
+        _is_array=is_array,
     )
 
 
