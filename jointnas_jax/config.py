@@ -136,6 +136,8 @@ class TrainConfig:
       teacher: folder of a trained model whose answers winners learn besides the labels
         (distillation); "" for none.
       teacher_share: share of its answers in the targets. (Paper: 0.8.)
+      class_weights: weights of the classes in the loss: `none`, or `balanced`, by which each class
+        counts alike however few images it has.
       fast_compile: compile exact programs in less time, to programs that run slower (CPU only);
         faster while a candidate trains for less than some ten seconds.
     """
@@ -150,6 +152,7 @@ class TrainConfig:
     data_parallel: str = option("auto", one_of("auto", "always", "never"))
     teacher: str = option("", PATH)
     teacher_share: float = option(0.8, between(0, 1))
+    class_weights: str = option("none", one_of("none", "balanced"))
     fast_compile: bool = option(False, FLAG)
 
     @property

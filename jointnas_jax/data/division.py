@@ -67,6 +67,20 @@ def _shares(sizes: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndar
     return shares
 
 
+def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Weights by which each class counts alike, and all images 1 in the mean: `float32[classes]`.
+
+    Args:
+      labels: `int[N]`.
+      classes: number of classes; one without an image has a weight of 1.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    there = counts > 0
+    weights = np.ones(classes)
+    weights[there] = len(labels) / (there.sum() * counts[there])
+    return weights.astype(np.float32)
+
+
 def check_division(
     train: np.ndarray, validation: np.ndarray, test: np.ndarray, names: Sequence[str]
 ) -> list[str]:

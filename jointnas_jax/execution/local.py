@@ -20,6 +20,7 @@ import numpy as np
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.augment import Augmentation
+from jointnas_jax.data.division import balanced_weights
 from jointnas_jax.data.source import Images, SplitOnDisk
 from jointnas_jax.errors import ConfigError, InterruptedStudyError
 from jointnas_jax.execution.hardware import Hardware, training_devices
@@ -103,6 +104,9 @@ class LocalExecutor:
         resident = 0 if self._streamed else sum(x.nbytes for x in jax.tree.leaves(self._data))
         here = Hardware.here(config, self._context.speed_factors, resident)
         self.hardware = dataclasses.replace(here, devices=self.devices)
+        self._class_weights = None
+        if config.train.class_weights == "balanced":
+            self._class_weights = balanced_weights(train.labels, space.num_classes)
         self._steps = {False: int((~validation).sum()) // batch, True: len(validation) // batch}
         self._taught_by = teacher.module.arch if teacher else None
         assert not isinstance(self._taught_by, Envelope)
@@ -359,6 +363,7 @@ class LocalExecutor:
                 streamed=self._streamed,
                 together=together,
                 teacher=teacher,
+                class_weights=self._class_weights,
             )
             self._programs[name] = program
             exact = [n for n in self._programs if not isinstance(n[0], Envelope)]

@@ -110,6 +110,7 @@ class TrainProgram:
         streamed: bool = False,
         together: bool = False,
         teacher: steps.Teacher | None = None,
+        class_weights: np.ndarray | None = None,
     ):
         """Creates the programs; they are compiled when they are first used.
 
@@ -122,6 +123,7 @@ class TrainProgram:
           streamed: whether the training images are `StreamedTrainData`.
           together: train one candidate on all devices, each with a part of every batch.
           teacher: the teacher, if any.
+          class_weights: `float32[classes]`, see `train_step`.
         """
         here = tuple(d for d in devices if d.process_index == jax.process_index())
         self._parts = len(here) < len(devices)
@@ -156,7 +158,11 @@ class TrainProgram:
 
         def epoch(*inputs: Any) -> tuple:
             return steps.train_epoch(
-                EpochInputs(*inputs), module=module, augmentation=augmentation, spread=spread
+                EpochInputs(*inputs),
+                module=module,
+                augmentation=augmentation,
+                spread=spread,
+                class_weights=class_weights,
             )
 
         self._epoch = side_by_side(

@@ -110,8 +110,11 @@ def train_step(
     key: jax.Array,
     switches: Switches | None = None,
     teacher: Teacher | None = None,
+    class_weights: np.ndarray | None = None,
 ) -> tuple[TrainState, jax.Array]:
     """Takes one step; the trial's key is folded with it here.
+
+    The loss counts the targets of each class by its weight, `float32[L]`; None: alike.
 
     Returns:
       The state after the step and the loss `float32[]`.
@@ -122,6 +125,8 @@ def train_step(
     if teacher:
         teacher_images, _ = augment_for(arch=teacher.module.arch, stats=teacher.stats)
         targets = _with_answers(targets, teacher, teacher_images)
+    if class_weights is not None:
+        targets = targets * class_weights
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
         logits, updated = module.apply(
@@ -163,6 +168,7 @@ def train_epoch(
     module: Network,
     augmentation: Augmentation,
     spread: Callable[[Any], Any],
+    class_weights: np.ndarray | None = None,
 ) -> tuple[TrainState, jax.Array, jax.Array, jax.Array]:
     """Trains in a lane; `spread` shares the images of a batch out to devices.
 
@@ -192,6 +198,7 @@ def train_epoch(
             key=key,
             switches=inputs.switches,
             teacher=inputs.teacher,
+            class_weights=class_weights,
         )
         failed = (failed_step < 0) & ~jnp.isfinite(loss)
         return after, jnp.where(failed, state.step, failed_step), total + loss
