@@ -28,6 +28,8 @@ from jointnas_jax.runtime.cache import remembered
 from jointnas_jax.runtime.output import tell
 
 _READ_AT_ONCE = 256
+# The feature with the name of the image's file, where files were written, see `folders.py`.
+_FILE = "file"
 # Version of `image_file.decode_image`, for what one has checked another may refuse, and of what the
 # cache has about it.
 _DECODER = 3
@@ -152,6 +154,21 @@ class ImageDataset:
             for row, example in zip(rows, examples, strict=True)
         ]
         return np.array([shape[:2] for shape in shapes])
+
+    def file_names(self, split: str) -> list[str] | None:
+        """The file of each image of a split, in order; None where the dataset does not tell.
+
+        Raises `DataError` as `load` does.
+        """
+        if _FILE not in self._builder.info.features:
+            return None
+        source, rows = self.open_split(split), self.rows(split)
+        wanted = [*range(len(source))] if rows is None else rows.tolist()
+        names = []
+        for start in range(0, len(wanted), _READ_AT_ONCE):
+            examples = self._read(source, wanted[start : start + _READ_AT_ONCE], split)
+            names += [bytes(example[_FILE]).decode(errors="replace") for example in examples]
+        return names
 
     def load(self, split: str) -> Split:
         """Decodes a split, such as `train[:90%]`.

@@ -1,5 +1,6 @@
 """The page of a study: one HTML file, without scripts and external files."""
 
+import base64
 import os
 import pprint
 import shlex
@@ -134,6 +135,8 @@ def render(
         rounds=record.rounds[-_ROWS:],
         important=important,
         class_rows=_CLASSES,
+        data_lines=_data_lines(record.data) if record.data else [],
+        sheet=base64.b64encode(record.contact_sheet).decode() if record.contact_sheet else "",
         few=FEW,
         fewest=FEWEST,
         spent=time_by_stage(record),
@@ -143,6 +146,20 @@ def render(
         # Budgets of about three quarters of the FLOPs of the winner, and of all of them.
         budgets=",".join(quantity(max(1, round(s * flops / unit) * unit)) for s in (0.75, 1.0)),
     )
+
+
+def _data_lines(data: Row) -> list[str]:
+    """What else is known of the images."""
+    (low, high), shape = data["stored"], data["shape"]
+    size = "x".join(map(str, low)) + ("" if low == high else f" to {'x'.join(map(str, high))}")
+    lines = [f"Files of {size}, used at {'x'.join(map(str, shape))}"]
+    copies = data["copies"] or {}
+    if copies.get("within"):
+        lines.append(f"{words.count(copies['within'], 'training image')} of the content of another")
+    if copies.get("across"):
+        some = words.count(copies["across"], "validation or test image")
+        lines.append(f"{some} of the content of a training image")
+    return lines
 
 
 def _hardest(winner: Row) -> list[int]:

@@ -53,6 +53,8 @@ class StudyRecord:
       trials: All stored trials, in the order of their numbers.
       result: Content of `result.json`; None while the study is unfinished.
       budgets: Content of `budgets.json`, a later search for other budgets, if any.
+      data: What the dataset holds, see `data/summary.py`; None in studies of earlier versions.
+      contact_sheet: Some of its images, a PNG file.
     """
 
     workdir: Path
@@ -60,6 +62,8 @@ class StudyRecord:
     trials: Sequence[Row]
     result: Row | None = None
     budgets: Row | None = None
+    data: Row | None = None
+    contact_sheet: bytes | None = None
 
     def of_stage(self, stage: str) -> list[Row]:
         """The trials of a stage."""

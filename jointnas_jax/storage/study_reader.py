@@ -14,7 +14,14 @@ from jointnas_jax.report.record import StudyRecord
 from jointnas_jax.storage.database import sqlite_url, url_of
 from jointnas_jax.storage.provenance import Provenance
 from jointnas_jax.storage.trial_store import Trial, TrialStore
-from jointnas_jax.storage.workdir import BUDGETS, RESULT, TRIALS, stored_config
+from jointnas_jax.storage.workdir import (
+    BUDGETS,
+    CONTACT_SHEET,
+    DATA,
+    RESULT,
+    TRIALS,
+    stored_config,
+)
 
 # Seconds after which a study that runs is read again, see `_trials`.
 _AGAIN = 0.5
@@ -55,7 +62,11 @@ def read_record(workdir: Path, storage: str = "") -> StudyRecord:
     config = stored_config(workdir)
     result = read_json(workdir / RESULT) if (workdir / RESULT).exists() else None
     trials = [dataclasses.asdict(trial) for trial in _trials(workdir, storage, result)]
-    return StudyRecord(workdir, config, trials, result, _budgets(workdir))
+    data = read_json(workdir / DATA) if (workdir / DATA).exists() else None
+    sheet = workdir / CONTACT_SHEET
+    with reading(sheet):
+        images = sheet.read_bytes() if sheet.exists() else None
+    return StudyRecord(workdir, config, trials, result, _budgets(workdir), data, images)
 
 
 def _trials(workdir: Path, storage: str, result: dict[str, Any] | None) -> list[Trial]:

@@ -20,6 +20,9 @@ SCHEMA = 3
 CONFIG, RESULT, WEIGHTS, REPORT = "config.json", "result.json", "weights", "report"
 PREDICTOR, WINNERS, TRIALS = "predictor", "winner*.json", "trials.db"
 PROVENANCE = "provenance.json"  # see `storage/provenance.py`
+# What the dataset holds, some of its images, and which file is in which part; see
+# `data/summary.py`.
+DATA, CONTACT_SHEET, SPLITS = "data.json", "contact_sheet.png", "splits.csv"
 LATENCY = "latency.json"  # see `problem/latency_table.py`
 # Training of one candidate: its identity, its latest state, the trained model.
 TRAINING, STATE, TRAINED = "training.json", "state", "model"
@@ -239,6 +242,7 @@ def _from_jsonable(value: Any) -> Any:
 def _remove_study(workdir: Path) -> None:
     """Removes the files of a study, and nothing else; the config, which marks it, first."""
     files = [CONFIG, RESULT, PROVENANCE, LATENCY, f"{PREDICTOR}.sha256", BUDGETS, PROGRESS]
+    files += [DATA, CONTACT_SHEET, SPLITS]
     files += [path.name for path in workdir.glob(WINNERS)]
     files += [f"{TRIALS}{end}" for end in ("", "-wal", "-shm")]
     folders = [WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE, PAUSED]

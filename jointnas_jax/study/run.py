@@ -130,6 +130,8 @@ def _run(
         # The last thing before training: bad input leaves no trace.
         store = files.open(executor, problem, progress.console)
         with contextlib.closing(store):
+            for line in files.data(problem, images):
+                progress.say(line)
             runner = TrialRunner(
                 problem,
                 executor,

@@ -4,20 +4,32 @@ Of several processes only process 0 reads and writes there; it shares what the o
 """
 
 import contextlib
+import csv
 import dataclasses
+import io
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from optuna.distributions import BaseDistribution
 from rich.console import Console
 
 from jointnas_jax.config import Config
+from jointnas_jax.data.source import Images
+from jointnas_jax.data.summary import contact_sheet, in_words, summarise
 from jointnas_jax.errors import DamagedError, StorageError
 from jointnas_jax.execution.executor import Executor
-from jointnas_jax.files import check_digest, read_json, saving, write_digest, write_json
+from jointnas_jax.files import (
+    check_digest,
+    read_json,
+    saving,
+    write_digest,
+    write_json,
+    write_whole,
+)
 from jointnas_jax.problem.latency_table import LatencyTable
 from jointnas_jax.problem.problem import Problem, build_problem
 from jointnas_jax.runtime.distributed import is_first, share
@@ -27,10 +39,13 @@ from jointnas_jax.storage.provenance import Provenance
 from jointnas_jax.storage.study_reader import open_store
 from jointnas_jax.storage.trial_store import Trial, TrialStore
 from jointnas_jax.storage.workdir import (
+    CONTACT_SHEET,
+    DATA,
     PAUSED,
     PREDICTOR,
     PROCESSES,
     RESULT,
+    SPLITS,
     WEIGHTS,
     WorkdirState,
     look,
@@ -115,6 +130,35 @@ class StudyFiles:
             problem.latency.write(workdir)
         start(workdir, config)
         return store
+
+    def data(self, problem: Problem, images: tuple[Images, np.ndarray, Images]) -> list[str]:
+        """Writes what the dataset holds, unless it is there; returns it in words.
+
+        Raises `StorageError`.
+        """
+        if not self._first:
+            return []
+        file, dataset = self.workdir / DATA, problem.dataset
+        if not file.exists():
+            train, validation, _ = images
+            write_whole(self.workdir / CONTACT_SHEET, contact_sheet(train, dataset.labels))
+            self._splits(problem, validation)
+            summary = summarise(dataset, images, problem.config.data.train_split)
+            write_json(file, summary, digest=True)
+        return in_words(read_json(file))
+
+    def _splits(self, problem: Problem, validation: np.ndarray) -> None:
+        """Writes which file is in which part, where images are files."""
+        data, dataset = problem.config.data, problem.dataset
+        ours, theirs = dataset.file_names(data.train_split), dataset.file_names(data.test_split)
+        if ours is None or theirs is None:
+            return
+        parts = np.where(validation, "validation", "training").tolist() + ["test"] * len(theirs)
+        text = io.StringIO(newline="")
+        rows = csv.writer(text)
+        rows.writerow(["file", "part"])
+        rows.writerows(zip(ours + theirs, parts, strict=True))
+        write_whole(self.workdir / SPLITS, text.getvalue().encode(errors="surrogateescape"))
 
     def winner(self, name: str, candidate: Candidate) -> Path | None:
         """Writes a winner's candidate; see `weights`."""
