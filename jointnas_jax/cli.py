@@ -20,7 +20,15 @@ VERBS = {
     "describe": "describe",
     "profile": "profile",
     "import": "import_weights",
+    "prepare": "prepare_data",
     "simulate": "simulate",
+}
+# Shell -> what makes it complete verbs, and paths after them.
+_BASH = 'complete -o default -W "{verbs}" jointnas'
+_COMPLETIONS = {
+    "bash": _BASH,
+    "zsh": f"autoload -U +X bashcompinit && bashcompinit && {_BASH}",
+    "fish": 'complete -c jointnas -n __fish_use_subcommand -f -a "{verbs}"',
 }
 _HELP = "jointnas {version}: joint search of a network's architecture and its training recipe\n"
 _USE = """
@@ -28,6 +36,7 @@ _USE = """
   jointnas run --config=digits                   runs a config: a file, or one of
                                                  {configs}
   jointnas VERB --help                           shows the flags of a verb
+  source <(jointnas completion bash)             completes verbs; also for zsh and fish
 """
 
 
@@ -43,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if verb == "--version":
         print(__version__)
+        return 0
+    if verb == "completion" and rest and rest[0] in _COMPLETIONS:
+        print(_COMPLETIONS[rest[0]].format(verbs=" ".join(VERBS)))
         return 0
     if verb not in VERBS:
         tell(f"error: `jointnas` has no verb `{verb}`{nearest(verb, VERBS)}")

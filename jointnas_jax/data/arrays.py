@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jointnas_jax.data.division import carve_validation
-from jointnas_jax.data.writing import is_written, writing_dataset
+from jointnas_jax.data.writing import is_written, plain_name, writing_dataset
 from jointnas_jax.errors import DataError, one_line, shown
 from jointnas_jax.runtime.cache import cache_dir
 from jointnas_jax.runtime.output import tell
@@ -54,16 +54,40 @@ def prepare_arrays(file: Path) -> Path:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
     except OSError as error:
         raise DataError(f"`{file}` cannot be read: {one_line(error)}") from error
-    plain = "".join(c if c.isalnum() else "_" for c in file.stem.lower()).strip("_")
-    name = f"arrays_{plain}_{digest}"
-    folder = home / name / _VERSION
-    if not is_written(folder):
-        splits = _divided(_read(file))
-        names = _class_names(file, splits)
-        splits = _eight_bits(file, splits)
-        with writing_dataset(f"the images of `{file}`", home, folder):
-            _builder(name, home, splits, names).download_and_prepare()
+    name = f"arrays_{plain_name(file.stem)}_{digest}"
+    if not is_written(home / name / _VERSION):
+        _write(file, home, name)
+    return home / name / _VERSION
+
+
+def write_arrays(file: Path, out: Path, *, name: str = "") -> Path:
+    """Writes the images of a file as a dataset into another folder.
+
+    Args:
+      file: see above.
+      out: folder that will hold the folder of the dataset.
+      name: name of the dataset; "": that of the file.
+
+    Returns:
+      The folder of the dataset.
+
+    Raises:
+      DataError: as `prepare_arrays`; or there is such a dataset.
+    """
+    name = plain_name(name or file.stem)
+    folder = out / name / _VERSION
+    if is_written(folder):
+        raise DataError(f"`{folder}` holds a dataset; give another --name, or remove it")
+    _write(file, out, name)
     return folder
+
+
+def _write(file: Path, home: Path, name: str) -> None:
+    splits = _divided(_read(file))
+    names = _class_names(file, splits)
+    splits = _eight_bits(file, splits)
+    with writing_dataset(f"the images of `{file}`", home, home / name / _VERSION):
+        _builder(name, home, splits, names).download_and_prepare()
 
 
 def _read(file: Path) -> Arrays:

@@ -12,11 +12,11 @@ import contextlib
 import csv
 import hashlib
 import io
+import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -24,10 +24,10 @@ from rich.progress import track
 
 from jointnas_jax.data.division import carve_validation
 from jointnas_jax.data.image_file import describe_image
-from jointnas_jax.data.writing import is_written, writing_dataset
-from jointnas_jax.errors import DataError, one_line, shown
+from jointnas_jax.data.writing import is_written, plain_name, writing_dataset
+from jointnas_jax.errors import DataError, StorageError, one_line, shown
 from jointnas_jax.files import write_whole
-from jointnas_jax.runtime.cache import cache_dir
+from jointnas_jax.runtime.cache import cache_dir, cache_folder
 from jointnas_jax.runtime.output import tell
 
 _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation"), "val")
@@ -36,6 +36,8 @@ _TEST_SHARE = 0.2
 _SEED = 0
 # Files that a message names.
 _NAMED = 3
+# Files between two writes of what was read.
+_STORED = 5_000
 # From so many files on, reading them takes long enough for a progress bar.
 _MANY = 2_000
 _VERSION = "1.0.0"
@@ -97,6 +99,43 @@ def prepare_folder(root: Path) -> Path:
     return folder
 
 
+def write_folder(
+    root: Path, out: Path, *, name: str = "", skip_unreadable: bool = False
+) -> tuple[Path, dict[str, str]]:
+    """Writes the images of a folder or list as a dataset into another folder.
+
+    Files that were read before, also by a run that was interrupted, are not decoded again.
+
+    Args:
+      root: see above.
+      out: folder that will hold the folder of the dataset.
+      name: name of the dataset; "": that of `root`.
+      skip_unreadable: leave out files that cannot be read, instead of raising.
+
+    Returns:
+      The folder of the dataset, and for each file that was left out the reason.
+
+    Raises:
+      DataError: as `prepare_folder`; or there is such a dataset.
+    """
+    name = plain_name(name or root.resolve().stem)
+    folder = out / name / _VERSION
+    if is_written(folder):
+        raise DataError(f"`{folder}` holds a dataset; give another --name, or remove it")
+    files = _find(root)
+    read = _read(root, [file for some in files.values() for file in some], skip_unreadable)
+    lost = {_place(root, path): one.reason for path, one in read.items() if one.reason}
+    if lost:
+        files = {s: [f for f in some if not read[f.path].reason] for s, some in files.items()}
+        _check_classes(root, files)
+    _tell_of_copies(root, files, read)
+    if "test" not in files:
+        files = _divided(files["train"], read)
+    with writing_dataset(f"the images of `{root}`", out, folder):
+        _builder(name, out, root, files, read).download_and_prepare()
+    return folder, lost
+
+
 def _states(root: Path, files: Files) -> list[tuple[str, str, str, int, int]]:
     return [
         (split, _place(root, file.path), file.label, stat.st_size, stat.st_mtime_ns)
@@ -113,8 +152,7 @@ def _name(root: Path, files: Files, read: Mapping[Path, _Read]) -> str:
         for split, some in files.items()
         for file in some
     ]
-    plain = re.sub("[^a-z0-9]+", "_", root.resolve().stem.lower()).strip("_")
-    return f"folder_{plain}_{_digest(sorted(images))}".replace("__", "_")
+    return f"folder_{plain_name(root.resolve().stem)}_{_digest(sorted(images))}"
 
 
 def _place(root: Path, path: Path) -> str:
@@ -135,6 +173,12 @@ def _find(root: Path) -> Files:
     found = _listed(root) if root.is_file() else _in_folders(root)
     if "val" in found and "test" not in found:
         found["test"] = found.pop("val")
+    _check_classes(root, found)
+    return found
+
+
+def _check_classes(root: Path, found: Files) -> None:
+    """Raises `DataError` if there are too few classes, or some that cannot be learnt."""
     names = {file.label for file in found["train"]}
     if len(names) < 2:
         raise DataError(
@@ -149,7 +193,6 @@ def _find(root: Path) -> Files:
                 + ", ".join(shown(name) for name in sorted(names)[:_NAMED])
                 + (", ..." if len(names) > _NAMED else "")
             )
-    return found
 
 
 def _in_folders(root: Path) -> dict[str, list[ImageFile]]:
@@ -197,23 +240,89 @@ def _classes(root: Path, folders: Sequence[Path]) -> list[ImageFile]:
     ]
 
 
-def _read(root: Path, files: Sequence[ImageFile]) -> dict[Path, _Read]:
-    """Decodes every file once; raises `DataError` if some cannot be."""
+def _read(
+    root: Path, files: Sequence[ImageFile], skip_unreadable: bool = False
+) -> dict[Path, _Read]:
+    """Decodes every file once, as long as it does not change.
+
+    Raises `DataError` if some cannot be, unless they are to be skipped.
+    """
     paths = [file.path for file in files]
+    known = _Known(root)
+    left = [path for path in paths if path not in known]
     # Pillow decodes beside other threads.
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        results: Iterable[_Read] = pool.map(_read_one, paths)
-        if len(paths) >= _MANY:
-            results = track(results, "reading images", total=len(paths), transient=True)
-        read = dict(zip(paths, results, strict=True))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool, known.stored():
+        results: Iterable[_Read] = pool.map(_read_one, left)
+        if len(left) >= _MANY:
+            results = track(results, "reading images", total=len(left), transient=True)
+        for path, result in zip(left, results, strict=True):
+            known.add(path, result)
+    read = {path: known.get(path) for path in paths}
+    if skip_unreadable:
+        return read
     if bad := [path for path in paths if read[path].reason]:
         first = ", ".join(f"`{_place(root, p)}` ({read[p].reason})" for p in bad[:_NAMED])
         raise DataError(
             f"{len(bad)} of {len(paths)} files of `{root}` cannot be read: {first}"
             + (", ..." if len(bad) > _NAMED else "")
-            + "; repair, remove or hide them (`.name`)"
+            + "; repair, remove or hide them (`.name`), or write the others with "
+            "scripts/prepare_data.py --skip_unreadable"
         )
     return read
+
+
+class _Known:
+    """What was read of the files of a folder, in the cache; by path, size and time of change."""
+
+    def __init__(self, root: Path):
+        home = cache_folder("tfds/folders")
+        self._file = home and home / f"read_{_digest(str(root.resolve()))}.json"
+        self._rows: dict[str, list[Any]] = {}
+        self._new = 0
+        with contextlib.suppress(OSError, ValueError):
+            if self._file is not None:
+                self._rows = dict(json.loads(self._file.read_text(encoding="utf-8")))
+
+    def __contains__(self, path: Path) -> bool:
+        row = self._rows.get(os.fspath(path), [])
+        # What could not be read may be readable now: the disk may be to blame.
+        return len(row) == 5 and row[:2] == _state_of(path) and not row[4]
+
+    def add(self, path: Path, read: _Read) -> None:
+        """Notes what was read; writes all of it now and then."""
+        row = [*_state_of(path), list(read.shape), read.digest.hex(), read.reason]
+        self._rows[os.fspath(path)] = row
+        self._new += 1
+        if self._new % _STORED == 0:
+            self._store()
+
+    def get(self, path: Path) -> _Read:
+        """What was read of a file."""
+        _, _, (height, width, channels), digest, reason = self._rows[os.fspath(path)]
+        return _Read((height, width, channels), bytes.fromhex(digest), reason)
+
+    @contextlib.contextmanager
+    def stored(self) -> Iterator[None]:
+        """Writes what was read, whatever ends the reading."""
+        try:
+            yield
+        finally:
+            if self._new:
+                self._store()
+
+    def _store(self) -> None:
+        # A full disk costs the time to read again; names need not be UTF-8.
+        if self._file is not None:
+            with contextlib.suppress(StorageError):
+                write_whole(self._file, json.dumps(self._rows).encode())
+
+
+def _state_of(path: Path) -> list[int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return [-1, -1]
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _read_one(path: Path) -> _Read:

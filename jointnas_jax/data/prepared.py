@@ -11,7 +11,7 @@ from jointnas_jax.data.folders import holds_images, prepare_folder
 from jointnas_jax.errors import DataError, nearest
 from jointnas_jax.rules import local_path
 
-_INFO_FILE = "dataset_info.json"
+INFO_FILE = "dataset_info.json"
 
 
 def prepared_folder(name: str, directory: str) -> Path:
@@ -41,24 +41,24 @@ def prepared_folder(name: str, directory: str) -> Path:
     for folder in (root, root / name):
         if (prepared := _newest_version(folder)) is not None:
             return prepared
-    datasets = sorted({p.parent.parent.name for p in root.glob("*/*/" + _INFO_FILE)})
+    datasets = sorted({p.parent.parent.name for p in root.glob("*/*/" + INFO_FILE)})
     if directory and not datasets and holds_images(root):
         return prepare_folder(root)
     hint = (
         nearest(name, datasets)
         if datasets
-        else f"; a prepared folder holds a `{_INFO_FILE}`, a folder of images one for each class"
+        else f"; a prepared folder holds a `{INFO_FILE}`, a folder of images one for each class"
     )
     raise DataError(f"no prepared TFDS dataset `{name}` in `{root}`{hint}")
 
 
 def _newest_version(folder: Path) -> Path | None:
     """The folder itself if a dataset is prepared in it, else its newest prepared version."""
-    if os.path.isfile(folder / _INFO_FILE):
+    if os.path.isfile(folder / INFO_FILE):
         return folder
     versions = [
         info.parent
-        for info in folder.glob("*/" + _INFO_FILE)
+        for info in folder.glob("*/" + INFO_FILE)
         if all(part.isdigit() for part in info.parent.name.split("."))
     ]
     return max(versions, key=lambda v: [int(part) for part in v.name.split(".")], default=None)

@@ -2,10 +2,17 @@
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from jointnas_jax.errors import DataError, StorageError, one_line
+
+
+def plain_name(name: str) -> str:
+    """A name such as TFDS allows for a dataset."""
+    plain = re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
+    return plain if plain[:1].isalpha() else f"images_{plain}".rstrip("_")
 
 
 def is_written(folder: Path) -> bool:
@@ -25,6 +32,6 @@ def writing_dataset(what: str, home: Path, folder: Path) -> Iterator[None]:
     except (OSError, StorageError) as error:
         if not is_written(folder):
             raise DataError(
-                f"{what} cannot be written into the cache `{home}` ({one_line(error)}); name a "
-                "folder that can be with the variable XDG_CACHE_HOME"
+                f"{what} cannot be written into `{home}` ({one_line(error)}); name a folder that "
+                "can be, for the cache with the variable XDG_CACHE_HOME"
             ) from error
