@@ -45,6 +45,20 @@ def test_all_stored_is_nothing_to_do(executor, expected):
     assert list(executor.train(some, stored=range(len(some)))) == []
 
 
+def test_a_training_that_pauses_goes_on_to_the_same_weights(executor, expected):
+    some, outcomes = expected
+    first = [dataclasses.replace(job, epochs=1, full_epochs=2, pauses=True) for job in some[:5]]
+    paused = dict(executor.train(first))
+    rest = [
+        dataclasses.replace(job, resumed=paused[i].paused, full_epochs=2)
+        for i, job in enumerate(some[:5])
+    ]
+    done = dict(executor.train(rest))
+    for i, outcome in done.items():
+        accuracies, *others = content(outcome)
+        assert (accuracies, others) == (outcomes[i][0][1:], [*outcomes[i][1:]])
+
+
 def test_a_job_that_fails_does_not_spoil_its_neighbours(executor, expected):
     some, outcomes = expected
     candidate = some[1].candidate

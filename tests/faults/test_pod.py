@@ -80,6 +80,19 @@ def test_two_processes_of_two_devices_are_one_study(tmp_path):
 
 
 @pytest.mark.slow
+def test_trainings_that_pause_go_on_in_the_other_process(tmp_path):
+    """Process 0 keeps their states, and hands them out."""
+    rungs = ("--config.search.stopping=curve", "--config.train.epochs=4", *SMALL)
+    study(tmp_path / "alone", *rungs)
+    both = pod(TABLE, tmp_path / "pod", *rungs, JOINTNAS_TABLE_SECONDS="0")
+    finished(both)
+    (tmp_path / "alone" / "report").mkdir()
+    ours, theirs = (content(tmp_path / name)[:-1] for name in ("pod", "alone"))
+    assert any(trial["resumed"] is not None for trial in ours[1])
+    assert ours == theirs
+
+
+@pytest.mark.slow
 def test_one_network_trains_on_the_devices_of_both(tmp_path):
     """To float rounding, and only process 0 writes."""
     workdir, other, alone = tmp_path / "pod", tmp_path / "other", tmp_path / "alone"
