@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jointnas_jax.library.sampler import JointNASSampler
     from jointnas_jax.library.space import Space
     from jointnas_jax.library.study import run_study
+    from jointnas_jax.library.trials import trials
     from jointnas_jax.models.model import load
     from jointnas_jax.space import Candidate, JointSpace, Knob
 
@@ -48,6 +49,7 @@ _HOMES = {
     "load": "models.model",
     "run_study": "library.study",
     "search": "library.objective",
+    "trials": "library.trials",
 }
 
 __all__ = list(_HOMES)

@@ -262,6 +262,8 @@ class SearchConfig(_Settings):
       pool_size: candidates of the quasi-Monte-Carlo pool.
       start_with_default: train the default candidate first, if it is within the budget; the paper
         does not. Of a front also the same, scaled down to a half and a quarter of its cost.
+      enqueue: files of candidates to train first, separated by commas, such as `winner0.json` of
+        other studies.
       rounds: rounds of the coarse stage.
       per_round: candidates trained in a round.
       asynchronous: after the first round ask for a candidate whenever an actor of the executor
@@ -296,6 +298,7 @@ class SearchConfig(_Settings):
     score: str = option("brier", one_of("brier", "log_loss", "accuracy"))
     pool_size: int = option(4096, between(1, 10_000_000))
     start_with_default: bool = option(True, FLAG)
+    enqueue: str = option("", ANY)
     rounds: int = option(4, between(1, 1000))
     per_round: int = option(8, between(1, 100_000))
     asynchronous: bool = option(False, FLAG)
@@ -322,6 +325,9 @@ class StudyConfig:
       devices: devices to use; 0: all of them, and on CPU one per core.
       storage: database of the trials as SQLAlchemy names it, such as `postgresql://host/name`;
         "": the file `trials.db` in the workdir. Put a password into `~/.pgpass` instead.
+      extend: workdir of an earlier study of the same data, space, training and seed, such as one
+        with fewer rounds: its trainings are taken from there where this one asks for them, but for
+        those that failed.
       resume: `auto`: go on with an unfinished study in the workdir; `must`: there has to be one;
         `never`.
       other_machine: go on where another machine began, though results may differ in the last bits.
@@ -333,6 +339,7 @@ class StudyConfig:
     random_reference: bool = option(True, FLAG)
     devices: int = option(0, between(0, 4096))
     storage: str = option("", DATABASE)
+    extend: str = option("", PATH)
     resume: str = option("auto", one_of("auto", "must", "never"))
     other_machine: bool = option(False, FLAG)
     checkpoint_minutes: float = option(10.0, at_least(0))

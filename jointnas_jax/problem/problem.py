@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from jointnas_jax.nets.cost import CostTable, count
 from jointnas_jax.nets.latency import LATENCY, latency_of, with_latency
 from jointnas_jax.problem.latency_table import LatencyTable, measured_latencies
 from jointnas_jax.problem.scaled_default import scaled_vectors
-from jointnas_jax.rules import TIMES, cost_in_words
-from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob
+from jointnas_jax.rules import TIMES, cost_in_words, local_path
+from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob, read_candidate
 from jointnas_jax.space.knobs import Value
 from jointnas_jax.strategy.constraints import standardised
 from jointnas_jax.strategy.pool import distinct, sobol_pool
@@ -124,16 +125,50 @@ class Problem:
     def pool(self) -> np.ndarray:
         """Draws the pool of the coarse stage: `int32[P, K]`; raises `SpaceError` if it is empty.
 
-        Its head, the first to be trained, is the default candidate, unless the config wants it out;
-        of a front, also what one would try by hand: the default candidate at lower costs.
+        Its head, the first to be trained, are the enqueued candidates, and the default candidate,
+        unless the config wants it out; of a front, also what one would try by hand: the default
+        candidate at lower costs.
         """
         pool = self.pool_within(self.config.budget.limits(), self.config.seed)
         assert self.default.vector is not None
-        first = self.default.vector[None]
-        if self.config.search.start_with_default and self.budget_test()(first)[0]:
-            first = np.concatenate([first, self._smaller_defaults()])
-            pool = distinct(np.concatenate([first, pool]))[: len(pool)]
-        return pool
+        first, default = self.enqueued, self.default.vector[None]
+        if self.config.search.start_with_default and self.budget_test()(default)[0]:
+            first = np.concatenate([first, default, self._smaller_defaults()])
+        return distinct(np.concatenate([first, pool]))[: len(pool)] if len(first) else pool
+
+    @functools.cached_property
+    def enqueued(self) -> np.ndarray:
+        """The candidates of `search.enqueue`, `int32[N, K]`.
+
+        Raises `ConfigError` if one cannot be read, is not in the space or is over the budget.
+        """
+        names = [name.strip() for name in self.config.search.enqueue.split(",") if name.strip()]
+        return np.array([self._enqueued(name) for name in names], np.int32).reshape(
+            len(names), len(self.space.knobs)
+        )
+
+    def _enqueued(self, name: str) -> np.ndarray:
+        try:
+            arch, recipe = read_candidate(Path(local_path(name, "search.enqueue")))
+            space = self.space
+            arch = dataclasses.replace(
+                arch, image_channels=space.image_channels, num_classes=space.num_classes
+            )
+            candidate = Candidate(arch, recipe or self.default.recipe)
+            vector = space.encode(candidate)
+        except SpaceError as error:
+            raise ConfigError(
+                f"`config.search.enqueue`: `{name}` cannot be tried: {error}"
+            ) from error
+        if over := self.over_budget(self.candidate(vector)):
+            costs = self.candidate(vector).costs or {}
+            limit = self.config.budget.limits()[over[0]]
+            raise ConfigError(
+                f"`config.search.enqueue`: `{name}` costs {over[0]} of "
+                f"{cost_in_words(over[0], costs[over[0]])}, over the budget of "
+                f"{cost_in_words(over[0], limit)}"
+            )
+        return vector
 
     def _smaller_defaults(self) -> np.ndarray:
         """Scaled default candidates to start a front with, `int32[N, K]`."""
@@ -212,6 +247,7 @@ class Problem:
             front=self.features.index(front) if front else None,
             limited=bool(front),
             quantile=_GOOD,
+            first=len(distinct(self.enqueued)),
             rungs=[epochs / self.config.train.epochs for epochs in self.config.rung_epochs],
         )
 

@@ -48,6 +48,13 @@ def stored_trials(workdir: Path, storage: str = "") -> list[Trial]:
     return _trials(workdir, storage, read_json(workdir / RESULT))
 
 
+def read_trials(workdir: Path, storage: str = "") -> list[Trial]:
+    """Reads the trials of a study, finished or not; `storage` and errors as in `read_record`."""
+    stored_config(workdir)
+    result = read_json(workdir / RESULT) if (workdir / RESULT).exists() else None
+    return _trials(workdir, storage, result)
+
+
 def read_record(workdir: Path, storage: str = "") -> StudyRecord:
     """Reads a study, finished or not; changes nothing.
 

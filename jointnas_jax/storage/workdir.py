@@ -23,6 +23,7 @@ PROVENANCE = "provenance.json"  # see `storage/provenance.py`
 # What the dataset holds, some of its images, and which file is in which part; see
 # `data/summary.py`.
 DATA, CONTACT_SHEET, SPLITS = "data.json", "contact_sheet.png", "splits.csv"
+TABLE = "trials.csv"  # see `storage/trial_table.py`
 LATENCY = "latency.json"  # see `problem/latency_table.py`
 # Training of one candidate: its identity, its latest state, the trained model.
 TRAINING, STATE, TRAINED = "training.json", "state", "model"
@@ -38,7 +39,7 @@ EXPORTS = "export"  # exported models, see `models/export.py`
 # Content of the file `arch_file`, in the stored config.
 _ARCH = "arch"
 # Options that may change when a study continues.
-_OF_A_RUN = ("storage", "resume", "other_machine", "checkpoint_minutes")
+_OF_A_RUN = ("storage", "extend", "resume", "other_machine", "checkpoint_minutes")
 # Sections of the executor, which does not change the result.
 _EXECUTOR = ("executor", "ray", "pod")
 # Differences that an error shows.
@@ -242,7 +243,7 @@ def _from_jsonable(value: Any) -> Any:
 def _remove_study(workdir: Path) -> None:
     """Removes the files of a study, and nothing else; the config, which marks it, first."""
     files = [CONFIG, RESULT, PROVENANCE, LATENCY, f"{PREDICTOR}.sha256", BUDGETS, PROGRESS]
-    files += [DATA, CONTACT_SHEET, SPLITS]
+    files += [DATA, CONTACT_SHEET, SPLITS, TABLE]
     files += [path.name for path in workdir.glob(WINNERS)]
     files += [f"{TRIALS}{end}" for end in ("", "-wal", "-shm")]
     folders = [WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE, PAUSED]

@@ -89,6 +89,7 @@ class Searcher:
         limited: bool = False,
         quantile: float = USUAL,
         rungs: Sequence[float] = (1.0,),
+        first: int = 0,
     ):
         """Prepares searches. A candidate over the budget is never evaluated.
 
@@ -113,6 +114,7 @@ class Searcher:
           quantile: of the trials' scores, from which a front counts.
           rungs: shares of a training after which candidates stop or go on, the last one 1; several
             need the process.
+          first: candidates of the pool that are asked for before any is proposed.
 
         Raises:
           InputError: a budget of costs that are not given.
@@ -127,6 +129,7 @@ class Searcher:
         self._front = front
         self._quantile = quantile
         self._rungs = np.asarray(rungs)
+        self._first = first
         self._explores = explores = settings.process and config.acquisition == "improvement"
         # The process chooses; the networks are fitted where they have a say.
         self._networks = noisy or not explores
@@ -261,7 +264,7 @@ class Searcher:
 
     def propose(self, state: State) -> tuple[State, np.ndarray]:
         """Proposes by the predictor, see `Propose`; the pool in order while nothing has a score."""
-        if state.fitted is None:
+        if state.fitted is None or len(state.vectors) < self._first:
             return state, state.pool
         believed, pending = state.believed, state.pending
         if believed is None:

@@ -127,6 +127,7 @@ def _run(
         print_forecast(problem, forecast, progress.console)
         for line in problem.missing_classes(images):
             progress.say(f"warning: {line}")
+        earlier = files.earlier(executor, problem, progress.console)
         # The last thing before training: bad input leaves no trace.
         store = files.open(executor, problem, progress.console)
         with contextlib.closing(store):
@@ -139,6 +140,7 @@ def _run(
                 workdir=files.workdir,
                 trainings=forecast.trainings,
                 progress=progress,
+                earlier=earlier,
             )
             scale, stored = executor.speed_factors[0], runner.stored.values()
             progress.begin(files.workdir, forecast.parts, scale, stored)
@@ -193,6 +195,7 @@ def _stages(
         timer=timer,
         test_labels=test_labels,
     )
-    study.files.result(result)
+    stored = study.runner.stored
+    study.files.result(result, [stored[number] for number in sorted(stored)])
     print_result(result, study.progress.console)
     return result

@@ -8,7 +8,7 @@ import csv
 import dataclasses
 import io
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from rich.console import Console
 from jointnas_jax.config import Config
 from jointnas_jax.data.source import Images
 from jointnas_jax.data.summary import contact_sheet, in_words, summarise
-from jointnas_jax.errors import DamagedError, StorageError
+from jointnas_jax.errors import ConfigError, DamagedError, StorageError
 from jointnas_jax.execution.executor import Executor
 from jointnas_jax.files import (
     check_digest,
@@ -32,12 +32,14 @@ from jointnas_jax.files import (
 )
 from jointnas_jax.problem.latency_table import LatencyTable
 from jointnas_jax.problem.problem import Problem, build_problem
+from jointnas_jax.rules import local_path
 from jointnas_jax.runtime.distributed import is_first, share
 from jointnas_jax.space import Candidate
 from jointnas_jax.storage.lock import locked
 from jointnas_jax.storage.provenance import Provenance
 from jointnas_jax.storage.study_reader import open_store
 from jointnas_jax.storage.trial_store import Trial, TrialStore
+from jointnas_jax.storage.trial_table import csv_of
 from jointnas_jax.storage.workdir import (
     CONTACT_SHEET,
     DATA,
@@ -46,12 +48,19 @@ from jointnas_jax.storage.workdir import (
     PROCESSES,
     RESULT,
     SPLITS,
+    TABLE,
     WEIGHTS,
     WorkdirState,
+    differences,
     look,
+    plain_config,
     start,
+    stored_config,
 )
 from jointnas_jax.study.trial_runner import new_store
+
+# Options of the search that a trial's scores and epochs depend on.
+_JUDGED = ("metric", "score", "stopping", "rungs")
 
 
 class StudyFiles:
@@ -131,6 +140,33 @@ class StudyFiles:
         start(workdir, config)
         return store
 
+    def earlier(self, executor: Executor, problem: Problem, console: Console) -> list[Trial]:
+        """The trials of the study that this one extends; [] where it extends none.
+
+        Raises:
+          InputError: it cannot be read, or is of other data, another space, training or seed.
+          DamagedError: what is stored of it is not what was written.
+        """
+        if not (name := self._config.study.extend):
+            return []
+        rows: list[dict[str, Any]] = []
+        if self._first:
+            workdir = Path(local_path(name, "config.study.extend"))
+            theirs, ours = plain_config(stored_config(workdir)), plain_config(self._config)
+            differ = differences(_of_trainings(theirs), _of_trainings(ours))
+            if differ:
+                raise ConfigError(
+                    f"`config.study.extend`: the trainings of `{workdir}` are others: {differ}"
+                )
+            dataset = problem.dataset.name
+            provenance = Provenance.read(workdir)
+            provenance.check(self._config, executor.machine, console, dataset=dataset)
+            with contextlib.closing(
+                open_store(workdir, self._config.study.storage, provenance, read_only=True)
+            ) as store:
+                rows = [dataclasses.asdict(trial) for trial in store.load()]
+        return [Trial.from_dict(row) for row in share(rows)]
+
     def data(self, problem: Problem, images: tuple[Images, np.ndarray, Images]) -> list[str]:
         """Writes what the dataset holds, unless it is there; returns it in words.
 
@@ -177,10 +213,14 @@ class StudyFiles:
                 save(self.workdir / PREDICTOR)
                 write_digest(self.workdir / PREDICTOR)
 
-    def result(self, result: dict[str, Any]) -> None:
-        """Writes the result, once the files that it speaks of are sound; raises `StorageError`."""
+    def result(self, result: dict[str, Any], trials: Sequence[Trial]) -> None:
+        """Writes the result, once the files that it speaks of are sound; raises `StorageError`.
+
+        Before it the table of all trials.
+        """
         if not self._first:
             return
+        write_whole(self.workdir / TABLE, csv_of(trials))
         folders = [self.workdir / PREDICTOR]
         for rank, winner in enumerate(result["winners"]):
             weights = self.workdir / WEIGHTS / f"winner{rank}"
@@ -194,6 +234,13 @@ class StudyFiles:
             raise StorageError(f"{error}; {again}") from error
         write_json(self.workdir / RESULT, result, digest=True)
         shutil.rmtree(self.workdir / PAUSED, ignore_errors=True)
+
+
+def _of_trainings(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a config the results of its trainings depend on."""
+    sections = ("seed", "mode", "data", "space", "default", "train", "arch")
+    search = {name: config["search"][name] for name in _JUDGED}
+    return {name: config.get(name) for name in sections} | {"search": search}
 
 
 class _SharedTrials(TrialStore):

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,18 @@ class TrialRunner:
         workdir: Path,
         trainings: int,
         progress: Progress,
+        earlier: Sequence[Trial] = (),
     ):
-        """Reads the stored trials; `trainings` are forecast for the whole study.
+        """Reads the stored trials.
+
+        Args:
+          problem: problem of the study.
+          executor: trains.
+          store: has the trials.
+          workdir: folder for states.
+          trainings: forecast for the whole study.
+          progress: progress of the run.
+          earlier: trials of another study, whose results hold here; failed ones count for nothing.
 
         Raises:
           DamagedError: a stored trial is not what was written.
@@ -87,6 +97,7 @@ class TrialRunner:
         self._trainings = trainings
         self._progress = progress
         self.stored = {trial.number: trial for trial in store.load()}
+        self._earlier = {_name(t.stage, t.knobs, t): t for t in earlier if t.status != FAILED}
 
     def run(self, specs: Sequence[TrialSpec]) -> list[TrainResult]:
         """Trains the next trials as far as they are not stored, and stores each as it ends.
@@ -109,6 +120,13 @@ class TrialRunner:
                 self.check(trial, spec)
                 if trial.status == FAILED or _intact(spec.weights):
                     outcomes[i] = _stored_result(trial, spec.weights)
+        for i, spec in enumerate(specs):
+            if i not in outcomes and (trial := self._known(spec)):
+                outcomes[i] = dataclasses.replace(
+                    _stored_result(trial), pack=trial.pack, seconds=trial.seconds
+                )
+                if first + i not in self.stored:
+                    self.append(first + i, spec, outcomes[i], status=trial.status)
         jobs = [s.job if i in outcomes else self._resumed(s) for i, s in enumerate(specs)]
         self._progress.batch(specs[0].stage, specs[0].round)
         later = max(0, self._trainings - first - len(jobs))
@@ -131,6 +149,12 @@ class TrialRunner:
         if specs[0].round is None:  # else the round tells more
             self._progress.milestone()
         return [outcomes[i] for i in range(len(jobs))]
+
+    def _known(self, spec: TrialSpec) -> Trial | None:
+        """The trial of an earlier study that is the same training, if its weights are not kept."""
+        if spec.weights is not None:
+            return None
+        return self._earlier.get(_name(spec.stage, self._knobs_of(spec), spec))
 
     def _resumed(self, spec: TrialSpec) -> Job:
         """The job of a spec with the state that it goes on from; without one it begins again."""
@@ -191,8 +215,9 @@ class TrialRunner:
         spec: TrialSpec,
         outcome: TrainResult,
         arrived: tuple[int, int] | None = None,
+        status: str = "",
     ) -> None:
-        """Stores a trial that has ended; `arrived` as in `Trial`."""
+        """Stores a trial that has ended; `arrived` and `status` as in `Trial`."""
         costs, predicted = spec.job.candidate.costs, spec.predicted
         assert costs is not None
         trial = Trial(
@@ -204,7 +229,7 @@ class TrialRunner:
             costs=costs,
             predicted=predicted if predicted is not None and math.isfinite(predicted) else None,
             epochs=spec.job.epochs,
-            **measured(outcome),
+            **measured(outcome) | ({"status": status} if status else {}),
             arrived=arrived,
             resumed=spec.resumed,
         )
@@ -305,6 +330,12 @@ class TrialStream:
         for number, spec in asked:
             if number not in self._runner.stored:
                 self._executor.submit(number, spec.job, later=self._count)
+
+
+def _name(stage: str, knobs: Mapping[str, Any], of: Trial | TrialSpec) -> tuple[Any, ...]:
+    """What tells trainings apart that have the same data, settings and seed of the study."""
+    epochs = of.epochs if isinstance(of, Trial) else of.job.epochs
+    return stage, repr(sorted(knobs.items())), epochs, of.seed, of.resumed is not None
 
 
 def _stored_result(trial: Trial, weights: Path | None = None) -> TrainResult:

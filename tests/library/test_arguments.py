@@ -197,6 +197,7 @@ FUNCTIONS = {
 FILES = {
     "run_study": (jn.run_study, dict(config={}, workdir="runs/x", overwrite=False, quiet=True)),
     "load": (jn.load, dict(path="runs/x", winner=0, seed=None)),
+    "trials": (jn.trials, dict(workdir="runs/x")),
 }
 CASES = [
     (name, argument)

@@ -1,0 +1,39 @@
+"""`jn.trials`: the trials of a study as a frame of pandas."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jointnas_jax.arguments import check_path
+from jointnas_jax.errors import InputError
+from jointnas_jax.storage.study_reader import read_trials
+from jointnas_jax.storage.trial_table import rows_of
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def trials(workdir: str | Path) -> "pandas.DataFrame":
+    """Reads the trials of a study, finished or not; the same as `trials.csv` in the workdir.
+
+    Args:
+      workdir: folder of the study.
+
+    Returns:
+      A row for each trial: `number`, `stage`, `round`, `seed`, `status`, `resumed`, `epochs`,
+      `predicted`, `score`, `accuracy`, `seconds`, `pack`, `reason`, a column `cost_NAME` for each
+      cost and one for each knob.
+
+    Raises:
+      InputError: pandas is not installed.
+      WorkdirError: the workdir holds no study, or cannot be read.
+      DamagedError: a trial is not what was written.
+    """
+    folder = check_path("workdir", workdir)
+    try:
+        import pandas
+    except ImportError as error:
+        raise InputError(
+            "`jn.trials` returns a frame of pandas, which is not installed: pip install pandas; "
+            "`trials.csv` in the workdir has the same"
+        ) from error
+    return pandas.DataFrame(rows_of(read_trials(folder)))
