@@ -120,8 +120,7 @@ class TrainConfig:
     """Training of candidates, whatever the recipe.
 
     Attributes:
-      epochs: epochs of a candidate in the search; the early-stop rule shortens it after the first
-        round.
+      epochs: epochs of a candidate in the search; it may stop before, see `search.stopping`.
       winner_epochs: epochs of finalists, references and winners; the learning rate decays over all
         of them as much as over `epochs` in the search. 0: `epochs`. (Paper: 150 and 400.)
       batch_size: images per step; the incomplete last batch of an epoch is left out.
@@ -281,7 +280,7 @@ class SearchConfig(_Settings):
       stopping: which candidates train for less than all epochs: `none`; `paper`, all those after
         the first round, for as long as its early-stop rule finds; `curve`, each for itself: it
         stops at a rung, and goes on when that promises more for the epochs left than a new one.
-        See `docs/score.rst` for what they save.
+        See `docs/stopping.md` for what they save.
       rungs: shares of a training after which candidates stop or go on, with `curve`. Averaged
         weights are judged there.
       threshold: rank correlation at which the rule of `paper` holds (paper: 0.92). On a handful of
