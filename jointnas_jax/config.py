@@ -132,6 +132,10 @@ class TrainConfig:
       lanes: candidates that train at once on one device; 0: as many as fit its memory, on CPU one.
       data_parallel: devices share the batches of one candidate instead of training one each:
         `auto`, on accelerators where there is only one to train; `always`; `never`.
+      init: trained model that candidates start from (fine-tuning): an import, an export, or the
+        workdir of a study or training. Weights are taken over where name and place fit: of other
+        widths the first channels, of other kernels the middle, of other classes all but the
+        classifier. "": they start from scratch.
       teacher: folder of a trained model whose answers winners learn besides the labels
         (distillation); "" for none.
       teacher_share: share of its answers in the targets. (Paper: 0.8.)
@@ -149,6 +153,7 @@ class TrainConfig:
     program: str = option("auto", one_of("auto", "envelope", "exact"))
     lanes: int = option(0, between(0, 4096))
     data_parallel: str = option("auto", one_of("auto", "always", "never"))
+    init: str = option("", PATH)
     teacher: str = option("", PATH)
     teacher_share: float = option(0.8, between(0, 1))
     class_weights: str = option("none", one_of("none", "balanced"))
@@ -492,6 +497,7 @@ def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
             'search the best candidate with --config.search.front=""'
         )
     _check_stopping(checked)
+    _check_fine_tuning(checked)
     if checked.arch_file and checked.mode != "recipe":
         raise ConfigError(
             "`config.arch_file` fixes the architecture of mode `recipe`, but "
@@ -526,6 +532,18 @@ def _check_stopping(config: Config) -> None:
         raise ConfigError(
             f"`config.search.rungs` must lie inside of a training of {config.train.epochs} epochs, "
             f"got {shown(list(search.rungs))}; train longer, or use --config.search.stopping=none"
+        )
+
+
+def _check_fine_tuning(config: Config) -> None:
+    """Raises `ConfigError` if the recipe has parts of fine-tuning, and nothing is fine-tuned."""
+    recipe = config.space.get("recipe", {})
+    idle = {"body_lr": 1.0, "frozen": 0.0}
+    used = [name for name in idle if recipe.get(name, idle[name]) != idle[name]]
+    if used and not config.train.init:
+        raise ConfigError(
+            f"`config.space.recipe.{used[0]}` is for trainings that start from given weights; name "
+            "them with --config.train.init, or leave it out"
         )
 
 

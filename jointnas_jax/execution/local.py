@@ -28,6 +28,7 @@ from jointnas_jax.execution.job import Job, Results, RunContext, TrainResult
 from jointnas_jax.execution.lane_batches import LaneBatcher, TrainFn, state_folder
 from jointnas_jax.execution.packing import pack_name
 from jointnas_jax.execution.schedule import Assignment, Layout, Schedule, Scheduler
+from jointnas_jax.models.initial import load_initial
 from jointnas_jax.models.teacher import load_teacher
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.space import ArchSpec, JointSpace
@@ -78,7 +79,8 @@ class LocalExecutor:
 
         Raises:
           ConfigError: devices cannot share a batch as they are told to.
-          ModelError: the teacher cannot be loaded, or does not know these images and classes.
+          ModelError: the weights to start from cannot be loaded, nor the teacher, or it does not
+            know these images and classes.
         """
         train, validation, test = images
         self._config = config
@@ -104,6 +106,7 @@ class LocalExecutor:
         resident = 0 if self._streamed else sum(x.nbytes for x in jax.tree.leaves(self._data))
         here = Hardware.here(config, self._context.speed_factors, resident)
         self.hardware = dataclasses.replace(here, devices=self.devices)
+        self._init = load_initial(config)
         self._class_weights = None
         if config.train.class_weights == "balanced":
             self._class_weights = balanced_weights(train.labels, space.num_classes)
@@ -364,6 +367,7 @@ class LocalExecutor:
                 together=together,
                 teacher=teacher,
                 class_weights=self._class_weights,
+                init=self._init,
             )
             self._programs[name] = program
             exact = [n for n in self._programs if not isinstance(n[0], Envelope)]

@@ -113,7 +113,7 @@ def pad_variables(variables: Any, template: Any) -> Any:
     """
 
     def pad(leaf: Any, shape: tuple[int, ...]) -> np.ndarray:
-        before = _margins(leaf.shape, shape)
+        before = margins(leaf.shape, shape)
         widths = [(b, s - b - n) for b, n, s in zip(before, leaf.shape, shape, strict=True)]
         return np.pad(leaf, widths)
 
@@ -131,13 +131,13 @@ def cut_variables(variables: Any, template: Any) -> Any:
     def cut(node: Any, largest: Any) -> Any:
         if isinstance(node, Mapping):
             return {k: cut(v, largest[k]) for k, v in node.items()}
-        before = _margins(node.shape, largest.shape)
+        before = margins(node.shape, largest.shape)
         return largest[tuple(slice(b, b + n) for b, n in zip(before, node.shape, strict=True))]
 
     return cut(template, variables)
 
 
-def _margins(shape: tuple[int, ...], envelope: tuple[int, ...]) -> list[int]:
+def margins(shape: tuple[int, ...], envelope: tuple[int, ...]) -> list[int]:
     """Where an array starts in its envelope: kernels of convolutions in the middle."""
     taps = range(2) if len(shape) >= 3 else ()
     return [(envelope[a] - n) // 2 if a in taps else 0 for a, n in enumerate(shape)]

@@ -312,7 +312,9 @@ def open_space(config: Config) -> tuple[ImageDataset, JointSpace, Candidate]:
     dataset.check_disjoint(config.data.train_split, config.data.test_split)
     if config.data.val_split:
         dataset.part(config.data.val_split, config.data.train_split)
-    arch = _fixed_arch(config.arch_file, dataset) if config.arch_file else None
+    arch = None
+    if config.arch_file:
+        arch = _fixed_arch(config.arch_file, dataset, fits=bool(config.train.init))
     space, default = _restrict(config, dataset.image_shape[2], dataset.num_classes, arch)
     if not space.knobs:
         raise SpaceError(
@@ -371,8 +373,11 @@ def _restrict(
     return space, dataclasses.replace(default, vector=space.encode(default))
 
 
-def _fixed_arch(name: str, dataset: ImageDataset) -> ArchSpec:
-    """The architecture of a file or of the zoo, with as many classes as the dataset has."""
+def _fixed_arch(name: str, dataset: ImageDataset, *, fits: bool) -> ArchSpec:
+    """The architecture of a file or of the zoo, with as many classes as the dataset has.
+
+    With `fits` a file's may be for other channels and classes, as where weights are fine-tuned.
+    """
     try:
         arch = zoo.find(name)
     except SpaceError as error:
@@ -380,6 +385,8 @@ def _fixed_arch(name: str, dataset: ImageDataset) -> ArchSpec:
     if name in zoo.NAMES:
         arch = dataclasses.replace(arch, num_classes=dataset.num_classes)
     needed = (dataset.image_shape[2], dataset.num_classes)
+    if fits:
+        return dataclasses.replace(arch, image_channels=needed[0], num_classes=needed[1])
     if (arch.image_channels, arch.num_classes) != needed:
         raise SpaceError(
             f"`config.arch_file` = `{name}` has (image_channels, num_classes) = "

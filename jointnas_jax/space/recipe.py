@@ -28,6 +28,9 @@ class Recipe:
       warmup: share of the training for linear warm-up.
       ema_decay: decay of the moving average per step.
       sgd_lr_scale: factor on `lr` for `sgd` (4 in the paper's space, from recollection).
+      body_lr: factor on the learning rate of all but the classifier, where a training starts from
+        given weights (`train.init`).
+      frozen: share of the network, from the stem on, whose weights stay as they are, likewise.
     """
 
     lr: float = 0.01
@@ -42,6 +45,8 @@ class Recipe:
     warmup: float = 0.0
     ema_decay: float = 0.99
     sgd_lr_scale: float = 4.0
+    body_lr: float = 1.0
+    frozen: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, ready for JSON."""
@@ -78,7 +83,11 @@ _LIMITS = dict(
     warmup=_SHARE,
     ema_decay=_SHARE,
     sgd_lr_scale=_ABOVE_0,
+    body_lr=_FROM_0,
+    frozen=("in [0, 1]", lambda v: 0 <= v <= 1),
 )
+# Fields that mean something where a training starts from given weights.
+OF_FINE_TUNING = ("body_lr", "frozen")
 
 
 def check_recipe_slot(name: str, value: Any) -> None:

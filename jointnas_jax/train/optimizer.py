@@ -1,5 +1,7 @@
 """The optimizer of a recipe: SGD or RMSProp, both with momentum, chosen by an array."""
 
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +10,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
+from jointnas_jax.nets.inherit import CLASSIFIER, STEM
 from jointnas_jax.train.recipe_arrays import AnyArray, RecipeArrays
 
 MOMENTUM = 0.9
@@ -25,6 +28,8 @@ class OptimizerState(NamedTuple):
 
 def recipe_optimizer() -> optax.GradientTransformationExtraArgs:
     """Builds the optimizer; `update` takes the recipe and the step's learning rate as arrays.
+
+    The rate is one number, or one for each parameter, `float32[P]`.
 
     Weight decay is coupled (L2): its gradient is added before the optimizer sees it, as PyTorch's
     SGD and RMSProp do, on kernels only and not on BN or biases. The learning rate multiplies before
@@ -66,6 +71,33 @@ def initial_optimizer(size: int) -> OptimizerState:
     shapes = jax.eval_shape(recipe_optimizer().init, np.zeros(size, np.float32))
     rms = jax.tree.map(lambda a: fill(a, 1.0), shapes.rms)
     return OptimizerState(rms, jax.tree.map(lambda a: fill(a, 0.0), shapes.momentum))
+
+
+def fine_tuning_rates(params: Any, recipe: RecipeArrays) -> jax.Array:
+    """Factors on the learning rate of each parameter, `float32[P]`, for use under `jit`.
+
+    The classifier has the whole rate, the rest `body_lr` of it, and what lies before `frozen` of
+    the network none. Parts lie at equal distances: stem, blocks, head.
+    """
+    order = [name for name in params if not name.endswith("_bn") and name != CLASSIFIER]
+    depth = {name: place / max(len(order) - 1, 1) for place, name in enumerate(_by_depth(order))}
+
+    def rate(path: Any, leaf: Any) -> jax.Array:
+        part = path[0].key.removesuffix("_bn")
+        if part == CLASSIFIER:
+            return jnp.ones(leaf.size)
+        place = depth.get(part, depth.get(f"{part}_expand", 1.0))
+        return jnp.full(leaf.size, jnp.where(place < recipe.frozen, 0.0, recipe.body_lr))
+
+    rates = jax.tree_util.tree_map_with_path(rate, params)
+    return jnp.concatenate(jax.tree.leaves(rates))
+
+
+def _by_depth(names: Sequence[str]) -> list[str]:
+    """Names of a network's parts from the images on; blocks are named by stage and position."""
+    place = {STEM: 0, "head_expand": 2, "head_project": 3}
+    numbers = lambda name: [int(n) for n in re.findall(r"\d+", name)]
+    return sorted(names, key=lambda name: (place.get(name, 1), numbers(name)))
 
 
 def is_kernel(param: jax.Array) -> bool:

@@ -27,6 +27,7 @@ from jointnas_jax.data.augment import Augmentation, EpochPlan, plan_epoch
 from jointnas_jax.errors import InterruptedStudyError
 from jointnas_jax.nets.conv import resolve_dtype, resolve_lowering
 from jointnas_jax.nets.envelope import Envelope, Switches, cut_variables, pad_variables
+from jointnas_jax.nets.inherit import inherit
 from jointnas_jax.nets.init import initial_variables, zero_variables
 from jointnas_jax.nets.network import MBConv, Network
 from jointnas_jax.nets.tiled import TiledMBConv
@@ -55,6 +56,18 @@ _INIT, _PLAN, _STEP = range(3)
 
 # Weights that can be measured: those that count for the recipe, the last ones, the moving average.
 TRAINED, RAW, AVERAGED = "trained", "raw", "averaged"
+
+
+class Initial(NamedTuple):
+    """Weights that trainings start from.
+
+    Attributes:
+      variables: Flax variables of a network, on the host.
+      classes: whether it tells the same classes apart.
+    """
+
+    variables: Any
+    classes: bool
 
 
 class Training(NamedTuple):
@@ -111,6 +124,7 @@ class TrainProgram:
         together: bool = False,
         teacher: steps.Teacher | None = None,
         class_weights: np.ndarray | None = None,
+        init: Initial | None = None,
     ):
         """Creates the programs; they are compiled when they are first used.
 
@@ -124,6 +138,7 @@ class TrainProgram:
           together: train one candidate on all devices, each with a part of every batch.
           teacher: the teacher, if any.
           class_weights: `float32[classes]`, see `train_step`.
+          init: weights to start from; None: from initial ones.
         """
         here = tuple(d for d in devices if d.process_index == jax.process_index())
         self._parts = len(here) < len(devices)
@@ -131,6 +146,7 @@ class TrainProgram:
         self._shape = shape
         self._devices = devices
         self._per_device = lanes_per_device
+        self._init = init
         self._teacher = replicate(teacher, devices)
         self._compiled = False
         self._lock = threading.Lock()
@@ -163,6 +179,7 @@ class TrainProgram:
                 augmentation=augmentation,
                 spread=spread,
                 class_weights=class_weights,
+                fine_tunes=init is not None,
             )
 
         self._epoch = side_by_side(
@@ -371,6 +388,8 @@ class TrainProgram:
             state = to_state(paused.arrays, self._template, zero_variables(arch))
         else:
             initial = initial_variables(arch, jax.random.fold_in(key, _INIT))
+            if self._init:
+                initial = inherit(initial, self._init.variables, classes=self._init.classes)
             initial = pad_variables(initial, self._template) if switches else initial
             state = steps.init_state(initial)
         data = lambda stream: np.asarray(jax.random.key_data(jax.random.fold_in(key, stream)))

@@ -29,6 +29,8 @@ class RecipeArrays(flax.struct.PyTreeNode):
     lr_decay: AnyArray
     warmup_epochs: AnyArray
     ema_decay: AnyArray
+    body_lr: AnyArray
+    frozen: AnyArray
 
     @classmethod
     def of(cls, recipe: Recipe, epochs: int) -> "RecipeArrays":

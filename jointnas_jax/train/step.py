@@ -23,6 +23,7 @@ from jointnas_jax.space import ArchSpec
 from jointnas_jax.train.metrics import answers_of, sums_of
 from jointnas_jax.train.optimizer import (
     OptimizerState,
+    fine_tuning_rates,
     initial_optimizer,
     learning_rate,
     recipe_optimizer,
@@ -111,10 +112,12 @@ def train_step(
     switches: Switches | None = None,
     teacher: Teacher | None = None,
     class_weights: np.ndarray | None = None,
+    fine_tunes: bool = False,
 ) -> tuple[TrainState, jax.Array]:
     """Takes one step; the trial's key is folded with it here.
 
-    The loss counts the targets of each class by its weight, `float32[L]`; None: alike.
+    The loss counts the targets of each class by its weight, `float32[L]`; None: alike. With
+    `fine_tunes` parts of the network have learning rates of their own, see `fine_tuning_rates`.
 
     Returns:
       The state after the step and the loss `float32[]`.
@@ -145,13 +148,16 @@ def train_step(
         return optax.softmax_cross_entropy(logits, targets).mean(), updated["batch_stats"]
 
     params = state.variables["params"]
+    rate = learning_rate(recipe, state.step, steps_per_epoch)
+    if fine_tunes:
+        rate = rate * fine_tuning_rates(params, recipe)
     (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
     updates, optimizer = recipe_optimizer().update(
         grads,
         state.optimizer,
         params,
         recipe=recipe,
-        learning_rate=learning_rate(recipe, state.step, steps_per_epoch),
+        learning_rate=rate,
     )
     variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
     # So that the average does not remember the initial weights, its decay is smaller at first.
@@ -169,6 +175,7 @@ def train_epoch(
     augmentation: Augmentation,
     spread: Callable[[Any], Any],
     class_weights: np.ndarray | None = None,
+    fine_tunes: bool = False,
 ) -> tuple[TrainState, jax.Array, jax.Array, jax.Array]:
     """Trains in a lane; `spread` shares the images of a batch out to devices.
 
@@ -199,6 +206,7 @@ def train_epoch(
             switches=inputs.switches,
             teacher=inputs.teacher,
             class_weights=class_weights,
+            fine_tunes=fine_tunes,
         )
         failed = (failed_step < 0) & ~jnp.isfinite(loss)
         return after, jnp.where(failed, state.step, failed_step), total + loss
