@@ -1,7 +1,8 @@
 """The recipe for fine-tuning a trained network: learning rates of body and head, what is frozen.
 
+    python scripts/run_joint.py --config=configs/fashion_mnist.py --config.data.dir=DIR
     python scripts/run_joint.py --config=configs/finetune.py --config.data.dir=IMAGES \
-        --config.arch_file=runs/fashion_mnist/winner0.json --config.train.init=runs/fashion_mnist
+        --config.train.init=runs/fashion_mnist --config.arch_file=runs/fashion_mnist/winner0.json
 
 `train.init` is an import (`scripts/import_weights.py`), an export, or the workdir of a study or a
 training; `arch_file` its network, which gets a classifier of its own for other classes, and a stem
@@ -17,6 +18,7 @@ def get_config():
     config = runpy.run_path(str(Path(__file__).with_name("fashion_mnist.py")))["get_config"]()
     config.name = "finetune"
     config.mode = "recipe"
+    config.train.init = "runs/fashion_mnist"
     config.budget.flops = ""
     config.data.train_split = "train"
     config.data.val_fraction = 0.3

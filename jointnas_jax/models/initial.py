@@ -19,8 +19,5 @@ def load_initial(config: Config) -> Initial | None:
     """
     if not config.train.init:
         return None
-    model, labels = (
-        load(Path(config.train.init)),
-        open_dataset(dataclasses.asdict(config.data)).labels,
-    )
-    return Initial(model.variables, classes=tuple(model.labels) == labels)
+    model, dataset = load(Path(config.train.init)), open_dataset(dataclasses.asdict(config.data))
+    return Initial(model.variables, classes=tuple(model.labels) == dataset.labels)
