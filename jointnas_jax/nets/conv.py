@@ -27,6 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jointnas_jax.runtime.compiler import platform_here
+
 # Input times output positions up to which a depthwise convolution is a matmul: above it the zeros
 # of the Toeplitz matrix cost more than they save (8 x 8 -> 8 x 8 still wins).
 _TOEPLITZ_LIMIT = 4096
@@ -34,21 +36,25 @@ _TOEPLITZ_LIMIT = 4096
 _STRIP = 16
 
 
-def resolve_lowering(name: str, dtype: str = "float32") -> str:
+def resolve_lowering(name: str, dtype: str = "float32", platform: str = "") -> str:
     """Returns `matmul` or `conv`; `auto` is `matmul` on CPU, where it was measured to win.
 
-    In bfloat16 it is `conv`: `matmul` sums up in the dtype of its maps.
+    In bfloat16 it is `conv`: `matmul` sums up in the dtype of its maps. The platform is that of a
+    device; "": of those at hand.
     """
     if name != "auto":
         return name
-    return "matmul" if jax.default_backend() == "cpu" and dtype == "float32" else "conv"
+    return "matmul" if (platform or platform_here()) == "cpu" and dtype == "float32" else "conv"
 
 
-def resolve_dtype(name: str) -> str:
-    """Returns `float32` or `bfloat16`; `auto` is the latter on accelerators."""
+def resolve_dtype(name: str, platform: str = "") -> str:
+    """Returns `float32` or `bfloat16`; `auto` is the latter on accelerators.
+
+    The platform as in `resolve_lowering`.
+    """
     if name != "auto":
         return name
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return "float32" if (platform or platform_here()) == "cpu" else "bfloat16"
 
 
 def to_map(images: jax.Array, lowering: str) -> jax.Array:

@@ -17,10 +17,18 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def platform_here() -> str:
+    """The platform of the devices at hand: `cpu`, `gpu`, `tpu`."""
+    return jax.devices()[0].platform
+
+
 @functools.cache
-def compiler_options(*names: str) -> dict[str, Any]:
-    """Options for XLA:CPU by their `names` in `_OPTIONS`; {} on other backends."""
-    if jax.default_backend() != "cpu":
+def compiler_options(*names: str, platform: str = "") -> dict[str, Any]:
+    """Options for XLA:CPU by their `names` in `_OPTIONS`; {} for other platforms.
+
+    "" is the platform of the devices at hand.
+    """
+    if (platform or platform_here()) != "cpu":
         return {}
     options = [_OPTIONS[name] for name in names if _is_supported(_OPTIONS[name])]
     return {key: value for option in options for key, value in option.items()}

@@ -151,8 +151,10 @@ class TrainProgram:
         self._compiled = False
         self._lock = threading.Lock()
         self._template = zero_variables(shape)
-        dtype = resolve_dtype(config.dtype)
-        lowering = resolve_lowering(config.lowering, dtype)
+        platform = devices[0].platform
+        dtype = resolve_dtype(config.dtype, platform)
+        lowering = resolve_lowering(config.lowering, dtype, platform)
+        options = functools.partial(compiler_options, platform=platform)
         # Under `vmap` the loop over tiles would run as long as its longest lane.
         tiled = isinstance(shape, Envelope) and lowering == "matmul" and lanes_per_device == 1
         block = TiledMBConv if tiled else MBConv
@@ -166,11 +168,11 @@ class TrainProgram:
         if together:
             side_by_side = functools.partial(DataParallel, devices=tuple(devices))
             spread = batch_spread(tuple(devices))
-        fast = compiler_options("light", "old_fusion")
-        epoch_options = evaluate_options = fast if config.fast_compile else compiler_options()
+        fast = options("light", "old_fusion")
+        epoch_options = evaluate_options = fast if config.fast_compile else options()
         # An envelope trains many candidates: the speed of its epochs is worth a longer compilation.
         if isinstance(shape, Envelope):
-            epoch_options, evaluate_options = compiler_options("light"), fast
+            epoch_options, evaluate_options = options("light"), fast
 
         def epoch(*inputs: Any) -> tuple:
             return steps.train_epoch(
@@ -466,7 +468,7 @@ def _plan_program(
         key = jax.random.fold_in(jax.random.wrap_key_data(key_data), epoch)
         return plan_epoch(members, alpha, key, augmentation=augmentation, batch_size=batch_size)
 
-    options = compiler_options("light", "old_fusion")
+    options = compiler_options("light", "old_fusion", platform=devices[0].platform)
     return parallel(plan, "sls", devices, lanes_per_device=lanes_per_device, options=options)
 
 
