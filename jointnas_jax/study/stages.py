@@ -186,12 +186,17 @@ class Stages:
             contender.answers = [outcome.answers for outcome in outcomes]
 
     def _first(self, sound: Sequence[Contender]) -> list[Contender]:
-        """The validated contenders that go on, best first; the members of a front may be fewer."""
+        """The validated contenders that go on, best first; of a front there may be fewer.
+
+        Beside the members of a front such that these beat by less than one standard error of the
+        difference: the test images decide.
+        """
         count, scores = self.config.search.winners, np.array([c.mean_score for c in sound])
         order = np.argsort(-scores, kind="stable")[:count]
         if self.rule:
             vectors = np.array([c.candidate.vector for c in sound])
             members = self.rule.best(vectors, scores, count=count, all_count=True)
+            members += _nearly_members(sound, members, self.rule.cost)[: count - len(members)]
             order = np.array(sorted(members, key=lambda i: -scores[i]), int)
         return [sound[i] for i in order]
 
@@ -249,3 +254,18 @@ class Stages:
     def _key(self, stream: int, index: int) -> jax.Array:
         root = jax.random.key(self.config.seed)
         return jax.random.fold_in(jax.random.fold_in(root, stream), index)
+
+
+def _nearly_members(sound: Sequence[Contender], members: Sequence[int], cost: str) -> list[int]:
+    """Positions of contenders that members of a front beat within the noise, the nearest first."""
+    scores = np.array([contender.scores for contender in sound], float)
+    seeds = scores.shape[1]
+    if seeds < 2:
+        return []
+    error = math.sqrt(2 * scores.var(axis=1, ddof=1).mean() / seeds)
+    means = scores.mean(axis=1)
+    behind = {}
+    for i in set(range(len(sound))) - set(members):
+        rivals = [m for m in members if sound[m].cost(cost) <= sound[i].cost(cost)]
+        behind[i] = max((means[m] for m in rivals), default=means[i]) - means[i]
+    return sorted((i for i, lack in behind.items() if lack <= error), key=lambda i: (behind[i], i))
