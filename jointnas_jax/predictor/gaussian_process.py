@@ -40,23 +40,25 @@ class Trend(NamedTuple):
 
     Attributes:
       slopes: `float32[F]`, how much it rises with each feature.
-      peaks: `float32[F]`, how much it falls with the squared distance of a feature from 1/2.
+      peaks: `float32[F]`, how much it falls with the squared distance of a feature from its centre.
       offset: `float32[]`, added to it.
+      centres: `float32[F]`, where it is highest.
     """
 
     slopes: np.ndarray | jax.Array
     peaks: np.ndarray | jax.Array
     offset: np.floating | jax.Array
+    centres: np.ndarray | jax.Array
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """The trend at inputs `float32[..., F]`: `float32[...]`."""
-        return self.offset + inputs @ self.slopes - jnp.square(inputs - 0.5) @ self.peaks
+        return self.offset + inputs @ self.slopes - jnp.square(inputs - self.centres) @ self.peaks
 
     @classmethod
     def none(cls, width: int) -> "Trend":
         """No trend, for so many features."""
         flat = np.zeros(width, np.float32)
-        return cls(flat, flat, np.float32(0.0))
+        return cls(flat, flat, np.float32(0.0), flat)
 
 
 class Process(flax.struct.PyTreeNode):

@@ -32,6 +32,10 @@ _SHARE = 0.2
 # Effects of the trend, in standard deviations of the scores: of one standard deviation of the
 # logarithms of the costs, and of the squared distance from the middle of all ranges.
 _RISE, _PEAK = 0.3, 0.25
+# Where in its range a number is expected to be best, and one that can be 0, which is off. On the
+# recorded curves of three sets the first quarter of mixup's range is best; drop rates make little
+# difference there.
+_CENTRE, _OFF_CENTRE = 0.5, 0.125
 
 # Index vectors `int32[N, K]` -> standardised logarithms of costs `float32[N, P]`, under `jit` too.
 CostFeatures = Callable[[Any], Any]
@@ -241,6 +245,8 @@ class Predictor:
         if process is not None:
             trend = process.get("trend")  # studies of earlier versions have none
             flat = Trend.none(process["inputs"].shape[1])
+            if trend and "centres" not in trend:  # nor these
+                trend["centres"] = np.full_like(trend["peaks"], _CENTRE)
             parts = {"hyper": Hyper(**process["hyper"]), "trend": Trend(**trend) if trend else flat}
             process = Process(**process | parts)
         return Fitted(PredictorState(**tree["networks"]), process, Transform(**tree["transform"]))
@@ -311,17 +317,29 @@ def _trend(features: FeatureTable, columns: np.ndarray, costs: int) -> Trend:
     """The trend over the inputs: those of `columns`, then those of so many standardised costs.
 
     Before any training one expects more of a dearer network, and more of numbers inside their
-    ranges than of those at the ends: people set ranges wide enough.
+    ranges than of those at the ends: people set ranges wide enough. Numbers that can be off, such
+    as a drop rate, are expected to be best near there.
     """
     steps = features.factors[columns]  # 0 for choices and constants
-    values = [np.arange(round(1 / step) + 1) * step for step in steps[steps > 0]]
-    squares = [np.square(number - 0.5) for number in values]
-    spread = np.sqrt(sum(float(np.var(s)) for s in squares))
-    height = _PEAK / spread if spread > 0 else 0.0
-    peaks = np.concatenate([np.where(steps > 0, height, 0.0), np.zeros(costs)])
-    slopes = np.concatenate([np.zeros(len(columns)), np.full(costs, _RISE / max(costs, 1))])
-    offset = height * sum(float(np.mean(s)) for s in squares)
-    return Trend(slopes.astype(np.float32), peaks.astype(np.float32), np.float32(offset))
+    off = np.zeros(len(columns), bool)
+    if features.can_be_off is not None:
+        off = np.asarray(features.can_be_off)[columns]
+    centres, numbers = np.where(off, _OFF_CENTRE, _CENTRE), steps > 0
+    heights, offset = np.zeros(len(columns)), 0.0
+    for i in np.flatnonzero(numbers):
+        squares = np.square(np.arange(round(1 / steps[i]) + 1) * steps[i] - centres[i])
+        # Each number has the same share of the effect.
+        heights[i] = _PEAK / math.sqrt(numbers.sum()) / max(float(squares.std()), 1e-6)
+        offset += heights[i] * float(squares.mean())
+    flat = np.zeros(costs)
+    return Trend(
+        slopes=np.append(np.zeros(len(columns)), np.full(costs, _RISE / max(costs, 1))).astype(
+            np.float32
+        ),
+        peaks=np.append(heights, flat).astype(np.float32),
+        offset=np.float32(offset),
+        centres=np.append(centres, flat).astype(np.float32),
+    )
 
 
 @jax.jit

@@ -28,6 +28,8 @@ class FeatureTable:
     arch_width: int  # number of features of the architecture
     # float32[F], at which two values of a choice, or the ends of an ordinal knob, are 1 apart.
     scales: Array
+    # bool[F], numbers that can be 0, which is off: such as a drop rate.
+    can_be_off: Array | None = None
 
     @classmethod
     def of(cls, space: VectorSpace) -> "FeatureTable":
@@ -36,6 +38,7 @@ class FeatureTable:
         values = [[-1] if knob.ordinal else range(len(knob.values)) for knob in space.knobs]
         factors = [1 / max(len(k.values) - 1, 1) if k.ordinal else 0.0 for k in space.knobs]
         scales = [1.0 if width == 1 else 2**-0.5 for width in widths]
+        off = [knob.ordinal and _is_zero(knob.values[0]) for knob in space.knobs]
         arch_width = sum(widths[: len(space.arch_knobs)])
         # A constant feature belongs to the first knob, which it cannot disturb.
         constant = [] if arch_width else [0]
@@ -47,6 +50,9 @@ class FeatureTable:
             arch_width=max(arch_width, 1),
             scales=np.concatenate([[1.0] * len(constant), np.repeat(scales, widths)]).astype(
                 np.float32
+            ),
+            can_be_off=np.concatenate([[False] * len(constant), np.repeat(off, widths)]).astype(
+                bool
             ),
         )
 
@@ -60,3 +66,7 @@ class FeatureTable:
         numbers = index.astype(np.float32) * self.factors
         features = xp.where(self.values >= 0, (index == self.values).astype(np.float32), numbers)
         return features[..., : self.arch_width], features[..., self.arch_width :]
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == 0

@@ -97,7 +97,7 @@ def test_a_believed_trial_changes_no_expectation_and_leaves_less_to_learn_near_i
     np.testing.assert_allclose(after, mean, atol=1e-3)
     assert left[-1] < 0.2 * deviation[-1]
     assert (left <= deviation + 1e-4).all()
-    factor = gp._factor(process.hyper, believed.inputs, believed.real)
+    factor = gp._factor(process.hyper, believed.inputs, believed.real, 0.0)
     rows = np.asarray(believed.real)
     np.testing.assert_allclose(believed.factor[rows][:, rows], factor[rows][:, rows], atol=1e-3)
 
@@ -112,7 +112,7 @@ def fit(trials):
 
     def call(slope=0.0, peak=0.0, less=0.0):
         one = np.ones(3, np.float32)
-        return fitted(y - less, gp.Trend(slope * one, peak * one, np.float32(0.1)))
+        return fitted(y - less, gp.Trend(slope * one, peak * one, np.float32(0.1), 0.5 * one))
 
     return call
 
@@ -147,11 +147,11 @@ def test_a_trial_believed_to_be_bad_lowers_what_is_expected_near_it(trials):
     real = jnp.arange(40) < 25
     process = gp.fit_process(x, y, real, knobs=3)
     believed = gp.believe(process, x[30], jnp.float32(-4.0))
-    factor = gp._factor(process.hyper, x, jnp.arange(40) < 25)[:25, :25]
+    factor = gp._factor(process.hyper, x, jnp.arange(40) < 25, 0.0)[:25, :25]
     np.testing.assert_allclose(process.factor[:25, :25], factor, atol=1e-3)
     targets = jnp.append(y[:25], -4.0) - process.hyper.mean
     rows = jnp.append(jnp.arange(25), 30)
-    whole = gp._factor(process.hyper, x[rows], jnp.ones(26, bool))
+    whole = gp._factor(process.hyper, x[rows], jnp.ones(26, bool), 0.0)
     weights = jax.scipy.linalg.cho_solve((whole, True), targets)
     np.testing.assert_allclose(believed.weights[:26], weights, rtol=0.05, atol=0.05)
     assert gp.predict(believed, x[30:31])[0] < gp.predict(process, x[30:31])[0] - 1

@@ -312,7 +312,7 @@ def test_the_process_sees_each_choice_once_and_values_at_distance_one():
 
 # Without costs but those that a test gives.
 WITH_TREND = dataclasses.replace(CONFIG, trend=True)
-NUMBERS = PlainSpace.of({"size": (1, 9), "kind": ["a", "b", "c"], "rate": (0, 4)})
+NUMBERS = PlainSpace.of({"size": (1, 9), "kind": ["a", "b", "c"], "rate": (1, 5)})
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +334,13 @@ def trend_of(config):
 def test_expected_scores_fall_towards_both_ends_of_numbers(expected):
     assert expected(4, 2, 0) < expected(4, 2, 2)
     assert expected(4, 2, 4) < expected(4, 2, 2)
+
+
+def test_numbers_that_can_be_off_are_expected_to_be_best_near_there():
+    space = PlainSpace.of(arch={"width": (1, 8)}, recipe=dict(dropout=(0, 8), lr=(1, 9)))
+    trend = Predictor(FeatureTable.of(space), WITH_TREND, capacity=8)._trend
+    assert trend.centres[:3].tolist() == [0.5, 0.125, 0.5]
+    assert (trend.peaks[:3] > 0).all()
 
 
 def test_expected_scores_rise_with_the_cost(expected):
