@@ -78,7 +78,8 @@ def _rates(v: tuple) -> bool:
 
 
 def _shares(v: tuple) -> bool:
-    return all(0 < share < 1 for share in v) and list(v) == sorted(set(v)) and len(v) > 0
+    numbers = all(isinstance(s, int | float) and 0 < s < 1 for s in v)
+    return numbers and list(v) == sorted(set(v)) and len(v) > 0
 
 
 def _is_path(v: str) -> bool:

@@ -84,6 +84,7 @@ def test_the_text_of_a_part_says_so(found):
     assert "after" not in str(result.best)
 
 
+@pytest.mark.slow
 def test_what_fails_on_the_way_does_not_win():
     trainings = Trainings(fails=lambda candidate, share: share == 1 and candidate["width"] > 4)
     result = search(trainings, evaluations=10)
@@ -92,6 +93,7 @@ def test_what_fails_on_the_way_does_not_win():
     assert all(t.share == 1 for t in failed)
 
 
+@pytest.mark.slow
 def test_a_front_has_what_reached_the_end():
     result = search(
         Trainings(), evaluations=10, costs=lambda k: {"area": k["width"] * k["depth"]}, front="area"

@@ -84,7 +84,8 @@ def test_a_study_runs_is_recognised_and_protected(tmp_path):
     assert first.returncode == 0, first.stderr
     workdir = tmp_path / "runs" / "tiny"
     files = {"config.json", "lock", "provenance.json", "predictor.sha256", "result.json"}
-    files |= {"progress.json", "trials.db", "winner0.json"}
+    files |= {"progress.json", "trials.db", "trials.csv", "winner0.json"}
+    files |= {"data.json", "contact_sheet.png"}
     folders = {"predictor", "report", "weights"}
     assert {p.name for p in workdir.iterdir()} == files | folders
     assert (workdir / "report" / "index.html").stat().st_size > 50_000

@@ -151,6 +151,7 @@ def test_a_run_that_ends_anywhere_goes_on_to_the_same_trials(looked_up, tmp_path
     assert result["winners"] == looked_up[1]["winners"]
 
 
+@pytest.mark.slow
 def test_a_damaged_state_trains_again_from_the_start(looked_up, tmp_path):
     seen = []
 
