@@ -82,8 +82,14 @@ def test_it_is_the_study_that_trains_everything(earlier, tmp_path):
     ("flag", "message"),
     [
         ("--config.seed=1", "are others: `config.seed` is 0 there, 1 here"),
-        ("--config.train.batch_size=16", "`config.train.batch_size` is 32 there, 16 here"),
-        ("--config.search.score=accuracy", "`config.search.score`"),
+        pytest.param(
+            "--config.train.batch_size=16",
+            "`config.train.batch_size` is 32 there, 16 here",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "--config.search.score=accuracy", "`config.search.score`", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_other_trainings_are_refused(earlier, tmp_path, flag, message):

@@ -82,6 +82,7 @@ def test_what_goes_on_continues_the_curve_of_what_stopped(finished):
     assert sum(t.epochs - 2 * (t.resumed is not None) for t in coarse) == 9 * 4
 
 
+@pytest.mark.slow
 def test_it_trains_as_if_it_had_never_stopped(finished):
     """But for the epoch at the rung, where averaged weights are judged."""
     workdir, _ = finished
