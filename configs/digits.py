@@ -5,8 +5,8 @@ to train on (20 % of them for validation), 360 to test.
 
     python scripts/run_joint.py
 
-Study seeds 0, 1, 2: the default candidate's accuracy for 1.6, 1.4 and 1.8 times fewer FLOPs (reached
-in 82, 85 and 96 % of resamples); area ahead of random search's front, behind, ahead, all within the
+Study seeds 0, 1, 2: the default candidate's accuracy for 1.6, 1.4 and 1.8 times fewer FLOPs (82, 85
+and 96 % of resamples reach it); area ahead of random search's front, behind, ahead, all within the
 noise: one test image is .3 points. Without rungs (`search.stopping`), and with the middle of all
 ranges expected to be best: 2.0, not reached, 2.1; ahead, behind, behind. Before candidates were
 varied (`search.varied`): 1.5, 2.2, 1.4 times; ahead in all three. Before the process expected a

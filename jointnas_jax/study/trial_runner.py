@@ -217,7 +217,10 @@ class TrialRunner:
         arrived: tuple[int, int] | None = None,
         status: str = "",
     ) -> None:
-        """Stores a trial that has ended; `arrived` and `status` as in `Trial`."""
+        """Stores a trial that has ended; `arrived` and `status` as in `Trial`.
+
+        The status is given where it is another study's trial, which trained there.
+        """
         costs, predicted = spec.job.candidate.costs, spec.predicted
         assert costs is not None
         trial = Trial(
@@ -237,7 +240,8 @@ class TrialRunner:
         self.stored[number] = trial
         if spec.resumed is not None:
             forget(self._paused(spec.resumed))
-        self._progress.trial(trial)
+        if not status:  # it trained here
+            self._progress.trial(trial)
 
     def end(self, count: int) -> None:
         """So many trials, the next ones, are all stored."""
