@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments.verdict import judge
+from experiments.verdict import judge, number
 from jointnas_jax.command_line import integers, parse_config, run_measurement, text_table
 from jointnas_jax.config import Config
 
@@ -54,12 +54,18 @@ def compare(
             {
                 "images": size,
                 **dict(zip(WAYS, values.mean(0).tolist(), strict=True)),
-                "over_scratch": judge(values[:, 1] - values[:, 0])._asdict(),
-                "over_usual": judge(values[:, 2] - values[:, 1])._asdict(),
+                "over_scratch": _verdict(values[:, 1] - values[:, 0]),
+                "over_usual": _verdict(values[:, 2] - values[:, 1]),
                 "accuracies": values.tolist(),
             }
         )
     return rows
+
+
+def _verdict(differences: np.ndarray) -> dict[str, Any]:
+    """What the differences of the seeds say, as JSON can hold it."""
+    fields = judge(differences)._asdict()
+    return {name: v if isinstance(v, str) else number(v) for name, v in fields.items()}
 
 
 class _Task:
