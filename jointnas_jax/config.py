@@ -34,6 +34,7 @@ from jointnas_jax.rules import (
     plain,
 )
 from jointnas_jax.space.joint import JointSpace
+from jointnas_jax.space.recipe import OF_FINE_TUNING, Recipe
 
 # Keys and values of earlier versions -> their replacement.
 _SHARED = "the executor `shared` is gone: Ray hands out work, --config.executor=ray"
@@ -538,8 +539,8 @@ def _check_stopping(config: Config) -> None:
 def _check_fine_tuning(config: Config) -> None:
     """Raises `ConfigError` if the recipe has parts of fine-tuning, and nothing is fine-tuned."""
     recipe = config.space.get("recipe", {})
-    idle = {"body_lr": 1.0, "frozen": 0.0}
-    used = [name for name in idle if recipe.get(name, idle[name]) != idle[name]]
+    idle = Recipe().to_dict()
+    used = [name for name in OF_FINE_TUNING if recipe.get(name, idle[name]) != idle[name]]
     if used and not config.train.init:
         raise ConfigError(
             f"`config.space.recipe.{used[0]}` is for trainings that start from given weights; name "

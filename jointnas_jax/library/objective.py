@@ -15,6 +15,7 @@ from jointnas_jax.errors import InputError, StudyError, one_line, shown
 from jointnas_jax.library.costs import Budget, CostFn, Costs, unwrapped_errors
 from jointnas_jax.library.predictor import Parts, Predictor
 from jointnas_jax.library.space import AnySpace, Decoded, Space, check_space
+from jointnas_jax.rules import SHARES
 from jointnas_jax.strategy.front import nondominated
 from jointnas_jax.strategy.report_card import ReportCard
 from jointnas_jax.strategy.searcher import Searcher
@@ -186,7 +187,7 @@ def _check_rungs(rungs: Sequence[float]) -> tuple[float, ...]:
         shares = tuple(float(share) for share in rungs)
     except (TypeError, ValueError):
         shares = (math.nan,)
-    if not (all(0 < s < 1 for s in shares) and list(shares) == sorted(set(shares))):
+    if shares and not SHARES.holds(shares):
         raise InputError(
             "`rungs` must be ascending shares of an evaluation, above 0 and below 1, got "
             f"{shown(rungs)}"

@@ -33,8 +33,8 @@ _SHARE = 0.2
 # logarithms of the costs, and of the squared distance from the middle of all ranges.
 _RISE, _PEAK = 0.3, 0.25
 # Where in its range a number is expected to be best, and one that can be 0, which is off. On the
-# recorded curves of three sets the first quarter of mixup's range is best; drop rates make little
-# difference there.
+# recorded curves of two sets, and in studies of a third, the first quarter of mixup's range is
+# best; drop rates make little difference on the curves.
 _CENTRE, _OFF_CENTRE = 0.5, 0.125
 
 # Index vectors `int32[N, K]` -> standardised logarithms of costs `float32[N, P]`, under `jit` too.

@@ -8,7 +8,7 @@ import numpy as np
 
 from jointnas_jax.nets.envelope import cut_variables, pad_variables
 from jointnas_jax.train.optimizer import initial_optimizer
-from jointnas_jax.train.step import TrainState
+from jointnas_jax.train.step import TrainState, flat
 
 # Of a training state, as vectors.
 Arrays = Mapping[str, np.ndarray]
@@ -64,11 +64,6 @@ def to_state(arrays: Arrays, padded: Any, own: Any) -> TrainState:
         averaged=flat(pad(arrays["averaged"], _all)),
         optimizer=jax.tree.unflatten(structure, moments),
     )
-
-
-def flat(tree: Any) -> np.ndarray:
-    """All leaves of a tree as one vector `float32[V]`, with NumPy, which compiles nothing."""
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def unflat(vector: np.ndarray, like: Any) -> Any:

@@ -88,14 +88,18 @@ class EpochInputs(NamedTuple):
     teacher: Teacher | None
 
 
+def flat(tree: Any) -> np.ndarray:
+    """All leaves of a tree as one vector `float32[V]`, with NumPy, which compiles nothing."""
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
 def init_state(variables: Any) -> TrainState:
     """Returns the state before the first step, on the host, given initial Flax variables."""
-    flatten = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
     return TrainState(
         step=np.zeros((), np.int32),
         variables=variables,
-        averaged=flatten(variables),
-        optimizer=initial_optimizer(flatten(variables["params"]).size),
+        averaged=flat(variables),
+        optimizer=initial_optimizer(flat(variables["params"]).size),
     )
 
 
