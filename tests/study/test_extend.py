@@ -12,7 +12,7 @@ from rich.console import Console
 
 import jointnas_jax as jn
 from jointnas_jax.command_line import parse_config
-from jointnas_jax.errors import ConfigError, WorkdirError
+from jointnas_jax.errors import ConfigError, InputError, WorkdirError
 from jointnas_jax.problem.problem import build_problem
 from jointnas_jax.storage.study_reader import stored_trials
 from jointnas_jax.study.run import run_study
@@ -136,7 +136,7 @@ def test_candidates_over_the_budget_are_named(tmp_path):
     problem = build_problem(config())
     (tmp_path / "x.json").write_text(json.dumps(problem.default.to_dict()))
     flags_ = (f"--config.search.enqueue={tmp_path / 'x.json'}", "--config.budget.flops=1K")
-    with pytest.raises(Exception, match="budget") as caught:
+    with pytest.raises(InputError, match="budget") as caught:
         build_problem(config(*flags_)).pool()
     assert "\n" not in str(caught.value)
 
