@@ -30,12 +30,12 @@ from jointnas_jax.space.features import FeatureTable
 # Weight of the networks beside the process, chosen on NAS-Bench-Macro.
 _SHARE = 0.2
 # Effects of the trend, in standard deviations of the scores: of one standard deviation of the
-# logarithms of the costs, and of the squared distance from the middle of all ranges.
-_RISE, _PEAK = 0.3, 0.25
-# Where in its range a number is expected to be best, and one that can be 0, which is off. On the
-# recorded curves of two sets, and in studies of a third, the first quarter of mixup's range is
-# best; drop rates make little difference on the curves.
-_CENTRE, _OFF_CENTRE = 0.5, 0.125
+# logarithms of the costs, and of the squared distance from where numbers are expected to be best.
+_RISE, _PEAK = 0.3, 0.5
+# How much more a number of the recipe counts there than one of the architecture.
+_RECIPE = 4.0
+# Where studies of earlier versions expected numbers to be best.
+_EARLIER_CENTRE = 0.5
 
 # Index vectors `int32[N, K]` -> standardised logarithms of costs `float32[N, P]`, under `jit` too.
 CostFeatures = Callable[[Any], Any]
@@ -246,7 +246,7 @@ class Predictor:
             trend = process.get("trend")  # studies of earlier versions have none
             flat = Trend.none(process["inputs"].shape[1])
             if trend and "centres" not in trend:  # nor these
-                trend["centres"] = np.full_like(trend["peaks"], _CENTRE)
+                trend["centres"] = np.full_like(trend["peaks"], _EARLIER_CENTRE)
             parts = {"hyper": Hyper(**process["hyper"]), "trend": Trend(**trend) if trend else flat}
             process = Process(**process | parts)
         return Fitted(PredictorState(**tree["networks"]), process, Transform(**tree["transform"]))
@@ -317,19 +317,17 @@ def _trend(features: FeatureTable, columns: np.ndarray, costs: int) -> Trend:
     """The trend over the inputs: those of `columns`, then those of so many standardised costs.
 
     Before any training one expects more of a dearer network, and more of numbers inside their
-    ranges than of those at the ends: people set ranges wide enough. Numbers that can be off, such
-    as a drop rate, are expected to be best near there.
+    ranges than of those at the ends: people set ranges wide enough.
     """
+    assert features.centres is not None
     steps = features.factors[columns]  # 0 for choices and constants
-    off = np.zeros(len(columns), bool)
-    if features.can_be_off is not None:
-        off = np.asarray(features.can_be_off)[columns]
-    centres, numbers = np.where(off, _OFF_CENTRE, _CENTRE), steps > 0
+    centres = features.centres[columns]
+    shares = np.where(columns < features.arch_width, 1.0, _RECIPE) * (steps > 0)
+    shares *= _PEAK / max(float(np.linalg.norm(shares)), 1.0)
     heights, offset = np.zeros(len(columns)), 0.0
-    for i in np.flatnonzero(numbers):
+    for i in np.flatnonzero(shares):
         squares = np.square(np.arange(round(1 / steps[i]) + 1) * steps[i] - centres[i])
-        # Each number has the same share of the effect.
-        heights[i] = _PEAK / math.sqrt(numbers.sum()) / max(float(squares.std()), 1e-6)
+        heights[i] = shares[i] / max(float(squares.std()), 1e-6)
         offset += heights[i] * float(squares.mean())
     flat = np.zeros(costs)
     return Trend(

@@ -8,10 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from jointnas_jax.space.knobs import Knob
 from jointnas_jax.space.vectors import VectorSpace
 
 # NumPy's or JAX's, which is not imported here.
 Array = Any
+
+# Where in its range a number is expected to be best: any, the learning rate, and one that can be 0,
+# which is off, such as a drop rate. `docs/predictor.rst` has the evidence.
+_CENTRE, _LEARNING_RATE_CENTRE, _OFF_CENTRE = 0.5, 0.65, 0.125
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +33,8 @@ class FeatureTable:
     arch_width: int  # number of features of the architecture
     # float32[F], at which two values of a choice, or the ends of an ordinal knob, are 1 apart.
     scales: Array
-    # bool[F], numbers that can be 0, which is off: such as a drop rate.
-    can_be_off: Array | None = None
+    # float32[F], where in [0, 1] a number is expected to be best.
+    centres: Array | None = None
 
     @classmethod
     def of(cls, space: VectorSpace) -> "FeatureTable":
@@ -38,7 +43,7 @@ class FeatureTable:
         values = [[-1] if knob.ordinal else range(len(knob.values)) for knob in space.knobs]
         factors = [1 / max(len(k.values) - 1, 1) if k.ordinal else 0.0 for k in space.knobs]
         scales = [1.0 if width == 1 else 2**-0.5 for width in widths]
-        off = [knob.ordinal and _is_zero(knob.values[0]) for knob in space.knobs]
+        centres = [_centre(knob) for knob in space.knobs]
         arch_width = sum(widths[: len(space.arch_knobs)])
         # A constant feature belongs to the first knob, which it cannot disturb.
         constant = [] if arch_width else [0]
@@ -51,8 +56,8 @@ class FeatureTable:
             scales=np.concatenate([[1.0] * len(constant), np.repeat(scales, widths)]).astype(
                 np.float32
             ),
-            can_be_off=np.concatenate([[False] * len(constant), np.repeat(off, widths)]).astype(
-                bool
+            centres=np.concatenate([[_CENTRE] * len(constant), np.repeat(centres, widths)]).astype(
+                np.float32
             ),
         )
 
@@ -68,5 +73,7 @@ class FeatureTable:
         return features[..., : self.arch_width], features[..., self.arch_width :]
 
 
-def _is_zero(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
+def _centre(knob: Knob) -> float:
+    if knob.name == "lr":
+        return _LEARNING_RATE_CENTRE
+    return _OFF_CENTRE if knob.ordinal and knob.values[0] == 0 else _CENTRE
