@@ -31,7 +31,7 @@ from jointnas_jax.space.features import FeatureTable
 _SHARE = 0.2
 # Effects of the trend, in standard deviations of the scores: of one standard deviation of the
 # logarithms of the costs, and of the squared distance from where numbers are expected to be best.
-_RISE, _PEAK = 0.3, 0.5
+_RISE, _PEAK = 0.3, 0.4
 # How much more a number of the recipe counts there than one of the architecture.
 _RECIPE = 4.0
 # Where studies of earlier versions expected numbers to be best.
