@@ -73,6 +73,7 @@ def botorch_front(objective: Objective, seed: int) -> np.ndarray:
     torch.manual_seed(seed)
     book, table = Book(objective, seed), objective.table
     logs = np.log(table.costs[:, :1])
+    dearest = 1 + np.log(1.1) / np.ptp(logs)  # the reference of `shares`
     logs = (logs - logs.min()) / np.ptp(logs)
     features = np.concatenate([*FeatureTable.of(table.space)(table.vectors), logs], axis=1)
     inputs = torch.tensor(features, dtype=torch.float64)
@@ -87,8 +88,7 @@ def botorch_front(objective: Objective, seed: int) -> np.ndarray:
         marks = torch.tensor(_standardised(scores)[:, None], dtype=torch.float64)
         process = SingleTaskGP(inputs[rows], marks, torch.full_like(marks, _BOTORCH_NOISE))
         fit_gpytorch_mll(ExactMarginalLogLikelihood(process.likelihood, process))
-        # No score below the median counts, as in `shares`.
-        corner = torch.tensor([marks.median().item(), -1 - np.log(1.1)], dtype=torch.float64)
+        corner = torch.tensor([marks.median().item(), -dearest], dtype=torch.float64)
         known = both(marks, inputs[rows])
         gain = qLogExpectedHypervolumeImprovement(
             process,
