@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from benchmarks.predictors import check_names
+from benchmarks.predictors import who_can
 from jointnas_jax.command_line import define_path, parse_config, run_measurement, text_table
 from jointnas_jax.config import Config
 from jointnas_jax.errors import ConfigError, InputError
@@ -240,13 +240,13 @@ def compete(
     tables: Sequence[Path], *, searches: int, contestants: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Races searches on tables; returns a row for each table, search and budget."""
-    from benchmarks.race import CONTESTANTS, race
+    from benchmarks.race import CONTESTANTS, NEEDS, race
 
-    check_names(contestants, [*CONTESTANTS])
+    names = who_can(contestants, CONTESTANTS, NEEDS)
     named = {_name(file): read_table(file) for file in tables}
     column = COLUMNS.index("calibrated_brier")
     rows = []
-    for name in contestants or CONTESTANTS:
+    for name in names:
         for row in race(named, column, searches=searches, names=[name]):
             rows.append(row)
             print(json.dumps(row), flush=True)
@@ -387,7 +387,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("again", 60, "How many of them train three times, and on all folds.", 0)
     flags.DEFINE_integer("folds", 1, "Divisions of the training split.", 1)
     flags.DEFINE_integer("searches", 20, "Searches of a race, each with other draws.", 1)
-    flags.DEFINE_list("contestants", [], "Who takes part in a race; none: all.")
+    flags.DEFINE_list("contestants", [], "Who takes part in a race; none: all installed.")
     flags.DEFINE_enum(
         "metric", "accuracy", ["accuracy", "balanced_accuracy"], "What is to be foretold."
     )

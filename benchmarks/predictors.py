@@ -6,6 +6,7 @@ ranks 2,000 others. All but the `-plain` ones also get the costs, which are free
 
 import collections
 import functools
+import importlib.util
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -104,6 +105,30 @@ def check_names(names: Sequence[str], contestants: Collection[str]) -> None:
     for name in names:
         if name not in contestants:
             raise InputError(f"there is no contestant `{name}`{nearest(name, contestants)}")
+
+
+def who_can(
+    names: Sequence[str], contestants: Collection[str], needs: Mapping[str, str]
+) -> list[str]:
+    """Contestants that take part: those that are named, or else all that are installed.
+
+    Args:
+      names: those that are named.
+      contestants: all of them.
+      needs: contestant -> module of the extra `peers` that it needs.
+
+    Raises:
+      InputError: a name of no contestant, or of one that is not installed.
+    """
+    check_names(names, contestants)
+    missing = {who: m for who, m in needs.items() if importlib.util.find_spec(m) is None}
+    for name in names:
+        if name in missing:
+            raise InputError(
+                f"contestant `{name}` needs the module `{missing[name]}`, which is not installed: "
+                "pip install -e '.[peers]'"
+            )
+    return [*names] or [name for name in contestants if name not in missing]
 
 
 def standard_error(values: np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ end. Costs are known to all.
 - `asha`: the same without waiting: the best half of those at a rung so far goes on.
 - `hyperband`: Optuna's TPE in rungs, with its Hyperband pruner; of one objective, the score. What
   it suggests is the nearest candidate of the table.
+- `neps`, `neps-mo`: Hyperband of NePS, of the score alone and of score and FLOPs; candidates as in
+  `hyperband`. They need the extra `peers`, and are left out without it.
 - `none`, `paper`, `curve`: this project's search, by `config.search.stopping`.
 """
 
@@ -43,6 +45,10 @@ _RUNGS = (0.5, 1.0)
 # Rungs of the halving searches, which need more of them.
 _HALVES = (0.25, 0.5, 1.0)
 _FIRST = 5
+# Proposals of a peer for each candidate of the table, at most: repeated ones are free.
+_PATIENCE = 50
+# No name of a knob.
+_FIDELITY = "epochs of the training"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +103,11 @@ class Curves:
     def logs(self) -> np.ndarray:
         """Logarithms of the FLOPs, `float64[N]`."""
         return np.log(self.costs[:, 0])
+
+    def nearest(self, vector: np.ndarray) -> int:
+        """The row of the candidate nearest to a vector `int32[K]` of the space."""
+        sizes = np.maximum(self.space.cardinalities - 1, 1)
+        return int(np.abs((self.vectors - vector) / sizes).sum(1).argmin())
 
     def score(self, row: int, epochs: int) -> float:
         """What a training shows: averaged weights before the end, those that count there."""
@@ -221,11 +232,9 @@ def hyperband(book: Book, rng: np.random.Generator) -> None:
         sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True),
         pruner=optuna.pruners.HyperbandPruner(rungs[0], rungs[-1], reduction_factor=2),
     )
-    sizes = np.maximum(curves.space.cardinalities - 1, 1)
-    for _ in range(50 * len(curves.vectors)):
+    for _ in range(_PATIENCE * len(curves.vectors)):
         trial = study.ask()
-        distance = np.abs((curves.vectors - suggested(trial, curves.space)) / sizes).sum(1)
-        row = int(distance.argmin())
+        row = curves.nearest(suggested(trial, curves.space))
         score, stopped = math.nan, False
         for rung in rungs:
             if not book.can(row, rung):
@@ -237,6 +246,36 @@ def hyperband(book: Book, rng: np.random.Generator) -> None:
                 break
         state = optuna.trial.TrialState.PRUNED if stopped else None
         study.tell(trial, None if stopped else score, state=state)
+
+
+def neps(objectives: int, book: Book, rng: np.random.Generator) -> None:
+    """Hyperband of NePS, of one objective or two; a repeated candidate is free."""
+    import torch
+    from neps import AskAndTell, HPOCategorical, HPOInteger, SearchSpace, algorithms
+
+    torch.manual_seed(int(rng.integers(2**31)))  # NePS samples with the generator of PyTorch
+    curves, last = book.curves, book.curves.epochs
+    # Of one value it takes no knob.
+    knobs = {knob.name: knob for knob in curves.space.knobs if len(knob.values) > 1}
+    parameters = {
+        name: HPOInteger(0, len(knob.values) - 1)
+        if knob.ordinal
+        else HPOCategorical([*range(len(knob.values))])
+        for name, knob in knobs.items()
+    }
+    # It halves the longest training as often as that leaves no less than this.
+    fidelity = HPOInteger(max(1, int(last * _HALVES[0])), last, is_fidelity=True)
+    algorithm = algorithms.hyperband if objectives == 1 else algorithms.mo_hyperband
+    search = AskAndTell(algorithm(SearchSpace(parameters | {_FIDELITY: fidelity}), eta=2))
+    for _ in range(_PATIENCE * len(curves.vectors)):
+        trial = search.ask()
+        values = [int(trial.config.get(knob.name, 0)) for knob in curves.space.knobs]
+        row = curves.nearest(curves.space.canonical(np.array([values], np.int32))[0])
+        epochs = trial.config[_FIDELITY]
+        if not book.can(row, epochs):
+            return
+        losses = [-book.train(row, epochs), float(curves.logs[row])]
+        search.tell(trial, {"objective_to_minimize": losses if objectives > 1 else losses[0]})
 
 
 def ours(stopping: str, curves: Curves) -> Search:
@@ -316,10 +355,15 @@ CONTESTANTS: Mapping[str, Callable[[Curves], Search]] = {
     "halving": lambda curves: halving,
     "asha": lambda curves: asha,
     "hyperband": lambda curves: hyperband,
+    "neps": lambda curves: functools.partial(neps, 1),
+    "neps-mo": lambda curves: functools.partial(neps, 2),
     "none": lambda curves: ours("none", curves),
     "paper": lambda curves: ours("paper", curves),
     "curve": lambda curves: ours("curve", curves),
 }
+
+# Contestant -> module that the extra `peers` brings.
+NEEDS = dict.fromkeys(("neps", "neps-mo"), "neps")
 
 
 def race(

@@ -216,6 +216,7 @@ class Scheduler:
         # Operations of its answer for an image.
         self._answer = _FORWARD * count(teacher).macs if teacher else 0
         self._lanes = LaneCounts(self._most_lanes)
+        self._layouts: dict[Shape, Layout] = {}
         self._programs: set[tuple] = set()
 
     def schedule(
@@ -260,10 +261,11 @@ class Scheduler:
                 kinds.setdefault(jobs[i].kind, []).append(i)
             # Lanes wait for each other: neighbours take about as long.
             order = [i for k in kinds.values() for i in sorted(k, key=lambda i: (-costs[i], i))]
-            on_all = few or isinstance(shape, Envelope)
-            devices = self.hardware.all_devices if on_all else 1
+            first = Layout.ALL if few or isinstance(shape, Envelope) else Layout.ONE
+            # Later batches keep to it: a program for all devices is not the one of a single device.
+            layout = self._layouts.setdefault(shape, first)
+            devices = self.hardware.all_devices if layout is Layout.ALL else 1
             lanes = self._lanes.of(shape, -(-max(map(len, kinds.values())) // devices))
-            layout = Layout.ALL if on_all else Layout.ONE
             yield Assignment(shape, {i: jobs[i] for i in order}, lanes, layout)
 
     def _shares_batches(self, jobs: int) -> bool:

@@ -1,9 +1,13 @@
 """Races of searches on recorded curves: epochs are counted, and the test images judge."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 
-from benchmarks.race import BUDGETS, CONTESTANTS, Book, Curves, race
+from benchmarks.predictors import who_can
+from benchmarks.race import BUDGETS, CONTESTANTS, NEEDS, Book, Curves, race
+from jointnas_jax.errors import InputError
 from jointnas_jax.space import JointSpace
 
 SPACE = dict(
@@ -18,6 +22,17 @@ STORED = SPACE | dict(
     recipe=dict(lr={"range": [0.01, 0.1, 0.01]}),
 )
 EPOCHS = 8
+# Their packages take seconds to import.
+PEERS = [
+    pytest.param(
+        name,
+        marks=[
+            pytest.mark.slow,
+            pytest.mark.skipif(not importlib.util.find_spec(module), reason=f"needs {module}"),
+        ],
+    )
+    for name, module in NEEDS.items()
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +64,7 @@ def curves(table):
     return Curves.of("made", table, 0)
 
 
-@pytest.mark.parametrize("name", ["random", "halving", "asha", "hyperband"])
+@pytest.mark.parametrize("name", ["random", "halving", "asha", "hyperband", *PEERS])
 @pytest.mark.parametrize("budget", [3, 8])
 def test_a_search_takes_no_more_epochs_than_it_has(curves, name, budget):
     book = Book(curves, budget)
@@ -57,6 +72,28 @@ def test_a_search_takes_no_more_epochs_than_it_has(curves, name, budget):
     spent = sum(book.reached.values())
     assert (budget - 1) * EPOCHS <= spent <= budget * EPOCHS
     assert max(book.reached.values()) == EPOCHS
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_searches_the_same_way_with_the_same_seed(curves, name):
+    books = [Book(curves, 3) for _ in range(2)]
+    for book in books:
+        CONTESTANTS[name](curves)(book, np.random.default_rng(0))
+    assert books[0].reached == books[1].reached
+
+
+def test_who_is_not_installed_is_left_out_and_named_where_it_is_asked_for():
+    needs = {"b": "no_such_module", "c": "json"}
+    assert who_can([], "abc", needs) == ["a", "c"]
+    assert who_can(["c", "a"], "abc", needs) == ["c", "a"]
+    with pytest.raises(
+        InputError, match=r"contestant `b` needs the module `no_such_module`.*\[peers\]"
+    ):
+        who_can(["a", "b"], "abc", needs)
+
+
+def test_the_nearest_candidate_of_a_table_is_itself(curves):
+    assert [curves.nearest(vector) for vector in curves.vectors] == [*range(len(curves.vectors))]
 
 
 def test_finalists_are_paid_for_before_anything_else_trains(curves):

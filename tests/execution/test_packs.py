@@ -12,6 +12,7 @@ from jointnas_jax.execution import local as evaluators
 from jointnas_jax.execution.job import Job, TrainResult
 from jointnas_jax.execution.local import LocalExecutor
 from jointnas_jax.problem.problem import build_problem
+from jointnas_jax.train.paused import Paused
 from jointnas_jax.train.program import Training
 
 
@@ -94,6 +95,27 @@ def test_what_cannot_be_compiled_ahead_is_a_failure_of_its_pack_alone(problem, s
     found = make(problem, split).run(some := jobs(problem, 10))
     for job, outcome in zip(some, found, strict=True):
         assert (outcome.reason == "RuntimeError: broken") == (job.candidate.arch.resolution == 6)
+
+
+@pytest.mark.parametrize(
+    ("program", "lanes"), [("exact", 1), ("envelope", 1), ("envelope", 4), ("auto", 1)]
+)
+@pytest.mark.parametrize("first", [1, 3, 9])
+def test_what_goes_on_needs_no_other_program(problem, split, program, lanes, first):
+    """However many of a batch go on, alone or beside others."""
+    scheduler = make(problem, split, devices=2, program=program, lanes=lanes).scheduler
+    fresh = [*{job.candidate.arch: job for job in jobs(problem, 60)}.values()]
+    began, later = fresh[:first], fresh[first : first + 2]
+
+    def compiled(some):
+        found = scheduler.schedule(dict(enumerate(some)), later=20).estimate
+        return found.envelopes + found.exact
+
+    assert compiled(began) > 0
+    go_on = [dataclasses.replace(job, epochs=2, resumed=Paused(1)) for job in began]
+    assert [compiled(go_on[:count]) for count in range(1, first + 1)] == [0] * first
+    compiled(later)
+    assert compiled([*go_on, *later]) == 0
 
 
 def seeds(problem, archs, count):

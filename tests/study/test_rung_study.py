@@ -20,10 +20,12 @@ from jointnas_jax.report.accuracy_figures import draw_learning_curves
 from jointnas_jax.storage.study_reader import read_record, stored_trials
 from jointnas_jax.study.run import run_study
 from jointnas_jax.study.study_forecast import stand_in_batches
+from jointnas_jax.telemetry.progress import Progress
 from jointnas_jax.train.paused import Paused
 
 TINY = str(Path(__file__).parent.parent / "support" / "tiny.py")
 CONSOLE = Console(quiet=True)
+TRAINING = "jit(on_one)"  # what JAX calls the programs of `train/parallel.py`
 CURVE = ["--config.search.stopping=curve", "--config.train.epochs=4"]
 
 
@@ -42,11 +44,42 @@ def run(workdir, *arguments, train_fn=None, **settings):
     return run_study(config(*arguments), workdir, CONSOLE, train_fn=train_fn, **settings)
 
 
+class Batches(Progress):
+    """Counts the batches of trainings that have begun."""
+
+    begun = 0
+
+    def batch_begins(self, *args):
+        self.begun += 1
+        super().batch_begins(*args)
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def compiled():
+    """What the study `finished` compiled: name of a program, batches that had begun."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, compiled):
     """Real trainings."""
-    workdir = tmp_path_factory.mktemp("rungs")
-    return workdir, run(workdir)
+    workdir, batches = tmp_path_factory.mktemp("rungs"), Batches()
+
+    def listen(event, *_, fun_name="", **__):
+        if event.endswith("backend_compile_duration"):
+            compiled.append((fun_name, batches.begun))
+
+    jax.clear_caches()  # what an earlier test or run compiled counts, too
+    cached = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        result = run(workdir, progress=batches)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+        jax.config.update("jax_enable_compilation_cache", cached)
+    assert batches.begun > 5
+    return workdir, result
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +127,18 @@ def test_it_trains_as_if_it_had_never_stopped(finished):
     (whole,) = executor.run([Job(problem.candidate(vector), key, 4)])
     np.testing.assert_allclose(whole.scores[2:], trial.scores[2:], atol=2e-3)
     np.testing.assert_allclose(whole.scores[0], trial.scores[0], atol=2e-3)
+
+
+def test_nothing_compiles_after_the_first_rung(finished, compiled):
+    """Not for what goes on, packs of other sizes, random search, finalists or winners.
+
+    The search compiles what it learns and asks with when the first batch has ended, and no later.
+    """
+    training = [batch for name, batch in compiled if name == TRAINING]
+    assert len(training) >= 3  # an epoch, its plan, a measurement
+    assert {*training} == {1}
+    others = {batch for name, batch in compiled if name != TRAINING}
+    assert others == {0, 1}
 
 
 def test_nothing_of_what_paused_is_left(finished):
