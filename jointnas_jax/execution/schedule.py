@@ -261,9 +261,11 @@ class Scheduler:
                 kinds.setdefault(jobs[i].kind, []).append(i)
             # Lanes wait for each other: neighbours take about as long.
             order = [i for k in kinds.values() for i in sorted(k, key=lambda i: (-costs[i], i))]
-            first = Layout.ALL if few or isinstance(shape, Envelope) else Layout.ONE
-            # Later batches keep to it: a program for all devices is not the one of a single device.
-            layout = self._layouts.setdefault(shape, first)
+            layout = Layout.ALL if few or isinstance(shape, Envelope) else Layout.ONE
+            if any(jobs[i].resumed for i in order):
+                # What goes on keeps its program: that for all devices is another one.
+                layout = self._layouts.get(shape, layout)
+            self._layouts[shape] = layout
             devices = self.hardware.all_devices if layout is Layout.ALL else 1
             lanes = self._lanes.of(shape, -(-max(map(len, kinds.values())) // devices))
             yield Assignment(shape, {i: jobs[i] for i in order}, lanes, layout)
