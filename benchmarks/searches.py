@@ -13,15 +13,18 @@ Ours alone uses costs as features; `ours-nocosts` does without.
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.predictors import OURS, check_names, standard_error
-from benchmarks.tables import Table
+from benchmarks.tables import NAMES, Table, load
 from jointnas_jax.config import PredictorConfig, SearchConfig
 from jointnas_jax.errors import DataError
+from jointnas_jax.space.prior import Prior
 from jointnas_jax.space.vectors import VectorSpace
+from jointnas_jax.strategy.foreign import Foreign
 from jointnas_jax.strategy.searcher import Searcher
 
 AT = (20, 50, 100)
@@ -57,12 +60,15 @@ class Objective:
         rows = self.table.rows(vectors)
         return self.table.one_run(rows, rng) if self.noisy else self.table.scores[rows]
 
+    def regrets(self, outcome: "Outcome") -> np.ndarray:
+        """Regret of the candidate to take after 1 to `max(AT)` evaluations, `float64[max(AT)]`."""
+        true = self.table.scores[self.table.rows(outcome.vectors)]
+        lacking = self.table.scores[self.allowed].max() - true[np.asarray(outcome.best)]
+        return np.pad(lacking, (0, max(0, max(AT) - len(lacking))), mode="edge")[: max(AT)]
+
     def regret(self, outcome: "Outcome") -> list[float]:
         """At each of `AT`: regret of the candidate to take after so many evaluations."""
-        true = self.table.scores[self.table.rows(outcome.vectors)]
-        best = self.table.scores[self.allowed].max()
-        last = len(outcome.best)
-        return [float(best - true[outcome.best[min(n, last) - 1]]) for n in AT]
+        return [float(self.regrets(outcome)[n - 1]) for n in AT]
 
 
 class Outcome(NamedTuple):
@@ -129,12 +135,15 @@ def ours(
     costs: bool = True,
     measured: bool = False,
     front: int | None = None,
+    prior: str = "",
+    earlier: str = "",
     **settings: Any,
 ) -> Search:
     """The project's search, with `settings` of `SearchConfig`.
 
     Without `costs` the predictor does not see them. `measured` takes the candidate that scored
-    best, also where evaluations are noisy. `front`: see `Searcher`.
+    best, also where evaluations are noisy. `front`: see `Searcher`. `prior`: `good` or `bad`, see
+    `guess`. `earlier`: trials of an earlier study, see `earlier_study`.
     """
     table, allowed = objective.table, objective.allowed
     searcher = Searcher(
@@ -151,6 +160,8 @@ def ours(
         ),
         noisy=objective.noisy and not measured,
         front=front,
+        prior=guess(table, prior) if prior else None,
+        foreign=[earlier_study(table, earlier)] if earlier else (),
     )
 
     def run(objective: Objective, seed: int) -> Outcome:
@@ -159,6 +170,39 @@ def ours(
         return Outcome(result.state.vectors, np.array(result.best))
 
     return run
+
+
+def guess(table: Table, kind: str) -> Prior:
+    """What somebody expects who knows a candidate among the best 1 %, or the worst 1 %.
+
+    Numbers are expected around its values, with a fifth of their range as deviation; its choices
+    weigh three times as much as others.
+    """
+    rank = len(table.vectors) // 200
+    order = np.argsort(-table.scores)
+    vector = table.vectors[order[rank if kind == "good" else -1 - rank]].tolist()
+    description: dict[str, Any] = {}
+    for knob, index in zip(table.space.knobs, vector, strict=True):
+        weights = [1.0] * len(knob.values)
+        weights[index] = 3.0
+        around = {"centre": knob.values[index], "width": 0.2}
+        description[knob.name] = around if knob.ordinal else weights
+    return Prior.of(table.space.knobs, description, name="prior")
+
+
+def earlier_study(table: Table, kind: str) -> Foreign:
+    """100 random trials of the next table of the same family, or with scores `by chance`.
+
+    A family of one table has trials of its own.
+    """
+    family = [name for name in NAMES if name.split("_")[0] == table.name.split("_")[0]]
+    name = family[(family.index(table.name) + 1) % len(family)]
+    other = table if name == table.name else load(name, Path())
+    rng = np.random.default_rng(0)
+    rows = rng.choice(len(other.vectors), 100, replace=False)
+    scores = rng.normal(size=len(rows)) if kind == "by chance" else other.scores[rows]
+    knobs = [other.space.values(vector) for vector in other.vectors[rows]]
+    return Foreign.of(table.space, name, knobs, scores[:, None].tolist())
 
 
 def random_search(objective: Objective, seed: int) -> Outcome:
@@ -238,6 +282,10 @@ OURS_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "ours-measured": {"measured": True},
     "ours-trend": {"predictor": OURS["ours-trend"]},
     "ours-pool": {"propose": "pool"},
+    "ours-prior": {"prior": "good"},
+    "ours-wrong-prior": {"prior": "bad"},
+    "ours-earlier": {"earlier": "next"},
+    "ours-wrong-earlier": {"earlier": "by chance"},
     "paper": {"predictor": OURS["paper"], "propose": "pool"},
 }
 PEERS: Mapping[str, Search] = {
@@ -251,11 +299,31 @@ PEERS: Mapping[str, Search] = {
 
 def compare(
     objective: Objective, seeds: int, names: Sequence[str] = ()
-) -> Iterator[tuple[str, dict[str, list[float]]]]:
-    """Yields searches by name (none: all), each with its mean `regret` at `AT` and the `error`."""
+) -> Iterator[tuple[str, dict[str, list[Any]]]]:
+    """Yields searches by name (none: all), each with its mean `regret` at `AT` and the `error`.
+
+    Also the `evaluations` after which its mean regret is what the first search has at `AT`, None
+    where it never is.
+    """
+    first: np.ndarray | None = None
     check_names(names, [*OURS_SETTINGS, *PEERS])
     for name in names or [*OURS_SETTINGS, *PEERS]:
         search = PEERS.get(name) or ours(objective, **OURS_SETTINGS[name])
-        regrets = np.array([objective.regret(search(objective, seed)) for seed in range(seeds)])
-        error = standard_error(regrets)
-        yield name, {"regret": regrets.mean(0).tolist(), "error": error.tolist()}
+        curves = np.array([objective.regrets(search(objective, seed)) for seed in range(seeds)])
+        at = np.array(AT) - 1
+        mean, error = curves.mean(0), standard_error(curves[:, at])
+        first = mean if first is None else first
+        yield (
+            name,
+            {
+                "regret": mean[at].tolist(),
+                "error": error.tolist(),
+                "evaluations": [evaluations_until(mean, first[n]) for n in at],
+            },
+        )
+
+
+def evaluations_until(regrets: np.ndarray, wanted: float) -> int | None:
+    """After how many evaluations regrets `float[E]` are as wanted; None: never."""
+    reached = np.flatnonzero(regrets <= wanted)
+    return int(reached[0]) + 1 if len(reached) else None

@@ -66,6 +66,8 @@ def search() -> Iterator[dict[str, Any]]:
             for who, marks in searches.compare(objective, values.seeds, values.contestants):
                 results[who] = marks
                 print(f"  {who:<24}" + "".join(f"{r:9.4f}" for r in marks["regret"]), flush=True)
+                needed = ["-" if n is None else n for n in marks["evaluations"]]
+                print(f"  {'  as the first after':<24}" + "".join(f"{n:>9}" for n in needed))
                 yield report
 
 

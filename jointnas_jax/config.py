@@ -34,6 +34,7 @@ from jointnas_jax.rules import (
     plain,
 )
 from jointnas_jax.space.joint import JointSpace
+from jointnas_jax.space.prior import Prior
 from jointnas_jax.space.recipe import OF_FINE_TUNING, Recipe
 
 # Keys and values of earlier versions -> their replacement.
@@ -175,8 +176,10 @@ class _Settings:
             value, path = getattr(self, field.name), f"{type(self).__name__}.{field.name}"
             if "rule" in field.metadata:
                 object.__setattr__(self, field.name, _check_value(field, value, path))
-            else:
+            elif dataclasses.is_dataclass(field.type):
                 check_settings(path, value, field.type)
+            else:
+                object.__setattr__(self, field.name, _check_mapping(value, path))
 
 
 def check_settings(name: str, value: Any, kind: Any) -> Any:
@@ -269,6 +272,11 @@ class SearchConfig(_Settings):
         does not. Of a front also the same, scaled down to a half and a quarter of its cost.
       enqueue: files of candidates to train first, separated by commas, such as `winner0.json` of
         other studies.
+      trials_from: workdirs of earlier studies, separated by commas, or databases, `URL#STUDY`: on
+        the same space or one that shares knobs. Their trials are learnt from as far as they
+        foretell what candidates score here, and are no trials of this study.
+      prior: which values of a knob are expected to be good: name of the knob -> a list of weights
+        of its values, or `dict(centre=VALUE, width=SHARE)`, a share of its range.
       rounds: rounds of the coarse stage.
       per_round: candidates trained in a round.
       asynchronous: after the first round ask for a candidate whenever an actor of the executor
@@ -304,6 +312,8 @@ class SearchConfig(_Settings):
     pool_size: int = option(4096, between(1, 10_000_000))
     start_with_default: bool = option(True, FLAG)
     enqueue: str = option("", ANY)
+    trials_from: str = option("", ANY)
+    prior: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     rounds: int = option(4, between(1, 1000))
     per_round: int = option(8, between(1, 100_000))
     asynchronous: bool = option(False, FLAG)
@@ -333,6 +343,8 @@ class StudyConfig:
       extend: workdir of an earlier study of the same data, space, training and seed, such as one
         with fewer rounds: its trainings are taken from there where this one asks for them, but for
         those that failed.
+      retry_failed: where an unfinished study goes on, trainings that failed train again, and the
+        search goes on as if they had not failed; sound ones that it asks for again are kept.
       resume: `auto`: go on with an unfinished study in the workdir; `must`: there has to be one;
         `never`.
       other_machine: go on where another machine began, though results may differ in the last bits.
@@ -345,6 +357,7 @@ class StudyConfig:
     devices: int = option(0, between(0, 4096))
     storage: str = option("", DATABASE)
     extend: str = option("", PATH)
+    retry_failed: bool = option(False, FLAG)
     resume: str = option("auto", one_of("auto", "must", "never"))
     other_machine: bool = option(False, FLAG)
     checkpoint_minutes: float = option(10.0, at_least(0))
@@ -498,6 +511,7 @@ def check_config(config: ConfigDict | Mapping[str, Any]) -> Config:
             'search the best candidate with --config.search.front=""'
         )
     _check_stopping(checked)
+    _check_experience(checked)
     _check_fine_tuning(checked)
     if checked.arch_file and checked.mode != "recipe":
         raise ConfigError(
@@ -533,6 +547,23 @@ def _check_stopping(config: Config) -> None:
         raise ConfigError(
             f"`config.search.rungs` must lie inside of a training of {config.train.epochs} epochs, "
             f"got {shown(list(search.rungs))}; train longer, or use --config.search.stopping=none"
+        )
+
+
+def _check_experience(config: Config) -> None:
+    """Raises `ConfigError` if what is known beforehand cannot be used as it is asked for."""
+    search = config.search
+    space = JointSpace.from_config(config.space, image_channels=3, num_classes=2)
+    Prior.of(space.knobs, search.prior, name="config.search.prior")
+    if search.trials_from and not config.predictor.process:
+        raise ConfigError(
+            "`config.search.trials_from` needs the Gaussian process, got "
+            "`config.predictor.process` = False; leave one of them out"
+        )
+    if config.study.retry_failed and search.asynchronous:
+        raise ConfigError(
+            "`config.study.retry_failed` is for studies in rounds, so `config.search.asynchronous` "
+            "must be false: what came after a failure depends on it; leave it out"
         )
 
 
@@ -597,11 +628,15 @@ def _check_section(kind: type, section: Any, path: str) -> Any:
             values[key] = _check_section(field.type, value, here)
         elif "rule" in field.metadata:
             values[key] = _check_value(field, value, here)
-        elif not isinstance(value, Mapping | ConfigDict):
-            raise ConfigError(f"`{here}` must be a dict, got {shown(value)}")
         else:
-            values[key] = value.to_dict() if isinstance(value, ConfigDict) else dict(value)
+            values[key] = _check_mapping(value, here)
     return kind(**values)
+
+
+def _check_mapping(value: Any, path: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping | ConfigDict):
+        raise ConfigError(f"`{path}` must be a dict, got {shown(value)}")
+    return value.to_dict() if isinstance(value, ConfigDict) else dict(value)
 
 
 def unknown_key(path: str, key: str, keys: Iterable[str]) -> ConfigError:

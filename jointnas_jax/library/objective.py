@@ -16,9 +16,19 @@ from jointnas_jax.library.costs import Budget, CostFn, Costs, unwrapped_errors
 from jointnas_jax.library.predictor import Parts, Predictor
 from jointnas_jax.library.space import AnySpace, Decoded, Space, check_space
 from jointnas_jax.rules import SHARES
+from jointnas_jax.space.prior import Prior
 from jointnas_jax.strategy.front import nondominated
 from jointnas_jax.strategy.report_card import ReportCard
 from jointnas_jax.strategy.searcher import Searcher
+
+# Settings that a search of an objective does not know, and what there is in their place.
+_OF_STUDIES = {
+    "front": "give `front` to `search`",
+    "stopping": "give `rungs` to `search`",
+    "prior": "give `prior` to `search`",
+    "trials_from": "leave it out",
+    "enqueue": "leave it out",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +103,7 @@ def search(
     front: str | None = None,
     rungs: Sequence[float] = (),
     noisy: bool = False,
+    prior: Mapping[str, Any] | None = None,
     seed: int = 0,
     progress: Callable[[Trial], Any] | None = None,
     settings: SearchConfig | None = None,
@@ -127,9 +138,14 @@ def search(
         candidate that goes on comes again with a larger one. `evaluations` is what all parts add up
         to, and a trial is one part. The best trial is one that reached the end.
       noisy: whether a second evaluation of a candidate can give another score.
+      prior: which values are expected to be good: name of a knob -> weights of its values, a list
+        in their order or a dict from values (those left out weigh 1), or `{"centre": value,
+        "width": share}`, a normal distribution whose standard deviation is a share of the knob's
+        range, as the knob is spaced. It shapes half of the random candidates, and what the
+        predictor expects until scores correct it.
       seed: seed of everything random; the same seed gives the same search.
       progress: called after each trial, with a copy of it; `print` prints a line.
-      settings: settings of both stages, but for `rounds`, `per_round` and `front`.
+      settings: settings of both stages, but for `rounds`, `per_round`, `front` and `prior`.
       predictor: settings of the predictor.
 
     Raises:
@@ -151,11 +167,14 @@ def search(
     priced = Costs.read(space, costs, budget)
     column = priced.front(front)
     ends = _check_rungs(rungs)
+    expected = None if prior is None else Prior.of(space.knobs, prior, name="prior")
     _check_explores(front, ends[:-1], settings, predictor)
     # A joint space holds dicts.
     prepare = _prepare if isinstance(space, Space) else _prepare.__wrapped__
     most = int(evaluations / ends[0])
-    priced, searcher = prepare(space, priced, most, settings, predictor, noisy, column, ends)
+    priced, searcher = prepare(
+        space, priced, most, settings, predictor, noisy, column, ends, expected
+    )
     log = _Log(space, evaluate, priced, progress)
     with unwrapped_errors(priced.of):
         if len(ends) > 1:
@@ -174,7 +193,7 @@ def search(
         best=best,
         trials=tuple(log.trials),
         predictor=Predictor(
-            space, searcher.predictor, state.fitted, Parts(costs, predictor, evaluations)
+            space, searcher.predictor, state.fitted, Parts(costs, predictor, evaluations, expected)
         ),
         report_card=searcher.report_card(state),
         front=log.front(state.vectors, marks, front) if front else (),
@@ -199,13 +218,9 @@ def _check_explores(
     front: str | None, rungs: Sequence[float], settings: SearchConfig, predictor: PredictorConfig
 ) -> None:
     """Raises `InputError` where a front or rungs are wanted of a search that does not explore."""
-    for name, value in (("front", settings.front), ("stopping", settings.stopping)):
-        if value not in ("", "none"):
-            argument = "front" if name == "front" else "rungs"
-            raise InputError(
-                f"`SearchConfig.{name}` = {shown(value)} is for studies; give `{argument}` to "
-                "`search`"
-            )
+    for name, argument in _OF_STUDIES.items():
+        if (value := getattr(settings, name)) not in ("", "none", {}):
+            raise InputError(f"`SearchConfig.{name}` = {shown(value)} is for studies; {argument}")
     wanted = "front" if front is not None else "rungs" if rungs else ""
     if wanted and not (predictor.process and settings.acquisition == "improvement"):
         raise InputError(
@@ -226,6 +241,7 @@ def _prepare(
     noisy: bool,
     front: int | None,
     rungs: tuple[float, ...],
+    prior: Prior | None,
 ) -> tuple[Costs, Searcher]:
     searcher = Searcher(
         space,
@@ -241,6 +257,7 @@ def _prepare(
         cost_names=priced.names,
         front=front,
         rungs=rungs,
+        prior=prior,
     )
     return priced, searcher
 

@@ -15,6 +15,7 @@ from jointnas_jax.library.space import AnySpace, Decoded, check_space, encode_al
 from jointnas_jax.predictor.predictor import Fitted
 from jointnas_jax.predictor.predictor import Predictor as VectorPredictor
 from jointnas_jax.space.features import FeatureTable
+from jointnas_jax.space.prior import Prior
 
 _PRETRAIN, _FIT = range(2)
 
@@ -26,11 +27,13 @@ class Parts(NamedTuple):
       costs: see `search`.
       settings: sizes and schedules.
       capacity: most trials.
+      prior: that the search had; None: none.
     """
 
     costs: CostFn | None
     settings: PredictorConfig
     capacity: int
+    prior: Prior | None = None
 
     def make(self, space: AnySpace) -> tuple[VectorPredictor, Costs]:
         """A predictor that is not fitted, and the costs."""
@@ -39,7 +42,13 @@ class Parts(NamedTuple):
         if features is None and priced.of is not None:
             features = priced.constraints(space).features()
         table = FeatureTable.of(space)
-        made = VectorPredictor(table, self.settings, capacity=self.capacity, costs=features)
+        made = VectorPredictor(
+            table,
+            self.settings,
+            capacity=self.capacity,
+            costs=features,
+            expectations=[self.prior.expectation] if self.prior else (),
+        )
         return made, priced
 
 

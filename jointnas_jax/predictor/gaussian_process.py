@@ -190,6 +190,16 @@ def best_and_worst(process: Process) -> tuple[jax.Array, jax.Array]:
     return best, jnp.where(process.real, expected, jnp.inf).min()
 
 
+def slopes(process: Process) -> jax.Array:
+    """How much targets are expected to rise with each input, `float32[F]`: on all of its range.
+
+    That is the trend, and what the linear kernel learnt.
+    """
+    hyper = process.hyper
+    learnt = (process.inputs * process.real[:, None]).T @ process.weights
+    return jnp.asarray(process.trend.slopes) + jnp.exp(hyper.linear - 2 * hyper.slopes) * learnt
+
+
 def log_improvement(mean: jax.Array, deviation: jax.Array, best: jax.Array) -> jax.Array:
     """Logarithm of the expected improvement on `best`, `float32[T]`.
 

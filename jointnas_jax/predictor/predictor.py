@@ -6,7 +6,7 @@ An ensemble of pretrained networks (`predictor/fit.py`) and a Gaussian process o
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,13 @@ _RISE, _PEAK = 0.3, 0.4
 _RECIPE = 4.0
 # Where studies of earlier versions expected numbers to be best.
 _EARLIER_CENTRE = 0.5
+# Likewise of one standard deviation of an expectation.
+_EXPECTED = 0.7
 
 # Index vectors `int32[N, K]` -> standardised logarithms of costs `float32[N, P]`, under `jit` too.
 CostFeatures = Callable[[Any], Any]
+# Index vectors `int32[N, K]` -> what is expected of them, `float32[N]`, under `jit` too.
+Expectation = Callable[[Any], Any]
 
 
 class Fitted(flax.struct.PyTreeNode):
@@ -62,8 +66,19 @@ class Predictor:
         *,
         capacity: int,
         costs: CostFeatures | None = None,
+        expectations: Sequence[Expectation] = (),
     ):
-        """Prepares for up to `capacity` trials; any number up to it uses the same programs."""
+        """Prepares for up to `capacity` trials; any number up to it uses the same programs.
+
+        Args:
+          features: of the space.
+          config: settings.
+          capacity: most trials.
+          costs: standardised logarithms of costs; None: there are none.
+          expectations: what is expected of candidates before any trial, each of mean 0 and
+            deviation 1 over the space. The process sees them as features with which scores rise,
+            until trials say that they do not.
+        """
         self._features = features
         self._config = config
         self._capacity = capacity
@@ -75,9 +90,14 @@ class Predictor:
         self._columns = np.flatnonzero(~(pair & (features.values == 1)))
         scales = np.where(pair, 1.0, features.scales)
         self._scales = scales[self._columns].astype(np.float32)
+        self._expectations = tuple(expectations)
         cost_count = self._costs(np.zeros((1, knobs), np.int32)).shape[1]
-        self._knobs = int(knobs + cost_count)
-        self._trend = _trend(features, self._columns, cost_count) if config.trend else None
+        self._knobs = int(knobs + cost_count) + len(self._expectations)
+        self._trend = None
+        if config.trend or self._expectations:
+            usual = Trend.none(len(self._columns) + cost_count)
+            usual = _trend(features, self._columns, cost_count) if config.trend else usual
+            self._trend = _with_expectations(usual, len(self._expectations))
         options = compiler_options("light")
         static = ("recipe_width", "config")
         self._pretrain = jax.jit(pretrain, static_argnames=static, compiler_options=options)
@@ -93,7 +113,7 @@ class Predictor:
 
     def fit(
         self,
-        pretrained: PredictorState,
+        pretrained: PredictorState | None,
         vectors: np.ndarray,
         scores: np.ndarray,
         *,
@@ -104,7 +124,7 @@ class Predictor:
         """Fits to measured scores.
 
         Args:
-          pretrained: the result of `pretrain`.
+          pretrained: the result of `pretrain`; None without networks.
           vectors: `int32[N, K]`.
           scores: `float[N]`, finite.
           key: key of the networks, consumed.
@@ -163,6 +183,17 @@ class Predictor:
         if state.process is None:
             return math.nan
         return float(_noise(state.process, state.transform) * state.transform.std)
+
+    def weights_of_expectations(self, state: Fitted) -> list[float]:
+        """Deviations by which scores rise with one of each expectation, as far as is learnt.
+
+        nan without the Gaussian process.
+        """
+        count = len(self._expectations)
+        if state.process is None:
+            return [math.nan] * count
+        slopes = np.asarray(gaussian_process.slopes(state.process))
+        return slopes[len(slopes) - count :].tolist()
 
     def in_scores(self, state: Fitted, z: Any) -> np.ndarray:
         """Standardised scores in units of the scores, `float64[N]`."""
@@ -254,11 +285,12 @@ class Predictor:
     def _inputs(self, vectors: jax.Array) -> jax.Array:
         """Inputs of the process: two values of a choice are at distance 1."""
         features = jnp.concatenate(self._features(vectors), -1)[..., self._columns] * self._scales
-        return jnp.concatenate([features, self._costs(vectors)], -1)
+        expected = [expectation(vectors)[..., None] for expectation in self._expectations]
+        return jnp.concatenate([features, self._costs(vectors), *expected], -1)
 
     def _fit_all(
         self,
-        pretrained: PredictorState,
+        pretrained: PredictorState | None,
         vectors: jax.Array,
         z: jax.Array,
         extra_noise: jax.Array,
@@ -273,6 +305,7 @@ class Predictor:
         vectors = jnp.asarray(vectors)
         ensemble = process = None
         if networks:
+            assert pretrained is not None
             features = self._features(vectors)
             ensemble = fit(pretrained, features, targets, count=count, key=key, config=self._config)
         if self._config.process:
@@ -337,6 +370,17 @@ def _trend(features: FeatureTable, columns: np.ndarray, costs: int) -> Trend:
         peaks=np.append(heights, flat).astype(np.float32),
         offset=np.float32(offset),
         centres=np.append(centres, flat).astype(np.float32),
+    )
+
+
+def _with_expectations(trend: Trend, count: int) -> Trend:
+    """The trend over so many expectations, too, which are the last inputs."""
+    flat = np.zeros(count, np.float32)
+    return Trend(
+        slopes=np.append(trend.slopes, np.full(count, _EXPECTED, np.float32)),
+        peaks=np.append(trend.peaks, flat),
+        offset=trend.offset,
+        centres=np.append(trend.centres, flat),
     )
 
 

@@ -21,7 +21,10 @@ from jointnas_jax.problem.scaled_default import scaled_vectors
 from jointnas_jax.rules import TIMES, cost_in_words, local_path
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Knob, read_candidate
 from jointnas_jax.space.knobs import Value
+from jointnas_jax.space.prior import Prior
+from jointnas_jax.storage.foreign_trials import ForeignStudy, read_foreign
 from jointnas_jax.strategy.constraints import standardised
+from jointnas_jax.strategy.foreign import Foreign
 from jointnas_jax.strategy.pool import distinct, sobol_pool
 from jointnas_jax.strategy.searcher import Searcher
 
@@ -47,6 +50,7 @@ class Problem:
       space: the search space, restricted by the mode.
       default: the default candidate, with vector and costs.
       latency: times whose sums are the latencies among the costs; None: there are none.
+      earlier: studies whose trials are learnt from; None: those that the config names.
     """
 
     config: Config
@@ -54,6 +58,7 @@ class Problem:
     space: JointSpace
     default: Candidate
     latency: LatencyTable | None = None
+    earlier: tuple[ForeignStudy, ...] | None = None
 
     @functools.cached_property
     def costs(self) -> CostTable:
@@ -170,6 +175,33 @@ class Problem:
             )
         return vector
 
+    @functools.cached_property
+    def foreign_studies(self) -> tuple[ForeignStudy, ...]:
+        """The studies whose trials are learnt from; raises `ConfigError` if one is none."""
+        if self.earlier is not None:
+            return self.earlier
+        return read_foreign(self.config.search.trials_from)
+
+    @functools.cached_property
+    def foreign(self) -> list[Foreign]:
+        """Their trials in this space; raises `ConfigError` if a study shares no knob."""
+        return [Foreign.of(self.space, *study) for study in self.foreign_studies]
+
+    def foreign_in_words(self) -> list[str]:
+        """A line about each of them."""
+        return [f"learns from {foreign.in_words()}" for foreign in self.foreign]
+
+    @functools.cached_property
+    def prior(self) -> Prior | None:
+        """What the config expects of knobs, those that the mode leaves; None: nothing."""
+        if not (description := self.config.search.prior):
+            return None
+        whole = JointSpace.from_config(
+            self.config.space, self.space.image_channels, self.space.num_classes
+        )
+        prior = Prior.of(whole.knobs, description, name="config.search.prior")
+        return prior.restricted(whole.knobs, self.space.knobs)
+
     def _smaller_defaults(self) -> np.ndarray:
         """Scaled default candidates to start a front with, `int32[N, K]`."""
         if not (front := self.config.front):
@@ -209,7 +241,15 @@ class Problem:
         budget = {names.index(name): limit for name, limit in limits.items()}
         shown = [f"{name} (ns)" if name in TIMES else name for name in names]
         size = self.config.search.pool_size
-        return sobol_pool(self.space, size, self.costs, budget, (seed, POOL_STREAM), shown)
+        return sobol_pool(
+            self.space,
+            size,
+            self.costs,
+            budget,
+            (seed, POOL_STREAM),
+            shown,
+            prior=self.prior,
+        )
 
     def front_costs(self, vectors: np.ndarray) -> np.ndarray:
         """The cost of the front, `int64[N]` of `int32[N, K]`."""
@@ -248,6 +288,8 @@ class Problem:
             limited=bool(front),
             quantile=_GOOD,
             first=len(distinct(self.enqueued)),
+            prior=self.prior,
+            foreign=self.foreign,
             rungs=[epochs / self.config.train.epochs for epochs in self.config.rung_epochs],
         )
 
@@ -331,7 +373,11 @@ def open_space(config: Config) -> tuple[ImageDataset, JointSpace, Candidate]:
 
 
 def restore_problem(
-    config: Config, arch: ArchSpec, latency: LatencyTable | None = None, measured: bool = False
+    config: Config,
+    arch: ArchSpec,
+    latency: LatencyTable | None = None,
+    measured: bool = False,
+    earlier: tuple[ForeignStudy, ...] = (),
 ) -> Problem:
     """Builds the problem of a finished study again, without its dataset.
 
@@ -341,6 +387,7 @@ def restore_problem(
         mode `recipe` the fixed one.
       latency: that the study began with; None: its budget did not limit it.
       measured: whether latencies are wanted all the same.
+      earlier: studies whose trials it learnt from.
 
     Raises:
       ConfigError: the latencies of the space are not known.
@@ -348,7 +395,7 @@ def restore_problem(
     space, default = _restrict(config, arch.image_channels, arch.num_classes, arch)
     if measured:
         latency = latency or measured_latencies(space)
-    return Problem(config, None, space, _counted(default, latency), latency)
+    return Problem(config, None, space, _counted(default, latency), latency, earlier)
 
 
 def _counted(candidate: Candidate, latency: LatencyTable | None) -> Candidate:

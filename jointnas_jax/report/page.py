@@ -97,6 +97,7 @@ def render(
     environment.globals |= {
         "amount": words.amount,
         "both_flops": words.both_flops,
+        "expectations": words.expectations_in_words,
         "correlation": words.correlation,
         "count": words.count,
         "hardest": _hardest,

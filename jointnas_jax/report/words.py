@@ -33,6 +33,21 @@ def spread(stats: Mapping[str, Any]) -> str:
     return percent(stats["mean"]) + (f" ± {100 * stats['std']:.2f}" if stats["std"] else "")
 
 
+def expectations_in_words(result: Mapping[str, Any]) -> list[str]:
+    """How far the prior and each earlier study foretold what was measured, a sentence each."""
+    lines = []
+    for expected in result.get("expectations", ()):
+        source = expected["source"]
+        name = "prior" if source == "prior" else f"expectation from `{source}`"
+        if expected["correlation"] is not None:
+            lines.append(f"The {name} has a rank correlation of {expected['correlation']:.2f}")
+            lines[-1] += " with the scores measured here"
+            if expected["weight"] is not None:
+                lines[-1] += f", and a weight of {expected['weight']:.2f} in the predictor"
+            lines[-1] += "."
+    return lines
+
+
 def points(difference: float | None) -> str:
     """A difference of accuracies, in percentage points."""
     if difference is None:

@@ -192,6 +192,13 @@ class TrialStore:
                 if study.study_name in titles:
                     self._storage.delete_study(study._study_id)
 
+    def studies(self) -> list[str]:
+        """Names of all studies of this project in the database."""
+        with self._translating():
+            titles = [study.study_name for study in self._storage.get_all_studies()]
+        end = _title("", STAGES[0])
+        return sorted(title.removesuffix(end) for title in titles if title.endswith(end))
+
     def append(self, trial: Trial, knobs: dict[str, BaseDistribution]) -> None:
         """Writes a new trial in one transaction, or nothing of it and raises `StorageError`.
 

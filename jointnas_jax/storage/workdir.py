@@ -19,6 +19,7 @@ SCHEMA = 3
 
 CONFIG, RESULT, WEIGHTS, REPORT = "config.json", "result.json", "weights", "report"
 PREDICTOR, WINNERS, TRIALS = "predictor", "winner*.json", "trials.db"
+FOREIGN = "foreign_trials.json"  # see `storage/foreign_trials.py`
 PROVENANCE = "provenance.json"  # see `storage/provenance.py`
 # What the dataset holds, some of its images, and which file is in which part; see
 # `data/summary.py`.
@@ -27,6 +28,8 @@ TABLE = "trials.csv"  # see `storage/trial_table.py`
 LATENCY = "latency.json"  # see `problem/latency_table.py`
 # Training of one candidate: its identity, its latest state, the trained model.
 TRAINING, STATE, TRAINED = "training.json", "state", "model"
+# Sound trials of this study that are asked for again, see `study.retry_failed`.
+RETRIED = "retried_trials.json"
 PAUSED = "paused"  # states of trainings that stopped at a rung and can go on
 MODEL = "model.json"  # imported weights, see `models/model.py`
 # Telemetry of a run, see `telemetry/progress.py` and `telemetry/tensorboard.py`.
@@ -39,7 +42,7 @@ EXPORTS = "export"  # exported models, see `models/export.py`
 # Content of the file `arch_file`, in the stored config.
 _ARCH = "arch"
 # Options that may change when a study continues.
-_OF_A_RUN = ("storage", "extend", "resume", "other_machine", "checkpoint_minutes")
+_OF_A_RUN = ("storage", "extend", "retry_failed", "resume", "other_machine", "checkpoint_minutes")
 # Sections of the executor, which does not change the result.
 _EXECUTOR = ("executor", "ray", "pod")
 # Differences that an error shows.
@@ -243,7 +246,7 @@ def _from_jsonable(value: Any) -> Any:
 def _remove_study(workdir: Path) -> None:
     """Removes the files of a study, and nothing else; the config, which marks it, first."""
     files = [CONFIG, RESULT, PROVENANCE, LATENCY, f"{PREDICTOR}.sha256", BUDGETS, PROGRESS]
-    files += [DATA, CONTACT_SHEET, SPLITS, TABLE]
+    files += [DATA, CONTACT_SHEET, SPLITS, TABLE, FOREIGN, RETRIED]
     files += [path.name for path in workdir.glob(WINNERS)]
     files += [f"{TRIALS}{end}" for end in ("", "-wal", "-shm")]
     folders = [WEIGHTS, REPORT, PREDICTOR, BUDGETS_FOLDER, STATE, PAUSED]

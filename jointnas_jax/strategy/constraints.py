@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jointnas_jax.errors import InputError, SpaceError
+from jointnas_jax.space.prior import Prior
 from jointnas_jax.space.vectors import VectorSpace
 from jointnas_jax.strategy.pool import sobol_pool
 
@@ -29,11 +30,13 @@ class Constraints:
         budget: Mapping[int, float] | None,
         feasible: Callable[[Any], Any] | None,
         names: Sequence[str] = (),
+        prior: Prior | None = None,
     ):
         """See `Searcher`."""
         self._space = space
         self._budget = dict(budget or {})
         self._names = names
+        self._prior = prior
         self.costs = costs or (lambda vectors: np.ones((len(vectors), 1), np.int64))
         if self._budget:
             width = self.costs(space.sample(np.random.default_rng(0), 1)).shape[1] if costs else 0
@@ -47,10 +50,12 @@ class Constraints:
     def pool(self, size: int, seed: int) -> np.ndarray:
         """Draws the pool of the coarse stage, `int32[P, K]`; see `sobol_pool`."""
         if self._budget or self.feasible is None:
-            return sobol_pool(self._space, size, self.costs, self._budget, seed, self._names)
+            return sobol_pool(
+                self._space, size, self.costs, self._budget, seed, self._names, prior=self._prior
+            )
         refused = lambda vectors: 1 - np.asarray(self.feasible(vectors), np.int64)[:, None]
         try:
-            return sobol_pool(self._space, size, refused, {0: 0}, seed)
+            return sobol_pool(self._space, size, refused, {0: 0}, seed, prior=self._prior)
         except SpaceError as error:
             raise SpaceError(
                 "no candidate satisfies `feasible`: it refuses all samples of the space; loosen it"

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from jointnas_jax.errors import SpaceError
+from jointnas_jax.space.prior import Prior
 from jointnas_jax.space.vectors import VectorSpace
 
 # A block of draws grows to this many: larger ones only take more memory.
@@ -28,6 +29,8 @@ def sobol_pool(
     budget: Mapping[int, float],
     seed: int | Sequence[int],
     names: Sequence[str] = (),
+    *,
+    prior: Prior | None = None,
 ) -> np.ndarray:
     """Draws distinct candidates within the budget from a scrambled Sobol sequence.
 
@@ -42,6 +45,8 @@ def sobol_pool(
       budget: column of `costs` -> limit.
       seed: seed of the scrambling.
       names: names of the costs, for a message.
+      prior: half of the draws follow it, by chance in between the even ones, which remain however
+        wrong it is. None: all are even.
 
     Returns:
       `int32[P, K]` in order of the sequence; P is `size`, or less where the space has fewer
@@ -52,17 +57,17 @@ def sobol_pool(
     """
     columns, limits = list(budget), np.array(list(budget.values()))
     fits = lambda vectors: (costs(vectors)[:, columns] <= limits).all(axis=1)
-    sampler = qmc.Sobol(len(space.knobs), scramble=True, rng=np.random.default_rng(seed))
+    draw = _draws(space, np.random.default_rng(seed), prior)
     # Sobol points come in powers of two; single ones in between would be less even.
     block = drawn = min(_LARGEST_BLOCK, 2 ** max(10, int(size - 1).bit_length()))
-    first = vectors = space.from_unit(sampler.random(block))
+    first = vectors = draw(block)
     pool = distinct(vectors[fits(vectors)])
     repeats = 0
     while len(pool) < size and drawn < _MOST_DRAWS:
         if drawn >= _TRIAL_DRAWS and len(pool) / drawn * _MOST_DRAWS < _HOPELESS * size:
             break
         block = min(_LARGEST_BLOCK, drawn)
-        vectors = space.from_unit(sampler.random(block))
+        vectors = draw(block)
         drawn += block
         vectors = vectors[fits(vectors)]
         grown = distinct(np.concatenate([pool, vectors]))
@@ -77,6 +82,23 @@ def sobol_pool(
         if not len(pool):
             raise SpaceError(_infeasible(costs(cheap), budget, names))
     return pool[:size]
+
+
+def _draws(
+    space: VectorSpace, rng: np.random.Generator, prior: Prior | None
+) -> Callable[[int], np.ndarray]:
+    """The next candidates of a scrambled Sobol sequence: how many -> `int32[N, K]`."""
+    # Every other point of a sequence is in one half of each range: a coordinate more says which.
+    sampler = qmc.Sobol(len(space.knobs) + (prior is not None), scramble=True, rng=rng)
+
+    def draw(count: int) -> np.ndarray:
+        points = sampler.random(count)
+        if prior is not None:
+            followed, points = points[:, -1:] < 0.5, points[:, :-1]
+            points = np.where(followed, prior.warped(points), points)
+        return space.from_unit(points)
+
+    return draw
 
 
 def _infeasible(costs: np.ndarray, budget: Mapping[int, float], names: Sequence[str]) -> str:

@@ -16,13 +16,16 @@ import numpy as np
 from jointnas_jax.config import PredictorConfig, SearchConfig
 from jointnas_jax.predictor.fit import PredictorState
 from jointnas_jax.predictor.front import USUAL, beyond
-from jointnas_jax.predictor.predictor import CostFeatures, Fitted, Predictor
+from jointnas_jax.predictor.predictor import CostFeatures, Expectation, Fitted, Predictor
 from jointnas_jax.predictor.targets import winsorised
 from jointnas_jax.runtime.compiler import compiler_options
 from jointnas_jax.space.features import FeatureTable
+from jointnas_jax.space.prior import Prior
 from jointnas_jax.space.vectors import VectorSpace
 from jointnas_jax.strategy.constraints import Constraints
+from jointnas_jax.strategy.early_stop import spearman
 from jointnas_jax.strategy.evolution import Evolution, ScoreFn, evolve
+from jointnas_jax.strategy.foreign import Foreign
 from jointnas_jax.strategy.history import ask, first_new
 from jointnas_jax.strategy.report_card import ReportCard, cross_validate
 from jointnas_jax.strategy.state import State
@@ -50,6 +53,21 @@ class Proposals(NamedTuple):
     vectors: np.ndarray
     predicted: np.ndarray
     rungs: Sequence[int]
+
+
+class Judged(NamedTuple):
+    """An expectation after a search.
+
+    Attributes:
+      source: `prior`, or the name of an earlier study.
+      correlation: Spearman's, of what was expected of the trials with their scores.
+      weight: deviations by which the predictor expects scores to rise with one of the expectation;
+        nan without the process.
+    """
+
+    source: str
+    correlation: float
+    weight: float
 
 
 class Trace(NamedTuple):
@@ -90,6 +108,8 @@ class Searcher:
         quantile: float = USUAL,
         rungs: Sequence[float] = (1.0,),
         first: int = 0,
+        prior: Prior | None = None,
+        foreign: Sequence[Foreign] = (),
     ):
         """Prepares searches. A candidate over the budget is never evaluated.
 
@@ -115,6 +135,9 @@ class Searcher:
           rungs: shares of a training after which candidates stop or go on, the last one 1; several
             need the process.
           first: candidates of the pool that are asked for before any is proposed.
+          prior: which values a user expects to be good: half of the pool follows it, and the
+            process expects it of scores until they say otherwise.
+          foreign: trials of earlier studies, which the process expects to be repeated, likewise.
 
         Raises:
           InputError: a budget of costs that are not given.
@@ -123,7 +146,7 @@ class Searcher:
         settings = predictor or PredictorConfig()
         self._space = space
         self._evaluations = evaluations
-        self._limits = limits = Constraints(space, costs, budget, feasible, cost_names)
+        self._limits = limits = Constraints(space, costs, budget, feasible, cost_names, prior)
         self._noisy = noisy
         self._samples = settings.pretrain_samples
         self._front = front
@@ -137,7 +160,17 @@ class Searcher:
             cost_features = limits.features()
         table = FeatureTable.of(space)
         self._features = cost_features
-        self.predictor = Predictor(table, settings, capacity=evaluations, costs=cost_features)
+        expectations: list[Expectation] = [prior.expectation] if prior else []
+        expectations += [f.expectation(table, settings, cost_features) for f in foreign]
+        sources = ["prior"] * bool(prior) + [f.name for f in foreign]
+        self._expectations = list(zip(sources, expectations, strict=True))
+        self.predictor = Predictor(
+            table,
+            settings,
+            capacity=evaluations,
+            costs=cost_features,
+            expectations=expectations,
+        )
 
         def search(
             start: jax.Array,
@@ -390,6 +423,17 @@ class Searcher:
         # Of an outlier the predictor learns that it is one, and can tell no more.
         scores = winsorised(np.asarray(scores, np.float64))
         return cross_validate(scores, predict, self.predictor.noise(state.fitted))
+
+    def judged_expectations(self, state: State) -> list[Judged]:
+        """What was expected before any trial, judged by those of a fitted state."""
+        if not self._expectations or state.fitted is None:
+            return []
+        vectors, scores = state.measured
+        weights = self.predictor.weights_of_expectations(state.fitted)
+        return [
+            Judged(name, spearman(np.asarray(expected(vectors)), scores), weight)
+            for (name, expected), weight in zip(self._expectations, weights, strict=True)
+        ]
 
     def marks(self, state: State, fitted: Fitted | None) -> np.ndarray:
         """By what the candidate to take is chosen, `float[T]`: under noise what is predicted.

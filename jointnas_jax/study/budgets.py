@@ -23,6 +23,7 @@ from jointnas_jax.problem.latency_table import LatencyTable
 from jointnas_jax.problem.problem import restore_problem
 from jointnas_jax.rules import duration, limit_text
 from jointnas_jax.space import read_arch
+from jointnas_jax.storage.foreign_trials import kept_foreign
 from jointnas_jax.storage.study_reader import stored_trials
 from jointnas_jax.storage.workdir import (
     BUDGETS,
@@ -97,7 +98,9 @@ class BudgetSearch:
                 self.verdict = card and card["verdict"]
                 table = LatencyTable.of_study(config, workdir)
                 winner = read_arch(workdir / _WINNER)
-                self.problem = problem = restore_problem(config, winner, table, measured)
+                self.problem = problem = restore_problem(
+                    config, winner, table, measured=measured, earlier=kept_foreign(workdir)
+                )
                 trials = stored_trials(workdir)
                 vectors = [problem.space.vector_from_values(trial.knobs) for trial in trials]
                 self._trials = distinct(np.array(vectors))

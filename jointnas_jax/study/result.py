@@ -13,13 +13,14 @@ from jointnas_jax.files import SCHEMA
 from jointnas_jax.nets.latency import LATENCY
 from jointnas_jax.problem.problem import Problem
 from jointnas_jax.report.answer import areas_in_words, networks, sentences
-from jointnas_jax.report.words import METRICS, both_flops, metric_of
+from jointnas_jax.report.words import METRICS, both_flops, expectations_in_words, metric_of
 from jointnas_jax.rules import duration
 from jointnas_jax.storage.trial_store import COMPLETED, SEARCHED
 from jointnas_jax.strategy.accuracy_scale import AccuracyScale, accuracy_scale
 from jointnas_jax.strategy.early_stop import kendall, spearman
 from jointnas_jax.strategy.evolution import Evolution, counts
 from jointnas_jax.strategy.reliability import Reliability, in_words
+from jointnas_jax.strategy.searcher import Judged
 from jointnas_jax.study.coarse_stage import Round, Searched
 from jointnas_jax.study.comparison import Networks, gain, hypervolumes, times_fewer
 from jointnas_jax.study.contender import Contender, References, over_seeds
@@ -39,6 +40,7 @@ def build_result(
     runner: TrialRunner,
     timer: StageTimer,
     test_labels: np.ndarray,
+    expectations: Sequence[Judged] = (),
 ) -> dict[str, Any]:
     """Returns the content of `result.json`; the README documents it."""
     config, dataset, stop = problem.config, problem.dataset, searched.stop
@@ -86,6 +88,10 @@ def build_result(
             "correlation": config.search.correlation,
             "by_epoch": [_number(c) for c in stop.correlations],
         },
+        "expectations": [
+            {"source": e.source, "correlation": _number(e.correlation), "weight": _number(e.weight)}
+            for e in expectations
+        ],
         "stopping": config.search.stopping,
         "rungs": _rungs(config, searched),
         "evolution": _evolution(evolutions),
@@ -173,6 +179,8 @@ def print_result(result: dict[str, Any], console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    for line in expectations_in_words(result):
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
     console.print(f"  {in_words(result['reliability'])}", highlight=False, soft_wrap=True)
     total = sum(result["seconds"].values())
     console.print(

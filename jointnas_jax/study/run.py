@@ -45,6 +45,8 @@ def dry_run(config: Config, console: Console) -> None:
     FrontRule.of(problem, pool)  # which refuses what a study would
     forecast = forecast_study(problem, pool, images, find_teacher(config))
     print_forecast(problem, forecast, console)
+    for line in problem.foreign_in_words():
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
 def run_study(
@@ -88,6 +90,10 @@ def run_study(
     with files.owned(overwrite):
         if files.found is WorkdirState.FINISHED:
             text = f"`{workdir}` holds this study, finished; --overwrite runs it again."
+            if config.study.retry_failed:
+                text += (
+                    f" What failed trains again with --config.study.extend={workdir}, elsewhere."
+                )
             progress.console.print(text)
             return files.finished()
         interrupt.check()
@@ -131,8 +137,11 @@ def _run(
         # The last thing before training: bad input leaves no trace.
         store = files.open(executor, problem, progress.console)
         with contextlib.closing(store):
-            for line in files.data(problem, images):
+            for line in [*files.data(problem, images), *problem.foreign_in_words()]:
                 progress.say(line)
+            retried = files.retried()
+            if retried and config.study.retry_failed:
+                progress.say(f"failed trials train again; {len(retried)} sound ones are kept")
             runner = TrialRunner(
                 problem,
                 executor,
@@ -141,6 +150,7 @@ def _run(
                 trainings=forecast.trainings,
                 progress=progress,
                 earlier=earlier,
+                retried=retried,
             )
             scale, stored = executor.speed_factors[0], runner.stored.values()
             progress.begin(files.workdir, forecast.parts, scale, stored)
@@ -194,6 +204,7 @@ def _stages(
         runner=study.runner,
         timer=timer,
         test_labels=test_labels,
+        expectations=study.searcher.judged_expectations(searched.state),
     )
     stored = study.runner.stored
     study.files.result(result, [stored[number] for number in sorted(stored)])

@@ -35,10 +35,17 @@ from jointnas_jax.problem.problem import Problem, build_problem
 from jointnas_jax.rules import local_path
 from jointnas_jax.runtime.distributed import is_first, share
 from jointnas_jax.space import Candidate
+from jointnas_jax.storage.foreign_trials import (
+    as_rows,
+    from_rows,
+    kept_foreign,
+    write_foreign,
+)
 from jointnas_jax.storage.lock import locked
 from jointnas_jax.storage.provenance import Provenance
+from jointnas_jax.storage.retry import begin_retry, retried_rows
 from jointnas_jax.storage.study_reader import open_store
-from jointnas_jax.storage.trial_store import Trial, TrialStore
+from jointnas_jax.storage.trial_store import STAGES, Trial, TrialStore
 from jointnas_jax.storage.trial_table import csv_of
 from jointnas_jax.storage.workdir import (
     CONTACT_SHEET,
@@ -47,6 +54,7 @@ from jointnas_jax.storage.workdir import (
     PREDICTOR,
     PROCESSES,
     RESULT,
+    RETRIED,
     SPLITS,
     TABLE,
     WEIGHTS,
@@ -101,14 +109,18 @@ class StudyFiles:
         return read_json(self.workdir / RESULT) if self._first else {}
 
     def problem(self) -> Problem:
-        """Builds the problem, with the latencies that the study began with, if it did."""
+        """Builds the problem, with latencies and earlier studies as it began, if it did."""
         if not self._first:
-            fields = share(None)
-            return build_problem(self._config, LatencyTable(**fields) if fields else None)
+            fields, rows = share(None)
+            problem = build_problem(self._config, LatencyTable(**fields) if fields else None)
+            return dataclasses.replace(problem, earlier=from_rows(rows))
         unfinished = self.found is WorkdirState.UNFINISHED
         table = LatencyTable.of_study(self._config, self.workdir) if unfinished else None
         problem = build_problem(self._config, table)
-        share(dataclasses.asdict(problem.latency) if problem.latency else None)
+        if unfinished:
+            problem = dataclasses.replace(problem, earlier=kept_foreign(self.workdir))
+        latency = dataclasses.asdict(problem.latency) if problem.latency else None
+        share([latency, as_rows(problem.foreign_studies)])
         return problem
 
     def open(self, executor: Executor, problem: Problem, console: Console) -> TrialStore:
@@ -129,7 +141,9 @@ class StudyFiles:
         if self.provenance:
             dataset = problem.dataset.name
             self.provenance.check(config, executor.machine, console, dataset=dataset)
-            return open_store(workdir, config.study.storage, self.provenance)
+            store = open_store(workdir, config.study.storage, self.provenance)
+            begin_retry(workdir, store, wanted=config.study.retry_failed)
+            return store
         provenance = Provenance.here(
             config, executor.machine, executor.speed_factors, problem.dataset.name
         )
@@ -137,6 +151,8 @@ class StudyFiles:
         provenance.write(workdir)
         if problem.latency:
             problem.latency.write(workdir)
+        if problem.foreign_studies:
+            write_foreign(workdir, problem.foreign_studies)
         start(workdir, config)
         return store
 
@@ -166,6 +182,16 @@ class StudyFiles:
             ) as store:
                 rows = [dataclasses.asdict(trial) for trial in store.load()]
         return [Trial.from_dict(row) for row in share(rows)]
+
+    def retried(self) -> list[Trial]:
+        """The sound trials of this study that are asked for again after a failed one.
+
+        Call it once the store is open.
+        """
+        rows = share(retried_rows(self.workdir) if self._first else None)
+        trials = [Trial.from_dict(row) for row in rows]
+        # Process 0 alone has weights, and all processes have to agree.
+        return [t for t in trials if jax.process_count() == 1 or t.stage != STAGES[-1]]
 
     def data(self, problem: Problem, images: tuple[Images, np.ndarray, Images]) -> list[str]:
         """Writes what the dataset holds, unless it is there; returns it in words.
@@ -234,6 +260,7 @@ class StudyFiles:
             raise StorageError(f"{error}; {again}") from error
         write_json(self.workdir / RESULT, result, digest=True)
         shutil.rmtree(self.workdir / PAUSED, ignore_errors=True)
+        (self.workdir / RETRIED).unlink(missing_ok=True)
 
 
 def _of_trainings(config: dict[str, Any]) -> dict[str, Any]:

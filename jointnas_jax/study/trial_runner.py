@@ -73,6 +73,7 @@ class TrialRunner:
         trainings: int,
         progress: Progress,
         earlier: Sequence[Trial] = (),
+        retried: Sequence[Trial] = (),
     ):
         """Reads the stored trials.
 
@@ -84,6 +85,7 @@ class TrialRunner:
           trainings: forecast for the whole study.
           progress: progress of the run.
           earlier: trials of another study, whose results hold here; failed ones count for nothing.
+          retried: sound trials of this study, taken out of the store where one before them failed.
 
         Raises:
           DamagedError: a stored trial is not what was written.
@@ -97,7 +99,9 @@ class TrialRunner:
         self._trainings = trainings
         self._progress = progress
         self.stored = {trial.number: trial for trial in store.load()}
-        self._earlier = {_name(t.stage, t.knobs, t): t for t in earlier if t.status != FAILED}
+        self._retried = {_name(t.stage, t.knobs, t): t for t in retried}
+        others = {_name(t.stage, t.knobs, t): t for t in earlier if t.status != FAILED}
+        self._earlier = others | self._retried
 
     def run(self, specs: Sequence[TrialSpec]) -> list[TrainResult]:
         """Trains the next trials as far as they are not stored, and stores each as it ends.
@@ -123,9 +127,10 @@ class TrialRunner:
         for i, spec in enumerate(specs):
             if i not in outcomes and (trial := self._known(spec)):
                 outcomes[i] = dataclasses.replace(
-                    _stored_result(trial), pack=trial.pack, seconds=trial.seconds
+                    _stored_result(trial, spec.weights), pack=trial.pack, seconds=trial.seconds
                 )
                 if first + i not in self.stored:
+                    self._forget_others(first + i, spec, trial)
                     self.append(first + i, spec, outcomes[i], status=trial.status)
         jobs = [s.job if i in outcomes else self._resumed(s) for i, s in enumerate(specs)]
         self._progress.batch(specs[0].stage, specs[0].round)
@@ -151,10 +156,17 @@ class TrialRunner:
         return [outcomes[i] for i in range(len(jobs))]
 
     def _known(self, spec: TrialSpec) -> Trial | None:
-        """The trial of an earlier study that is the same training, if its weights are not kept."""
-        if spec.weights is not None:
-            return None
-        return self._earlier.get(_name(spec.stage, self._knobs_of(spec), spec))
+        """The sound trial that is the same training; where weights are kept, one of this study."""
+        name = _name(spec.stage, self._knobs_of(spec), spec)
+        if not spec.job.kept:
+            return self._earlier.get(name)
+        return self._retried.get(name) if spec.weights and _intact(spec.weights) else None
+
+    def _forget_others(self, number: int, spec: TrialSpec, trial: Trial) -> None:
+        """Removes the state of a number, unless it is that of this trial, which had the number."""
+        name = _name(spec.stage, self._knobs_of(spec), spec)
+        if self._retried.get(name) is not trial or trial.number != number:
+            forget(self._paused(number))
 
     def _resumed(self, spec: TrialSpec) -> Job:
         """The job of a spec with the state that it goes on from; without one it begins again."""
