@@ -12,10 +12,11 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from jointnas_jax.errors import InputError, one_line, shown
+from jointnas_jax.errors import InputError, SpaceError, one_line, shown
 from jointnas_jax.library.space import as_array
 from jointnas_jax.space import Knob, PlainSpace
 from jointnas_jax.space.knobs import Value, spaced
+from jointnas_jax.space.prior import Prior
 
 # Values of a range with a step, at most.
 _MOST = 4096
@@ -44,6 +45,17 @@ class Parameters:
                 self.distributions.items(), self.space.knobs, vector.tolist(), strict=True
             )
         }
+
+    def prior(self, description: Mapping[str, Any]) -> Prior | None:
+        """What a user expects of them, see `Prior.of`; None: nothing of any that are here.
+
+        Raises `ConfigError` naming a parameter.
+        """
+        here = {name: d for name, d in description.items() if name in self.distributions}
+        if not here:
+            return None
+        pairs = zip(self.distributions.items(), self.space.knobs, strict=True)
+        return Prior.of([_by_values(n, d, k) for (n, d), k in pairs], here, name="prior")
 
     def columns(self, vectors: np.ndarray) -> dict[str, np.ndarray]:
         """Name of each parameter -> the values that `int[N, K]` have, an array."""
@@ -126,6 +138,14 @@ def _knob(name: str, distribution: BaseDistribution) -> Knob:
         return Knob(name, positions, ordinal=len(positions) == 2)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     return Knob(name, _grid(distribution), ordinal=True)
+
+
+def _by_values(name: str, distribution: BaseDistribution, knob: Knob) -> Knob:
+    """The knob of a parameter with the choices, not their positions, as values."""
+    if isinstance(distribution, CategoricalDistribution):
+        with contextlib.suppress(SpaceError):  # a choice may be None
+            return Knob.choice(name, distribution.choices)
+    return knob
 
 
 def _grid(distribution: FloatDistribution | IntDistribution) -> tuple[Value, ...]:

@@ -19,6 +19,7 @@ from jointnas_jax.config import EvolutionConfig
 from jointnas_jax.predictor.front import USUAL, Front
 from jointnas_jax.predictor.gaussian_process import (
     Process,
+    Trend,
     believe,
     best_and_worst,
     fit_process,
@@ -27,6 +28,7 @@ from jointnas_jax.predictor.gaussian_process import (
 )
 from jointnas_jax.predictor.targets import Transform
 from jointnas_jax.space.features import FeatureTable
+from jointnas_jax.space.prior import Prior
 from jointnas_jax.space.vectors import VectorSpace
 from jointnas_jax.strategy.evolution import evolve
 
@@ -98,7 +100,7 @@ class Seen(NamedTuple):
     beliefs: np.int32
 
 
-@functools.partial(jax.jit, static_argnames=("constrained", "settings", "log_cost"))
+@functools.partial(jax.jit, static_argnames=("constrained", "settings", "log_cost", "prior"))
 def propose(
     space: SpaceArrays,
     seen: Seen,
@@ -108,6 +110,7 @@ def propose(
     constrained: bool,
     settings: EvolutionConfig,
     log_cost: Callable[[Any], Any] | None = None,
+    prior: Prior | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Evolves candidates to the highest expected improvement, of a front where a cost is known.
 
@@ -123,20 +126,31 @@ def propose(
       constrained: whether any row has an excess.
       settings: settings of the evolution.
       log_cost: logarithm of the known cost, `int32[N, K] -> float32[N]`, also under `jit`.
+      prior: what is expected of the knobs; an input more of the process.
 
     Returns:
       The last population, best first, `int32[Q, K]`, and its marks `float32[Q]`, not finite for
       rows that hold no candidate.
     """
-    knobs = len(space.cardinalities)
-    inputs = space.inputs(seen.vectors)
+    knobs = len(space.cardinalities) + (prior is not None)
+
+    def inputs_of(vectors: jax.Array | np.ndarray) -> jax.Array:
+        inputs = space.inputs(vectors)
+        if prior is None:
+            return inputs
+        return jnp.concatenate([inputs, prior.expectation(jnp.asarray(vectors))[..., None]], -1)
+
+    inputs = inputs_of(seen.vectors)
+    trend = Trend.none(len(space.groups)).expecting(1) if prior else None
     # Believing takes further rows of the process.
     room = len(seen.believed)
     padded = lambda array: jnp.pad(array, [(0, room)] + [(0, 0)] * (array.ndim - 1))
     rows, real = padded(inputs), padded(jnp.arange(len(inputs)) < seen.real)
     transform = Transform.fit(padded(seen.scores), real, straighten=True)
-    process = fit_process(rows, transform.forward(padded(seen.scores)), real, knobs=knobs)
-    process = _believe_all(process, space.inputs(seen.believed), seen)
+    process = fit_process(
+        rows, transform.forward(padded(seen.scores)), real, knobs=knobs, trend=trend
+    )
+    process = _believe_all(process, inputs_of(seen.believed), seen)
     best, hope = best_and_worst(process)[0], None
     if constrained:
         hope = fit_process(rows, padded(seen.excess), padded(seen.judged), knobs=knobs)
@@ -149,7 +163,7 @@ def propose(
         front = _front(process, padded(seen.costs), seen, start, ~broken, log_cost)
 
     def mark(vectors: jax.Array) -> jax.Array:
-        points = space.inputs(vectors)
+        points = inputs_of(vectors)
         mean, deviation = predict(process, points)
         if front is None or log_cost is None:
             marks = log_improvement(mean, deviation, best)

@@ -21,13 +21,14 @@ from scipy.stats import qmc
 
 from jointnas_jax.arguments import check_function, check_integer, check_seed
 from jointnas_jax.config import EvolutionConfig
-from jointnas_jax.errors import InputError
+from jointnas_jax.errors import InputError, shown
 from jointnas_jax.library.costs import unwrapped_errors
 from jointnas_jax.library.memory import Memory, remember
 from jointnas_jax.library.parameters import LogCost, Parameters
 from jointnas_jax.library.proposal import SpaceArrays, propose
 from jointnas_jax.strategy.constraints import on_host
 from jointnas_jax.strategy.history import ask
+from jointnas_jax.strategy.pool import half_warped
 
 # A running trial's parameters, for the others: Optuna itself knows them once they are suggested.
 _PROPOSED = "jointnas_jax:proposed"
@@ -88,6 +89,7 @@ class JointNASSampler(BaseSampler):
         most_trials: int = 128,
         cost: Callable[[dict[str, np.ndarray]], Any] | None = None,
         cost_objective: int = 1,
+        prior: Mapping[str, Any] | None = None,
     ):
         """Makes a sampler.
 
@@ -102,6 +104,9 @@ class JointNASSampler(BaseSampler):
             0, what the study's objective returns as a cost, to be minimised. Parameters that not
             all trials have are not among them.
           cost_objective: which objective it is, 0 or 1.
+          prior: which values are expected to be good, as of `jn.search`: name of a parameter ->
+            weights or a centre and a width. Half of the first trials follow it, and the process
+            expects it until trials correct it. Names that a study does not have are ignored.
 
         Raises:
           InputError: a number is out of range.
@@ -112,6 +117,7 @@ class JointNASSampler(BaseSampler):
         self._constraints = check_function("constraints_func", constraints_func, optional=True)
         self._cost = check_function("cost", cost, optional=True)
         self._cost_objective = check_integer("cost_objective", cost_objective, 0, 1)
+        self._prior = _check_prior(prior)
         # One function for each space, and for compiled programs: each is compiled into one.
         self._log_costs: dict[Any, tuple[LogCost, Callable[[Any], Any]]] = {}
 
@@ -161,6 +167,11 @@ class JointNASSampler(BaseSampler):
         self._check_objectives(study)
         name = (self._seed, trial.number, zlib.crc32(param_name.encode()))
         seed = int(np.random.SeedSequence(name).generate_state(1)[0])
+        parameters = Parameters({param_name: param_distribution})
+        if prior := parameters.prior(self._prior):
+            point = np.random.default_rng(seed).random((1, 2))
+            (vector,) = parameters.space.from_unit(half_warped(point, prior))
+            return parameters.values(vector)[param_name]
         return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
@@ -265,11 +276,16 @@ class JointNASSampler(BaseSampler):
         """
         space = parameters.space
         pin = lambda vectors: np.where(pinned < 0, vectors, pinned)
-        even = qmc.Sobol(len(space.knobs), scramble=True, rng=np.random.default_rng(self._seed))
-        if len(memory.measured[1]) < max(1, self._startup):
+        prior = parameters.prior(self._prior)
+        width, rng = len(space.knobs) + (prior is not None), np.random.default_rng(self._seed)
+        even = qmc.Sobol(width, scramble=True, rng=rng)
+        starts = len(memory.measured[1]) < max(1, self._startup)
+        if starts:
             even.fast_forward(number % _CYCLE)
-            return memory, pin(space.from_unit(even.random(_POOL)))
-        pool = pin(space.from_unit(even.random(_POOL)))
+        points = even.random(_POOL)
+        pool = pin(space.from_unit(points if prior is None else half_warped(points, prior)))
+        if starts:
+            return memory, pool
         seen = memory.arrays(self._most)
         known, log_cost = self._log_cost(parameters, fixed)
         with unwrapped_errors(known):
@@ -283,9 +299,20 @@ class JointNASSampler(BaseSampler):
                     constrained=bool(seen.judged.any()),
                     settings=_EVOLUTION,
                     log_cost=log_cost,
+                    prior=prior,
                 )
             )
         return memory, np.concatenate([np.asarray(population)[np.isfinite(marks)], pool])
+
+
+def _check_prior(prior: Any) -> dict[str, Any]:
+    """What is expected of each parameter; whether it can be is known once there is one."""
+    given = {} if prior is None else prior
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise InputError(
+            f"`prior` must be a dict, name of a parameter -> what is expected, got {shown(prior)}"
+        )
+    return dict(given)
 
 
 def _single_values(study: Study) -> dict[str, Any]:

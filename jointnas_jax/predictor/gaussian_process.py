@@ -22,6 +22,8 @@ import optax
 _STEPS, _LEARNING_RATE = 120, 0.1
 # Keeps the Cholesky factor finite in float32.
 _JITTER = 1e-4
+# How much targets rise with an expectation before any is known.
+_EXPECTED = 0.7
 
 
 class Hyper(NamedTuple):
@@ -53,6 +55,19 @@ class Trend(NamedTuple):
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """The trend at inputs `float32[..., F]`: `float32[...]`."""
         return self.offset + inputs @ self.slopes - jnp.square(inputs - self.centres) @ self.peaks
+
+    def expecting(self, count: int) -> "Trend":
+        """The trend over so many expectations, too, which are the last inputs.
+
+        They have a mean of 0 and a deviation of 1.
+        """
+        flat = np.zeros(count, np.float32)
+        return Trend(
+            slopes=np.append(self.slopes, flat + np.float32(_EXPECTED)),
+            peaks=np.append(self.peaks, flat),
+            offset=self.offset,
+            centres=np.append(self.centres, flat),
+        )
 
     @classmethod
     def none(cls, width: int) -> "Trend":

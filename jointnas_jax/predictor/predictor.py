@@ -36,8 +36,6 @@ _RISE, _PEAK = 0.3, 0.4
 _RECIPE = 4.0
 # Where studies of earlier versions expected numbers to be best.
 _EARLIER_CENTRE = 0.5
-# Likewise of one standard deviation of an expectation.
-_EXPECTED = 0.7
 
 # Index vectors `int32[N, K]` -> standardised logarithms of costs `float32[N, P]`, under `jit` too.
 CostFeatures = Callable[[Any], Any]
@@ -97,7 +95,7 @@ class Predictor:
         if config.trend or self._expectations:
             usual = Trend.none(len(self._columns) + cost_count)
             usual = _trend(features, self._columns, cost_count) if config.trend else usual
-            self._trend = _with_expectations(usual, len(self._expectations))
+            self._trend = usual.expecting(len(self._expectations))
         options = compiler_options("light")
         static = ("recipe_width", "config")
         self._pretrain = jax.jit(pretrain, static_argnames=static, compiler_options=options)
@@ -370,17 +368,6 @@ def _trend(features: FeatureTable, columns: np.ndarray, costs: int) -> Trend:
         peaks=np.append(heights, flat).astype(np.float32),
         offset=np.float32(offset),
         centres=np.append(centres, flat).astype(np.float32),
-    )
-
-
-def _with_expectations(trend: Trend, count: int) -> Trend:
-    """The trend over so many expectations, too, which are the last inputs."""
-    flat = np.zeros(count, np.float32)
-    return Trend(
-        slopes=np.append(trend.slopes, np.full(count, _EXPECTED, np.float32)),
-        peaks=np.append(trend.peaks, flat),
-        offset=trend.offset,
-        centres=np.append(trend.centres, flat),
     )
 
 

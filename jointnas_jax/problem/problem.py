@@ -187,9 +187,11 @@ class Problem:
         """Their trials in this space; raises `ConfigError` if a study shares no knob."""
         return [Foreign.of(self.space, *study) for study in self.foreign_studies]
 
-    def foreign_in_words(self) -> list[str]:
-        """A line about each of them."""
-        return [f"learns from {foreign.in_words()}" for foreign in self.foreign]
+    def expectations_in_words(self) -> list[str]:
+        """A line about the prior, and one about each earlier study that is learnt from."""
+        names = [k.name for k in self.space.knobs if k.name in self.config.search.prior]
+        lines = [f"expects good values of {', '.join(names)} by a prior"] * bool(names)
+        return lines + [f"learns from {foreign.in_words()}" for foreign in self.foreign]
 
     @functools.cached_property
     def prior(self) -> Prior | None:

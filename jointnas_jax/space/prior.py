@@ -121,7 +121,7 @@ def _weights(knob: Knob, description: Any, name: str) -> list[float]:
         weights = [1.0] * len(knob.values)
         for value, weight in description.items():
             weights[_position(knob, value, name)] = weight
-    elif isinstance(description, list | tuple):
+    elif isinstance(description, list | tuple | np.ndarray):
         weights = list(description)
     else:
         raise ConfigError(f"`{name}` must be {_FORMS}; got {shown(description)}")
@@ -130,7 +130,10 @@ def _weights(knob: Knob, description: Any, name: str) -> list[float]:
             f"`{name}` must have a weight for each of the {len(knob.values)} values "
             f"{shown(list(knob.values))}, got {len(weights)}: {shown(weights)}"
         )
-    return [_number(weight, f"{name}` has a weight: `{weight!r}", most=1e6) for weight in weights]
+    return [
+        _number(weight, f"the weight of {shown(value)} in `{name}`", most=1e6)
+        for weight, value in zip(weights, knob.values, strict=True)
+    ]
 
 
 def _position(knob: Knob, value: Any, name: str) -> int:
@@ -164,7 +167,7 @@ def _around(knob: Knob, description: Mapping[str, Any], name: str) -> np.ndarray
             f"`{name}.centre` must be a number from {values[0]} to {values[-1]}, got "
             f"{shown(description['centre'])}"
         )
-    width = _number(description["width"], f"{name}.width", most=1)
+    width = _number(description["width"], f"`{name}.width`", most=1)
     places = np.linspace(0, 1, len(values))
     distance = (places - np.interp(centre, values, places)) / width
     # Of the nearest value it is 1, however narrow the prior is.
@@ -175,8 +178,8 @@ def _around(knob: Knob, description: Mapping[str, Any], name: str) -> np.ndarray
 def _number(value: Any, name: str, *, most: float) -> float:
     number = plain(value)
     if not isinstance(number, int | float) or isinstance(number, bool) or not 0 < number <= most:
-        share = ", a share of the knob's range" if name.endswith("width") else ""
+        share = ", a share of the knob's range" if most == 1 else ""
         raise ConfigError(
-            f"`{name}` must be a number above 0, at most {most:g}{share}, got {shown(value)}"
+            f"{name} must be a number above 0, at most {most:g}{share}, got {shown(value)}"
         )
     return float(number)

@@ -93,12 +93,14 @@ def _draws(
 
     def draw(count: int) -> np.ndarray:
         points = sampler.random(count)
-        if prior is not None:
-            followed, points = points[:, -1:] < 0.5, points[:, :-1]
-            points = np.where(followed, prior.warped(points), points)
-        return space.from_unit(points)
+        return space.from_unit(points if prior is None else half_warped(points, prior))
 
     return draw
+
+
+def half_warped(points: np.ndarray, prior: Prior) -> np.ndarray:
+    """Points `float[N, K + 1]` as `float[N, K]`, of which the last coordinate has half follow."""
+    return np.where(points[:, -1:] < 0.5, prior.warped(points[:, :-1]), points[:, :-1])
 
 
 def _infeasible(costs: np.ndarray, budget: Mapping[int, float], names: Sequence[str]) -> str:

@@ -45,7 +45,7 @@ def dry_run(config: Config, console: Console) -> None:
     FrontRule.of(problem, pool)  # which refuses what a study would
     forecast = forecast_study(problem, pool, images, find_teacher(config))
     print_forecast(problem, forecast, console)
-    for line in problem.foreign_in_words():
+    for line in problem.expectations_in_words():
         console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
@@ -137,7 +137,7 @@ def _run(
         # The last thing before training: bad input leaves no trace.
         store = files.open(executor, problem, progress.console)
         with contextlib.closing(store):
-            for line in [*files.data(problem, images), *problem.foreign_in_words()]:
+            for line in [*files.data(problem, images), *problem.expectations_in_words()]:
                 progress.say(line)
             retried = files.retried()
             if retried and config.study.retry_failed:

@@ -293,3 +293,23 @@ def test_it_runs_from_the_command_line(tmp_path, command):
 )
 def test_bad_flags_are_one_line_and_exit_2(arguments, message):
     assert_one_line_and_exit_2(module("benchmarks.tabular", *arguments), message)
+
+
+def test_a_guess_knows_a_good_or_a_bad_candidate(table):
+    order = np.argsort(-table.scores)
+    expected = {k: searches.guess(table, k).expectation(table.vectors) for k in ("good", "bad")}
+    assert expected["good"][order[:40]].mean() > 0 > expected["good"][order[-40:]].mean()
+    assert expected["bad"][order[-40:]].mean() > 0 > expected["bad"][order[:40]].mean()
+
+
+@pytest.mark.parametrize("kind", ["next", "by chance"])
+def test_an_earlier_study_has_trials_of_the_space(table, kind):
+    study = searches.earlier_study(table, kind)
+    assert study.vectors.shape == (100, 8)
+    true = table.scores[table.rows(table.space.canonical(study.vectors))]
+    assert np.array_equal(study.scores, true) == (kind == "next")
+
+
+@pytest.mark.parametrize(("wanted", "count"), [(0.5, 1), (0.3, 2), (0.1, 4), (0.05, None)])
+def test_evaluations_are_counted_until_a_regret(wanted, count):
+    assert searches.evaluations_until(np.array([0.4, 0.3, 0.2, 0.1]), wanted) == count

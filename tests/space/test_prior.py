@@ -92,7 +92,7 @@ def test_a_mode_leaves_some_knobs():
         ([1, 2], "must be a dict"),
         ({"optimiser": [1, 2, 3]}, "unknown knob `optimiser`; did you mean `optimizer`"),
         ({"optimizer": [1, 2]}, "a weight for each of the 3 values"),
-        ({"optimizer": [1, 2, 0]}, "above 0, at most 1e"),
+        ({"optimizer": [1, 2, 0]}, "the weight of 'lion' in `prior.optimizer` must be .* above 0"),
         ({"optimizer": [1, 2, float("nan")]}, "above 0"),
         ({"optimizer": [1, 2, "3"]}, "above 0"),
         ({"optimizer": [1, 2, True]}, "above 0"),
