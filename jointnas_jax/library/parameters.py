@@ -12,7 +12,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from jointnas_jax.errors import InputError, SpaceError, one_line, shown
+from jointnas_jax.errors import InputError, one_line, shown
 from jointnas_jax.library.space import as_array
 from jointnas_jax.space import Knob, PlainSpace
 from jointnas_jax.space.knobs import Value, spaced
@@ -143,8 +143,9 @@ def _knob(name: str, distribution: BaseDistribution) -> Knob:
 def _by_values(name: str, distribution: BaseDistribution, knob: Knob) -> Knob:
     """The knob of a parameter with the choices, not their positions, as values."""
     if isinstance(distribution, CategoricalDistribution):
-        with contextlib.suppress(SpaceError):  # a choice may be None
-            return Knob.choice(name, distribution.choices)
+        choices = [choice for choice in distribution.choices if choice is not None]
+        if len(choices) == len(distribution.choices):  # else values have no knob
+            return Knob.choice(name or "parameter", choices)
     return knob
 
 
