@@ -116,7 +116,7 @@ class Foreign:
     def expectation(
         self, table: FeatureTable, settings: PredictorConfig, costs: CostFeatures | None
     ) -> Expectation:
-        """What the study lets expect of candidates, of mean 0 and deviation 1 over the space.
+        """What the study lets expect of candidates, of mean 0 and deviation up to 1.
 
         Args:
           table: features of the space.
@@ -141,7 +141,8 @@ class Foreign:
         score, shared = predictor.score_fn(fitted), self.shared.astype(np.int32)
         expected = jax.jit(lambda vectors: score(vectors * shared))
         sample = np.asarray(expected(self.space.sample(np.random.default_rng(0), SAMPLE)))
-        mean, deviation = sample.mean(), max(float(sample.std()), 1e-3)
+        # What was not learnt there is not to be expected here: a small deviation stays small.
+        mean, deviation = sample.mean(), max(float(sample.std()), 1.0)
         return lambda vectors: (expected(vectors) - mean) / deviation
 
 
