@@ -74,8 +74,8 @@ class Predictor:
           capacity: most trials.
           costs: standardised logarithms of costs; None: there are none.
           expectations: what is expected of candidates before any trial, each of mean 0 and
-            deviation up to 1 over the space. The process sees them as features with which scores rise,
-            until trials say that they do not.
+            deviation up to 1 over the space. The process sees them as features with which scores
+            rise, until trials say that they do not.
         """
         self._features = features
         self._config = config
