@@ -28,7 +28,7 @@ from jointnas_jax.runtime.cache import remembered
 from jointnas_jax.runtime.output import tell
 
 _READ_AT_ONCE = 256
-# The feature with the name of the image's file, where files were written, see `folders.py`.
+# The feature with the name of the image's file, where files were written, see `stored_images.py`.
 _FILE = "file"
 # Version of `image_file.decode_image`, for what one has checked another may refuse, and of what the
 # cache has about it.
