@@ -29,6 +29,8 @@ _NAMES = {
     "test": (("x_test", "y_test"), ("test_images", "test_labels"), ("test_x", "test_y")),
 }
 _ALONE = (("images", "labels"), ("x", "y"), ("X", "y"), ("data", "labels"), ("data", "target"))
+# Channels of an image file, at most.
+_COLOURS = 4
 # Quantiles of the training pixels that become 0 and 255.
 _LOWEST, _HIGHEST = 0.001, 0.999
 # Images that these are looked up in, spread over the split.
@@ -82,9 +84,9 @@ def write_arrays(file: Path, out: Path, *, name: str = "") -> Path:
 
 
 def _write(file: Path, home: Path, name: str) -> None:
-    splits = _divided(file, _read(file))
+    splits = _read(file)
     names = _class_names(file, splits)
-    splits = _eight_bits(file, splits)
+    splits = _eight_bits(file, _divided(file, splits))
     with writing_dataset(f"the images of `{file}`", home, home / name / _VERSION):
         _builder(name, home, splits, names).download_and_prepare()
 
@@ -130,6 +132,11 @@ def _checked(
             f"`{pair[0]}` and `{pair[1]}` in `{file}` must be images [N, H, W] or [N, H, W, C] and "
             f"a whole number or name for each, got {images.dtype}{list(images.shape)} and "
             f"{labels.dtype}{list(labels.shape)}"
+        )
+    if images.shape[1] <= _COLOURS < min(images.shape[2:]):
+        raise DataError(
+            f"`{pair[0]}` in `{file}` must be images [N, H, W, C], got {list(images.shape)}, whose "
+            "channels seem to come first; `np.moveaxis(images, 1, -1)` puts them last"
         )
     if images.dtype.kind == "f" and not np.isfinite(images).all():
         raise DataError(f"`{pair[0]}` in `{file}` has pixels that are not finite")

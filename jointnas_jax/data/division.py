@@ -60,11 +60,11 @@ def carve_test(labels: np.ndarray, what: str) -> np.ndarray:
       `bool[N]`.
 
     Raises:
-      DataError: there is none to test on, or a class has none to train on.
+      DataError: there are none of two classes to test on, or a class has none to train on.
     """
     held = carve_validation(labels, _TEST_SHARE, _TEST_SEED)
     classes = len(set(labels.tolist()))
-    if not held.any() or len(set(labels[~held].tolist())) < classes:
+    if len(set(labels[held].tolist())) < 2 or len(set(labels[~held].tolist())) < classes:
         raise DataError(
             f"{what} are too few to set a fifth of each class aside for the test: {len(labels)} "
             f"different ones of {classes} class(es); add some, or give test images"

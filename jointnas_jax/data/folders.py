@@ -80,6 +80,11 @@ def _in_folders(root: Path) -> dict[str, Sequence[ImageFile]]:
             )
         if split:
             splits[split] = folder
+    if len(folders) == 1 and not splits and _folders(folders[0]):
+        raise DataError(
+            f"`{root}` must hold a folder for each class, holds `{folders[0].name}` alone, which "
+            f"has folders; did you mean `{folders[0]}`?"
+        )
     # Without folders in it `train` is a class of trains, unless all are called as splits are.
     if len(splits) < len(folders) and not ("train" in splits and _folders(splits["train"])):
         return {"train": _classes(root, folders)}
@@ -91,10 +96,13 @@ def _in_folders(root: Path) -> dict[str, Sequence[ImageFile]]:
 
 def _classes(root: Path, folders: Sequence[Path]) -> list[ImageFile]:
     """The files of class folders, at any depth, without hidden ones."""
+    found = {folder: sorted(_files(folder)) for folder in folders}
+    if any(found.values()) and (empty := [folder.name for folder in folders if not found[folder]]):
+        tell(f"  folders of `{root}` without files are left out: {', '.join(empty[:9])}")
     return [
         ImageFile(class_name(folder.name), str(path.relative_to(root)), path)
-        for folder in folders
-        for path in sorted(_files(folder))
+        for folder, paths in found.items()
+        for path in paths
     ]
 
 

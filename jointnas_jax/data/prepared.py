@@ -27,8 +27,15 @@ def prepared_folder(name: str, directory: str) -> Path:
         see `data/arrays.py`; these are written into the cache, too.
 
     Raises:
-      DataError: there is no such dataset, or its images cannot be used.
+      DataError: there is no such dataset, it may not be read, or its images cannot be used.
     """
+    try:
+        return _folder(name, directory)
+    except PermissionError as error:
+        raise DataError(f"`{directory or name}` cannot be read: {error.strerror}") from error
+
+
+def _folder(name: str, directory: str) -> Path:
     if not directory and name == digits.NAME:
         return digits.prepare_digits()
     root = Path(local_path(directory or str(tfds.core.constants.DATA_DIR), "data.dir"))
@@ -46,12 +53,12 @@ def prepared_folder(name: str, directory: str) -> Path:
     datasets = sorted({p.parent.parent.name for p in root.glob("*/*/" + INFO_FILE)})
     if directory and not datasets and holds_images(root):
         return prepare_images(root, find_images(root))
-    hint = (
-        nearest(name, datasets)
-        if datasets
-        else f"; a prepared folder holds a `{INFO_FILE}`, a folder of images one for each class"
-    )
-    raise DataError(f"no prepared TFDS dataset `{name}` in `{root}`{hint}")
+    if not datasets:
+        raise DataError(
+            f"`{root}` holds no dataset: a folder of images has a folder with files for each "
+            f"class, a prepared one of TFDS a `{INFO_FILE}`"
+        )
+    raise DataError(f"no prepared TFDS dataset `{name}` in `{root}`{nearest(name, datasets)}")
 
 
 def find_images(root: Path) -> Splits:

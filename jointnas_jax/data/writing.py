@@ -18,10 +18,10 @@ _Item = TypeVar("_Item")
 _MANY = 2_000
 
 
-def followed(what: str, items: Iterable[_Item], count: int) -> Iterable[_Item]:
-    """The items, with a progress bar on a terminal where there are many."""
+def followed(what: str, items: Iterable[_Item], count: int, each: int = 1) -> Iterable[_Item]:
+    """So many items, of `each` images, with a progress bar on a terminal where these are many."""
     console = Console(stderr=True)
-    if count < _MANY or not console.is_terminal:
+    if count * each < _MANY or not console.is_terminal:
         return items
     return track(items, what, total=count, console=console, transient=True)
 

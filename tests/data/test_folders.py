@@ -1,5 +1,6 @@
 """Folders of images are datasets as they are."""
 
+import os
 import shutil
 
 import numpy as np
@@ -167,7 +168,7 @@ def test_bad_folders_are_one_line(root, spoil, message):
 
 def test_an_empty_folder_says_what_is_expected(root):
     root.mkdir()
-    with pytest.raises(DataError, match="a folder of images one for each class"):
+    with pytest.raises(DataError, match="holds no dataset: a folder of images has a folder"):
         opened(root)
 
 
@@ -175,7 +176,7 @@ def test_an_unusable_cache_is_one_line(root, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(DataError, match="cannot be written into .*XDG_CACHE_HOME"):
-        opened(write(root, class_files(3, "a", "b")))
+        opened(write(root, class_files(5, "a", "b")))
 
 
 def listed(root, text):
@@ -225,6 +226,18 @@ def test_folders_beside_splits_are_named(root, capsys):
     assert "beside its splits are left out: unlabelled" in capsys.readouterr().err
 
 
+def test_class_folders_without_files_are_named(root, capsys):
+    write(root, class_files(4, "a", "b"))
+    (root / "c").mkdir()
+    assert opened(root).labels == ("a", "b")
+    assert "without files are left out: c" in capsys.readouterr().err
+
+
+def classes_deeper(root):
+    shutil.move(root, root.parent / "photos")
+    shutil.move(root.parent / "photos", root / "photos")
+
+
 def no_classes_in_splits(root):
     shutil.rmtree(root)
     write(root, ["train/1.png", "train/2.png", "test/1.png", "test/2.png"])
@@ -256,6 +269,7 @@ def copies_of_one_image(root):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (classes_deeper, "holds `photos` alone, .* did you mean `.*/photos`"),
         (no_classes_in_splits, r"training images of 0 class\(es\)"),
         (two_folders_of_a_split, "one folder for split `val`, has `val` and `validation`"),
         (an_empty_split, "split `test` of .* has no images"),
@@ -269,6 +283,18 @@ def test_folders_that_lack_something_say_so(root, spoil, message):
     spoil(root)
     with pytest.raises(DataError, match=message):
         opened(root)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", ["a", "a/0.png", "."])
+def test_what_may_not_be_read_is_named(root, name):
+    write(root, class_files(3, "a", "b"))
+    (root / name).chmod(0)
+    try:
+        with pytest.raises(DataError, match=f"`[^`]*{name.strip('.')}`.*Permission denied"):
+            opened(root)
+    finally:
+        (root / name).chmod(0o700)
 
 
 def test_names_of_files_and_classes_need_not_be_text(root):
