@@ -80,7 +80,7 @@ class DataConfig:
     Attributes:
       name: TFDS name; `digits` is made from scikit-learn's when `dir` is empty.
       dir: a prepared TFDS folder, or the folder that holds `name`; empty: TFDS's data folder. Or a
-        folder or a list of images, see `data/folders.py`.
+        folder or a list of images, arrays, or a dataset of Hugging Face, see `docs/images.md`.
       train_split: split expression; validation images are taken out of it.
       val_split: which of them, such as `val` of `train+val`; empty: drawn at random.
       test_split: split expression; for the report of winners only.

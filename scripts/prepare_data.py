@@ -17,7 +17,10 @@ from jointnas_jax.command_line import define_path, parse_flags, run_script
 from jointnas_jax.errors import DataError
 
 IMAGES = define_path(
-    "images", "", "Folder of class folders, list `.csv`, arrays `.npz`, or the name of a dataset."
+    "images",
+    "",
+    "Folder of class folders, list `.csv`, arrays `.npz`, dataset of Hugging Face, or the name of "
+    "one of TFDS's.",
 )
 OUT = define_path("out", "data", "Folder that will hold the folder of the dataset.")
 NAME = flags.DEFINE_string("name", "", "Name of the dataset; '': that of the images.")

@@ -4,8 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags
+from PIL import Image
 
 from jointnas_jax import __version__
 from jointnas_jax.cli import VERBS, main
@@ -71,14 +73,21 @@ def test_a_verb_is_its_script():
 
 
 @pytest.mark.slow
-def test_a_wheel_runs_in_an_empty_folder(tmp_path):
+@pytest.mark.parametrize("arguments", [["--config=digits"], ["../photos"]])
+def test_a_wheel_runs_in_an_empty_folder(tmp_path, arguments):
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(20):
+            image = Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8))
+            image.save(tmp_path / "photos" / name / f"{i}.png")
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--no-deps", "-w", tmp_path / "wheel", ROOT], check=True)
     (wheel,) = (tmp_path / "wheel").glob("*.whl")
     target = tmp_path / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", target, wheel], check=True)
     (tmp_path / "empty").mkdir()
-    command = [sys.executable, target / "bin" / "jointnas", "run", "--config=digits", "--dry_run"]
+    command = [sys.executable, target / "bin" / "jointnas", "run", *arguments, "--dry_run"]
     done = subprocess.run(
         command,
         cwd=tmp_path / "empty",

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jointnas_jax.data.division import carve_validation
-from jointnas_jax.data.writing import is_written, plain_name, writing_dataset
+from jointnas_jax.data.division import carve_test
+from jointnas_jax.data.writing import class_name, is_written, plain_name, writing_dataset
 from jointnas_jax.errors import DataError, one_line, shown
 from jointnas_jax.runtime.cache import cache_dir
 from jointnas_jax.runtime.output import tell
@@ -29,7 +29,8 @@ _NAMES = {
     "test": (("x_test", "y_test"), ("test_images", "test_labels"), ("test_x", "test_y")),
 }
 _ALONE = (("images", "labels"), ("x", "y"), ("X", "y"), ("data", "labels"), ("data", "target"))
-_TEST_SHARE, _SEED = 0.2, 0
+# Channels of an image file, at most.
+_COLOURS = 4
 # Quantiles of the training pixels that become 0 and 255.
 _LOWEST, _HIGHEST = 0.001, 0.999
 # Images that these are looked up in, spread over the split.
@@ -83,9 +84,9 @@ def write_arrays(file: Path, out: Path, *, name: str = "") -> Path:
 
 
 def _write(file: Path, home: Path, name: str) -> None:
-    splits = _divided(_read(file))
+    splits = _read(file)
     names = _class_names(file, splits)
-    splits = _eight_bits(file, splits)
+    splits = _eight_bits(file, _divided(file, splits))
     with writing_dataset(f"the images of `{file}`", home, home / name / _VERSION):
         _builder(name, home, splits, names).download_and_prepare()
 
@@ -132,19 +133,25 @@ def _checked(
             f"a whole number or name for each, got {images.dtype}{list(images.shape)} and "
             f"{labels.dtype}{list(labels.shape)}"
         )
+    if images.shape[1] <= _COLOURS < min(images.shape[2:]):
+        raise DataError(
+            f"`{pair[0]}` in `{file}` must be images [N, H, W, C], got {list(images.shape)}, whose "
+            "channels seem to come first; `np.moveaxis(images, 1, -1)` puts them last"
+        )
     if images.dtype.kind == "f" and not np.isfinite(images).all():
         raise DataError(f"`{pair[0]}` in `{file}` has pixels that are not finite")
     return images, labels
 
 
-def _divided(splits: Arrays) -> Arrays:
+def _divided(file: Path, splits: Arrays) -> Arrays:
     """The splits, with test images: those of `val`, or a share of each class."""
     if "test" in splits:
         return splits
     if "val" in splits:
         return {"train": splits["train"], "test": splits["val"]}
     images, labels = splits["train"]
-    held = carve_validation(np.unique(labels, return_inverse=True)[1], _TEST_SHARE, _SEED)
+    numbers = np.unique(labels, return_inverse=True)[1]
+    held = carve_test(numbers, f"the images of `{file}`")
     return {"train": (images[~held], labels[~held]), "test": (images[held], labels[held])}
 
 
@@ -159,7 +166,7 @@ def _class_names(file: Path, splits: Arrays) -> list[str]:
                 f"split `{split}` of `{file}` has label {shown(more[0].item())}, which the "
                 "training images have not"
             )
-    return [str(value) for value in values.tolist()]
+    return [class_name(str(value)) for value in values.tolist()]
 
 
 def _eight_bits(file: Path, splits: Arrays) -> Arrays:
@@ -215,7 +222,7 @@ def _builder(
 
         def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator[Any]:
             for i, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-                yield i, {"image": image, "label": str(label)}
+                yield i, {"image": image, "label": class_name(str(label))}
 
     FromArrays.name = name
     return FromArrays(data_dir=home, file_format="array_record")

@@ -7,8 +7,10 @@ from typing import NamedTuple
 import tensorflow_datasets as tfds
 
 from jointnas_jax.data.arrays import SUFFIX, write_arrays
-from jointnas_jax.data.folders import holds_images, write_folder
-from jointnas_jax.data.prepared import INFO_FILE
+from jointnas_jax.data.folders import holds_images
+from jointnas_jax.data.hugging_face import is_hugging_face
+from jointnas_jax.data.prepared import INFO_FILE, find_images
+from jointnas_jax.data.stored_images import write_images
 from jointnas_jax.errors import DataError, one_line
 
 
@@ -34,7 +36,8 @@ def write_dataset(
     """Writes images as a dataset of array_record.
 
     Args:
-      images: path of a folder of images, a list or arrays, or the name of one of TFDS's datasets.
+      images: path of a folder of images, a list, arrays or a dataset of Hugging Face, or the name
+        of one of TFDS's datasets.
       out: folder that will hold the folder of the dataset.
       name: its name; "": that of the images.
       skip_unreadable: leave out files that cannot be read.
@@ -46,19 +49,27 @@ def write_dataset(
     if root.is_file() and root.suffix.lower() == SUFFIX:
         folder = write_arrays(root, out, name=name)
     elif root.exists():
-        if root.is_dir() and (list(root.glob(INFO_FILE)) or list(root.glob(f"*/{INFO_FILE}"))):
-            raise DataError(f"`{root}` is a prepared dataset: --config.data.dir takes it as it is")
-        if not holds_images(root):
-            raise DataError(
-                f"`{root}` holds no images: a folder for each class, a list `.csv` or `.npz` does"
-            )
-        folder, lost = write_folder(root, out, name=name, skip_unreadable=skip_unreadable)
+        if not is_hugging_face(root):
+            _check_folder(root)
+        folder, lost = write_images(
+            root, find_images(root), out, name=name, skip_unreadable=skip_unreadable
+        )
     else:
         folder = _downloaded(images, out)
     info = tfds.builder_from_directory(folder).info
     counts = {split: part.num_examples for split, part in info.splits.items()}
     labels = [f for f in info.features.values() if isinstance(f, tfds.features.ClassLabel)]
     return Written(folder, counts, labels[0].num_classes if labels else 0, lost)
+
+
+def _check_folder(root: Path) -> None:
+    """Raises `DataError` unless it holds images to be written."""
+    if root.is_dir() and (list(root.glob(INFO_FILE)) or list(root.glob(f"*/{INFO_FILE}"))):
+        raise DataError(f"`{root}` is a prepared dataset: --config.data.dir takes it as it is")
+    if not holds_images(root):
+        raise DataError(
+            f"`{root}` holds no images: a folder for each class, a list `.csv` or `.npz` does"
+        )
 
 
 def _downloaded(name: str, out: Path) -> Path:

@@ -8,6 +8,8 @@ from jointnas_jax.errors import DataError, shown
 
 # Classes that a message names.
 _NAMED = 5
+# Of each class.
+_TEST_SHARE, _TEST_SEED = 0.2, 0
 
 
 def validation_count(count: int, fraction: float, images: int = 0) -> int:
@@ -45,6 +47,29 @@ def carve_validation(
     validation = np.zeros(count, bool)
     validation[by_class[place < np.repeat(shares, sizes)]] = True
     return validation
+
+
+def carve_test(labels: np.ndarray, what: str) -> np.ndarray:
+    """Draws a fifth of the images of each class as test images, where none are given.
+
+    Args:
+      labels: class of each image, `int[N]`, from 0.
+      what: the images, for errors.
+
+    Returns:
+      `bool[N]`.
+
+    Raises:
+      DataError: there are none of two classes to test on, or a class has none to train on.
+    """
+    held = carve_validation(labels, _TEST_SHARE, _TEST_SEED)
+    classes = len(set(labels.tolist()))
+    if len(set(labels[held].tolist())) < 2 or len(set(labels[~held].tolist())) < classes:
+        raise DataError(
+            f"{what} are too few to set a fifth of each class aside for the test: {len(labels)} "
+            f"different ones of {classes} class(es); add some, or give test images"
+        )
+    return held
 
 
 def _shares(sizes: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:

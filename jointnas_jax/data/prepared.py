@@ -7,7 +7,9 @@ import tensorflow_datasets as tfds
 
 from jointnas_jax.data import digits
 from jointnas_jax.data.arrays import SUFFIX, prepare_arrays
-from jointnas_jax.data.folders import holds_images, prepare_folder
+from jointnas_jax.data.folders import find_files, holds_images
+from jointnas_jax.data.hugging_face import find_rows, is_hugging_face
+from jointnas_jax.data.stored_images import Splits, prepare_images
 from jointnas_jax.errors import DataError, nearest
 from jointnas_jax.rules import local_path
 
@@ -21,19 +23,26 @@ def prepared_folder(name: str, directory: str) -> Path:
       name: name of the dataset.
       directory: the folder, or the one that holds `name`; "" is TFDS's data folder, or for `digits`
         the cache, where they are written first. Or a folder or a list of images, see
-        `data/folders.py`, or a NumPy file, see `data/arrays.py`; these are written into the cache,
-        too.
+        `data/folders.py`, a dataset of Hugging Face, see `data/hugging_face.py`, or a NumPy file,
+        see `data/arrays.py`; these are written into the cache, too.
 
     Raises:
-      DataError: there is no such dataset, or its images cannot be used.
+      DataError: there is no such dataset, it may not be read, or its images cannot be used.
     """
+    try:
+        return _folder(name, directory)
+    except PermissionError as error:
+        raise DataError(f"`{directory or name}` cannot be read: {error.strerror}") from error
+
+
+def _folder(name: str, directory: str) -> Path:
     if not directory and name == digits.NAME:
         return digits.prepare_digits()
     root = Path(local_path(directory or str(tfds.core.constants.DATA_DIR), "data.dir"))
     if os.path.isfile(root) and root.suffix.lower() == SUFFIX:
         return prepare_arrays(root)
-    if os.path.isfile(root) and holds_images(root):
-        return prepare_folder(root)
+    if os.path.isfile(root) and holds_images(root) or is_hugging_face(root):
+        return prepare_images(root, find_images(root))
     if not os.path.isdir(root):
         raise DataError(
             f"`data.dir` must be an existing folder, a list `.csv` or arrays `.npz`, got `{root}`"
@@ -43,13 +52,18 @@ def prepared_folder(name: str, directory: str) -> Path:
             return prepared
     datasets = sorted({p.parent.parent.name for p in root.glob("*/*/" + INFO_FILE)})
     if directory and not datasets and holds_images(root):
-        return prepare_folder(root)
-    hint = (
-        nearest(name, datasets)
-        if datasets
-        else f"; a prepared folder holds a `{INFO_FILE}`, a folder of images one for each class"
-    )
-    raise DataError(f"no prepared TFDS dataset `{name}` in `{root}`{hint}")
+        return prepare_images(root, find_images(root))
+    if not datasets:
+        raise DataError(
+            f"`{root}` holds no dataset: a folder of images has a folder with files for each "
+            f"class, a prepared one of TFDS a `{INFO_FILE}`"
+        )
+    raise DataError(f"no prepared TFDS dataset `{name}` in `{root}`{nearest(name, datasets)}")
+
+
+def find_images(root: Path) -> Splits:
+    """The images of a folder or list, or of a dataset of Hugging Face; raises `DataError`."""
+    return find_rows(root) if is_hugging_face(root) else find_files(root)
 
 
 def _newest_version(folder: Path) -> Path | None:

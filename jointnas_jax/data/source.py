@@ -23,16 +23,21 @@ from jointnas_jax.data.classes import choose_classes, renumbered
 from jointnas_jax.data.image_file import CHANNELS, decode_image, describe_image
 from jointnas_jax.data.prepared import prepared_folder
 from jointnas_jax.data.tfrecords import rewritten
+from jointnas_jax.data.writing import followed
 from jointnas_jax.errors import DataError, one_line
 from jointnas_jax.runtime.cache import remembered
 from jointnas_jax.runtime.output import tell
 
 _READ_AT_ONCE = 256
-# The feature with the name of the image's file, where files were written, see `folders.py`.
+# The feature with the name of the image's file, where files were written, see `stored_images.py`.
 _FILE = "file"
 # Version of `image_file.decode_image`, for what one has checked another may refuse, and of what the
 # cache has about it.
 _DECODER = 3
+# Bytes of decoded images that the cache takes: with more, disks would fill.
+_REMEMBERED = 1_000_000_000
+# Labels in the cache.
+_LABEL = np.dtype("<i4")
 # From so many images on a check takes long enough for a line of output.
 _MANY = 50_000
 
@@ -86,6 +91,18 @@ class SplitOnDisk:
         images, labels = zip(*self._pool.map(self._decode, self._pieces(indices)), strict=True)
         images, labels = np.concatenate(images), np.concatenate(labels)
         return images.reshape(*indices.shape, *images.shape[1:]), labels.reshape(indices.shape)
+
+    def decoded(self) -> np.ndarray:
+        """All images, each followed by its label: `uint8[N, H * W * C + 4]`; raises as `read`."""
+        pieces = self._pieces(np.arange(len(self)))
+        every = np.empty((len(self), math.prod(self._dataset.image_shape) + _LABEL.itemsize), "u1")
+        results = self._pool.map(self._decode, pieces)
+        end = 0
+        for images, labels in followed("decoding images", results, len(pieces), each=_READ_AT_ONCE):
+            rows = every[end : (end := end + len(labels))]
+            rows[:, : -_LABEL.itemsize] = images.reshape(len(labels), -1)
+            rows[:, -_LABEL.itemsize :] = labels.astype(_LABEL)[:, None].view("u1")
+        return every
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
@@ -171,16 +188,21 @@ class ImageDataset:
         return names
 
     def load(self, split: str) -> Split:
-        """Decodes a split, such as `train[:90%]`.
+        """Decodes a split, such as `train[:90%]`; the cache remembers it, unless it is large.
 
         Raises:
           DataError: the split is missing or empty, an image cannot be decoded or has another
             shape, a label is out of range, or all labels are the same.
         """
         on_disk = SplitOnDisk(self, split)
-        images, labels = on_disk.read(np.arange(len(on_disk)))
+        if self.decoded_bytes(split) > _REMEMBERED:
+            rows = on_disk.decoded()
+        else:
+            key = self.identity(split, decoded=True)
+            rows = remembered("decoded", key, on_disk.decoded)
+        labels = rows[:, -_LABEL.itemsize :].copy().view(_LABEL)[:, 0].astype(np.int32)
         self.check_classes(np.unique(labels), split)
-        return Split(images, labels)
+        return Split(rows[:, : -_LABEL.itemsize].reshape(-1, *self.image_shape), labels)
 
     def check_classes(self, classes: np.ndarray, split: str) -> None:
         """Raises `DataError` if the classes in a split, `int[...]`, are fewer than two."""

@@ -16,6 +16,8 @@ from jointnas_jax.data.source import ImageDataset, Images, Split
 # Rows and columns of a contact sheet, and the pixels of an image in it, at least.
 _CLASSES, _COLUMNS, _SIDE = 20, 12, 48
 _GAP = 2
+# Share of images that is too little of them to be used without a word.
+_LITTLE = 0.6
 # Images of which sizes are looked up, and that are compared with each other.
 _LOOKED_AT, _COMPARED = 2_000, 200_000
 
@@ -33,8 +35,9 @@ def summarise(
     Returns:
       `images` by part, `classes` (name -> images by part), `smallest` (name of the class with the
       fewest training images), `shape` as loaded, `stored` (least and largest height and width),
-      and `copies`: images of one content, `within` the training images and `across` these and
-      others; None where there are too many images to compare, or they stay on disk.
+      `used` (share of an image that is loaded, in the mean), and `copies`: images of one content,
+      `within` the training images and `across` these and others; None where there are too many
+      images to compare, or they stay on disk.
     """
     train, validation, test = images
     parts = {
@@ -56,6 +59,7 @@ def summarise(
         "smallest": dataset.labels[int(every.argmin())],
         "shape": list(dataset.image_shape),
         "stored": [sizes.min(0).tolist(), sizes.max(0).tolist()],
+        "used": _used(sizes, dataset.image_shape[:2]),
         "copies": _copies(train, validation, test),
     }
 
@@ -70,6 +74,11 @@ def in_words(summary: Mapping[str, Any]) -> list[str]:
         f"{len(classes)} classes, the smallest, `{smallest}`, with {fewest:,} training images; "
         f"files of {sizes}, used at {_size(shape[:2])}, {shape[2]} channels"
     ]
+    if summary.get("used", 1.0) < _LITTLE:
+        lines.append(
+            f"warning: images have other proportions than {_size(shape[:2])}: of their area "
+            f"{summary['used']:.0%} is used, the middle"
+        )
     copies = summary["copies"]
     if copies and copies["within"]:
         lines.append(f"{copies['within']:,} training images are copies of others")
@@ -79,6 +88,12 @@ def in_words(summary: Mapping[str, Any]) -> list[str]:
             "what they say is worth nothing"
         )
     return lines
+
+
+def _used(sizes: np.ndarray, shape: tuple[int, int]) -> float:
+    """Mean share of images of `sizes: int64[n, 2]` in the part with the proportions of a shape."""
+    ratios = sizes / np.array(shape)
+    return float((ratios.min(1) / ratios.max(1)).mean())
 
 
 def _size(size: Sequence[int]) -> str:

@@ -41,6 +41,10 @@ _TRAININGS, _STEP = 90, 3
 # Updates of a training: configs of this repository have 540 to 900.
 _UPDATES = 800
 _EPOCHS = (10, 60)
+# With fewer images in a step BN has too little to go by.
+_LEAST_BATCH = 8
+# Pixels of a side.
+_SMALLEST = 4
 # Share of the budget that the default candidate costs.
 _DEFAULT_SHARE = 0.8
 # From these proportions on, the middle of an image is too little of it.
@@ -135,10 +139,17 @@ def fitted_config(data: DataConfig, flops: str, *, accelerator: bool) -> tuple[s
     dataset, size = _opened(data)
     splits = _splits(data, dataset.split_names)
     height, width, channels = dataset.image_shape
-    side = size or min(height, width)
+    wide = max(height, width) > _WIDE * min(height, width)
+    # All of a wide image counts, so its pixels do, not its shorter side.
+    side = size or (math.isqrt(height * width) if wide else min(height, width))
+    if side < _SMALLEST:
+        raise DataError(
+            f"images of `{dataset.name}` must have {_SMALLEST} pixels a side, have "
+            f"{height}x{width}; give `--config.data.image_size=` to enlarge them"
+        )
     largest = _largest_resolution(side, flops, accelerator)
     budget = parse_limit("flops", flops) if flops else _usual_budget(largest, accelerator)
-    if side > largest and not (size == 0 and max(height, width) > _WIDE * min(height, width)):
+    if side > largest and not (size == 0 and wide):
         size = largest  # read once at the size that is used
     available = dataset.count(splits["train_split"])
     batch, epochs, images = _training(available, budget, accelerator)
@@ -154,7 +165,7 @@ def fitted_config(data: DataConfig, flops: str, *, accelerator: bool) -> tuple[s
         **{f"data.{key}": value for key, value in splits.items()},
         "data.image_size": size,
         "data.val_fraction": share,
-        "data.crop_padding": max(1, (size or side) // 10),
+        "data.crop_padding": max(1, (size or min(height, width)) // 10),
         "data.flip": channels == 3,
         "space": space,
         "default": default,
@@ -256,8 +267,9 @@ def _usual_budget(resolution: int, accelerator: bool) -> int:
 def _training(available: int, budget: int, accelerator: bool) -> tuple[int, int, int]:
     """Batch size, epochs, and how many of the images are used."""
     batch = 32 if available < 4_000 else 64 if available < 20_000 else 128
-    while batch > 4 and batch > available // 8:
+    while batch > _LEAST_BATCH and batch > available // 8:
         batch //= 2
+    batch = min(batch, max(2, available // 3))  # a third of them may be to validate on
     images = available
     if not accelerator:
         # Fewer images, not smaller networks: what a candidate costs is what the search is about.

@@ -90,6 +90,8 @@ def test_images_of_many_channels_are_resized(tmp_path):
         (dict(a=images()), "must have the arrays `x_train` and `y_train`.*it has `a`"),
         (dict(images=images(), labels=labels(3)), r"uint8\[20, 6, 8, 3\] and int64\[3\]"),
         (dict(images=images(), labels=np.zeros(20, int)), "a classifier needs two"),
+        (dict(images=images()[:2], labels=labels(2)), "too few to set a fifth .* 2 different ones"),
+        (dict(images=images(shape=(3, 8, 8)), labels=labels()), "channels seem to come first"),
         (dict(images=images(), labels=labels() + 0.5), "a whole number or name for each"),
         (
             dict(images=np.full((20, 4, 4), np.nan), labels=labels()),

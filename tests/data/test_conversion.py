@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jointnas_jax.data import folders
+from jointnas_jax.data import stored_images
 from jointnas_jax.data.conversion import write_dataset
 from jointnas_jax.data.source import open_dataset
 from jointnas_jax.errors import DataError
@@ -48,7 +48,7 @@ def test_arrays_and_a_name_of_ones_own(tmp_path):
 
 def test_what_cannot_be_read_ends_it_or_is_left_out_and_named(photos, tmp_path):
     (photos / "cat" / "broken.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"1 of 11 files .*broken.png.*--skip_unreadable"):
+    with pytest.raises(DataError, match=r"1 of 11 images .*broken.png.*--skip_unreadable"):
         write_dataset(str(photos), tmp_path / "data")
     written = write_dataset(str(photos), tmp_path / "data", skip_unreadable=True)
     assert list(written.unreadable) == ["cat/broken.png"]
@@ -58,13 +58,13 @@ def test_what_cannot_be_read_ends_it_or_is_left_out_and_named(photos, tmp_path):
 def test_a_class_of_which_nothing_can_be_read_is_an_error(photos, tmp_path):
     for file in (photos / "cat").iterdir():
         file.write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"images of 1 class"):
+    with pytest.raises(DataError, match=r"training images of 1 class"):
         write_dataset(str(photos), tmp_path / "data", skip_unreadable=True)
 
 
 def test_an_interrupted_run_does_not_decode_again(photos, tmp_path, monkeypatch):
     """Files that change are read again."""
-    real, count = folders._read_one, 0
+    real, count = stored_images._read_one, 0
 
     def counted(path):
         nonlocal count
@@ -73,8 +73,8 @@ def test_an_interrupted_run_does_not_decode_again(photos, tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return real(path)
 
-    monkeypatch.setattr(folders, "_read_one", counted)
-    monkeypatch.setattr(folders.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(stored_images, "_read_one", counted)
+    monkeypatch.setattr(stored_images.os, "cpu_count", lambda: 1)
     limit = 7
     with contextlib.suppress(KeyboardInterrupt):
         write_dataset(str(photos), tmp_path / "data")

@@ -1,5 +1,6 @@
 """Folders of images are datasets as they are."""
 
+import os
 import shutil
 
 import numpy as np
@@ -84,7 +85,7 @@ def test_grey_images_have_one_channel_unless_some_are_in_colour(root):
 def test_files_are_read_once_and_again_where_they_changed(root, monkeypatch):
     first = opened(write(root, class_files(5, "a", "b")))
     with monkeypatch.context() as patched:
-        patched.setattr("jointnas_jax.data.folders.describe_image", None)
+        patched.setattr("jointnas_jax.data.stored_images.describe_image", None)
         assert opened(root).name == first.name
     shutil.copytree(root, root.parent / "elsewhere" / root.name, copy_function=shutil.copyfile)
     assert opened(root.parent / "elsewhere" / root.name).name == first.name
@@ -143,8 +144,11 @@ def strange_test_class(root):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda root: (root / "a/bad.jpg").write_text("x"), "1 of 7 files .*`a/bad.jpg` .it is no"),
-        (lambda root: (root / "a/0.png").write_bytes(b""), "1 of 6 files"),
+        (
+            lambda root: (root / "a/bad.jpg").write_text("x"),
+            "1 of 7 .*`a/bad.jpg` .it is no",
+        ),
+        (lambda root: (root / "a/0.png").write_bytes(b""), "1 of 6 images"),
         (lambda root: shutil.rmtree(root / "a"), "1 class.* classifier needs two"),
         (lambda root: write(root / "train", ["a/1.png"]), "1 class"),
         (
@@ -164,7 +168,7 @@ def test_bad_folders_are_one_line(root, spoil, message):
 
 def test_an_empty_folder_says_what_is_expected(root):
     root.mkdir()
-    with pytest.raises(DataError, match="a folder of images one for each class"):
+    with pytest.raises(DataError, match="holds no dataset: a folder of images has a folder"):
         opened(root)
 
 
@@ -172,7 +176,7 @@ def test_an_unusable_cache_is_one_line(root, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(DataError, match="cannot be written into .*XDG_CACHE_HOME"):
-        opened(write(root, class_files(3, "a", "b")))
+        opened(write(root, class_files(5, "a", "b")))
 
 
 def listed(root, text):
@@ -197,7 +201,7 @@ def test_a_list_names_files_labels_and_splits(root):
         ("file,label\n0.png,a", "must have the columns `path` and `label`, lacks `path`"),
         ("path,label\n0.png,a\n7.png,b", "line 3 of .*must name a file"),
         ("path,label\n0.png,", "line 2 of .*a label"),
-        ("path,label,split\n0.png,a,tset", "line 2 of .*the split train, test, val"),
+        ("path,label,split\n0.png,a,tset", "line 2 of .*the split train, training, val"),
         ("", "must have the columns"),
     ],
     ids=["no path", "no file", "no label", "no split", "empty"],
@@ -207,3 +211,102 @@ def test_a_bad_list_is_one_line(root, text, message):
     with pytest.raises(DataError, match=message) as raised:
         listed(root, text)
     assert "\n" not in str(raised.value)
+
+
+def test_all_splits_have_the_names_that_people_give_them(root):
+    for seed, split in enumerate(("Training", "valid", "testing")):
+        write(root / split, class_files(4, "a", "b"), seed=seed)
+    assert set(opened(root).split_names) == {"train", "val", "test"}
+
+
+def test_folders_beside_splits_are_named(root, capsys):
+    for split in ("train", "test", "unlabelled"):
+        write(root / split, class_files(4, "a", "b"))
+    opened(root)
+    assert "beside its splits are left out: unlabelled" in capsys.readouterr().err
+
+
+def test_class_folders_without_files_are_named(root, capsys):
+    write(root, class_files(4, "a", "b"))
+    (root / "c").mkdir()
+    assert opened(root).labels == ("a", "b")
+    assert "without files are left out: c" in capsys.readouterr().err
+
+
+def classes_deeper(root):
+    shutil.move(root, root.parent / "photos")
+    shutil.move(root.parent / "photos", root / "photos")
+
+
+def no_classes_in_splits(root):
+    shutil.rmtree(root)
+    write(root, ["train/1.png", "train/2.png", "test/1.png", "test/2.png"])
+
+
+def two_folders_of_a_split(root):
+    for split in ("train", "val", "validation"):
+        write(root / split, class_files(2, "a", "b"))
+
+
+def an_empty_split(root):
+    write(root / "train", class_files(2, "a", "b"))
+    (root / "test" / "a").mkdir(parents=True)
+
+
+def one_image_of_each_class(root):
+    shutil.rmtree(root)
+    write(root, class_files(1, "a", "b"))
+
+
+def copies_of_one_image(root):
+    shutil.rmtree(root)
+    write(root, ["a/1.png"])
+    for copy in ("a/2.png", "b/1.png", "b/2.png"):
+        (root / copy).parent.mkdir(exist_ok=True)
+        shutil.copy(root / "a/1.png", root / copy)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (classes_deeper, "holds `photos` alone, .* did you mean `.*/photos`"),
+        (no_classes_in_splits, r"training images of 0 class\(es\)"),
+        (two_folders_of_a_split, "one folder for split `val`, has `val` and `validation`"),
+        (an_empty_split, "split `test` of .* has no images"),
+        (one_image_of_each_class, "too few to set a fifth.* 2 different ones of 2 class"),
+        (copies_of_one_image, "too few to set a fifth.* 1 different ones of 1 class"),
+        (lambda root: (root / "a/link.png").symlink_to("gone"), "`a/link.png` .No such file"),
+    ],
+)
+def test_folders_that_lack_something_say_so(root, spoil, message):
+    write(root, class_files(3, "a", "b"))
+    spoil(root)
+    with pytest.raises(DataError, match=message):
+        opened(root)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", ["a", "a/0.png", "."])
+def test_what_may_not_be_read_is_named(root, name):
+    write(root, class_files(3, "a", "b"))
+    (root / name).chmod(0)
+    try:
+        with pytest.raises(DataError, match=f"`[^`]*{name.strip('.')}`.*Permission denied"):
+            opened(root)
+    finally:
+        (root / name).chmod(0o700)
+
+
+def test_names_of_files_and_classes_need_not_be_text(root):
+    write(root, [*class_files(3, "a", "b"), "Füße & 猫/1.png", "Füße & 猫/2.png", "a/\udcff.png"])
+    dataset = opened(root)
+    assert "Füße & 猫" in dataset.labels
+    assert len(dataset.labels) == 3
+    names = [*dataset.file_names("train"), *dataset.file_names("test")]
+    assert len(set(names)) == 9
+
+
+def test_a_list_may_not_name_a_file_twice(root):
+    write(root, ["0.png", "1.png"])
+    with pytest.raises(DataError, match="lines 2 and 4 of .* name one file, '0.png'"):
+        listed(root, "path,label\n0.png,a\n1.png,b\n0.png,b")

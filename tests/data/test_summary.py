@@ -49,6 +49,20 @@ def test_every_image_is_counted_in_its_part(dataset, images):
     )
 
 
+def test_images_of_which_little_is_used_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("a", "b"):
+        (tmp_path / "wide" / name).mkdir(parents=True)
+        for i in range(5):
+            image = Image.new("RGB", (40, 10), (i, len(name), ord(name)))
+            image.save(tmp_path / "wide" / name / f"{i}.png")
+    dataset = open_dataset(dict(name="", dir=str(tmp_path / "wide"), image_size=8))
+    train, test = dataset.load("train"), dataset.load("test")
+    seen = summarise(dataset, (train, np.arange(len(train)) < 2, test), "train")
+    assert seen["used"] == 0.25
+    assert "of their area 25% is used, the middle" in in_words(seen)[1]
+
+
 def test_copies_are_counted_by_where_they_are(dataset, images):
     train, validation, test = images
     pixels, held = train.images.copy(), test.images.copy()

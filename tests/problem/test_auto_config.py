@@ -69,7 +69,22 @@ def test_it_is_a_study_of_any_images(images, classes, each, sizes, mode, acceler
 
 
 def test_the_whole_of_wide_images_counts(images):
-    assert fitted(images(2, 8, [(256, 64)])).data.image_size == 0
+    config = fitted(images(2, 8, [(256, 16)]))
+    assert config.data.image_size == 0
+    assert max(config.space["resolution"]) == 32  # of 256 x 16 = 64 x 64 pixels
+    assert config.data.crop_padding == 1
+
+
+def test_images_of_a_pixel_are_too_small(images):
+    with pytest.raises(DataError, match="must have 4 pixels a side, have 1x1"):
+        fitted(images(2, 8, [(1, 1)]))
+
+
+@pytest.mark.parametrize(("each", "batch"), [(5, 2), (8, 4), (20, 8), (80, 16)])
+def test_small_sets_have_small_batches(images, each, batch):
+    config = fitted(images(2, each, [(8, 8)], "L"))
+    _, validation, _ = build_problem(config).divided_images()
+    assert config.train.batch_size == batch <= (~validation).sum()
 
 
 @pytest.mark.parametrize(("accelerator", "size"), [(False, 32), (True, 224)])
