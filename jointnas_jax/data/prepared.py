@@ -7,9 +7,10 @@ import tensorflow_datasets as tfds
 
 from jointnas_jax.data import digits
 from jointnas_jax.data.arrays import SUFFIX, prepare_arrays
+from jointnas_jax.data.copied import copied
 from jointnas_jax.data.folders import holds_images, prepare_folder
 from jointnas_jax.errors import DataError, nearest
-from jointnas_jax.rules import local_path
+from jointnas_jax.rules import is_url, local_path
 
 INFO_FILE = "dataset_info.json"
 
@@ -22,14 +23,17 @@ def prepared_folder(name: str, directory: str) -> Path:
       directory: the folder, or the one that holds `name`; "" is TFDS's data folder, or for `digits`
         the cache, where they are written first. Or a folder or a list of images, see
         `data/folders.py`, or a NumPy file, see `data/arrays.py`; these are written into the cache,
-        too.
+        too. Or the URL of any of them, see `data/copied.py`.
 
     Raises:
       DataError: there is no such dataset, or its images cannot be used.
     """
     if not directory and name == digits.NAME:
         return digits.prepare_digits()
-    root = Path(local_path(directory or str(tfds.core.constants.DATA_DIR), "data.dir"))
+    if is_url(directory):
+        root = copied(directory)
+    else:
+        root = Path(local_path(directory or str(tfds.core.constants.DATA_DIR), "data.dir"))
     if os.path.isfile(root) and root.suffix.lower() == SUFFIX:
         return prepare_arrays(root)
     if os.path.isfile(root) and holds_images(root):
