@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jointnas_jax.errors import InputError, shown
-from jointnas_jax.rules import PATH, local_path, plain
+from jointnas_jax.rules import PATH, PATH_OR_URL, local_path, path_or_url, plain
 
 
 def check_integer(name: str, value: Any, low: int, high: int) -> int:
@@ -50,6 +50,13 @@ def check_candidates(name: str, value: Any) -> list[Any]:
     if not isinstance(value, Iterable) or isinstance(value, Mapping | str | bytes):
         raise InputError(f"`{name}` must be a list of candidates, got {shown(value)}")
     return list(value)
+
+
+def check_path_or_url(name: str, value: Any) -> str:
+    """Returns a path or a URL of a bucket; raises `InputError` for anything that can be neither."""
+    if not isinstance(value, str | Path) or not value:
+        raise InputError(f"`{name}` must be {PATH_OR_URL.text}, got {shown(value)}")
+    return path_or_url(str(value), name)
 
 
 def check_path(name: str, value: Any) -> Path:

@@ -22,7 +22,16 @@ from jointnas_jax.errors import (
     shown,
 )
 from jointnas_jax.files import write_json
-from jointnas_jax.rules import DURATION, PATH, QUANTITY, TIMES, local_path, parse_limit
+from jointnas_jax.rules import (
+    DURATION,
+    PATH,
+    QUANTITY,
+    TIMES,
+    is_url,
+    local_path,
+    parse_limit,
+    path_or_url,
+)
 from jointnas_jax.runtime.output import tell, unfailing_output
 from jointnas_jax.space import read_arch
 
@@ -120,6 +129,15 @@ class _PathParser(flags.ArgumentParser):
         return "path"
 
 
+class _PathOrUrlParser(_PathParser):
+    """Reads the value of a flag as `path_or_url` does."""
+
+    syntactic_help = "a path or a URL"
+
+    def parse(self, argument: str) -> str:
+        return path_or_url(argument, self._name)
+
+
 class _PathsParser(flags.ListParser):
     """Reads a list of paths."""
 
@@ -138,6 +156,11 @@ def define_path(
     return flags.DEFINE(_PathParser(name), name, default, doc, flag_values)
 
 
+def define_path_or_url(name: str, default: str, doc: str) -> flags.FlagHolder[str]:
+    """Defines a flag whose value is a path, or a URL of a bucket; see `path_or_url`."""
+    return flags.DEFINE(_PathOrUrlParser(name), name, default, doc)
+
+
 def define_paths(name: str, doc: str) -> flags.FlagHolder[list[str]]:
     """Defines a flag whose value is a list of paths, by default an empty one."""
     return flags.DEFINE(_PathsParser(name), name, [], doc, serializer=flags.CsvListSerializer(","))
@@ -151,6 +174,12 @@ def define_out(doc: str) -> None:
         lambda text: not text or (text.endswith(".json") and Path(text).parent.is_dir()),
         message="must be a .json file in an existing folder",
     )
+
+
+def check_out(workdir: str, out: str) -> None:
+    """Raises `ConfigError` where what is written would have no folder: a URL is only read."""
+    if is_url(workdir) and not out:
+        raise ConfigError(f"`{workdir}` is only read; name a folder to write to, such as --out=out")
 
 
 def parse_config(argv: list[str], default_file: str, flag_values: flags.FlagValues) -> Config:

@@ -20,6 +20,7 @@ from jointnas_jax.rules import (
     FLAG,
     NAME,
     PATH,
+    PATH_OR_URL,
     POSITIVE,
     QUANTITY,
     RATES,
@@ -31,6 +32,7 @@ from jointnas_jax.rules import (
     one_of,
     option,
     parse_limit,
+    path_or_url,
     plain,
 )
 from jointnas_jax.space.joint import JointSpace
@@ -81,6 +83,7 @@ class DataConfig:
       name: TFDS name; `digits` is made from scikit-learn's when `dir` is empty.
       dir: a prepared TFDS folder, or the folder that holds `name`; empty: TFDS's data folder. Or a
         folder or a list of images, arrays, or a dataset of Hugging Face, see `docs/images.md`.
+        Any of them may be a URL such as `gs://bucket/x`, which is copied into the cache once.
       train_split: split expression; validation images are taken out of it.
       val_split: which of them, such as `val` of `train+val`; empty: drawn at random.
       test_split: split expression; for the report of winners only.
@@ -100,7 +103,7 @@ class DataConfig:
     """
 
     name: str = option("digits", PATH)
-    dir: str = option("", PATH)
+    dir: str = option("", PATH_OR_URL)
     train_split: str = option("train", ANY)
     val_split: str = option("", ANY)
     test_split: str = option("test", ANY)
@@ -663,4 +666,6 @@ def _check_value(field: dataclasses.Field, value: Any, path: str) -> Any:
         retired = RETIRED.get(f"{path}={given}") if isinstance(given, str) else None
         hint = f"; {retired}" if retired else ""
         raise ConfigError(f"`{path}` must be {rule.text}, got {shown(given)}{hint}")
+    if rule is PATH_OR_URL and isinstance(value, str):
+        return path_or_url(value, path)
     return local_path(value, path) if rule is PATH and isinstance(value, str) else value

@@ -66,10 +66,15 @@ def write_json(path: Path, data: Any, *, digest: bool = False, schema: int = SCH
     Raises:
       StorageError: The file cannot be written.
     """
+    write_whole(path, json_bytes(data, digest=digest, schema=schema))
+
+
+def json_bytes(data: Any, *, digest: bool = False, schema: int = SCHEMA) -> bytes:
+    """The content of a file of `write_json`."""
     if digest:
         data = {_SCHEMA: schema} | data
         data = data | {_DIGEST: _digest_of(data)}
-    write_whole(path, (json.dumps(data, indent=2, allow_nan=False) + "\n").encode())
+    return (json.dumps(data, indent=2, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path, schema: int = SCHEMA) -> Any:
@@ -80,7 +85,14 @@ def read_json(path: Path, schema: int = SCHEMA) -> Any:
       WorkdirError: The file cannot be read, or another version wrote it.
     """
     with reading(path):
-        data = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+    return parse_json(path, content, schema)
+
+
+def parse_json(path: str | Path, content: bytes, schema: int = SCHEMA) -> Any:
+    """The same for a content that was read from a path or a URL."""
+    with reading(path):
+        data = json.loads(content.decode())
         stored, digest = data.get(_SCHEMA), data.pop(_DIGEST, None)
         sound = digest == _digest_of(data)
     # Versions before the first schema wrote no digest either.
@@ -96,11 +108,13 @@ def read_json(path: Path, schema: int = SCHEMA) -> Any:
 
 
 @contextlib.contextmanager
-def reading(path: Path, kind: type[JointNASError] | None = None, fix: str = "") -> Iterator[None]:
+def reading(
+    path: str | Path, kind: type[JointNASError] | None = None, fix: str = ""
+) -> Iterator[None]:
     """Turns what reading and converting a file raises into one line that names the file.
 
     Args:
-      path: The file, or a folder.
+      path: The file, a folder, or a URL.
       kind: Class of the error, whatever its cause.
       fix: End of the message where the content makes no sense.
 

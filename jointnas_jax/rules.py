@@ -108,6 +108,11 @@ def _is_database(v: str) -> bool:
     return server and (url.port is None or 0 < url.port < 2**16)
 
 
+def is_url(text: str) -> bool:
+    """Whether a text is the URL of a folder in a bucket: `gs://bucket/x`, `s3://` or `file://`."""
+    return _URL.fullmatch(text) is not None
+
+
 ANY = Rule("any text", lambda v: True)
 POSITIVE = Rule("above 0", lambda v: 0 < v < math.inf)
 RATES = Rule("two probabilities (best parent, worst parent)", _rates)
@@ -120,7 +125,11 @@ DURATION = Rule(
     _TIME.holds,
 )
 PATH = Rule("a path: no NUL, at most 255 bytes between slashes and 3,000 in all", _is_path)
+PATH_OR_URL = Rule(
+    f"the URL of a folder in a bucket such as `gs://bucket/x`, or {PATH.text}", PATH.holds
+)
 _STORE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_URL = re.compile(r"(?:(?:gs|s3)://[^/\s]+(?:/.*)?|file:///.+)")
 DATABASE = Rule(
     "a database as SQLAlchemy names it, such as `postgresql://host/name` or `sqlite:///FILE`, "
     'not in memory, or "" for a file in the workdir',
@@ -185,6 +194,13 @@ def local_path(text: str, name: str = "path") -> str:
             f"{shown('./' + text)} for a file or folder whose name begins with `~`"
         )
     return path
+
+
+def path_or_url(text: str, name: str = "path") -> str:
+    """The URL of a folder in a bucket without a slash at its end, or the path of `local_path`."""
+    if is_url(text) and PATH.holds(text):
+        return text.rstrip("/")
+    return local_path(text, name)
 
 
 def parse_quantity(text: str) -> int:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from jointnas_jax.command_line import define_path, parse_flags, run_script
+from jointnas_jax.command_line import define_path_or_url, parse_flags, run_script
 from jointnas_jax.errors import ModelError, one_line
 
-MODEL = define_path("model", "", "Workdir of a study, an export, or a folder of import_weights.py.")
+MODEL = define_path_or_url(
+    "model", "", "Workdir of a study or its URL, an export, or a folder of import_weights.py."
+)
 WINNER = flags.DEFINE_integer("winner", 0, "Which winner of the study; 0 is the first.", 0)
 TOP = flags.DEFINE_integer("top", 5, "Classes to name, most probable first.", 1)
 JSON = flags.DEFINE_bool("json", False, "Print JSON instead of text.")
@@ -30,7 +32,7 @@ def main(argv: list[str]) -> int:
     # Only now: the import below takes seconds.
     from jointnas_jax.models.export import load_classifier
 
-    model, found = load_classifier(Path(MODEL.value), WINNER.value), []
+    model, found = load_classifier(MODEL.value, WINNER.value), []
     for file in files:
         classes = model.classify(Path(file), TOP.value)
         found.append({"image": file, "classes": classes})

@@ -13,11 +13,19 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from jointnas_jax.command_line import define_path, parse_flags, run_script
+from jointnas_jax.command_line import (
+    check_out,
+    define_path,
+    define_path_or_url,
+    parse_flags,
+    run_script,
+)
 from jointnas_jax.errors import ModelError
 from jointnas_jax.report.card import check_formats
 
-WORKDIR = define_path("workdir", "", "Folder of a finished study, or of another model.")
+WORKDIR = define_path_or_url(
+    "workdir", "", "Folder of a finished study or its URL, or folder of another model."
+)
 FORMAT = flags.DEFINE_list("format", [], "orbax, safetensors, stablehlo, onnx; also several.")
 WINNER = flags.DEFINE_integer("winner", 0, "Which winner of the study; 0 is the best.", 0)
 SEED = flags.DEFINE_integer(
@@ -36,14 +44,14 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)
     if not WORKDIR.value:
         raise ModelError("name the folder of a finished study, such as --workdir=runs/digits")
+    check_out(WORKDIR.value, OUT.value)
     check_formats(FORMAT.value)
     # Only now: the imports below take seconds.
     from jointnas_jax.models.export import default_folder, export_model
     from jointnas_jax.models.model import load
 
-    workdir = Path(WORKDIR.value)
-    model = load(workdir, WINNER.value, SEED.value)
-    out = default_folder(workdir, FORMAT.value, WINNER.value, SEED.value)
+    model = load(WORKDIR.value, WINNER.value, SEED.value)
+    out = default_folder(Path(WORKDIR.value), FORMAT.value, WINNER.value, SEED.value)
     out = Path(OUT.value) if OUT.value else out
     written = export_model(
         model, out, FORMAT.value, batch_size=BATCH_SIZE.value, overwrite=OVERWRITE.value

@@ -13,12 +13,19 @@ from typing import Any
 
 from absl import flags
 
-from jointnas_jax.command_line import define_path, parse_config, run_script, wants_auto_config
+from jointnas_jax.command_line import (
+    define_path_or_url,
+    parse_config,
+    run_script,
+    wants_auto_config,
+)
 from jointnas_jax.runtime.interrupt import Interrupt, run_interruptible
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
 
-WORKDIR = define_path("workdir", "", "Folder for everything written; default runs/NAME.")
+WORKDIR = define_path_or_url(
+    "workdir", "", "Folder for everything, or its URL such as gs://bucket/x; default runs/NAME."
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and train nothing.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the study that the workdir holds.")
 QUIET = flags.DEFINE_bool("quiet", False, "Print errors and the final result only.")
@@ -42,7 +49,7 @@ def _work(argv: list[str], interrupt: Interrupt, train_fn: Any) -> int:
     # Only now: the imports below take seconds, and a config error should not.
     from jointnas_jax.study.entry import Options, run
 
-    workdir = Path(WORKDIR.value or Path("runs") / config.name)
+    workdir = WORKDIR.value or str(Path("runs") / config.name)
     options = Options(
         workdir,
         dry=DRY_RUN.value,

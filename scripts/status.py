@@ -6,16 +6,17 @@ python scripts/status.py --workdir=runs/digits --json
 
 import json
 import sys
-from pathlib import Path
 
 from absl import flags
 
-from jointnas_jax.command_line import define_path, parse_flags, run_script
+from jointnas_jax.command_line import define_path_or_url, parse_flags, run_script
 from jointnas_jax.errors import ConfigError
 from jointnas_jax.telemetry.console import plain_console
 from jointnas_jax.telemetry.status import look_at, print_status
 
-WORKDIR = define_path("workdir", "", "Folder of a study, or of the training of a network.")
+WORKDIR = define_path_or_url(
+    "workdir", "", "Folder of a study, or of the training of a network, or its URL in a bucket."
+)
 JSON = flags.DEFINE_bool("json", False, "Print JSON instead of lines.")
 
 
@@ -24,7 +25,7 @@ def main(argv: list[str]) -> int:
     parse_flags(argv, flags.FLAGS)
     if not WORKDIR.value:
         raise ConfigError("name the folder of a study, such as --workdir=runs/digits")
-    status = look_at(Path(WORKDIR.value))
+    status = look_at(WORKDIR.value)
     if JSON.value:
         print(json.dumps(status, indent=1))
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jointnas_jax.command_line import define_path, parse_config, run_script
+from jointnas_jax.command_line import define_path, define_path_or_url, parse_config, run_script
 from jointnas_jax.runtime.interrupt import Interrupt, run_interruptible
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
@@ -17,7 +17,9 @@ DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
 CANDIDATE = define_path(
     "candidate", "", "File of a candidate, or a published network; default the config's."
 )
-WORKDIR = define_path("workdir", "", "Folder for everything; default runs/NAME-CANDIDATE.")
+WORKDIR = define_path_or_url(
+    "workdir", "", "Folder or gs://bucket/x for everything; default runs/NAME-CANDIDATE."
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and train nothing.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the training that the workdir holds.")
 QUIET = flags.DEFINE_bool("quiet", False, "Print errors and the final result only.")
@@ -37,7 +39,7 @@ def _work(argv: list[str], interrupt: Interrupt) -> int:
     from jointnas_jax.study.entry import Options, train
 
     name = f"{config.name}-{Path(CANDIDATE.value or 'default').stem}"
-    workdir = Path(WORKDIR.value or Path("runs") / name)
+    workdir = WORKDIR.value or str(Path("runs") / name)
     options = Options(
         workdir,
         dry=DRY_RUN.value,

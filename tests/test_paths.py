@@ -15,7 +15,7 @@ from jointnas_jax.command_line import define_path, parse_config, parse_flags
 from jointnas_jax.config import check_config
 from jointnas_jax.errors import ConfigError, StorageError, WorkdirError
 from jointnas_jax.files import check_arrays_folder
-from jointnas_jax.rules import PATH, local_path
+from jointnas_jax.rules import PATH, local_path, path_or_url
 from jointnas_jax.storage.database import parse_url, sqlite_url
 from jointnas_jax.storage.trial_store import TrialStore
 from jointnas_jax.storage.weights import load_variables, save_variables
@@ -31,6 +31,7 @@ TEXTS = {
 }
 FILES = [p for room in ("scripts", "benchmarks", "experiments") for p in (ROOT / room).glob("*.py")]
 STORES = ("gs://bucket/x", "s3://bucket/x", "hdfs://host/x", "https://host/x", "file:///x")
+URLS = ("gs://bucket", "gs://bucket/a b/", "s3://bucket/x", "file:///x")
 
 
 def text_flags(file):
@@ -97,8 +98,20 @@ def test_no_script_makes_a_folder_named_tilde(home):
 def test_other_stores_are_refused_by_name(store):
     with pytest.raises(ConfigError, match=store.split("/")[0]):
         local_path(store)
-    with pytest.raises(ConfigError, match="data.dir"):
-        parse_config(["x", TINY, f"--config.data.dir={store}"], "", flags.FlagValues())
+    with pytest.raises(ConfigError, match="train.teacher"):
+        parse_config(["x", TINY, f"--config.train.teacher={store}"], "", flags.FlagValues())
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_a_url_of_a_bucket_is_taken_where_one_will_do(url):
+    given = parse_config(["x", TINY, f"--config.data.dir={url}"], "", flags.FlagValues()).data.dir
+    assert given == path_or_url(url) == url.rstrip("/")
+
+
+@pytest.mark.parametrize("text", ["hdfs://host/x", "gs:/bucket/x", "s3:///x", "gs://bucket/\0"])
+def test_what_is_no_such_url_is_refused(text):
+    with pytest.raises(ConfigError):
+        path_or_url(text)
 
 
 def test_the_home_of_nobody_is_refused():
@@ -107,7 +120,7 @@ def test_the_home_of_nobody_is_refused():
 
 
 def test_a_study_in_another_store_is_refused_before_anything_is_made(tmp_path):
-    done = script("run_joint", TINY, "--workdir=gs://bucket/x", cwd=tmp_path)
+    done = script("run_joint", TINY, "--workdir=hdfs://bucket/x", cwd=tmp_path)
     assert_one_line_and_exit_2(done, "`--workdir` must be a path on this machine")
     assert os.listdir(tmp_path) == []
 

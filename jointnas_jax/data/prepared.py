@@ -7,11 +7,12 @@ import tensorflow_datasets as tfds
 
 from jointnas_jax.data import digits
 from jointnas_jax.data.arrays import SUFFIX, prepare_arrays
+from jointnas_jax.data.copied import copied
 from jointnas_jax.data.folders import find_files, holds_images
 from jointnas_jax.data.hugging_face import find_rows, is_hugging_face
 from jointnas_jax.data.stored_images import Splits, prepare_images
 from jointnas_jax.errors import DataError, nearest
-from jointnas_jax.rules import local_path
+from jointnas_jax.rules import is_url, local_path
 
 INFO_FILE = "dataset_info.json"
 
@@ -24,7 +25,8 @@ def prepared_folder(name: str, directory: str) -> Path:
       directory: the folder, or the one that holds `name`; "" is TFDS's data folder, or for `digits`
         the cache, where they are written first. Or a folder or a list of images, see
         `data/folders.py`, a dataset of Hugging Face, see `data/hugging_face.py`, or a NumPy file,
-        see `data/arrays.py`; these are written into the cache, too.
+        see `data/arrays.py`; these are written into the cache, too. Or the URL of any of them, see
+        `data/copied.py`.
 
     Raises:
       DataError: there is no such dataset, it may not be read, or its images cannot be used.
@@ -38,7 +40,10 @@ def prepared_folder(name: str, directory: str) -> Path:
 def _folder(name: str, directory: str) -> Path:
     if not directory and name == digits.NAME:
         return digits.prepare_digits()
-    root = Path(local_path(directory or str(tfds.core.constants.DATA_DIR), "data.dir"))
+    if is_url(directory):
+        root = copied(directory)
+    else:
+        root = Path(local_path(directory or str(tfds.core.constants.DATA_DIR), "data.dir"))
     if os.path.isfile(root) and root.suffix.lower() == SUFFIX:
         return prepare_arrays(root)
     if os.path.isfile(root) and holds_images(root) or is_hugging_face(root):

@@ -7,12 +7,14 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from jointnas_jax.arguments import check_flag, check_path
+from jointnas_jax.arguments import check_flag, check_path_or_url
 from jointnas_jax.command_line import load_config
 from jointnas_jax.config import check_config
+from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.runtime.jax_setup import prepare_jax
+from jointnas_jax.study.mirrored import mirrored
 from jointnas_jax.study.run import run_study as run
-from jointnas_jax.telemetry.console import plain_console
+from jointnas_jax.telemetry.console import plain_console, watched
 
 
 def run_study(
@@ -29,7 +31,8 @@ def run_study(
     Args:
       config: what `default_config()` returns with `space`, `default` and `data` filled in, or the
         path of a config file.
-      workdir: folder for trials, weights and `result.json`; made if it is not there.
+      workdir: folder for trials, weights and `result.json`, made if it is not there; or its URL in
+        a bucket, such as `gs://bucket/x`.
       overwrite: replace what the workdir holds of a study.
       quiet: print nothing.
 
@@ -40,11 +43,15 @@ def run_study(
       JointNASError: with one line that says what to do; a mistake in the config before anything
         trains.
     """
-    folder = check_path("workdir", workdir)
+    name = check_path_or_url("workdir", workdir)
     overwrite, quiet = check_flag("overwrite", overwrite), check_flag("quiet", quiet)
     if isinstance(config, str | Path):
         config = load_config(str(config), ["jointnas_jax"])
     checked = check_config(config)
     prepare_jax(checked.study.devices)
     console = Console(quiet=True) if quiet else plain_console()
-    return run(checked, folder, console, overwrite=overwrite)
+    interrupt, progress = Interrupt(), watched(console)
+    with mirrored(name, progress, interrupt, overwrite=overwrite) as folder:
+        return run(
+            checked, folder, console, overwrite=overwrite, interrupt=interrupt, progress=progress
+        )

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jointnas_jax.arguments import check_path
+from jointnas_jax.arguments import check_path_or_url
 from jointnas_jax.errors import InputError
+from jointnas_jax.storage.manifest import at_top, fetched
 from jointnas_jax.storage.study_reader import read_trials
 from jointnas_jax.storage.trial_table import rows_of
 
@@ -16,7 +17,7 @@ def trials(workdir: str | Path) -> "pandas.DataFrame":
     """Reads the trials of a study, finished or not; the same as `trials.csv` in the workdir.
 
     Args:
-      workdir: folder of the study.
+      workdir: folder of the study, or its URL in a bucket.
 
     Returns:
       A row for each trial: `number`, `stage`, `round`, `seed`, `status`, `resumed`, `epochs`,
@@ -24,11 +25,11 @@ def trials(workdir: str | Path) -> "pandas.DataFrame":
       cost and one for each knob.
 
     Raises:
-      InputError: pandas is not installed.
+      InputError: pandas is not installed, or the bucket cannot be read.
       WorkdirError: the workdir holds no study, or cannot be read.
       DamagedError: a trial is not what was written.
     """
-    folder = check_path("workdir", workdir)
+    name = check_path_or_url("workdir", workdir)
     try:
         import pandas
     except ImportError as error:
@@ -36,4 +37,5 @@ def trials(workdir: str | Path) -> "pandas.DataFrame":
             "`jn.trials` returns a frame of pandas, which is not installed: pip install pandas; "
             "`trials.csv` in the workdir has the same"
         ) from error
-    return pandas.DataFrame(rows_of(read_trials(folder)))
+    with fetched(name, at_top) as folder:
+        return pandas.DataFrame(rows_of(read_trials(folder)))

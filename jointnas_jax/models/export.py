@@ -29,9 +29,11 @@ from jointnas_jax.models.model import (
     Classifier,
     Model,
     load,
+    of_models,
     read_description,
 )
 from jointnas_jax.report.card import CARD, FORMATS, model_card
+from jointnas_jax.storage.manifest import fetched
 from jointnas_jax.storage.weights import save_variables
 from jointnas_jax.storage.workdir import EXPORTS, MODEL, WEIGHTS
 
@@ -125,17 +127,22 @@ def _check_free(folder: Path, overwrite: bool) -> None:
         raise ModelError(f"`{folder}` cannot be used: {one_line(error)}") from error
 
 
-def load_classifier(folder: Path, winner: int = 0) -> Classifier:
+def load_classifier(name: str | Path, winner: int = 0) -> Classifier:
     """Loads a model, or an export that is a program.
 
     Args:
-      folder: See `load`.
+      name: See the path of `load`.
       winner: See `load`.
 
     Raises:
       InputError: The folder holds neither, or a winner is chosen where there is one model.
       DamagedError: The content is not what was written.
     """
+    with fetched(name, of_models) as folder:
+        return _load_classifier(folder, winner)
+
+
+def _load_classifier(folder: Path, winner: int) -> Classifier:
     file = folder / MODEL
     with reading(file, ModelError):
         data = read_description(file) if file.is_file() else {}

@@ -20,7 +20,7 @@ import safetensors.numpy
 import scipy.special
 from flax import traverse_util
 
-from jointnas_jax.arguments import check_integer, check_path
+from jointnas_jax.arguments import check_integer, check_path_or_url
 from jointnas_jax.data import augment
 from jointnas_jax.data.image_file import read_image
 from jointnas_jax.errors import DamagedError, ModelError, one_line
@@ -30,8 +30,19 @@ from jointnas_jax.nets.init import variable_shapes
 from jointnas_jax.nets.network import Network
 from jointnas_jax.rules import local_path
 from jointnas_jax.space import ArchSpec
+from jointnas_jax.storage.manifest import fetched
 from jointnas_jax.storage.weights import load_variables, save_variables
-from jointnas_jax.storage.workdir import CONFIG, MODEL, RESULT, TRAINED, TRAINING, WEIGHTS
+from jointnas_jax.storage.workdir import (
+    CONFIG,
+    MODEL,
+    PAUSED,
+    RESULT,
+    STATE,
+    TENSORBOARD,
+    TRAINED,
+    TRAINING,
+    WEIGHTS,
+)
 
 # Winners of a study and seeds of one, at most, see `SearchConfig` and `StudyConfig`.
 _MOST = 1000
@@ -186,8 +197,9 @@ def load(path: str | Path, winner: int = 0, seed: int | None = None) -> Model:
     """Loads a trained model; this is `jointnas_jax.load`.
 
     Args:
-      path: Workdir of a finished study or of the training of one candidate, folder of
-        `scripts/import_weights.py`, or export with weights (`orbax` or `safetensors`).
+      path: Workdir of a finished study or of the training of one candidate, also its URL in a
+        bucket; folder of `scripts/import_weights.py`, or export with weights (`orbax` or
+        `safetensors`).
       winner: Rank of the winner of a study; 0 is the best, of a front the most accurate and
         dearest.
       seed: Index among the winner's trainings; None is the first that did not fail.
@@ -196,9 +208,19 @@ def load(path: str | Path, winner: int = 0, seed: int | None = None) -> Model:
       InputError: The folder holds none of these, or a part of it breaks a rule.
       DamagedError: The result or the weights are not what was written.
     """
-    folder = check_path("path", path)
+    name = check_path_or_url("path", path)
     winner = check_integer("winner", winner, 0, _MOST)
     seed = None if seed is None else check_integer("seed", seed, 0, _MOST)
+    with fetched(name, of_models) as folder:
+        return _load(folder, winner, seed)
+
+
+def of_models(name: str) -> bool:
+    """Whether a file of a workdir may be a part of its models."""
+    return not name.startswith((f"{STATE}/", f"{PAUSED}/", f"{TENSORBOARD}/", "report/"))
+
+
+def _load(folder: Path, winner: int, seed: int | None) -> Model:
     with reading(folder, ModelError):
         file = _find(folder)
     if file.name == MODEL and (winner or seed is not None):

@@ -23,7 +23,7 @@ from jointnas_jax.data.source import ImageDataset, open_dataset
 from jointnas_jax.errors import ConfigError, DataError
 from jointnas_jax.files import write_whole, writing
 from jointnas_jax.nets.cost import count
-from jointnas_jax.rules import local_path, parse_limit
+from jointnas_jax.rules import is_url, local_path, parse_limit
 from jointnas_jax.runtime.output import tell
 from jointnas_jax.runtime.processes import in_a_process
 from jointnas_jax.space import JointSpace
@@ -106,7 +106,11 @@ def with_auto_config(argv: Sequence[str], default_file: str) -> list[str]:
         checked.write_text(text)
         # A mistake in the others leaves no trace.
         parse_config([argv[0], f"--config={checked}", *overrides], "", flags.FlagValues())
-    if any(a.lstrip("-") in ("dry_run", "dry_run=true") for a in argv):
+    if is_url(values.get("workdir", "")):  # the same data gives the same text anywhere
+        file = Path(tempfile.mkdtemp()) / _FILE
+        file.write_text(text)
+        tell(f"  wrote `{file}`, a config that fits; edit it, and give it as --config")
+    elif any(a.lstrip("-") in ("dry_run", "dry_run=true") for a in argv):
         print(text)
         file = Path(tempfile.mkdtemp()) / _FILE
         file.write_text(text)
@@ -236,7 +240,7 @@ def _splits(data: DataConfig, names: Sequence[str]) -> dict[str, str]:
 def _given(data: DataConfig) -> dict[str, Any]:
     """Where the data is, and which classes of it."""
     chosen = {name: getattr(data, name) for name in ("name", "dir", "classes", "class_seed")}
-    if chosen["dir"]:
+    if chosen["dir"] and not is_url(chosen["dir"]):
         chosen["dir"] = os.path.abspath(chosen["dir"])
     usual = dataclasses.asdict(DataConfig())
     return {name: value for name, value in chosen.items() if value != usual[name]}

@@ -55,6 +55,7 @@ class StudyRecord:
       budgets: Content of `budgets.json`, a later search for other budgets, if any.
       data: What the dataset holds, see `data/summary.py`; None in studies of earlier versions.
       contact_sheet: Some of its images, a PNG file.
+      url: URL of the workdir in a bucket; "" where it is on this machine.
     """
 
     workdir: Path
@@ -64,6 +65,7 @@ class StudyRecord:
     budgets: Row | None = None
     data: Row | None = None
     contact_sheet: bytes | None = None
+    url: str = ""
 
     def of_stage(self, stage: str) -> list[Row]:
         """The trials of a stage."""

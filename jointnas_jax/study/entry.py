@@ -1,17 +1,20 @@
 """Scripts that train, after parsing: prepares JAX, runs, reports."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from jointnas_jax.config import Config
 from jointnas_jax.execution.lane_batches import TrainFn
+from jointnas_jax.rules import is_url
 from jointnas_jax.runtime.distributed import connected, is_first, preempt
 from jointnas_jax.runtime.interrupt import Interrupt
 from jointnas_jax.runtime.jax_setup import prepare_jax
 from jointnas_jax.storage import workdir as workdirs
 from jointnas_jax.storage.study_reader import read_record
+from jointnas_jax.study.mirrored import mirrored
 from jointnas_jax.study.result import print_result
 from jointnas_jax.study.resume import resume_command
 from jointnas_jax.study.run import dry_run, run_study
@@ -25,7 +28,7 @@ class Options(NamedTuple):
     """Options of all scripts that train.
 
     Attributes:
-      workdir: Folder for all files.
+      workdir: Folder for all files, or its URL in a bucket.
       dry: Print the schedule and train nothing.
       overwrite: Replace the content of the workdir.
       quiet: Print errors and the result only.
@@ -33,7 +36,7 @@ class Options(NamedTuple):
       argv: Command line, as `sys.argv`.
     """
 
-    workdir: Path
+    workdir: str | Path
     dry: bool = False
     overwrite: bool = False
     quiet: bool = False
@@ -74,12 +77,15 @@ def run(
       interrupt: tells when to save and stop.
       train_fn: see `LocalExecutor`.
     """
-    workdir = options.workdir
-    with _started(config, options, interrupt) as progress:
-        console = progress.console
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(_started(config, options, interrupt))
+        console, url = progress.console, str(options.workdir)
         if options.dry:
             dry_run(config, console)
             return 0
+        workdir = stack.enter_context(
+            mirrored(options.workdir, progress, interrupt, overwrite=options.overwrite)
+        )
         result = run_study(
             config,
             workdir,
@@ -95,7 +101,10 @@ def run(
         from jointnas_jax.report.page import is_current, write_report
 
         if not is_current(workdir):
-            page, *_ = write_report(read_record(workdir, config.study.storage))
+            record = read_record(workdir, config.study.storage)
+            if is_url(url):
+                record = dataclasses.replace(record, url=url)
+            page, *_ = write_report(record)
             for path in (workdir / workdirs.RESULT, page):
                 console.print(f"  wrote {path}", highlight=False, soft_wrap=True)
         else:
@@ -107,11 +116,17 @@ def run(
 
 def train(config: Config, name: str, options: Options, interrupt: Interrupt) -> int:
     """Trains one candidate in a workdir, or prints its schedule; returns the exit code."""
-    with _started(config, options, interrupt) as progress:
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(_started(config, options, interrupt))
+        workdir = Path(options.workdir)
+        if not options.dry:
+            workdir = stack.enter_context(
+                mirrored(options.workdir, progress, interrupt, overwrite=options.overwrite)
+            )
         result = train_candidate(
             config,
             name,
-            options.workdir,
+            workdir,
             console=progress.console,
             dry=options.dry,
             overwrite=options.overwrite,
@@ -119,7 +134,7 @@ def train(config: Config, name: str, options: Options, interrupt: Interrupt) -> 
             progress=progress,
         )
         if result:
-            progress.say(f"wrote {options.workdir / workdirs.RESULT}")
+            progress.say(f"wrote {workdir / workdirs.RESULT}")
             if options.quiet:
                 print_accuracy(result, plain_console())
     return 0

@@ -136,7 +136,7 @@ class Progress:
         """
         self.console = console or Console(quiet=True)
         self.command = command
-        self._listeners = listeners
+        self._listeners = [*listeners]
         self._clock = clock
         self._lock = threading.RLock()
         self._now = Snapshot(clock(), clock(), command)
@@ -153,6 +153,10 @@ class Progress:
     def say(self, text: str) -> None:
         """Prints a line."""
         self.console.print(f"  {text}", highlight=False, soft_wrap=True)
+
+    def listen(self, listener: Listener) -> None:
+        """Adds a listener, before the run is shown."""
+        self._listeners.append(listener)
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:

@@ -12,7 +12,10 @@ from rich.console import Console
 from jointnas_jax.errors import WorkdirError
 from jointnas_jax.files import read_json
 from jointnas_jax.report.words import seconds
+from jointnas_jax.rules import is_url
+from jointnas_jax.storage import lease
 from jointnas_jax.storage.lock import owner
+from jointnas_jax.storage.manifest import as_input, at_top, fetched
 from jointnas_jax.storage.workdir import CONFIG, RESULT, SCHEMA, TRAINING
 from jointnas_jax.telemetry.console import describe_progress, describe_stage
 from jointnas_jax.telemetry.progress import Snapshot
@@ -21,8 +24,11 @@ STARTING, RUNNING, FINISHED = "starting", "running", "finished"
 INTERRUPTED, FAILED = "interrupted", "failed"
 
 
-def look_at(workdir: Path) -> dict[str, Any]:
+def look_at(name: str | Path) -> dict[str, Any]:
     """Returns the status of the study, or of the training of one candidate, in a workdir.
+
+    Args:
+      name: Path of the workdir, or its URL in a bucket.
 
     Returns:
       `workdir`, `name`, `state`, `owner` (the process that owns the workdir, if any), `command`
@@ -32,9 +38,18 @@ def look_at(workdir: Path) -> dict[str, Any]:
       WorkdirError: There is none, or it cannot be read.
       DamagedError: Stored data is not what was written.
     """
-    if not os.path.isdir(workdir):
-        raise WorkdirError(f"workdir `{workdir}` is no folder; name that of a study")
-    by = owner(workdir)
+    url = str(name)
+    if not is_url(url):
+        if not os.path.isdir(name):
+            raise WorkdirError(f"workdir `{name}` is no folder; name that of a study")
+        return _look_at(Path(name), owner(Path(name)))
+    with as_input():
+        by = lease.owner(url)
+    with fetched(url, at_top) as folder:
+        return _look_at(folder, by) | {"workdir": url}
+
+
+def _look_at(workdir: Path, by: str | None) -> dict[str, Any]:
     file = next((workdir / n for n in (CONFIG, TRAINING) if (workdir / n).exists()), None)
     if file is None and by is None:
         raise WorkdirError(
