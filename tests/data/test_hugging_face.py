@@ -176,6 +176,6 @@ def test_what_cannot_be_used_is_one_line(tmp_path, write, message):
 def test_images_of_its_rows_are_bytes_of_files(tmp_path):
     file = io.BytesIO()
     Image.new("L", (8, 6), 7).save(file, format="JPEG")
-    images = [{"bytes": file.getvalue() + bytes([i]), "path": None} for i in range(6)]
-    dataset = opened(saved(tmp_path, rows(6, img=images)))
+    images = [{"bytes": file.getvalue() + bytes([i]), "path": None} for i in range(15)]
+    dataset = opened(saved(tmp_path, rows(15, img=images)))
     assert dataset.image_shape == (6, 8, 1)
