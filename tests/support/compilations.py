@@ -7,13 +7,17 @@ from jax.experimental.compilation_cache import compilation_cache
 
 
 @contextlib.contextmanager
-def compilations():
-    """Collects the compilations inside; programs of earlier tests on disk save none of them."""
+def compilations(note=lambda name: name):
+    """Collects the compilations inside; programs of earlier tests on disk save none of them.
+
+    Args:
+      note: function from the name of a program to what is collected.
+    """
     found = []
 
-    def listen(event, *_, **__):
+    def listen(event, *_, fun_name="", **__):
         if event.endswith("backend_compile_duration"):
-            found.append(event)
+            found.append(note(fun_name))
 
     enabled = jax.config.jax_enable_compilation_cache
     _enable(False)
