@@ -103,7 +103,8 @@ def test_a_front_that_cannot_be_is_refused(arguments, message):
 
 
 def test_without_a_front_there_is_none():
-    assert search(evaluate, evaluations=3, costs=costs, front=None).front == ()
+    result = jn.search(SPACE, evaluate, evaluations=3, costs=costs, predictor=PREDICTOR)
+    assert result.front == ()
 
 
 def test_settings_of_studies_do_not_choose_a_front():
