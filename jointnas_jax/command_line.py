@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from jointnas_jax.config import Config, check_config, unknown_key
 from jointnas_jax.errors import (
     ConfigError,
+    InputError,
     InterruptedStudyError,
     JointNASError,
     SpaceError,
@@ -82,6 +83,15 @@ def _run(argv: list[str], doc: str, work: Callable[[list[str]], int]) -> int:
     except KeyboardInterrupt:
         tell("interrupted; the same command goes on, or starts again")
         return InterruptedStudyError.exit_code
+    except ModuleNotFoundError as error:
+        package, *_ = (error.name or "").split(".")
+        if package in ("", "jointnas_jax"):
+            raise
+        tell(
+            f"error: the package `{package}` is not installed; "
+            "`pip install jointnas_jax` installs all that a study needs"
+        )
+        return InputError.exit_code
 
 
 def run_measurement(

@@ -104,6 +104,14 @@ def nearest(word: object, names: Iterable[object]) -> str:
     return "; known: " + ", ".join(f"`{n}`" for n in names)
 
 
+def needs_extra(what: str, package: str, extra: str) -> str:
+    """Returns the message for a package of an extra of `setup.cfg` that is not installed."""
+    return (
+        f"{what} needs the package `{package}`, which is not installed: "
+        f'pip install "jointnas_jax[{extra}]"'
+    )
+
+
 class _Short(reprlib.Repr):
     """`repr` of some characters and some levels; the built-in one can be endless, or fail."""
 

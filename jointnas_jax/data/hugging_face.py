@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jointnas_jax.data.folders import SPLITS
 from jointnas_jax.data.writing import class_name
-from jointnas_jax.errors import DataError, one_line, shown
+from jointnas_jax.errors import DataError, needs_extra, one_line, shown
 from jointnas_jax.runtime.output import tell
 
 _OF_ALL, _OF_ONE = "dataset_dict.json", "state.json"
@@ -56,10 +56,8 @@ def find_rows(root: Path) -> dict[str, Sequence[Row]]:
     try:
         import datasets
     except ImportError as error:
-        raise DataError(
-            f"`{root}` is a dataset of Hugging Face, which the package `datasets` reads; "
-            "`pip install jointnas_jax[huggingface]`"
-        ) from error
+        what = f"`{root}`, a dataset of Hugging Face,"
+        raise DataError(needs_extra(what, "datasets", "huggingface")) from error
     try:
         stored = datasets.load_from_disk(str(root))
     except Exception as error:  # readers of metadata and of Arrow raise many kinds

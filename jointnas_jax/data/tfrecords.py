@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from jointnas_jax.data.writing import is_written, writing_dataset
-from jointnas_jax.errors import DataError, one_line
+from jointnas_jax.errors import DataError, needs_extra, one_line
 from jointnas_jax.runtime.cache import cache_dir
 from jointnas_jax.runtime.output import tell
 
@@ -45,10 +45,10 @@ def _rewrite(
     try:
         from tfrecord.reader import tfrecord_loader
     except ImportError as error:
-        raise DataError(
-            f"`{source.info.full_name}` is stored as tfrecord, which the package `tfrecord` reads; "
-            "`pip install jointnas_jax[tfrecord]`, or prepare the dataset as `array_record`"
-        ) from error
+        needs = needs_extra(
+            f"`{source.info.full_name}`, in tfrecord files,", "tfrecord", "tfrecord"
+        )
+        raise DataError(f"{needs}, or prepare the dataset as `array_record`") from error
     image, label = keys
     features = source.info.features
 

@@ -19,7 +19,14 @@ import jax
 import numpy as np
 
 from jointnas_jax.config import Config
-from jointnas_jax.errors import ConfigError, InputError, JointNASError, StudyError, one_line
+from jointnas_jax.errors import (
+    ConfigError,
+    InputError,
+    JointNASError,
+    StudyError,
+    needs_extra,
+    one_line,
+)
 from jointnas_jax.execution.job import Job, Results, RunContext, TrainResult
 from jointnas_jax.execution.local import LocalExecutor
 from jointnas_jax.execution.schedule import Assignment, Schedule, Scheduler
@@ -32,9 +39,7 @@ from jointnas_jax.telemetry.progress import Progress
 try:
     import ray
 except ImportError as error:
-    raise ConfigError(
-        "`config.executor` = `ray` needs the extra `ray`: pip install -e '.[ray]'"
-    ) from error
+    raise ConfigError(needs_extra("`config.executor` = `ray`", "ray", "ray")) from error
 
 # Seconds between two looks at whether the run was interrupted.
 _LOOK = 0.2

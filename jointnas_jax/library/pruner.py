@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy
 from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
-from scipy.stats import norm
 
 from jointnas_jax.arguments import check_function, check_integer, check_real
 from jointnas_jax.errors import InputError, shown
@@ -116,8 +116,8 @@ class JointNASPruner(BasePruner):
         rivals = ends[self._as_cheap(trial, complete)]
         if not len(rivals):
             return False
-        known = norm.sf(rivals.max(), scores[-1], max(math.sqrt(variances[-1]), _LEAST))
-        new = norm.sf(rivals.max(), ends.mean(), max(ends.std(), _LEAST))
+        known = scipy.stats.norm.sf(rivals.max(), scores[-1], max(math.sqrt(variances[-1]), _LEAST))
+        new = scipy.stats.norm.sf(rivals.max(), ends.mean(), max(ends.std(), _LEAST))
         return bool(known < self._chance * new)
 
     def _objective(self, study: Study) -> tuple[int, float]:

@@ -11,13 +11,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import scipy
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 from optuna.samplers._base import _process_constraints_after_trial
 from optuna.search_space import intersection_search_space
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import qmc
 
 from jointnas_jax.arguments import check_function, check_integer, check_seed
 from jointnas_jax.config import EvolutionConfig
@@ -278,7 +278,7 @@ class JointNASSampler(BaseSampler):
         pin = lambda vectors: np.where(pinned < 0, vectors, pinned)
         prior = parameters.prior(self._prior)
         width, rng = len(space.knobs) + (prior is not None), np.random.default_rng(self._seed)
-        even = qmc.Sobol(width, scramble=True, rng=rng)
+        even = scipy.stats.qmc.Sobol(width, scramble=True, rng=rng)
         starts = len(memory.measured[1]) < max(1, self._startup)
         if starts:
             even.fast_forward(number % _CYCLE)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jointnas_jax.arguments import check_path_or_url
-from jointnas_jax.errors import InputError
+from jointnas_jax.errors import InputError, needs_extra
 from jointnas_jax.storage.manifest import at_top, fetched
 from jointnas_jax.storage.study_reader import read_trials
 from jointnas_jax.storage.trial_table import rows_of
@@ -33,9 +33,7 @@ def trials(workdir: str | Path) -> "pandas.DataFrame":
     try:
         import pandas
     except ImportError as error:
-        raise InputError(
-            "`jn.trials` returns a frame of pandas, which is not installed: pip install pandas; "
-            "`trials.csv` in the workdir has the same"
-        ) from error
+        needs = needs_extra("`jn.trials`", "pandas", "pandas")
+        raise InputError(f"{needs}; `trials.csv` in the workdir has the same") from error
     with fetched(name, at_top) as folder:
         return pandas.DataFrame(rows_of(read_trials(folder)))

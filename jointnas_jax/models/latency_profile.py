@@ -12,9 +12,8 @@ from typing import Any
 
 import jax
 import numpy as np
+import scipy
 from rich.console import Console
-from scipy.optimize import nnls
-from scipy.stats import kendalltau, spearmanr
 
 from jointnas_jax.config import Config
 from jointnas_jax.errors import ConfigError, StudyError, one_line
@@ -267,7 +266,9 @@ def fit(sums: np.ndarray, whole: np.ndarray) -> Correction:
     """
     if len(sums) < 3:
         return Correction(0.0, float((whole / sums).mean()))
-    (overhead, factor), _ = nnls(np.stack([1 / whole, sums / whole], axis=1), np.ones(len(sums)))
+    (overhead, factor), _ = scipy.optimize.nnls(
+        np.stack([1 / whole, sums / whole], axis=1), np.ones(len(sums))
+    )
     if not factor > 0:
         raise StudyError(
             "whole networks do not take longer where their blocks do: something else kept the "
@@ -285,8 +286,8 @@ def compare(predicted: Sequence[int], whole: np.ndarray) -> dict[str, Any]:
     enough = len(whole) > 2
     return {
         "networks": len(whole),
-        "kendall": float(kendalltau(predicted, whole).statistic) if enough else None,
-        "spearman": float(spearmanr(predicted, whole).statistic) if enough else None,
+        "kendall": float(scipy.stats.kendalltau(predicted, whole).statistic) if enough else None,
+        "spearman": float(scipy.stats.spearmanr(predicted, whole).statistic) if enough else None,
         "median_error": float(np.median(errors)) if len(errors) else None,
         "predicted": [int(p) for p in predicted],
         "whole": [round(float(w)) for w in whole],

@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from jointnas_jax.errors import ConfigError, ModelError, nearest, one_line
+from jointnas_jax.errors import ConfigError, ModelError, nearest, needs_extra, one_line
 from jointnas_jax.nets.cost import count
 from jointnas_jax.report.architecture import COLUMNS, arch_rows
 from jointnas_jax.report.words import METRICS, mean_and_std
@@ -33,9 +33,7 @@ def require_onnx() -> None:
     """Raises `ModelError` if a package for ONNX is not installed."""
     for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            raise ModelError(
-                f'ONNX needs the package {package}; install the extra: pip install -e ".[onnx]"'
-            )
+            raise ModelError(needs_extra("ONNX", package, "onnx"))
 
 
 def model_card(description: Mapping[str, Any]) -> str:

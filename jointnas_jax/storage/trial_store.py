@@ -19,7 +19,7 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from jointnas_jax.errors import DamagedError, InputError, StorageError, one_line
+from jointnas_jax.errors import DamagedError, InputError, StorageError, needs_extra, one_line
 from jointnas_jax.files import UNREADABLE
 from jointnas_jax.storage.database import parse_url, public_name, without_secrets
 from jointnas_jax.storage.sqlite_file import SqliteFile
@@ -38,6 +38,7 @@ _OPTIONAL = ("arrived", "scores", "resumed")
 _UNREADABLE = (*UNREADABLE, AssertionError)
 # Words of SQLite where a sound file cannot be used.
 _NOT_DAMAGE = ("locked", "full", "readonly", "unable to open", "disk I/O")
+_POSTGRES = "postgresql+psycopg2"
 _STATES = {
     COMPLETED: TrialState.COMPLETE,
     FAILED: TrialState.FAIL,
@@ -161,7 +162,7 @@ class TrialStore:
                 arguments = {"creator": self._file.connect}
                 target = target.set(database=TRIALS)  # the real name need not fit into a URL
             elif target.drivername == "postgresql":  # versions of SQLAlchemy differ in what
-                self._url = target = target.set(drivername="postgresql+psycopg2")  # they take then
+                self._url = target = target.set(drivername=_POSTGRES)  # they take then
             url = target.render_as_string(hide_password=False)
             # Optuna would fill in what stands in braces.
             url = url.replace("{", "{{").replace("}", "}}")
@@ -313,6 +314,9 @@ class TrialStore:
             kind = InputError if opening and "full" not in cause else StorageError
             raise kind(f"`{self.place}` cannot be used: {cause}") from error
         except (ImportError, RuntimeError) as error:  # no driver; tables of another Optuna
+            if isinstance(error, ImportError) and self._url.drivername == _POSTGRES:
+                database = f"database `{self.place}`"
+                raise InputError(needs_extra(database, "psycopg2", "postgres")) from error
             cause = one_line(without_secrets(str(error), self._url))
             raise InputError(f"database `{self.place}`: {cause}") from error
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import theilslopes
+import scipy
 
 # Fewer pairs have no slope that means anything.
 _FEWEST = 3
@@ -33,7 +33,7 @@ class AccuracyScale(NamedTuple):
         x, y = np.asarray(scores, float), np.asarray(accuracies, float)
         if len(np.unique(x)) < _FEWEST or np.array_equal(x, y):
             return cls()
-        slope = max(0.0, float(theilslopes(y, x)[0]))
+        slope = max(0.0, float(scipy.stats.theilslopes(y, x)[0]))
         offset = float(np.median(y - slope * x))
         # From the median deviation, for the same reason.
         spread = 1.4826 * float(np.median(np.abs(y - slope * x - offset)))

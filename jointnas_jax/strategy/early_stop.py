@@ -8,17 +8,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+
+# SciPy imports its parts at first use: `scipy.stats` takes as long as JAX.
+import scipy
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's rho of two samples; nan where one is constant or shorter than 2."""
-    return _correlation(stats.spearmanr, a, b)
+    return _correlation(scipy.stats.spearmanr, a, b)
 
 
 def kendall(a: np.ndarray, b: np.ndarray) -> float:
     """Kendall's tau-b of two samples; nan where one is constant or shorter than 2."""
-    return _correlation(stats.kendalltau, a, b)
+    return _correlation(scipy.stats.kendalltau, a, b)
 
 
 CORRELATIONS = {"spearman": spearman, "kendall": kendall}
@@ -64,5 +66,5 @@ def _correlation(
     if len(a) < 2:
         return float("nan")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)
         return float(function(a, b)[0])

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from scipy.stats import qmc
+import scipy
 
 from jointnas_jax.errors import SpaceError
 from jointnas_jax.space.prior import Prior
@@ -89,7 +89,7 @@ def _draws(
 ) -> Callable[[int], np.ndarray]:
     """The next candidates of a scrambled Sobol sequence: how many -> `int32[N, K]`."""
     # Every other point of a sequence is in one half of each range: a coordinate more says which.
-    sampler = qmc.Sobol(len(space.knobs) + (prior is not None), scramble=True, rng=rng)
+    sampler = scipy.stats.qmc.Sobol(len(space.knobs) + (prior is not None), scramble=True, rng=rng)
 
     def draw(count: int) -> np.ndarray:
         points = sampler.random(count)

@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from jointnas_jax.errors import ConfigError
+from jointnas_jax.errors import ConfigError, needs_extra
 from jointnas_jax.storage.workdir import TENSORBOARD
 from jointnas_jax.telemetry.progress import Listener
 
@@ -19,10 +19,7 @@ class Scalars(Listener):
     def __init__(self) -> None:
         """Raises `ConfigError` where the package tensorboardX is not installed."""
         if importlib.util.find_spec("tensorboardX") is None:
-            raise ConfigError(
-                "`--tensorboard` needs the package tensorboardX; install it with "
-                'pip install -e ".[tensorboard]"'
-            )
+            raise ConfigError(needs_extra("`--tensorboard`", "tensorboardX", "tensorboard"))
         self._writer: Any = None
 
     def begin(self, workdir: Path) -> None:

@@ -118,7 +118,7 @@ def test_it_becomes_a_dataset_that_people_keep(tmp_path):
 def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
     root = saved(tmp_path, rows(6))
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"pip install jointnas_jax\[huggingface\]") as raised:
+    with pytest.raises(DataError, match=r"pip install .jointnas_jax\[huggingface\]") as raised:
         opened(root)
     assert "\n" not in str(raised.value)
 

@@ -62,7 +62,7 @@ def test_they_are_rewritten_once(stored, capsys):
 
 def test_without_the_reader_it_is_named(stored, monkeypatch):
     monkeypatch.setitem(sys.modules, "tfrecord.reader", None)
-    with pytest.raises(DataError, match=r"pip install jointnas_jax\[tfrecord\]"):
+    with pytest.raises(DataError, match=r'pip install "jointnas_jax\[tfrecord\]"'):
         opened(stored)
 
 

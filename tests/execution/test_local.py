@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from compilations import compilations
 
 from jointnas_jax.config import check_config
 from jointnas_jax.data.source import Split, SplitOnDisk
@@ -46,12 +47,8 @@ def test_rounds_after_the_first_compile_nothing(problem, split):
     first = worker.run(jobs(problem, 48))
     assert all(o.reason is None for o in first)
     assert len(worker._programs) == worker.schedules[0].estimate.envelopes <= 4
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
-    )
-    assert all(o.reason is None for o in worker.run(jobs(problem, 47, seed=1)))
-    jax.monitoring.clear_event_listeners()
+    with compilations() as compiled:
+        assert all(o.reason is None for o in worker.run(jobs(problem, 47, seed=1)))
     assert compiled == []
 
 

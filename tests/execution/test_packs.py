@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from compilations import compilations
 
 from jointnas_jax.config import check_config
 from jointnas_jax.execution import local as evaluators
@@ -51,13 +52,9 @@ def test_rounds_of_any_size_run_in_the_lanes_of_the_first(problem, split):
     """Several lanes on a device, as on accelerators."""
     worker = make(problem, split, devices=1, lanes=4)
     assert all(o.reason is None for o in worker.run(jobs(problem, 10)))
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
-    )
-    for seed, count in ((1, 1), (2, 5), (3, 14)):
-        assert all(o.reason is None for o in worker.run(jobs(problem, count, seed)))
-    jax.monitoring.clear_event_listeners()
+    with compilations() as compiled:
+        for seed, count in ((1, 1), (2, 5), (3, 14)):
+            assert all(o.reason is None for o in worker.run(jobs(problem, count, seed)))
     assert compiled == []
     assert len(worker._programs) == 2
 

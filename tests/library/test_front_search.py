@@ -1,7 +1,11 @@
 """A search of a front finds the best score at each cost."""
 
+import dataclasses
+import functools
+
 import numpy as np
 import pytest
+from small import PREDICTOR
 
 import jointnas_jax as jn
 from jointnas_jax.errors import InputError
@@ -12,6 +16,11 @@ SPACE = jn.Space(
     jn.Knob.integer("depth", 1, 8),
     jn.Knob.choice("kind", ["a", "b", "c"]),
     jn.Knob.real("lr", 1e-3, 1.0, log=True),
+)
+
+# Where a test is about the front and not about how large it is.
+search = functools.partial(
+    jn.search, SPACE, predictor=dataclasses.replace(PREDICTOR, process=True), front="flops"
 )
 
 
@@ -48,7 +57,7 @@ def test_its_front_is_larger_than_what_a_search_of_the_best_leaves_behind():
 
 
 def test_the_front_holds_what_no_cheaper_trial_beats():
-    result = jn.search(SPACE, evaluate, evaluations=12, costs=costs, front="flops", per_round=4)
+    result = search(evaluate, evaluations=12, costs=costs, per_round=4)
     assert result.best.score == max(trial.score for trial in result.trials)
     points = {(trial.costs["flops"], trial.score) for trial in result.trials}
 
@@ -61,15 +70,13 @@ def test_the_front_holds_what_no_cheaper_trial_beats():
 
 
 def test_a_budget_is_the_right_end_of_a_front():
-    result = jn.search(
-        SPACE, evaluate, evaluations=15, costs=costs, front="flops", budget={"flops": 40}
-    )
+    result = search(evaluate, evaluations=15, costs=costs, budget={"flops": 40})
     assert all(trial.costs["flops"] <= 40 for trial in result.trials)
 
 
 def test_failed_trials_are_on_no_front():
     some = lambda candidates: [None if c["kind"] == "c" else score(c) for c in candidates]
-    result = jn.search(SPACE, some, evaluations=15, costs=costs, front="flops", noisy=True)
+    result = search(some, evaluations=15, costs=costs, noisy=True)
     assert result.front
     assert all(trial.reason is None for trial in result.front)
 
@@ -96,7 +103,8 @@ def test_a_front_that_cannot_be_is_refused(arguments, message):
 
 
 def test_without_a_front_there_is_none():
-    assert jn.search(SPACE, evaluate, evaluations=3, costs=costs).front == ()
+    result = jn.search(SPACE, evaluate, evaluations=3, costs=costs, predictor=PREDICTOR)
+    assert result.front == ()
 
 
 def test_settings_of_studies_do_not_choose_a_front():

@@ -3,9 +3,9 @@
 import dataclasses
 import math
 
-import jax
 import numpy as np
 import pytest
+from compilations import compilations
 from small import PREDICTOR
 
 import jointnas_jax as jn
@@ -278,15 +278,11 @@ def test_costs_are_called_that_were_given_as_they_are_now():
 
 def test_an_equal_search_compiles_nothing():
     """Its space is made anew."""
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
-    )
-    size = Size(1)
-    evaluated([1, 2, 3], size)
-    before = len(compiled)
-    evaluated([1, 2, 3], size)
-    jax.monitoring.clear_event_listeners()
+    with compilations() as compiled:
+        size = Size(1)
+        evaluated([1, 2, 3], size)
+        before = len(compiled)
+        evaluated([1, 2, 3], size)
     assert len(compiled) == before > 0
 
 

@@ -1,9 +1,9 @@
 """The searcher in studies of Optuna's, with the predictor at work."""
 
-import jax
 import numpy as np
 import optuna
 import pytest
+from compilations import compilations
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
@@ -80,16 +80,12 @@ def test_all_that_it_knows_is_in_the_storage(finished, tmp_path):
 
 
 def test_another_trial_or_another_study_of_as_many_parameters_compiles_nothing(finished):
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
-    )
-    other = study(seed=3)
-    other.optimize(
-        lambda trial: sum(trial.suggest_float(name, 0, i + 1) for i, name in enumerate("xyz")),
-        n_trials=40,
-    )
-    jax.monitoring.clear_event_listeners()
+    with compilations() as compiled:
+        other = study(seed=3)
+        other.optimize(
+            lambda trial: sum(trial.suggest_float(name, 0, i + 1) for i, name in enumerate("xyz")),
+            n_trials=40,
+        )
     assert compiled == []
     assert len({str(t.params) for t in other.trials}) == 40
 

@@ -392,5 +392,7 @@ def test_formats_are_checked_before_anything_is_loaded(monkeypatch):
         check_formats(["orbax", "onxx"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     check_formats(["orbax", "safetensors", "stablehlo"])
-    with pytest.raises(ModelError, match=r'the package onnx; .*pip install -e "\.\[onnx\]"'):
+    with pytest.raises(
+        ModelError, match=r'the package `onnx`, .*pip install "jointnas_jax\[onnx\]"'
+    ):
         check_formats(["onnx"])

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from compilations import compilations
 
 from jointnas_jax.config import EvolutionConfig, PredictorConfig, SearchConfig
 from jointnas_jax.errors import InputError, SpaceError
@@ -119,12 +120,8 @@ def test_a_report_card_of_any_number_of_trials_compiles_nothing(searcher):
         return searcher.report_card(searcher.fit(dataclasses.replace(some, stale=True)))
 
     card(10)
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
-    )
-    assert card(30).kendall > 0.5
-    jax.monitoring.clear_event_listeners()
+    with compilations() as compiled:
+        assert card(30).kendall > 0.5
     assert compiled == []
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from compilations import compilations
 from fake_training import fake_train_fn
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -55,31 +56,19 @@ class Batches(Progress):
 
 
 @pytest.fixture(scope="module")
-def compiled():
-    """What the study `finished` compiled: name of a program, batches that had begun."""
-    return []
+def finished_and_compiled(tmp_path_factory):
+    """Real trainings, and what they compiled: name of a program, batches that had begun."""
+    workdir, batches = tmp_path_factory.mktemp("rungs"), Batches()
+    jax.clear_caches()  # what an earlier test or run compiled counts, too
+    with compilations(lambda name: (name, batches.begun)) as compiled:
+        result = run(workdir, progress=batches)
+    assert batches.begun > 5
+    return (workdir, result), compiled
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compiled):
-    """Real trainings."""
-    workdir, batches = tmp_path_factory.mktemp("rungs"), Batches()
-
-    def listen(event, *_, fun_name="", **__):
-        if event.endswith("backend_compile_duration"):
-            compiled.append((fun_name, batches.begun))
-
-    jax.clear_caches()  # what an earlier test or run compiled counts, too
-    cached = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        result = run(workdir, progress=batches)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-        jax.config.update("jax_enable_compilation_cache", cached)
-    assert batches.begun > 5
-    return workdir, result
+def finished(finished_and_compiled):
+    return finished_and_compiled[0]
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +118,12 @@ def test_it_trains_as_if_it_had_never_stopped(finished):
     np.testing.assert_allclose(whole.scores[0], trial.scores[0], atol=2e-3)
 
 
-def test_nothing_compiles_after_the_first_rung(finished, compiled):
+def test_nothing_compiles_after_the_first_rung(finished_and_compiled):
     """Not for what goes on, packs of other sizes, random search, finalists or winners.
 
     The search compiles what it learns and asks with when the first batch has ended, and no later.
     """
+    _, compiled = finished_and_compiled
     training = [batch for name, batch in compiled if name == TRAINING]
     assert len(training) >= 3  # an epoch, its plan, a measurement
     assert {*training} == {1}

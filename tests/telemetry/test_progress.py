@@ -224,7 +224,7 @@ def test_tensorboard_gets_every_learning_curve_and_the_studys_numbers(study):
 
 def test_where_the_writer_is_not_installed_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(tensorboard.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs the package tensorboardX.*\[tensorboard\]"):
+    with pytest.raises(ConfigError, match=r"needs the package `tensorboardX`.*\[tensorboard\]"):
         Scalars()
 
 

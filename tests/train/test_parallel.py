@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import compilations
 
 from jointnas_jax.train import executables
 from jointnas_jax.train.parallel import Copied, Pmapped, on_device, parallel, replicate, way_of
@@ -15,18 +16,10 @@ from jointnas_jax.train.parallel import Copied, Pmapped, on_device, parallel, re
 DEVICES, LANES, N = 4, 3, 5
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def compiled():
-    """Counts compilations."""
-    events = []
-
-    def listen(event, *_, **__):
-        if event.endswith("backend_compile_duration"):
-            events.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield events
-    jax.monitoring.clear_event_listeners()
+    with compilations() as found:
+        yield found
 
 
 def function(state, own, shared, unused, nothing):
