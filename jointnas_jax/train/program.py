@@ -202,9 +202,17 @@ class TrainProgram:
             batch_size=config.batch_size,
         )
 
-    def compile(self, candidate: Candidate, feed: Feed) -> None:
-        """Compiles the programs that `train` calls, unless they are compiled."""
-        self._compile(self._lanes([candidate], [jax.random.key(0)], 1, [None]), feed)
+    def compile(self, candidate: Candidate, feed: Feed) -> dict[str, Any]:
+        """Compiles the programs that `train` calls, unless they are compiled.
+
+        Returns:
+          What `Parallel.compile` returns for `epoch`, `plan` and `evaluate`.
+        """
+        lanes = self._lanes([candidate], [jax.random.key(0)], 1, [None])
+        self._compile(lanes, feed)
+        return {
+            name: compilation() for name, compilation in self._compilations(lanes, feed).items()
+        }
 
     def train(
         self,
@@ -360,10 +368,13 @@ class TrainProgram:
         """Compiles all programs side by side, for the arguments of `train`; once."""
         with self._lock:
             if not self._compiled:
-                self._compile_all(lanes, feed)
+                compilations = self._compilations(lanes, feed).values()
+                with concurrent.futures.ThreadPoolExecutor(len(compilations)) as pool:
+                    list(pool.map(lambda compilation: compilation(), compilations))
                 self._compiled = True
 
-    def _compile_all(self, lanes: _Lanes, feed: Feed) -> None:
+    def _compilations(self, lanes: _Lanes, feed: Feed) -> dict[str, Callable[[], Any]]:
+        """What compiles each program, or returns it where it is compiled."""
         data, evaluation = feed
         plan_inputs = self._plan_inputs(lanes, data, 0)
         # A chunk of images on the device has the shapes of the plan; others must be read.
@@ -372,13 +383,12 @@ class TrainProgram:
         inputs = self._inputs(lanes, chunk._replace(todo=np.int32(0)), data.stats)
         trained = jax.ShapeDtypeStruct(lanes.state.averaged.shape, np.float32)
         batch = next(iter(evaluation.batches))
-        compilations = (
-            lambda: self._epoch.compile(*inputs),
-            lambda: self._plan.compile(*plan_inputs),
-            lambda: self._evaluate.compile((trained, lanes.switches), batch, evaluation.stats),
-        )
-        with concurrent.futures.ThreadPoolExecutor(len(compilations)) as pool:
-            list(pool.map(lambda compilation: compilation(), compilations))
+        variables = (trained, lanes.switches)
+        return {
+            "epoch": lambda: self._epoch.compile(*inputs),
+            "plan": lambda: self._plan.compile(*plan_inputs),
+            "evaluate": lambda: self._evaluate.compile(variables, batch, evaluation.stats),
+        }
 
     def _lane(
         self, candidate: Candidate, key: jax.Array, epochs: int, paused: Paused | None
