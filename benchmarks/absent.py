@@ -11,12 +11,12 @@ from typing import Any
 import jax
 
 from jointnas_jax.errors import InputError
-from jointnas_jax.execution.chips import CHIPS
+from jointnas_jax.runtime.chips import CHIPS
 
 # Four chips, as few hosts have fewer.
 _TPU_TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
 
-# Cycles per second by which TPU compilers count: peak / (operations of all matrix units in a cycle).
+# Cycles per second by which TPU compilers count: peak over operations of the matrix units a cycle.
 CLOCKS = {"v4": 1.05e9, "v5e": 1.5e9, "v6e": 1.75e9}
 
 # So that libtpu asks nobody for a TPU, locks nothing, and is quiet.
@@ -72,8 +72,8 @@ def absent_devices(name: str) -> tuple[jax.Device, ...]:
     except (RuntimeError, ValueError, NotImplementedError) as error:
         extra = "tpu" if chip.platform == "tpu" else "cuda-compile"
         raise InputError(
-            f'the compiler for `{name}` does not start; install the extra: pip install -e ".[{extra}]" '
-            f"({str(error).splitlines()[0]})"
+            f"the compiler for `{name}` does not start: {str(error).splitlines()[0]}; it comes "
+            f'with the extra: pip install -e ".[{extra}]"'
         ) from error
     return tuple(described.devices)[:4]
 

@@ -5,8 +5,8 @@ python -m benchmarks.accelerators --target=h200 --cases=digits,digits_space --la
 python -m benchmarks.accelerators --target=here --cases=digits --steps=50
 
 Targets but `here` need no chip: programs are compiled for it (`benchmarks/absent.py`) and read
-(`benchmarks/hlo.py`). The step of a TPU is the compiler's estimate. A GPU's compiler makes none: its
-step is the larger of 2 microseconds for each kernel and of its traffic at the memory's speed, a
+(`benchmarks/hlo.py`). The step of a TPU is the compiler's estimate. A GPU's compiler makes none:
+the step is the larger of 2 microseconds for each kernel and of its traffic at the memory's speed, a
 lower bound that we made up. `here` compiles for this machine's first device, and measures steps.
 
 Cases: the default candidates of the configs alone (`digits`, `fashion`), in the envelope of their
@@ -37,12 +37,12 @@ from jointnas_jax.config import TrainConfig, check_config
 from jointnas_jax.data.augment import Augmentation
 from jointnas_jax.data.source import Split
 from jointnas_jax.errors import ConfigError
-from jointnas_jax.execution.chips import CHIPS, chip_of
 from jointnas_jax.execution.packing import OPERATIONS_PER_MAC, Shape, executed_macs
 from jointnas_jax.nets import zoo
-from jointnas_jax.nets.conv import resolve_dtype, resolve_lowering
+from jointnas_jax.nets.conv import resolve_dtype
 from jointnas_jax.nets.cost import count, training_bytes
 from jointnas_jax.nets.envelope import Envelope, ranges_of
+from jointnas_jax.runtime.chips import CHIPS, chip_of
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Recipe
 from jointnas_jax.train.feed import EvalData, Feed, StreamedTrainData, TrainData, pixel_stats
 from jointnas_jax.train.parallel import replicate

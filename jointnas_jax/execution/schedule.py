@@ -7,6 +7,7 @@ rule, failures, and which candidates come after the first round.
 
 import dataclasses
 import enum
+import functools
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -16,7 +17,7 @@ from jointnas_jax.execution.hardware import Hardware
 from jointnas_jax.execution.job import Job
 from jointnas_jax.execution.lanes import LaneCounts, lanes_that_fit
 from jointnas_jax.execution.packing import OPERATIONS_PER_MAC, Packer, Shape
-from jointnas_jax.nets.cost import count, inference_bytes, training_bytes
+from jointnas_jax.nets.cost import count, inference_bytes
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.telemetry.progress import Progress
@@ -197,7 +198,7 @@ class Scheduler:
           cost_model: what compiling and training cost; None: that of the hardware.
         """
         cost_model = cost_model or cost_model_of(
-            hardware.platform, hardware.speed_factors, fast_compile=config.train.fast_compile
+            hardware.kind, hardware.speed_factors, fast_compile=config.train.fast_compile
         )
         self.hardware = hardware
         self.packer = Packer(
@@ -208,6 +209,7 @@ class Scheduler:
             tiled=hardware.tiled,
             program=config.train.program,
             sample=sample,
+            lanes=self._most_lanes,
         )
         self._train = config.train
         self._rate = cost_model.rate
@@ -398,7 +400,7 @@ class Scheduler:
         if name in self._programs:
             return 0.0
         self._programs.add(name)
-        return self.packer.compile_seconds(assignment.shape)
+        return self.packer.compile_seconds(assignment.shape, assignment.lanes)
 
     def _train_all(self, assignment: Assignment) -> float:
         """Wall time of the trainings of an assignment."""
@@ -413,7 +415,7 @@ class Scheduler:
     def _train_seconds(self, assignment: Assignment) -> list[float]:
         """Seconds of each training of an assignment on one device."""
         answers = self._answer * self._train.batch_size if assignment.on_full_split else 0
-        seconds = self.packer.train_seconds
+        seconds = functools.partial(self.packer.train_seconds, lanes=assignment.lanes)
         return [
             seconds(assignment.shape, job.candidate.arch, self.steps(job))
             + self.steps(job) * answers / self._rate
@@ -424,8 +426,8 @@ class Scheduler:
         """Memory that an assignment takes on a device, images that stay there left out."""
         shared = self.hardware.devices if assignment.layout is Layout.TOGETHER else 1
         images = -(-self._train.batch_size // shared)
-        value = self.hardware.value_bytes
-        needed = assignment.lanes * training_bytes(assignment.shape, images, value)
+        needed = assignment.lanes * self.hardware.training_bytes(assignment.shape, images)
         if self._teacher and assignment.on_full_split:
-            needed += inference_bytes(self._teacher, assignment.lanes * images, value)
+            all_images, value = assignment.lanes * images, self.hardware.value_bytes
+            needed += inference_bytes(self._teacher, all_images, value)
         return needed

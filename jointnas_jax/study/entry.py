@@ -27,6 +27,7 @@ class Options(NamedTuple):
     Attributes:
       workdir: Folder for all files.
       dry: Print the schedule and train nothing.
+      target: Chip that the schedule is for; "": this machine.
       overwrite: Replace the content of the workdir.
       quiet: Print errors and the result only.
       tensorboard: Write scalars for TensorBoard.
@@ -35,6 +36,7 @@ class Options(NamedTuple):
 
     workdir: Path
     dry: bool = False
+    target: str = ""
     overwrite: bool = False
     quiet: bool = False
     tensorboard: bool = False
@@ -78,7 +80,7 @@ def run(
     with _started(config, options, interrupt) as progress:
         console = progress.console
         if options.dry:
-            dry_run(config, console)
+            dry_run(config, console, options.target)
             return 0
         result = run_study(
             config,
@@ -114,6 +116,7 @@ def train(config: Config, name: str, options: Options, interrupt: Interrupt) -> 
             options.workdir,
             console=progress.console,
             dry=options.dry,
+            target=options.target,
             overwrite=options.overwrite,
             interrupt=interrupt,
             progress=progress,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from envelopes import envelope_of_space
 
-from jointnas_jax.execution.cost_model import ACCELERATOR, CPU
+from jointnas_jax.execution.cost_model import CPU, TPU
 from jointnas_jax.execution.packing import Packer, executed_macs, frame
 from jointnas_jax.nets.cost import count
 from jointnas_jax.nets.envelope import Envelope
@@ -156,7 +156,7 @@ def test_more_devices_compile_side_by_side_and_afford_no_fewer_envelopes(paper_s
 
 def test_large_networks_run_exactly_on_accelerators(paper_space):
     """Padded, one envelope for each resolution would do 2 in 5 multiply-adds to some use."""
-    packer = make(paper_space, tiled=False, cost_model=ACCELERATOR, devices=8, batch=256)
+    packer = make(paper_space, tiled=False, cost_model=TPU, devices=8, batch=256)
     assert efficiency(packer, sampled(paper_space, 16), steps=1000, later=100) >= 0.6
 
 

@@ -114,7 +114,7 @@ def test_where_devices_share_a_batch_each_has_its_part_of_memory_and_time(proble
     config = training(problem, data_parallel=choice)
     seen = look(config, space, hardware, jobs(problem, [arch], 3, on_full_split=True))
     assert seconds(seen) == pytest.approx(100 + seconds_of(arch, 30) / 4)
-    assert seen.memory == training_bytes(arch, 4)
+    assert seen.memory == hardware.training_bytes(arch, 4)
 
 
 def test_a_teacher_takes_memory_and_operations_on_the_full_split_only(problem):
@@ -176,7 +176,7 @@ def test_lanes_multiply_the_memory_of_an_accelerator_and_fill_it_at_most(problem
     archs = architectures(problem, 4)
     config = training(problem, program="envelope")
     whole = envelope_of_space(problem.space, archs[0])
-    one = training_bytes(whole, 16)
+    one = gpus(1).training_bytes(whole, 16)
     for memory, lanes in ((80e9, 4), (2.6 * one, 2), (one, 1)):
         seen = look(config, problem.space, gpus(1, memory), jobs(problem, archs, 1))
         assert seen.memory == lanes * one

@@ -1,4 +1,4 @@
-"""Accelerators that a schedule can be for, by what their makers say of them."""
+"""Accelerators that a schedule can be for, by what their makers say."""
 
 import dataclasses
 
