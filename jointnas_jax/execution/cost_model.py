@@ -113,8 +113,8 @@ CPU = CostModel(rate=6e10, exact=Speed(3.0, 1.0, 4e-4), envelope=Speed(2.0, 0.85
 # its compiler's estimates; on a GPU a kernel is taken to last 2 microseconds, which is a guess.
 TPU = CostModel(
     rate=5e12,
-    exact=Speed(3.0, 0.055, 2.5e-5, step_fixed=5e-5, value=1e-11),
-    envelope=Speed(3.0, 0.16, 4e-5, step_fixed=1e-4, value=2e-11),
+    exact=Speed(3.0, 3.3, 2.5e-5, step_fixed=5e-5, value=1e-11),
+    envelope=Speed(3.0, 10.0, 4e-5, step_fixed=1e-4, value=2e-11),
     growth=0.3,
     tile=128,
     loops=True,
@@ -122,8 +122,8 @@ TPU = CostModel(
 )
 GPU = CostModel(
     rate=1e14,
-    exact=Speed(5.0, 0.8, 1e-4, step_fixed=7e-5, value=1e-11),
-    envelope=Speed(5.0, 1.0, 1e-4, step_fixed=7e-5, value=1e-11),
+    exact=Speed(9.0, 1.3, 1e-4, step_fixed=7e-5, value=6e-12),
+    envelope=Speed(9.0, 2.0, 1e-4, step_fixed=7e-5, value=6e-12),
     loops=True,
     source="jax-cuda13-plugin 0.10.2 and cuDNN 9.28, compiled for h200",
 )

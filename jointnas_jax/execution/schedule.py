@@ -264,7 +264,10 @@ class Scheduler:
             order = [i for k in kinds.values() for i in sorted(k, key=lambda i: (-costs[i], i))]
             on_all = few or isinstance(shape, Envelope)
             devices = self.hardware.all_devices if on_all else 1
-            lanes = self._lanes.of(shape, -(-max(map(len, kinds.values())) // devices))
+            wanted = -(-max(map(len, kinds.values())) // devices)
+            steps = sum(self.steps(jobs[i]) for i in order) * (1 + later / len(jobs)) / devices
+            wanted = self._worth_lanes(shape, archs[indices[0]], wanted, int(steps))
+            lanes = self._lanes.of(shape, wanted)
             layout = Layout.ALL if on_all else Layout.ONE
             yield Assignment(shape, {i: jobs[i] for i in order}, lanes, layout)
 
@@ -275,6 +278,22 @@ class Scheduler:
             return several and self._train.data_parallel == "always"
         fits = self._train.batch_size % self.hardware.devices == 0
         return several and fits and jobs == 1 and self.hardware.platform != "cpu"
+
+    def _worth_lanes(self, shape: Shape, arch: ArchSpec, wanted: int, steps: int) -> int:
+        """Lanes with which a device compiles and takes so many steps of a shape in least time.
+
+        More lanes than these are wanted by no round; they share what a step costs besides, and
+        take longer to compile, on TPUs by more than short trainings win.
+        """
+        if self._train.lanes or self._most_lanes(shape) == 1:
+            return wanted
+
+        def seconds(lanes: int) -> tuple[float, int]:
+            packer = self.packer
+            training = packer.train_seconds(shape, arch, steps, lanes)
+            return packer.compile_seconds(shape, lanes) + training, -lanes
+
+        return min((2**power for power in range((wanted - 1).bit_length() + 1)), key=seconds)
 
     def _most_lanes(self, shape: Shape) -> int:
         """Lanes of a shape on one device, at most."""
