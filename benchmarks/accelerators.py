@@ -35,7 +35,6 @@ from benchmarks.hlo import Program
 from jointnas_jax.command_line import integers, parse_flags, run_measurement, text_table
 from jointnas_jax.config import TrainConfig, check_config
 from jointnas_jax.data.augment import Augmentation
-from jointnas_jax.data.source import Split
 from jointnas_jax.errors import ConfigError
 from jointnas_jax.execution.packing import OPERATIONS_PER_MAC, Shape, executed_macs
 from jointnas_jax.nets import zoo
@@ -44,7 +43,7 @@ from jointnas_jax.nets.cost import count, training_bytes
 from jointnas_jax.nets.envelope import Envelope, ranges_of
 from jointnas_jax.runtime.chips import CHIPS, chip_of
 from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Recipe
-from jointnas_jax.train.feed import EvalData, Feed, StreamedTrainData, TrainData, pixel_stats
+from jointnas_jax.train.feed import EvalData, Feed, TrainData, pixel_stats
 from jointnas_jax.train.parallel import replicate
 from jointnas_jax.train.program import TrainProgram
 
@@ -77,7 +76,8 @@ class Case:
       sample: architectures of the space that the shape is for.
       train: how it trains.
       augmentation: of its images.
-      images: number of training images; they are streamed where `streamed`.
+      images: number of training images, on the device; that such a network would stream them
+        changes nothing in a step.
       side: height and width of a stored image.
     """
 
@@ -88,7 +88,6 @@ class Case:
     augmentation: Augmentation
     images: int
     side: int
-    streamed: bool = False
 
     def feed(self) -> Feed:
         """Black images on the host; a dark one tells as much about time as a bright one."""
@@ -97,9 +96,7 @@ class Case:
         labels = (np.arange(self.images) % arch.num_classes).astype(np.int32)
         stats = pixel_stats(images[:1])
         members = np.ones(self.images, bool)
-        data: Any = TrainData(images=images, labels=labels, members=members, stats=stats)
-        if self.streamed:
-            data = StreamedTrainData(Split(images, labels), members, stats)
+        data = TrainData(images=images, labels=labels, members=members, stats=stats)
         return Feed(data, EvalData.of(images[:256], labels[:256], stats))
 
 
@@ -139,7 +136,6 @@ def _of_zoo(letter: str, stages: int = 0, **changes: Any) -> Case:
         augmentation=Augmentation(flip=True),
         images=4 * train.batch_size,
         side=arch.resolution,
-        streamed=True,
     )
 
 
@@ -162,7 +158,6 @@ def build(case: Case, devices: Sequence[jax.Device], lanes: int, **settings: Any
         augmentation=case.augmentation,
         devices=devices,
         lanes_per_device=lanes,
-        streamed=case.streamed,
         **settings,
     )
 
@@ -216,7 +211,7 @@ def _of_epoch(program: Any, case: Case, lanes: int, device: jax.Device) -> dict[
         return {}
     seen = program.memory_analysis()
     arch, value = case.candidate.arch, np.dtype(resolve_dtype(case.train.dtype, device.platform))
-    resident = 0 if case.streamed else case.images * case.side**2 * arch.image_channels
+    resident = case.images * case.side**2 * arch.image_channels
     memory = seen.argument_size_in_bytes + seen.temp_size_in_bytes
     memory += seen.output_size_in_bytes - seen.alias_size_in_bytes - resident
     planned = lanes * training_bytes(case.shape, case.train.batch_size, value.itemsize)

@@ -149,6 +149,7 @@ class TrainProgram:
         self._init = init
         self._teacher = replicate(teacher, devices)
         self._compiled = False
+        self._programs: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._template = zero_variables(shape)
         platform = devices[0].platform
@@ -220,11 +221,8 @@ class TrainProgram:
         Returns:
           What `Parallel.compile` returns for `epoch`, `plan` and `evaluate`.
         """
-        lanes = self._lanes([candidate], [jax.random.key(0)], 1, [None])
-        self._compile(lanes, feed)
-        return {
-            name: compilation() for name, compilation in self._compilations(lanes, feed).items()
-        }
+        self._compile(self._lanes([candidate], [jax.random.key(0)], 1, [None]), feed)
+        return self._programs
 
     def train(
         self,
@@ -381,13 +379,10 @@ class TrainProgram:
         """Compiles all programs side by side, for the arguments of `train`; once."""
         with self._lock:
             if not self._compiled:
-                compilations = self._compilations(lanes, feed).values()
-                with concurrent.futures.ThreadPoolExecutor(len(compilations)) as pool:
-                    list(pool.map(lambda compilation: compilation(), compilations))
+                self._programs = self._compile_all(lanes, feed)
                 self._compiled = True
 
-    def _compilations(self, lanes: _Lanes, feed: Feed) -> dict[str, Callable[[], Any]]:
-        """What compiles each program, or returns it where it is compiled."""
+    def _compile_all(self, lanes: _Lanes, feed: Feed) -> dict[str, Any]:
         data, evaluation = feed
         plan_inputs = self._plan_inputs(lanes, data, 0)
         # A chunk of images on the device has the shapes of the plan; others must be read.
@@ -397,11 +392,14 @@ class TrainProgram:
         trained = jax.ShapeDtypeStruct(lanes.state.averaged.shape, np.float32)
         batch = next(iter(evaluation.batches))
         variables = (trained, lanes.switches)
-        return {
+        compilations: dict[str, Callable[[], Any]] = {
             "epoch": lambda: self._epoch.compile(*inputs),
             "plan": lambda: self._plan.compile(*plan_inputs),
             "evaluate": lambda: self._evaluate.compile(variables, batch, evaluation.stats),
         }
+        with concurrent.futures.ThreadPoolExecutor(len(compilations)) as pool:
+            made = pool.map(lambda compilation: compilation(), compilations.values())
+            return dict(zip(compilations, made, strict=True))
 
     def _lane(
         self, candidate: Candidate, key: jax.Array, epochs: int, paused: Paused | None

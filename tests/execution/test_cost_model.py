@@ -93,7 +93,7 @@ def rows():
             )
 
 
-@pytest.mark.parametrize(("target", "row"), rows())
+@pytest.mark.parametrize(("target", "row"), list(rows()))
 def test_constants_are_near_what_the_compilers_said(target, row):
     """Within 1.5 times; memory within a quarter, where it is more than a core's caches hold."""
     case = CASES[row["case"]]()
