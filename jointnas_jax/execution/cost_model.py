@@ -112,9 +112,9 @@ CPU = CostModel(rate=6e10, exact=Speed(3.0, 1.0, 4e-4), envelope=Speed(2.0, 0.85
 # in `benchmarks/data/accelerators/`). Seconds to compile are those of one core. Steps of a TPU are
 # its compiler's estimates; on a GPU a kernel is taken to last 2 microseconds, which is a guess.
 TPU = CostModel(
-    rate=5e12,
-    exact=Speed(3.0, 3.3, 2.5e-5, step_fixed=5e-5, value=1e-11),
-    envelope=Speed(3.0, 10.0, 4e-5, step_fixed=1e-4, value=2e-11),
+    rate=8e12,
+    exact=Speed(3.0, 3.3, 2.5e-5, step_fixed=5e-5, value=5e-12),
+    envelope=Speed(3.0, 7.0, 4e-5, step_fixed=1e-4, value=2.4e-11),
     growth=0.3,
     tile=128,
     loops=True,
@@ -128,7 +128,7 @@ GPU = CostModel(
     source="jax-cuda13-plugin 0.10.2 and cuDNN 9.28, compiled for h200",
 )
 # So many times the maps that training keeps are in memory at once, by platform.
-MAP_COPIES = {"cpu": 2.0, "gpu": 1.2, "tpu": 0.8}
+MAP_COPIES = {"cpu": 2.0, "gpu": 1.24, "tpu": 0.8}
 
 # A small network, to compile and train for comparison, and what it takes where the constants are
 # from: seconds to compile, seconds of a step. For accelerators a guess that fits the other one.

@@ -4,7 +4,7 @@ Shapes: B = batch size, H x W x C = stored image, L = classes, V = size of all v
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -46,12 +46,11 @@ class TrainState(flax.struct.PyTreeNode):
     """The evolving state of the training of one network.
 
     Variables are one vector: to start an operation takes an accelerator a microsecond or more, and
-    to pass an argument on the host, whatever its size. On CPU they are apart in the loop over
-    steps, see `train_epoch`.
+    to pass an argument on takes the host ten, whatever their size.
     """
 
     step: AnyArray  # int32[], steps taken
-    variables: Any  # float32[V], Flax variables as by `flat`: `batch_stats`, then `params`
+    variables: AnyArray  # float32[V], Flax variables as by `flat`: `batch_stats`, then `params`
     averaged: AnyArray  # float32[V], moving average of `variables`
     optimizer: OptimizerState
 
@@ -142,7 +141,8 @@ def train_step(
       The state after the step and the loss `float32[]`.
     """
     key = jax.random.fold_in(key, state.step)
-    augment_for = functools.partial(augmented, batch, recipe, augmentation, parts=module.parts)
+    kind = dict(parts=module.parts, on_cpu=module.lowering == "matmul")
+    augment_for = functools.partial(augmented, batch, recipe, augmentation, **kind)
     images, targets = augment_for(arch=module.arch, stats=stats)
     if teacher:
         teacher_images, _ = augment_for(arch=teacher.module.arch, stats=teacher.stats)
@@ -150,9 +150,7 @@ def train_step(
     if class_weights is not None:
         targets = targets * class_weights
 
-    variables, packed = state.variables, not isinstance(state.variables, Mapping)
-    if packed:
-        variables = unflat(variables, zero_variables(module.arch))
+    variables = unflat(state.variables, zero_variables(module.arch))
     params = variables["params"]
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
@@ -182,17 +180,11 @@ def train_step(
         recipe=recipe,
         learning_rate=rate,
     )
-    after: Any
-    if packed:
-        first = ravel_pytree(batch_stats)[0]
-        after = vector = jnp.concatenate([first, state.variables[first.size :] + change])
-    else:
-        params = optax.apply_updates(params, unflat(change, params))
-        after = {"params": params, "batch_stats": batch_stats}
-        vector = ravel_pytree(after)[0]
+    statistics = ravel_pytree(batch_stats)[0]
+    after = jnp.concatenate([statistics, state.variables[statistics.size :] + change])
     # So that the average does not remember the initial weights, its decay is smaller at first.
     decay = jnp.minimum(recipe.ema_decay, (1 + state.step) / (10 + state.step))
-    averaged = decay * state.averaged + (1 - decay) * vector
+    averaged = decay * state.averaged + (1 - decay) * after
     step = state.step + 1
     state = state.replace(step=step, variables=after, averaged=averaged, optimizer=optimizer)
     return state, loss
@@ -241,16 +233,8 @@ def train_epoch(
         failed = (failed_step < 0) & ~jnp.isfinite(loss)
         return after, jnp.where(failed, state.step, failed_step), total + loss
 
-    state = inputs.state
-    # On CPU an operation costs nothing to start, and the last bits of a training depend on which
-    # of them are fused: there the loop stays as it was when the results in docs were made.
-    apart = module.lowering == "matmul"
-    if apart:
-        state = state.replace(variables=unflat(state.variables, zero_variables(module.arch)))
-    start = (state, jnp.int32(-1), jnp.float32(0))
+    start = (inputs.state, jnp.int32(-1), jnp.float32(0))
     state, failed_step, total = jax.lax.fori_loop(0, inputs.todo, step, start)
-    if apart:
-        state = state.replace(variables=ravel_pytree(state.variables)[0])
     trained = trained_variables(state, inputs.recipe)
     # The last update can break variables that no later loss would show.
     broken = (failed_step < 0) & ~jnp.isfinite(trained).all()
@@ -271,13 +255,16 @@ def augmented(
     arch: ArchSpec | Envelope,
     stats: PixelStats,
     parts: int = 1,
+    on_cpu: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns a network's inputs `float32[B, R, R, C]` and targets `float32[B, L]`.
 
-    Devices share the batch in so many parts, see `augment.mix`.
+    Devices share the batch in so many parts, see `augment.mix`; `on_cpu` it is cropped as it was
+    for the results in docs, see `augment.crop`.
     """
     plan = batch.plan
-    images = augment.crop(batch.images, plan.corners, augmentation.crop_padding)
+    padding = augmentation.crop_padding
+    images = augment.crop(batch.images, plan.corners, padding, windows=on_cpu)
     if augmentation.flip:
         images = augment.flip(images, plan.flips)
     if plan.kinds is not None and plan.signs is not None:

@@ -146,4 +146,6 @@ def test_a_crop_is_the_window_at_its_corner(padding):
     pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = np.pad(images, pad, mode="edge")
     expected = [p[y : y + 5, x : x + 7] for p, (y, x) in zip(padded, corners, strict=True)]
-    np.testing.assert_array_equal(augment.crop(images, jnp.asarray(corners), padding), expected)
+    for windows in (False, True):
+        found = augment.crop(images, jnp.asarray(corners), padding, windows=windows)
+        np.testing.assert_array_equal(found, expected)
