@@ -34,8 +34,6 @@ from jointnas_jax.runtime.processes import in_a_process
 
 PARTS = ("correct", "exact", "lanes", "population", "fbnetv3_a")
 _SPACES = ("digits_space", "fashion_space")
-# Candidates whose trainings are compared, and lanes in which they train besides.
-_COMPARED = 4
 # Steps of the population's trainings.
 _STEPS = 60
 
@@ -47,7 +45,7 @@ def row(name: str, lanes: int, steps: int) -> dict[str, Any]:
     return row_of(name, CASES[name](), "here", lanes, steps)
 
 
-def correct(epochs: int) -> dict[str, Any]:
+def correct(candidates: int, epochs: int) -> dict[str, Any]:
     """Trains candidates on the CPU and on the accelerator of this process.
 
     Returns:
@@ -69,21 +67,21 @@ def correct(epochs: int) -> dict[str, Any]:
     held = np.arange(len(images)) % 5 == 0
     cpu, here = jax.devices("cpu")[:1], jax.local_devices()[:1]
     space, alone = CASES["digits_space"](), CASES["digits"]()
-    candidates = [dataclasses.replace(space.candidate, arch=a) for a in space.sample[:_COMPARED]]
-    keys = [jax.random.key(seed) for seed in range(len(candidates))]
+    some = [dataclasses.replace(space.candidate, arch=a) for a in space.sample[:candidates]]
+    keys = [jax.random.key(seed) for seed in range(candidates)]
 
     def train(devices: Sequence[jax.Device], lanes: int) -> list[Any]:
         feed = feeds(split, held, split, devices=devices)[False]
         if lanes > 1:
-            return build(space, devices, lanes).train(candidates, keys, feed, epochs=epochs)
+            return build(space, devices, lanes).train(some, keys, feed, epochs=epochs)
         trained = []
-        for candidate, key in zip(candidates, keys, strict=True):
+        for candidate, key in zip(some, keys, strict=True):
             case = dataclasses.replace(alone, shape=candidate.arch, candidate=candidate)
             program = build(case, devices, 1)
             trained += program.train([candidate], [key], feed, epochs=epochs)
         return trained
 
-    trained = {"cpu": train(cpu, 1), "alone": train(here, 1), "lanes": train(here, _COMPARED)}
+    trained = {"cpu": train(cpu, 1), "alone": train(here, 1), "lanes": train(here, candidates)}
     vectors = {
         name: [np.concatenate([np.ravel(v) for v in jax.tree.leaves(t.variables)]) for t in some]
         for name, some in trained.items()
@@ -130,13 +128,13 @@ def _calls(
     part: str, lanes: Sequence[int], steps: int, values: Any
 ) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
     """The measurements of a part, with their names."""
-    here = "benchmarks.on_device"
+    here, candidates = "benchmarks.on_device", values.candidates
 
     def measured(case: str, number: int) -> tuple[str, Callable[[], dict[str, Any]]]:
         return f"{case}, {number} lanes", lambda: in_a_process(f"{here}:row", case, number, steps)
 
     if part == "correct":
-        return [(part, lambda: in_a_process(f"{here}:correct", values.epochs))]
+        return [(part, lambda: in_a_process(f"{here}:correct", candidates, values.epochs))]
     if part == "exact":
         return [measured("digits", 1), measured("fashion", 1)]
     if part == "lanes":
@@ -144,7 +142,7 @@ def _calls(
     if part == "fbnetv3_a":
         return [measured("fbnetv3_a", 1)]
     names = ["program", "jit"] + ["torch"] * bool(importlib.util.find_spec("torch"))
-    return [("population", lambda: _population(values.candidates, names))]
+    return [("population", lambda: _population(candidates, names))]
 
 
 def _population(candidates: int, names: Sequence[str]) -> dict[str, Any]:
@@ -173,6 +171,6 @@ if __name__ == "__main__":
     flags.DEFINE_list("lanes", [str(2**power) for power in range(7)], "Candidates at once.")
     flags.DEFINE_integer("steps", 200, "Steps to measure of each program.", 1)
     flags.DEFINE_integer("epochs", 5, "Of the trainings that are compared.", 1)
-    flags.DEFINE_integer("candidates", 8, "Of the population.", 1)
+    flags.DEFINE_integer("candidates", 8, "That are compared; at least 2.", 2)
     flags.DEFINE_float("minutes", 8, "After which no measurement begins.", 0)
     sys.exit(run_measurement(__doc__, main))

@@ -141,8 +141,14 @@ def train_step(
       The state after the step and the loss `float32[]`.
     """
     key = jax.random.fold_in(key, state.step)
-    kind = dict(parts=module.parts, on_cpu=module.lowering == "matmul")
-    augment_for = functools.partial(augmented, batch, recipe, augmentation, **kind)
+    augment_for = functools.partial(
+        augmented,
+        batch,
+        recipe,
+        augmentation,
+        parts=module.parts,
+        on_cpu=module.lowering == "matmul",
+    )
     images, targets = augment_for(arch=module.arch, stats=stats)
     if teacher:
         teacher_images, _ = augment_for(arch=teacher.module.arch, stats=teacher.stats)
