@@ -243,6 +243,20 @@ def test_a_forecast_counts_all_trainings_of_a_study(problem):
     assert {(job.epochs, job.on_full_split) for job in each} == {(3, False), (3, True)}
 
 
+def test_a_forecast_for_a_chip_that_is_not_there_says_so(problem):
+    pool = problem.pool()
+    here, there = (forecast_study(problem, pool, 400, target=name) for name in ("", "v5e"))
+    assert here.machine.endswith("cpu, timed for a second")
+    assert there.machine.startswith("1 x v5e, by libtpu")
+    assert there.machine.endswith("never timed")
+    total = sum(there.estimates, Estimate())
+    assert total.useful == sum(here.estimates, Estimate()).useful
+    assert 0 < total.training < total.compiling  # so small networks are bound by that
+    console = Console(record=True, width=300, file=io.StringIO())
+    print_forecast(problem, there, console)
+    assert there.machine in console.export_text()
+
+
 def test_the_first_round_is_forecast_with_the_candidates_that_will_train(problem):
     pool = problem.pool()
     first = [problem.space.decode(v) for v in pool[: problem.config.search.per_round]]
