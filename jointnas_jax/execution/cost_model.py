@@ -124,7 +124,6 @@ GPU = CostModel(
     rate=1e14,
     exact=Speed(9.0, 1.3, 1e-4, step_fixed=7e-5, value=6e-12),
     envelope=Speed(9.0, 2.0, 1e-4, step_fixed=7e-5, value=6e-12),
-    loops=True,
     source="jax-cuda13-plugin 0.10.2 and cuDNN 9.28, compiled for h200",
 )
 # So many times the maps that training keeps are in memory at once, by platform.

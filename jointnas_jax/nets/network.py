@@ -332,13 +332,13 @@ class NetworkPart(_Parts):
 
 
 def compiled_blocks(arch: ArchSpec | Envelope) -> int:
-    """Number of blocks that are compiled for an accelerator: equal ones once, in deep networks."""
+    """Number of blocks that are compiled for a TPU: equal ones once, in deep networks."""
     blocks = list(arch.blocks())
     return len(_equal(blocks)) if is_deep(arch) else len(blocks)
 
 
 def is_deep(arch: ArchSpec | Envelope) -> bool:
-    """Whether equal blocks are rounds of loops on accelerators."""
+    """Whether equal blocks are rounds of loops on TPUs."""
     return sum(1 for _ in arch.blocks()) >= _DEEP
 
 
