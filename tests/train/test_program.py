@@ -244,7 +244,7 @@ def test_ema_averages_weights_and_batch_statistics(one, arch):
 
 
 def test_a_state_has_few_arrays_whatever_the_network():
-    """Each takes a host 13 microseconds to pass on, in every call of a training program."""
+    """Each takes a host ten microseconds to pass on, in every call of a training program."""
     state = steps.init_state(zero_variables(zoo.fbnetv3("a")))
     assert len(jax.tree.leaves(state)) <= 6
 
