@@ -33,6 +33,7 @@ from jointnas_jax.rules import (
     parse_limit,
     path_or_url,
 )
+from jointnas_jax.runtime.chips import CHIPS
 from jointnas_jax.runtime.output import tell, unfailing_output
 from jointnas_jax.space import read_arch
 
@@ -174,6 +175,20 @@ def define_path_or_url(name: str, default: str, doc: str) -> flags.FlagHolder[st
 def define_paths(name: str, doc: str) -> flags.FlagHolder[list[str]]:
     """Defines a flag whose value is a list of paths, by default an empty one."""
     return flags.DEFINE(_PathsParser(name), name, [], doc, serializer=flags.CsvListSerializer(","))
+
+
+def define_target(doc: str, *others: str) -> flags.FlagHolder[str | None]:
+    """Defines the flag `--target`, a chip of `CHIPS` or one of `others`; by default none."""
+    return flags.DEFINE_enum("target", None, [*CHIPS, *others], doc)
+
+
+def check_target(target: str | None, dry_run: bool) -> None:
+    """Raises `ConfigError` if something shall train on a chip that a forecast alone can be for."""
+    if target and not dry_run:
+        raise ConfigError(
+            f"`--target` is a chip to forecast for and needs `--dry_run`, got `{target}`; "
+            "without both flags this machine trains"
+        )
 
 
 def define_out(doc: str) -> None:

@@ -153,7 +153,7 @@ class TrainConfig:
     epochs: int = option(10, between(1, 100_000))
     winner_epochs: int = option(0, between(0, 100_000))
     batch_size: int = option(64, between(2, 65_536))
-    lowering: str = option("auto", one_of("auto", "matmul", "conv"))
+    lowering: str = option("auto", one_of("auto", "matmul", "conv", "diagonal"))
     dtype: str = option("float32", one_of("auto", "float32", "bfloat16"))
     program: str = option("auto", one_of("auto", "envelope", "exact"))
     lanes: int = option(0, between(0, 4096))

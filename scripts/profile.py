@@ -89,7 +89,8 @@ if __name__ == "__main__":
     flags.DEFINE_bool("json", False, "Print JSON instead of text.")
     flags.DEFINE_integer("batch", 32, "Images at once, for the throughput.", 1, 65_536)
     flags.DEFINE_integer("repeats", 50, "Calls that are timed.", 5, 100_000)
-    flags.DEFINE_enum("lowering", "conv", ["auto", "conv", "matmul"], "Of convolutions.")
+    lowerings = ["auto", "conv", "diagonal", "matmul"]
+    flags.DEFINE_enum("lowering", "conv", lowerings, "Of convolutions.")
     flags.DEFINE_enum("dtype", "float32", ["auto", "float32", "bfloat16"], "Of feature maps.")
     flags.DEFINE_integer("check", 30, "table: networks to time whole, at most.", 3, 1000)
     flags.DEFINE_float("minutes", 0.0, "table: to spend on blocks, about; 0: all it takes.", 0.0)

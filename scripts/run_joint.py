@@ -14,7 +14,9 @@ from typing import Any
 from absl import flags
 
 from jointnas_jax.command_line import (
+    check_target,
     define_path_or_url,
+    define_target,
     parse_config,
     run_script,
     wants_auto_config,
@@ -27,6 +29,7 @@ WORKDIR = define_path_or_url(
     "workdir", "", "Folder for everything, or its URL such as gs://bucket/x; default runs/NAME."
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and train nothing.")
+TARGET = define_target("For --dry_run: plan for this chip, which need not be there.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the study that the workdir holds.")
 QUIET = flags.DEFINE_bool("quiet", False, "Print errors and the final result only.")
 TENSORBOARD = flags.DEFINE_bool(
@@ -46,6 +49,7 @@ def _work(argv: list[str], interrupt: Interrupt, train_fn: Any) -> int:
 
         argv = with_auto_config(argv, str(DEFAULT_CONFIG))
     config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
+    check_target(TARGET.value, DRY_RUN.value)
     # Only now: the imports below take seconds, and a config error should not.
     from jointnas_jax.study.entry import Options, run
 
@@ -53,6 +57,7 @@ def _work(argv: list[str], interrupt: Interrupt, train_fn: Any) -> int:
     options = Options(
         workdir,
         dry=DRY_RUN.value,
+        target=TARGET.value or "",
         overwrite=OVERWRITE.value,
         quiet=QUIET.value,
         tensorboard=TENSORBOARD.value,

@@ -24,7 +24,13 @@ from typing import Any
 
 from absl import flags
 
-from jointnas_jax.command_line import define_path, integers, parse_config, run_measurement
+from jointnas_jax.command_line import (
+    define_path,
+    define_target,
+    integers,
+    parse_config,
+    run_measurement,
+)
 from jointnas_jax.config import Config
 from jointnas_jax.errors import ConfigError
 from jointnas_jax.simulation.fleet import LARGEST, Fleet, parse_speeds, read_speeds
@@ -44,9 +50,7 @@ CHANNELS = flags.DEFINE_integer("channels", 3, "Of an image, with --images.", 1,
 CLASSES = flags.DEFINE_integer(
     "classes", 1000, "Of the dataset, with --images, where the config chooses none.", 2, 1_000_000
 )
-MACHINE = flags.DEFINE_enum(
-    "machine", "accelerator", ["accelerator", "cpu"], "Of the cost model, for a device of speed 1."
-)
+TARGET = define_target("Chip of the cost model, for a device of speed 1; default v5e.", "cpu")
 STOP = flags.DEFINE_integer(
     "stop_epochs", 0, "Epochs that the early-stop rule leaves, in the cost model; 0: all.", 0
 )
@@ -102,7 +106,7 @@ def _workload(config: Config) -> Workload:
     from jointnas_jax.simulation.forecasted import Images, forecasted
 
     images = Images(IMAGES.value, CHANNELS.value, CLASSES.value) if IMAGES.value else None
-    return forecasted(config, images, MACHINE.value, STOP.value, FIT.value)
+    return forecasted(config, images, TARGET.value or "v5e", STOP.value, FIT.value)
 
 
 def _draw(report: dict[str, Any], path: Path) -> Path | None:

@@ -9,7 +9,14 @@ from pathlib import Path
 
 from absl import flags
 
-from jointnas_jax.command_line import define_path, define_path_or_url, parse_config, run_script
+from jointnas_jax.command_line import (
+    check_target,
+    define_path,
+    define_path_or_url,
+    define_target,
+    parse_config,
+    run_script,
+)
 from jointnas_jax.runtime.interrupt import Interrupt, run_interruptible
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "digits.py"
@@ -21,6 +28,7 @@ WORKDIR = define_path_or_url(
     "workdir", "", "Folder or gs://bucket/x for everything; default runs/NAME-CANDIDATE."
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and train nothing.")
+TARGET = define_target("For --dry_run: plan for this chip, which need not be there.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the training that the workdir holds.")
 QUIET = flags.DEFINE_bool("quiet", False, "Print errors and the final result only.")
 TENSORBOARD = flags.DEFINE_bool(
@@ -35,6 +43,7 @@ def main(argv: list[str]) -> int:
 
 def _work(argv: list[str], interrupt: Interrupt) -> int:
     config = parse_config(argv, str(DEFAULT_CONFIG), flags.FLAGS)
+    check_target(TARGET.value, DRY_RUN.value)
     # Only now: the imports below take seconds, and a config error should not.
     from jointnas_jax.study.entry import Options, train
 
@@ -43,6 +52,7 @@ def _work(argv: list[str], interrupt: Interrupt) -> int:
     options = Options(
         workdir,
         dry=DRY_RUN.value,
+        target=TARGET.value or "",
         overwrite=OVERWRITE.value,
         quiet=QUIET.value,
         tensorboard=TENSORBOARD.value,

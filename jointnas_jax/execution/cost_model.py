@@ -15,6 +15,7 @@ import numpy as np
 from jointnas_jax.nets.conv import resolve_lowering
 from jointnas_jax.nets.init import zero_variables
 from jointnas_jax.nets.network import Network
+from jointnas_jax.runtime.chips import CHIPS, Chip
 from jointnas_jax.runtime.compiler import compiler_options
 from jointnas_jax.space import ArchSpec, Head, Stage, Stem
 
@@ -25,13 +26,17 @@ class Speed:
 
     Attributes:
       compile_fixed: seconds to compile a program without blocks.
-      compile_block: seconds for each block.
-      step_block: seconds per step and block that do not depend on its size.
+      compile_block: seconds for each block, see `CostModel.growth`.
+      step_block: seconds per step and block that depend neither on its size nor on lanes.
+      step_fixed: likewise for each step.
+      value: seconds for each value of a map, over all passes of a step.
     """
 
     compile_fixed: float
     compile_block: float
     step_block: float
+    step_fixed: float = 0.0
+    value: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +47,20 @@ class CostModel:
       rate: operations per second and device in training.
       exact: programs of one architecture.
       envelope: programs of an envelope.
+      growth: a block with maps of n million values takes n to this power as long to compile as one
+        with a million.
+      tile: channels of maps are padded to multiples of it.
+      loops: whether equal blocks of deep networks are compiled once.
+      source: what the constants are of.
     """
 
     rate: float
     exact: Speed
     envelope: Speed
+    growth: float = 0.0
+    tile: int = 1
+    loops: bool = False
+    source: str = ""
 
     def compiling_fast(self) -> "CostModel":
         """The model with `train.fast_compile`, which acts on exact programs.
@@ -60,20 +74,60 @@ class CostModel:
             exact=Speed(exact.compile_fixed / 2, exact.compile_block / 2, 1.2 * exact.step_block),
         )
 
+    def of_chip(self, chip: Chip, base: Chip) -> "CostModel":
+        """The model of another chip than `base`, by the speed of its memory and matrix units."""
+        slower = base.bandwidth / chip.bandwidth
+        scale = lambda speed: dataclasses.replace(speed, value=speed.value * slower)
+        return dataclasses.replace(
+            self,
+            rate=self.rate * chip.peak / base.peak,
+            exact=scale(self.exact),
+            envelope=scale(self.envelope),
+        )
+
     def scaled(self, compiling: float, training: float) -> "CostModel":
         """The model of a device on which compiling and training take so many times as long."""
 
         def scale(s: Speed) -> Speed:
             return Speed(
-                s.compile_fixed * compiling, s.compile_block * compiling, s.step_block * training
+                s.compile_fixed * compiling,
+                s.compile_block * compiling,
+                s.step_block * training,
+                s.step_fixed * training,
+                s.value * training,
             )
 
-        return CostModel(self.rate / training, scale(self.exact), scale(self.envelope))
+        return dataclasses.replace(
+            self,
+            rate=self.rate / training,
+            exact=scale(self.exact),
+            envelope=scale(self.envelope),
+        )
 
 
-# Fitted by eye to runs on two CPU cores. For accelerators a guess on the safe side.
+# Fitted by eye to runs on two CPU cores.
 CPU = CostModel(rate=6e10, exact=Speed(3.0, 1.0, 4e-4), envelope=Speed(2.0, 0.85, 8e-4))
-ACCELERATOR = CostModel(rate=2e12, exact=Speed(10.0, 1.5, 1e-4), envelope=Speed(10.0, 1.5, 1e-4))
+
+# By the compilers of two chips that were not there (`benchmarks/accelerators.py`, whose numbers are
+# in `benchmarks/data/accelerators/`). Seconds to compile are those of one core. Steps of a TPU are
+# its compiler's estimates; on a GPU a kernel is taken to last 2 microseconds, which is a guess.
+TPU = CostModel(
+    rate=8e12,
+    exact=Speed(3.0, 3.3, 2.5e-5, step_fixed=5e-5, value=5e-12),
+    envelope=Speed(3.0, 7.0, 4e-5, step_fixed=1e-4, value=2.4e-11),
+    growth=0.3,
+    tile=128,
+    loops=True,
+    source="libtpu 0.0.52 and jax 0.10.2, compiled for v5e",
+)
+GPU = CostModel(
+    rate=1e14,
+    exact=Speed(9.0, 1.3, 1e-4, step_fixed=7e-5, value=6e-12),
+    envelope=Speed(9.0, 2.0, 1e-4, step_fixed=7e-5, value=6e-12),
+    source="jax-cuda13-plugin 0.10.2 and cuDNN 9.28, compiled for h200",
+)
+# So many times the maps that training keeps are in memory at once, by platform.
+MAP_COPIES = {"cpu": 2.0, "gpu": 1.24, "tpu": 0.8}
 
 # A small network, to compile and train for comparison, and what it takes where the constants are
 # from: seconds to compile, seconds of a step. For accelerators a guess that fits the other one.
@@ -89,11 +143,21 @@ _ACCELERATOR_PROBE = (13.0, 1.0)
 
 
 def cost_model_of(
-    platform: str, speed_factors: tuple[float, float], *, fast_compile: bool
+    kind: str, speed_factors: tuple[float, float], *, fast_compile: bool
 ) -> CostModel:
-    """The cost model of a platform's devices; `config.train.fast_compile` acts on CPU."""
-    model = (CPU if platform == "cpu" else ACCELERATOR).scaled(*speed_factors)
-    return model.compiling_fast() if fast_compile and platform == "cpu" else model
+    """The cost model of a kind of device.
+
+    Args:
+      kind: chip of `CHIPS`, or the platform of another device.
+      speed_factors: see `measured_speed_factors`.
+      fast_compile: `config.train.fast_compile`, which acts on CPU.
+    """
+    if kind == "cpu":
+        model = CPU.scaled(*speed_factors)
+        return model.compiling_fast() if fast_compile else model
+    on_tpu = (CHIPS[kind].platform if kind in CHIPS else kind) == "tpu"
+    model, base = (TPU, CHIPS["v5e"]) if on_tpu else (GPU, CHIPS["h200"])
+    return model.of_chip(CHIPS.get(kind, base), base).scaled(*speed_factors)
 
 
 def measured_speed_factors(device: jax.Device, folder: Path) -> tuple[float, float]:

@@ -6,9 +6,13 @@ import jax
 import numpy as np
 
 from jointnas_jax.config import Config
-from jointnas_jax.execution.cost_model import measured_speed_factors
+from jointnas_jax.execution.cost_model import MAP_COPIES, measured_speed_factors
 from jointnas_jax.nets.conv import resolve_dtype, resolve_lowering
+from jointnas_jax.nets.cost import training_bytes
+from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.runtime.cache import cache_dir
+from jointnas_jax.runtime.chips import CHIPS, chip_of
+from jointnas_jax.space import ArchSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Hardware:
         see `measured_speed_factors`.
       dtype: dtype of feature maps.
       lowering: lowering of convolutions.
+      chip: name in `CHIPS`; "": another device.
     """
 
     platform: str
@@ -35,6 +40,7 @@ class Hardware:
     speed_factors: tuple[float, float]
     dtype: str
     lowering: str
+    chip: str = ""
 
     @staticmethod
     def here(
@@ -49,17 +55,41 @@ class Hardware:
           taken: bytes of images on each device.
         """
         devices = training_devices(config)
-        dtype = resolve_dtype(config.train.dtype)
+        platform = devices[0].platform
+        dtype = resolve_dtype(config.train.dtype, platform)
         return Hardware(
-            platform=devices[0].platform,
+            platform=platform,
             devices=len(devices),
             workers=1,
             memory=(devices[0].memory_stats() or {}).get("bytes_limit", 0),
             taken=taken,
             speed_factors=speed_factors or measured_speed_factors(devices[0], cache_dir()),
             dtype=dtype,
-            lowering=resolve_lowering(config.train.lowering, dtype),
+            lowering=resolve_lowering(config.train.lowering, dtype, platform),
+            chip=chip_of(devices[0].device_kind) or "",
         )
+
+    @staticmethod
+    def absent(config: Config, chip: str, taken: int = 0) -> "Hardware":
+        """As many chips of `CHIPS` as the config names, or one, which need not be there."""
+        platform = CHIPS[chip].platform
+        dtype = resolve_dtype(config.train.dtype, platform)
+        return Hardware(
+            platform=platform,
+            devices=config.study.devices or 1,
+            workers=1,
+            memory=CHIPS[chip].memory,
+            taken=taken,
+            speed_factors=(1.0, 1.0),
+            dtype=dtype,
+            lowering=resolve_lowering(config.train.lowering, dtype, platform),
+            chip=chip,
+        )
+
+    @property
+    def kind(self) -> str:
+        """The kind of device that `cost_model_of` takes."""
+        return self.chip or self.platform
 
     @property
     def all_devices(self) -> int:
@@ -70,6 +100,11 @@ class Hardware:
     def value_bytes(self) -> int:
         """Size of a value of a feature map."""
         return np.dtype(self.dtype).itemsize
+
+    def training_bytes(self, shape: ArchSpec | Envelope, batch: int) -> int:
+        """Memory that the training of a lane takes, see `nets/cost.py`."""
+        copies = MAP_COPIES[self.platform]
+        return training_bytes(shape, batch, self.value_bytes, copies)
 
     @property
     def tiled(self) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from jointnas_jax.execution.hardware import Hardware
 from jointnas_jax.execution.packing import Shape
-from jointnas_jax.nets.cost import training_bytes
 
 # Share of a device's memory that images and lanes may fill.
 _MEMORY_SHARE = 0.8
@@ -57,5 +56,5 @@ def lanes_that_fit(hardware: Hardware, shape: Shape, batch: int) -> int:
     """
     if hardware.platform == "cpu" or not hardware.memory:
         return 1
-    lane = training_bytes(shape, batch, hardware.value_bytes)
+    lane = hardware.training_bytes(shape, batch)
     return max(1, int((_MEMORY_SHARE * hardware.memory - hardware.taken) / lane))

@@ -6,13 +6,15 @@ hand, so that no later candidate needs another program. Where padding costs more
 (large networks, long training), candidates run in exact programs of their own.
 """
 
+import collections
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jointnas_jax.execution.cost_model import CostModel, Speed
-from jointnas_jax.nets.cost import count
+from jointnas_jax.nets.cost import count, map_values
 from jointnas_jax.nets.envelope import Envelope, Ranges, is_free, ranges_of
+from jointnas_jax.nets.network import compiled_blocks
 from jointnas_jax.nets.tiled import tiles
 from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.space.arch import side
@@ -49,6 +51,7 @@ class Packer:
         tiled: bool,
         program: str = "auto",
         sample: Sequence[ArchSpec] = (),
+        lanes: Callable[[Shape], int] = lambda shape: 1,
     ):
         """Creates a packer.
 
@@ -60,6 +63,7 @@ class Packer:
           tiled: whether envelopes compute true channels only, see `nets/tiled.py`.
           program: `auto`, `envelope` or `exact`.
           sample: architectures like those that will come; none: like the first that come.
+          lanes: of a shape on a device, at most.
         """
         self.envelopes: dict[Frame, list[Envelope]] = {}
         self._space = space
@@ -69,6 +73,7 @@ class Packer:
         self._tiled = tiled
         self._program = program
         self._sample = sample
+        self._most_lanes = lanes
 
     def pack(
         self, archs: Sequence[ArchSpec], steps: Sequence[int], later: int = 0
@@ -108,8 +113,11 @@ class Packer:
         if self._program == "envelope":
             return set()
         gains: dict[ArchSpec, float] = {}
+        sizes = collections.Counter(homes[arch] for arch in archs)
         for arch, length in zip(archs, steps, strict=True):
-            padded = self.train_seconds(homes[arch], arch, length)
+            home = homes[arch]
+            lanes = self._lanes(home, sizes[home])
+            padded = self.train_seconds(home, arch, length, lanes)
             gain = padded - self.train_seconds(arch, arch, length)
             gains[arch] = gains.get(arch, 0.0) + gain
         return {arch for arch, gain in gains.items() if gain > self.compile_seconds(arch)}
@@ -152,9 +160,11 @@ class Packer:
                     if all(row[slot] in values for slot, values in part.items())
                 ]
                 envelope = self._envelope(part)
-                seconds = sum(self.train_seconds(envelope, inside[i], steps) for i in held)
+                # So many train at once, as later ones come in rounds like this.
+                lanes = self._lanes(envelope, len(held) * len(archs) // len(inside))
+                seconds = sum(self.train_seconds(envelope, inside[i], steps, lanes) for i in held)
                 seconds *= weight / self._devices
-                prices[name] = seconds, self.compile_seconds(envelope), frozenset(held)
+                prices[name] = seconds, self.compile_seconds(envelope, lanes), frozenset(held)
             return prices[name]
 
         def cost(parts: Sequence[Ranges]) -> float:
@@ -197,17 +207,33 @@ class Packer:
         model = self._cost_model
         return model.envelope if isinstance(shape, Envelope) else model.exact
 
-    def compile_seconds(self, shape: Shape) -> float:
-        """Seconds that compiling a program takes."""
-        speed = self._speed(shape)
-        return speed.compile_fixed + speed.compile_block * sum(1 for _ in shape.blocks())
+    def _lanes(self, shape: Shape, candidates: int) -> int:
+        """Lanes in which so many candidates train on the devices."""
+        return max(1, min(-(-candidates // self._devices), self._most_lanes(shape)))
 
-    def train_seconds(self, shape: Shape, arch: ArchSpec, steps: int) -> float:
-        """Seconds that a training in a program takes on one device."""
+    def compile_seconds(self, shape: Shape, lanes: int = 1) -> float:
+        """Seconds that compiling a program takes."""
+        speed, model = self._speed(shape), self._cost_model
+        whole = sum(1 for _ in shape.blocks())
+        blocks: float = compiled_blocks(shape) if model.loops else whole
+        if model.growth:
+            blocks *= (lanes * self._values(shape) / whole / 1e6) ** model.growth
+        return speed.compile_fixed + speed.compile_block * blocks
+
+    def train_seconds(self, shape: Shape, arch: ArchSpec, steps: int, lanes: int = 1) -> float:
+        """Seconds that a training takes on one device, of a program of so many lanes."""
+        speed = self._speed(shape)
         operations = self.macs(shape, arch) * self._batch * OPERATIONS_PER_MAC
-        blocks = sum(1 for _ in arch.blocks())
-        overhead = blocks * self._speed(shape).step_block
-        return steps * (operations / self._cost_model.rate + overhead)
+        own = operations / self._cost_model.rate
+        if speed.value:
+            own += self._values(shape) * speed.value
+        # Tiles leave out absent blocks.
+        blocks = sum(1 for _ in (arch if self._tiled else shape).blocks())
+        return steps * (own + (speed.step_fixed + blocks * speed.step_block) / lanes)
+
+    def _values(self, shape: Shape) -> int:
+        """Values of the maps of a step in a lane."""
+        return map_values(shape, self._cost_model.tile) * self._batch
 
     def macs(self, shape: Shape, arch: ArchSpec) -> int:
         """Multiply-adds that a forward pass of an architecture executes per image."""

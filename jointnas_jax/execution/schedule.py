@@ -7,6 +7,7 @@ rule, failures, and which candidates come after the first round.
 
 import dataclasses
 import enum
+import functools
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -16,7 +17,7 @@ from jointnas_jax.execution.hardware import Hardware
 from jointnas_jax.execution.job import Job
 from jointnas_jax.execution.lanes import LaneCounts, lanes_that_fit
 from jointnas_jax.execution.packing import OPERATIONS_PER_MAC, Packer, Shape
-from jointnas_jax.nets.cost import count, inference_bytes, training_bytes
+from jointnas_jax.nets.cost import count, inference_bytes
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.telemetry.progress import Progress
@@ -197,7 +198,7 @@ class Scheduler:
           cost_model: what compiling and training cost; None: that of the hardware.
         """
         cost_model = cost_model or cost_model_of(
-            hardware.platform, hardware.speed_factors, fast_compile=config.train.fast_compile
+            hardware.kind, hardware.speed_factors, fast_compile=config.train.fast_compile
         )
         self.hardware = hardware
         self.packer = Packer(
@@ -208,6 +209,7 @@ class Scheduler:
             tiled=hardware.tiled,
             program=config.train.program,
             sample=sample,
+            lanes=self._most_lanes,
         )
         self._train = config.train
         self._rate = cost_model.rate
@@ -267,7 +269,10 @@ class Scheduler:
                 layout = self._layouts.get(shape, layout)
             self._layouts[shape] = layout
             devices = self.hardware.all_devices if layout is Layout.ALL else 1
-            lanes = self._lanes.of(shape, -(-max(map(len, kinds.values())) // devices))
+            wanted = -(-max(map(len, kinds.values())) // devices)
+            steps = sum(self.steps(jobs[i]) for i in order) * (1 + later / len(jobs)) / devices
+            wanted = self._worth_lanes(shape, archs[indices[0]], wanted, int(steps))
+            lanes = self._lanes.of(shape, wanted)
             yield Assignment(shape, {i: jobs[i] for i in order}, lanes, layout)
 
     def _shares_batches(self, jobs: int) -> bool:
@@ -277,6 +282,22 @@ class Scheduler:
             return several and self._train.data_parallel == "always"
         fits = self._train.batch_size % self.hardware.devices == 0
         return several and fits and jobs == 1 and self.hardware.platform != "cpu"
+
+    def _worth_lanes(self, shape: Shape, arch: ArchSpec, wanted: int, steps: int) -> int:
+        """Lanes with which a device compiles and takes so many steps of a shape in least time.
+
+        More lanes than these are wanted by no round; they share what a step costs besides, and
+        take longer to compile, on TPUs by more than short trainings win.
+        """
+        if self._train.lanes or self._most_lanes(shape) == 1:
+            return wanted
+
+        def seconds(lanes: int) -> tuple[float, int]:
+            packer = self.packer
+            training = packer.train_seconds(shape, arch, steps, lanes)
+            return packer.compile_seconds(shape, lanes) + training, -lanes
+
+        return min((2**power for power in range((wanted - 1).bit_length() + 1)), key=seconds)
 
     def _most_lanes(self, shape: Shape) -> int:
         """Lanes of a shape on one device, at most."""
@@ -402,7 +423,7 @@ class Scheduler:
         if name in self._programs:
             return 0.0
         self._programs.add(name)
-        return self.packer.compile_seconds(assignment.shape)
+        return self.packer.compile_seconds(assignment.shape, assignment.lanes)
 
     def _train_all(self, assignment: Assignment) -> float:
         """Wall time of the trainings of an assignment."""
@@ -417,7 +438,7 @@ class Scheduler:
     def _train_seconds(self, assignment: Assignment) -> list[float]:
         """Seconds of each training of an assignment on one device."""
         answers = self._answer * self._train.batch_size if assignment.on_full_split else 0
-        seconds = self.packer.train_seconds
+        seconds = functools.partial(self.packer.train_seconds, lanes=assignment.lanes)
         return [
             seconds(assignment.shape, job.candidate.arch, self.steps(job))
             + self.steps(job) * answers / self._rate
@@ -428,8 +449,8 @@ class Scheduler:
         """Memory that an assignment takes on a device, images that stay there left out."""
         shared = self.hardware.devices if assignment.layout is Layout.TOGETHER else 1
         images = -(-self._train.batch_size // shared)
-        value = self.hardware.value_bytes
-        needed = assignment.lanes * training_bytes(assignment.shape, images, value)
+        needed = assignment.lanes * self.hardware.training_bytes(assignment.shape, images)
         if self._teacher and assignment.on_full_split:
-            needed += inference_bytes(self._teacher, assignment.lanes * images, value)
+            all_images, value = assignment.lanes * images, self.hardware.value_bytes
+            needed += inference_bytes(self._teacher, all_images, value)
         return needed

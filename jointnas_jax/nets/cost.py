@@ -189,19 +189,33 @@ def knob_strides(space: JointSpace, knobs: Iterable[Knob]) -> tuple[np.ndarray, 
     return np.array(positions, np.int32), np.array(strides, np.int32)
 
 
-def training_bytes(arch: Any, batch: int, value_bytes: int = 4) -> int:
-    """Memory of training an `ArchSpec` or envelope, roughly: maps for the gradient, and weights."""
+def map_values(arch: Any, tile: int = 1) -> int:
+    """Values of the maps of an `ArchSpec` or envelope that training keeps, per image.
+
+    Channels are padded to multiples of `tile`.
+    """
+    padded = lambda channels: -(-channels // tile) * tile
     size = side(arch.resolution, arch.stem.stride)
-    values, weights = arch.stem.channels * size**2, 0
+    values = padded(arch.stem.channels) * size**2
     for block in arch.blocks():
         before, size = size, side(size, block.stride, block.trim)
-        values += 2 * block.hidden * (before**2 + size**2) + block.out_channels * size**2
+        values += 2 * padded(block.hidden) * (before**2 + size**2)
+        values += padded(block.out_channels) * size**2
+    return values
+
+
+def training_bytes(arch: Any, batch: int, value_bytes: int = 4, copies: float = 2.0) -> int:
+    """Memory of training an `ArchSpec` or envelope, roughly: maps for the gradient, and weights.
+
+    The backward pass needs more than the maps that are kept for it; `copies` times as much in all.
+    """
+    weights = 0
+    for block in arch.blocks():
         weights += block.hidden * (block.in_channels + block.out_channels)
     weights += arch.head_hidden * (block.out_channels + arch.head.channels)
     weights += arch.head.channels * arch.num_classes
-    # Twice the maps, for what the backward pass needs at once; weights, gradients, two optimizer
-    # states, the average and a copy, all float32.
-    return value_bytes * 2 * values * batch + 4 * 6 * weights
+    # Weights, gradients, two optimizer states, the average and a copy, all float32.
+    return int(value_bytes * copies * map_values(arch) * batch) + 4 * 6 * weights
 
 
 def inference_bytes(arch: ArchSpec, batch: int, value_bytes: int = 4) -> int:

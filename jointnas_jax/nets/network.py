@@ -4,6 +4,9 @@ Shapes: N images, R = resolution, C image channels, L classes, B blocks. "map" i
 the layout of the lowering, see `nets/conv.py`.
 """
 
+import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,6 +26,8 @@ from jointnas_jax.nets.norm import (
 )
 from jointnas_jax.space import ArchSpec, Block
 
+# Blocks from which on equal ones are compiled once: FBNetV3-A has 29 of 12 kinds.
+_DEEP = 12
 # More than any stage has blocks; see `_draws`.
 _BLOCKS_PER_STAGE = 1024
 
@@ -205,6 +210,8 @@ class _Parts(nn.Module):
     block: type[nn.Module] = MBConv
     dtype: str = "float32"  # or `bfloat16`, the dtype of feature maps
     mapped: bool = False  # whether it runs under `vmap` over variables, see `conv.conv`
+    parts: int = 1  # in which devices share a batch, in the order of `shared_order`
+    loops: bool = False  # equal blocks are rounds of one loop, which compiles faster
 
     @nn.nowrap
     def _stem(self, images: jax.Array, train: bool) -> jax.Array:
@@ -228,7 +235,8 @@ class _Parts(nn.Module):
         )
         x = ACTIVATIONS[head.activation](project(x))
         if train:
-            draws = _draws(self.make_rng("dropout"), np.arange(head.channels), len(x))
+            order = shared_order(len(x), self.parts)
+            draws = _draws(self.make_rng("dropout"), np.arange(head.channels), order)
             x = drop(x, dropout, draws.T)
         return nn.Dense(arch.num_classes, kernel_init=_he_normal, name="classifier")(x)
 
@@ -266,13 +274,44 @@ class Network(_Parts):
         if train:
             depth = switches.depth if switches else jnp.arange(1, len(blocks) + 1) / len(blocks)
             rows = np.array([_BLOCKS_PER_STAGE * b.stage + b.index for b in blocks])
-            draws = _draws(self.make_rng("stochastic_depth"), rows, len(images))
+            order = shared_order(len(images), self.parts)
+            draws = _draws(self.make_rng("stochastic_depth"), rows, order)
             scales = drop(scales, stochastic_depth * depth[:, None], draws)
-        for i, block in enumerate(blocks):
-            switch = jax.tree.map(lambda s, i=i: s[i], switches)
-            module = self.block(block, self.lowering, name=block.name)
-            x = module(x, train=train, branch_scale=scales[i], switches=switch)
+        loops = self.loops and not self.is_initializing()
+        for cut in _equal(blocks) if loops else [slice(i, i + 1) for i in range(len(blocks))]:
+            some = blocks[cut]
+            of = lambda which: (scales[which], jax.tree.map(lambda s: s[which], switches))
+            if len(some) > 1:
+                x = self._loop(x, some, train=train, inputs=of(cut))
+            else:
+                module = self.block(some[0], self.lowering, name=some[0].name)
+                scale, switch = of(cut.start)
+                x = module(x, train=train, branch_scale=scale, switches=switch)
         return self._head(x, train, dropout)
+
+    @nn.nowrap
+    def _loop(
+        self, x: jax.Array, blocks: Sequence[Block], *, train: bool, inputs: Any
+    ) -> jax.Array:
+        """Applies equal blocks as a loop; `inputs` has scales and switches, stacked over blocks."""
+        names = [block.name for block in blocks]
+        stacked = {
+            kind: jax.tree.map(lambda *leaves: jnp.stack(leaves), *(of[name] for name in names))
+            for kind, of in self.variables.items()
+        }
+        one = self.block(blocks[0], self.lowering, parent=None)
+
+        def apply(x: jax.Array, row: tuple) -> tuple[jax.Array, Any]:
+            variables, scale, switches = row
+            kind = dict(train=train, branch_scale=scale, switches=switches)
+            x, updated = one.apply(variables, x, **kind, mutable=["batch_stats"])
+            return x, updated["batch_stats"]
+
+        x, statistics = jax.lax.scan(apply, x, (stacked, *inputs))
+        for i, name in enumerate(names if train else ()):
+            now = jax.tree.map(lambda leaf, i=i: leaf[i], statistics)
+            self.put_variable("batch_stats", name, now)
+        return x
 
 
 class NetworkPart(_Parts):
@@ -292,6 +331,27 @@ class NetworkPart(_Parts):
         return module(x, train=False, branch_scale=jnp.ones(1))
 
 
+def compiled_blocks(arch: ArchSpec | Envelope) -> int:
+    """Number of blocks that are compiled for a TPU: equal ones once, in deep networks."""
+    blocks = list(arch.blocks())
+    return len(_equal(blocks)) if is_deep(arch) else len(blocks)
+
+
+def is_deep(arch: ArchSpec | Envelope) -> bool:
+    """Whether equal blocks are rounds of loops on TPUs."""
+    return sum(1 for _ in arch.blocks()) >= _DEEP
+
+
+def _equal(blocks: Sequence[Block]) -> list[slice]:
+    """Cuts blocks where one differs from the one before, other than by its number."""
+    ends, alike = 0, lambda block: dataclasses.replace(block, index=0)
+    cuts = []
+    for _, some in itertools.groupby(blocks, alike):
+        start, ends = ends, ends + len(list(some))
+        cuts.append(slice(start, ends))
+    return cuts
+
+
 def drop(x: jax.Array, rate: jax.Array | float, draws: jax.Array) -> jax.Array:
     """Zeroes entries with probability `rate` and rescales the others, by uniform `draws`.
 
@@ -300,11 +360,25 @@ def drop(x: jax.Array, rate: jax.Array | float, draws: jax.Array) -> jax.Array:
     return x * (draws >= rate) / (1.0 - rate)
 
 
-def _draws(key: jax.Array, rows: np.ndarray, count: int) -> jax.Array:
-    """Uniform draws `float32[R, count]`, one key for each of `rows: int[R]`.
+def shared_order(batch: int, parts: int) -> np.ndarray:
+    """Positions `int[B]` of a batch in the order in which devices share it.
 
-    A row depends on its number alone: a block or channel gets the same draws whatever other blocks
-    and channels the network, or its envelope, has. The key is consumed.
+    Each of the equal `parts` has both image i and image B - 1 - i, which mixup mixes, so that no
+    device waits for an image of another. B is a multiple of twice the parts, or there is one.
     """
-    draw = lambda row: jax.random.uniform(jax.random.fold_in(key, row), (count,))
-    return jax.vmap(draw)(rows)
+    if parts == 1:
+        return np.arange(batch)
+    halves = np.arange(batch // 2).reshape(parts, -1)
+    return np.concatenate([halves, batch - 1 - halves[:, ::-1]], axis=1).ravel()
+
+
+def _draws(key: jax.Array, rows: np.ndarray, order: np.ndarray) -> jax.Array:
+    """Uniform draws `float32[R, N]`, one key for each of `rows: int[R]`.
+
+    Image n has the draw of position `order[n]`. A row depends on its number alone: a block or
+    channel gets the same draws whatever other blocks and channels the network, or its envelope,
+    has. The key is consumed.
+    """
+    draw = lambda row: jax.random.uniform(jax.random.fold_in(key, row), (len(order),))
+    draws = jax.vmap(draw)(rows)
+    return draws if (order == np.arange(len(order))).all() else draws[:, order]

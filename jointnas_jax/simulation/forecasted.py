@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from jointnas_jax.config import Config
-from jointnas_jax.execution.cost_model import cost_model_of
+from jointnas_jax.execution.cost_model import MAP_COPIES, cost_model_of
 from jointnas_jax.execution.job import Job
 from jointnas_jax.execution.packing import Packer, Shape
 from jointnas_jax.nets.cost import training_bytes
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.problem.problem import Problem, build_problem, restore_problem
+from jointnas_jax.runtime.chips import CHIPS
 from jointnas_jax.simulation.workload import Phase, Training, Workload
 from jointnas_jax.space import JointSpace
 from jointnas_jax.study.study_forecast import SAMPLE, stand_in_batches, steps_of_epochs
@@ -35,7 +36,7 @@ class Images:
 def forecasted(
     config: Config,
     images: Images | None = None,
-    machine: str = "accelerator",
+    target: str = "v5e",
     stop_epochs: int = 0,
     fit_seconds: float = 30.0,
 ) -> Workload:
@@ -47,7 +48,7 @@ def forecasted(
     Args:
       config: config of the study.
       images: to train on; None: the dataset of the config is opened.
-      machine: name of the constants, for a device of speed 1.
+      target: chip of `CHIPS`, or `cpu`, for a device of speed 1.
       stop_epochs: that the early-stop rule will leave; 0: all.
       fit_seconds: seconds of the driver before each round and stage.
 
@@ -65,7 +66,7 @@ def forecasted(
     held = problem.validation_count(count)
     stages = stand_in_batches(short, pool)
     batches = [batch.jobs for batch in stages]
-    trainings = _Trainings(problem, pool, machine, steps_of_epochs(config, count - held, count))
+    trainings = _Trainings(problem, pool, target, steps_of_epochs(config, count - held, count))
     phases, left, first = [], sum(map(len, batches)), 0
     rounds = sum(batch.stage == "coarse" for batch in stages)
     for i, jobs in enumerate(batches):
@@ -76,8 +77,10 @@ def forecasted(
         some = tuple(trainings.of(jobs, first, left))
         phases.append(Phase(name, fit_seconds, some, coarse=i < rounds))
         first += len(jobs)
-    source = f"the cost model of `{machine}`, {count:,} images, batches of "
-    return Workload(config.name, source + f"{config.train.batch_size}", tuple(phases))
+    model = cost_model_of(target, (1.0, 1.0), fast_compile=False)
+    source = f"the cost model of `{target}`" + (f" ({model.source})" if model.source else "")
+    source += f", {count:,} images, batches of {config.train.batch_size}"
+    return Workload(config.name, source, tuple(phases))
 
 
 def _problem(config: Config, images: Images | None) -> tuple[Problem, int]:
@@ -94,15 +97,16 @@ def _problem(config: Config, images: Images | None) -> tuple[Problem, int]:
 class _Trainings:
     """Trainings with their times, in programs as they are packed for one device."""
 
-    def __init__(self, problem: Problem, pool: np.ndarray, machine: str, steps: Mapping[bool, int]):
-        train, tiled = problem.config.train, machine == "cpu"
+    def __init__(self, problem: Problem, pool: np.ndarray, target: str, steps: Mapping[bool, int]):
+        train, tiled = problem.config.train, target == "cpu"
         half = train.dtype == "bfloat16" or (train.dtype == "auto" and not tiled)
         self._batch_size = train.batch_size
         self._value_bytes = 2 if half else 4
+        self._copies = MAP_COPIES["cpu" if tiled else CHIPS[target].platform]
         self._steps = steps
         self._packer = Packer(
             problem.space,
-            cost_model_of(machine, (1.0, 1.0), fast_compile=train.fast_compile),
+            cost_model_of(target, (1.0, 1.0), fast_compile=train.fast_compile),
             devices=1,
             batch=train.batch_size,
             tiled=tiled,
@@ -126,6 +130,6 @@ class _Trainings:
                 seconds / epochs[i],
                 epochs[i],
                 self._packer.compile_seconds(shape),
-                training_bytes(shape, self._batch_size, self._value_bytes),
+                training_bytes(shape, self._batch_size, self._value_bytes, self._copies),
                 envelope=isinstance(shape, Envelope),
             )

@@ -30,6 +30,7 @@ class Options(NamedTuple):
     Attributes:
       workdir: Folder for all files, or its URL in a bucket.
       dry: Print the schedule and train nothing.
+      target: Chip that the schedule is for; "": this machine.
       overwrite: Replace the content of the workdir.
       quiet: Print errors and the result only.
       tensorboard: Write scalars for TensorBoard.
@@ -38,6 +39,7 @@ class Options(NamedTuple):
 
     workdir: str | Path
     dry: bool = False
+    target: str = ""
     overwrite: bool = False
     quiet: bool = False
     tensorboard: bool = False
@@ -81,7 +83,7 @@ def run(
         progress = stack.enter_context(_started(config, options, interrupt))
         console, url = progress.console, str(options.workdir)
         if options.dry:
-            dry_run(config, console)
+            dry_run(config, console, options.target)
             return 0
         workdir = stack.enter_context(
             mirrored(options.workdir, progress, interrupt, overwrite=options.overwrite)
@@ -129,6 +131,7 @@ def train(config: Config, name: str, options: Options, interrupt: Interrupt) -> 
             workdir,
             console=progress.console,
             dry=options.dry,
+            target=options.target,
             overwrite=options.overwrite,
             interrupt=interrupt,
             progress=progress,

@@ -36,14 +36,17 @@ from jointnas_jax.telemetry.stage_timer import StageTimer
 MakeExecutor = Callable[..., Executor]
 
 
-def dry_run(config: Config, console: Console) -> None:
-    """Prints the forecast of a study; opens the dataset, trains nothing."""
+def dry_run(config: Config, console: Console, target: str = "") -> None:
+    """Prints the forecast of a study; opens the dataset, trains nothing.
+
+    It is for a chip of `CHIPS`, or for this machine.
+    """
     check_asking(config)
     problem = build_problem(config)
     images = problem.dataset.count(config.data.train_split)
     pool = problem.pool()
     FrontRule.of(problem, pool)  # which refuses what a study would
-    forecast = forecast_study(problem, pool, images, find_teacher(config))
+    forecast = forecast_study(problem, pool, images, find_teacher(config), target)
     print_forecast(problem, forecast, console)
     for line in problem.expectations_in_words():
         console.print(f"  {line}", highlight=False, soft_wrap=True)

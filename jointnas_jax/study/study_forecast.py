@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jointnas_jax.config import Config
 from jointnas_jax.data.source import ImageDataset
-from jointnas_jax.execution.cost_model import CostModel
+from jointnas_jax.execution.cost_model import CostModel, cost_model_of
 from jointnas_jax.execution.hardware import Hardware
 from jointnas_jax.execution.job import Job
 from jointnas_jax.execution.schedule import Estimate, Scheduler
@@ -53,13 +53,22 @@ def forecast(
     return estimates
 
 
-def estimate_lines(estimates: Sequence[Estimate], devices: int) -> dict[str, str]:
-    """Estimates of batches, one after the other, for people: name -> text."""
+def estimate_lines(
+    estimates: Sequence[Estimate], devices: int, machine: str = ""
+) -> dict[str, str]:
+    """Estimates of batches, one after the other, for people: name -> text.
+
+    Args:
+      estimates: the estimates.
+      devices: that train.
+      machine: what they are, see `machine_of`.
+    """
     total = sum(estimates, Estimate())
     programs = total.envelopes + total.exact
     hours = (total.compiling + total.training + _OVERHEAD) / 3600
     time = f"{60 * hours:.1f} minutes" if hours < 2 else f"{hours:,.1f} hours"
     return {
+        **({"devices": machine} if machine else {}),
         "programs": f"{programs} to train in ({total.envelopes} envelopes, {total.exact} exact), "
         f"{_XLA_PROGRAMS * programs} for XLA",
         "training FLOPs": f"{total.useful:.2g} useful, {total.executed:.2g} executed",
@@ -71,11 +80,24 @@ def estimate_lines(estimates: Sequence[Estimate], devices: int) -> dict[str, str
     }
 
 
-def training_lines(config: Config, dataset: ImageDataset, candidate: Candidate) -> dict[str, str]:
-    """Estimate of one training on the full split, for people; raises as `find_teacher` does."""
+def machine_of(hardware: Hardware) -> str:
+    """What trains by a forecast, and what its numbers are of, for people."""
+    model = cost_model_of(hardware.kind, hardware.speed_factors, fast_compile=False)
+    name = hardware.chip or hardware.platform
+    source = f"by {model.source}; estimates, never timed" if model.source else "timed for a second"
+    return f"{hardware.all_devices} x {name}, {source}"
+
+
+def training_lines(
+    config: Config, dataset: ImageDataset, candidate: Candidate, target: str = ""
+) -> dict[str, str]:
+    """Estimate of one training on the full split, for people; raises as `find_teacher` does.
+
+    It is for a chip of `CHIPS`, or for this machine.
+    """
     images = dataset.count(config.data.train_split)
     job = Job(candidate, jax.random.key(0), config.train.epochs_of_winners, on_full_split=True)
-    hardware = _hardware_here(config, dataset)
+    hardware = _hardware(config, dataset, target)
     estimates = forecast(
         config,
         JointSpace.fixed(candidate),
@@ -84,7 +106,7 @@ def training_lines(config: Config, dataset: ImageDataset, candidate: Candidate) 
         steps=steps_of_epochs(config, images, images),
         teacher=find_teacher(config),
     )
-    return estimate_lines(estimates, hardware.devices)
+    return estimate_lines(estimates, hardware.devices, machine_of(hardware))
 
 
 def find_teacher(config: Config) -> ArchSpec | None:
@@ -99,10 +121,13 @@ def steps_of_epochs(config: Config, kept: int, images: int) -> dict[bool, int]:
     return {False: max(1, kept // batch), True: max(1, images // batch)}
 
 
-def _hardware_here(config: Config, dataset: ImageDataset) -> Hardware:
-    """The devices of this machine, which is measured for a second the first time."""
+def _hardware(config: Config, dataset: ImageDataset, target: str) -> Hardware:
+    """A chip of `CHIPS`; or this machine, which is measured for a second the first time."""
     decoded = dataset.decoded_bytes(config.data.train_split, config.data.test_split)
-    return Hardware.here(config, taken=decoded if decoded <= config.data.memory_gb * 1e9 else 0)
+    taken = decoded if decoded <= config.data.memory_gb * 1e9 else 0
+    if target:
+        return Hardware.absent(config, target, taken)
+    return Hardware.here(config, taken=taken)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +141,7 @@ class StudyForecast:
       parts: its batches of trainings, in order, references and retraining included.
       estimates: estimates of the batches, if no training stops early.
       devices: that train.
+      machine: what they are, for people.
     """
 
     images: int
@@ -124,6 +150,7 @@ class StudyForecast:
     parts: tuple[Part, ...]
     estimates: tuple[Estimate, ...]
     devices: int
+    machine: str = ""
 
     @property
     def trainings(self) -> int:
@@ -132,7 +159,11 @@ class StudyForecast:
 
 
 def forecast_study(
-    problem: Problem, pool: np.ndarray, images: int, teacher: ArchSpec | None = None
+    problem: Problem,
+    pool: np.ndarray,
+    images: int,
+    teacher: ArchSpec | None = None,
+    target: str = "",
 ) -> StudyForecast:
     """Forecasts the study of a problem.
 
@@ -141,9 +172,10 @@ def forecast_study(
       pool: `int32[P, K]`.
       images: in the training split, validation included.
       teacher: that jobs on the full split learn from.
+      target: chip of `CHIPS` to forecast for; "": this machine.
     """
     config, space = problem.config, problem.space
-    hardware = _hardware_here(config, problem.dataset)
+    hardware = _hardware(config, problem.dataset, target)
     held = problem.validation_count(images)
     batches = stand_in_batches(problem, pool)
     estimates = forecast(
@@ -159,7 +191,15 @@ def forecast_study(
         Part(batch.stage, len(batch.jobs), seen.compiling, seen.training)
         for batch, seen in zip(batches, estimates, strict=True)
     )
-    return StudyForecast(images - held, held, len(pool), parts, tuple(estimates), hardware.devices)
+    return StudyForecast(
+        images - held,
+        held,
+        len(pool),
+        parts,
+        tuple(estimates),
+        hardware.devices,
+        machine_of(hardware),
+    )
 
 
 class StageJobs(NamedTuple):
@@ -299,4 +339,4 @@ def print_forecast(problem: Problem, seen: StudyForecast, console: Console) -> N
         "finalists": f"{config.train.epochs_of_winners} epochs, {config.study.seeds} seeds",
         "trainings": f"{seen.trainings} in all, references and retraining included",
     }
-    print_lines(lines | estimate_lines(seen.estimates, seen.devices), console)
+    print_lines(lines | estimate_lines(seen.estimates, seen.devices, seen.machine), console)

@@ -46,6 +46,7 @@ def train_candidate(
     *,
     console: Console,
     dry: bool = False,
+    target: str = "",
     overwrite: bool = False,
     interrupt: Interrupt | None = None,
     progress: Progress | None = None,
@@ -58,6 +59,7 @@ def train_candidate(
       workdir: where everything is written; a training of the same there goes on.
       console: console for messages.
       dry: print the forecast and train nothing.
+      target: chip of `CHIPS` that the forecast is for; "": this machine.
       overwrite: replace an earlier training in the workdir.
       interrupt: request to save and stop.
       progress: progress of the training; None: one that suits the console.
@@ -77,7 +79,7 @@ def train_candidate(
     dataset = open_dataset(dataclasses.asdict(config.data))
     dataset.check_disjoint(config.data.train_split, config.data.test_split)
     candidate = find_candidate(config, name, dataset)
-    _print_plan(config, dataset, candidate, console)
+    _print_plan(config, dataset, candidate, console=console, target=target)
     if dry:
         return {}
     interrupt, progress = interrupt or Interrupt(), progress or watched(console)
@@ -208,7 +210,7 @@ def print_accuracy(result: dict[str, Any], console: Console) -> None:
 
 
 def _print_plan(
-    config: Config, dataset: ImageDataset, candidate: Candidate, console: Console
+    config: Config, dataset: ImageDataset, candidate: Candidate, *, console: Console, target: str
 ) -> None:
     train, costs = config.train, count(candidate.arch)
     lines = {
@@ -219,7 +221,7 @@ def _print_plan(
         f"{candidate.arch.resolution} x {candidate.arch.resolution}",
         "recipe": ", ".join(f"{k} {v}" for k, v in candidate.recipe.to_dict().items()),
     }
-    print_lines(lines | training_lines(config, dataset, candidate), console)
+    print_lines(lines | training_lines(config, dataset, candidate, target), console)
 
 
 def find_candidate(config: Config, name: str, dataset: ImageDataset) -> Candidate:

@@ -29,7 +29,9 @@ class OptimizerState(NamedTuple):
 def recipe_optimizer() -> optax.GradientTransformationExtraArgs:
     """Builds the optimizer; `update` takes the recipe and the step's learning rate as arrays.
 
-    The rate is one number, or one for each parameter, `float32[P]`.
+    The rate is one number, or one for each parameter, `float32[P]`. Gradients and parameters are
+    trees; what `update` returns to be added is flattened to `float32[P]`, as the parameters are
+    between steps.
 
     Weight decay is coupled (L2): its gradient is added before the optimizer sees it, as PyTorch's
     SGD and RMSProp do, on kernels only and not on BN or biases. The learning rate multiplies before
@@ -52,15 +54,15 @@ def recipe_optimizer() -> optax.GradientTransformationExtraArgs:
         *,
         recipe: RecipeArrays,
         learning_rate: AnyArray,
-    ) -> tuple[Any, OptimizerState]:
+    ) -> tuple[jax.Array, OptimizerState]:
         grads = jax.tree.map(
             lambda g, p: g + recipe.weight_decay * p if is_kernel(p) else g, grads, params
         )
-        flat, unravel = ravel_pytree(grads)
+        flat = ravel_pytree(grads)[0]
         scaled, rms_state = rms.update(flat, state.rms)
         direction = jnp.where(recipe.rmsprop > 0, scaled, flat)
         steps, trace_state = trace.update(learning_rate * direction, state.momentum)
-        return unravel(-steps), OptimizerState(rms_state, trace_state)
+        return -steps, OptimizerState(rms_state, trace_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

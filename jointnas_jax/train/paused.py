@@ -8,7 +8,7 @@ import numpy as np
 
 from jointnas_jax.nets.envelope import cut_variables, pad_variables
 from jointnas_jax.train.optimizer import initial_optimizer
-from jointnas_jax.train.step import TrainState, flat
+from jointnas_jax.train.step import TrainState, flat, unflat
 
 # Of a training state, as vectors.
 Arrays = Mapping[str, np.ndarray]
@@ -43,7 +43,7 @@ def to_arrays(state: TrainState, padded: Any, own: Any) -> Arrays:
     moments = [cut(np.asarray(leaf), _params) for leaf in jax.tree.leaves(state.optimizer)]
     return {
         "step": np.asarray(state.step),
-        "variables": cut(flat(state.variables), _all),
+        "variables": cut(np.asarray(state.variables), _all),
         "averaged": cut(np.asarray(state.averaged), _all),
         **{f"optimizer{i}": moment for i, moment in enumerate(moments)},
     }
@@ -60,19 +60,10 @@ def to_state(arrays: Arrays, padded: Any, own: Any) -> TrainState:
     moments = [flat(pad(arrays[f"optimizer{i}"], _params)) for i in range(len(leaves))]
     return TrainState(
         step=np.asarray(arrays["step"]),
-        variables=pad(arrays["variables"], _all),
+        variables=flat(pad(arrays["variables"], _all)),
         averaged=flat(pad(arrays["averaged"], _all)),
         optimizer=jax.tree.unflatten(structure, moments),
     )
-
-
-def unflat(vector: np.ndarray, like: Any) -> Any:
-    """Inverse of `flat`, given a tree of the same shapes."""
-    leaves, structure = jax.tree.flatten(like)
-    cuts = np.cumsum([leaf.size for leaf in leaves])[:-1]
-    pieces = np.split(vector, cuts)
-    shaped = [p.reshape(leaf.shape) for p, leaf in zip(pieces, leaves, strict=True)]
-    return jax.tree.unflatten(structure, shaped)
 
 
 def _all(variables: Any) -> Any:

@@ -29,7 +29,7 @@ from jointnas_jax.nets.conv import resolve_dtype, resolve_lowering
 from jointnas_jax.nets.envelope import Envelope, Switches, cut_variables, pad_variables
 from jointnas_jax.nets.inherit import inherit
 from jointnas_jax.nets.init import initial_variables, zero_variables
-from jointnas_jax.nets.network import MBConv, Network
+from jointnas_jax.nets.network import MBConv, Network, is_deep, shared_order
 from jointnas_jax.nets.tiled import TiledMBConv
 from jointnas_jax.runtime.compiler import compiler_options
 from jointnas_jax.runtime.distributed import share
@@ -47,7 +47,7 @@ from jointnas_jax.train.feed import (
 )
 from jointnas_jax.train.metrics import Metrics
 from jointnas_jax.train.parallel import Parallel, parallel, replicate
-from jointnas_jax.train.paused import Paused, to_arrays, to_state, unflat
+from jointnas_jax.train.paused import Paused, to_arrays, to_state
 from jointnas_jax.train.recipe_arrays import AnyArray, RecipeArrays
 from jointnas_jax.train.step import EpochInputs, PixelStats
 
@@ -149,17 +149,30 @@ class TrainProgram:
         self._init = init
         self._teacher = replicate(teacher, devices)
         self._compiled = False
+        self._programs: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._template = zero_variables(shape)
         platform = devices[0].platform
         dtype = resolve_dtype(config.dtype, platform)
         lowering = resolve_lowering(config.lowering, dtype, platform)
+        fits = together and config.batch_size % (2 * len(devices)) == 0
+        parts = len(devices) if fits else 1
+        if lanes_per_device > 1 and lowering == "diagonal":
+            lowering = "conv"  # depthwise convolutions of all lanes are one, of many channels
         options = functools.partial(compiler_options, platform=platform)
         # Under `vmap` the loop over tiles would run as long as its longest lane.
         tiled = isinstance(shape, Envelope) and lowering == "matmul" and lanes_per_device == 1
         block = TiledMBConv if tiled else MBConv
         module = Network(
-            arch=shape, lowering=lowering, block=block, dtype=dtype, mapped=lanes_per_device > 1
+            arch=shape,
+            lowering=lowering,
+            block=block,
+            dtype=dtype,
+            mapped=lanes_per_device > 1,
+            parts=parts,
+            # On a GPU FBNetV3-A's loops are 3,206 kernels a step and its blocks one by one 1,892,
+            # which compile in no more time.
+            loops=platform == "tpu" and is_deep(shape),
         )
         side_by_side: Callable[..., Any] = functools.partial(
             parallel, devices=tuple(devices), lanes_per_device=lanes_per_device
@@ -200,11 +213,17 @@ class TrainProgram:
             lanes_per_device=lanes_per_device,
             augmentation=augmentation,
             batch_size=config.batch_size,
+            parts=parts,
         )
 
-    def compile(self, candidate: Candidate, feed: Feed) -> None:
-        """Compiles the programs that `train` calls, unless they are compiled."""
+    def compile(self, candidate: Candidate, feed: Feed) -> dict[str, Any]:
+        """Compiles the programs that `train` calls, unless they are compiled.
+
+        Returns:
+          What `Parallel.compile` returns for `epoch`, `plan` and `evaluate`.
+        """
         self._compile(self._lanes([candidate], [jax.random.key(0)], 1, [None]), feed)
+        return self._programs
 
     def train(
         self,
@@ -261,7 +280,7 @@ class TrainProgram:
             if every_epoch or epoch == epochs - 1:
                 averaged, last = lanes.state.averaged, epoch == epochs - 1
                 counts = averaged if pauses and last else trained
-                of = {TRAINED: counts, AVERAGED: averaged, RAW: _raw(lanes, weights)}
+                of = {TRAINED: counts, AVERAGED: averaged, RAW: lanes.state.variables}
                 measure = functools.partial(self._measure, lanes=lanes)
                 rows, (answers, *_) = zip(
                     *(measure(of[name], feed.evaluation) for name in weights), strict=True
@@ -269,7 +288,8 @@ class TrainProgram:
                 measured.append(list(rows))
                 if test and epoch == epochs - 1:
                     tested = [[measure(of[name], test)[0] for name in weights]]
-            failures.append(failed)
+            # Read after the measurement is dispatched: a device that is waited for does nothing.
+            failures.append(_first(failed))
             if progress:
                 progress(epoch + 1, _mean_loss(losses, len(candidates)))
             if (np.max(failures, axis=0)[: len(candidates)] >= 0).all():
@@ -318,12 +338,12 @@ class TrainProgram:
 
     def _one_epoch(
         self, lanes: _Lanes, feed: Feed, epoch: int
-    ) -> tuple[_Lanes, jax.Array, np.ndarray, list[jax.Array]]:
-        """Trains for one epoch.
+    ) -> tuple[_Lanes, jax.Array, list[jax.Array], list[jax.Array]]:
+        """Starts an epoch, and waits for nothing but images.
 
         Returns:
-          The lanes after it, the variables that count, the first failed step of each lane or -1,
-          and mean losses, which add up over chunks.
+          The lanes after it, the variables that count, and of each chunk the first failed steps,
+          see `_first`, and mean losses, which add up.
         """
         data = feed.train
         plan = self._plan(*self._plan_inputs(lanes, data, epoch))
@@ -333,7 +353,7 @@ class TrainProgram:
             lanes = lanes._replace(state=state)
             failed.append(step)
             losses.append(loss)
-        return lanes, trained, _first(failed), losses
+        return lanes, trained, failed, losses
 
     def _plan_inputs(self, lanes: _Lanes, data: TrainData | StreamedTrainData, epoch: int) -> tuple:
         # Each process draws the whole plan for itself.
@@ -360,10 +380,10 @@ class TrainProgram:
         """Compiles all programs side by side, for the arguments of `train`; once."""
         with self._lock:
             if not self._compiled:
-                self._compile_all(lanes, feed)
+                self._programs = self._compile_all(lanes, feed)
                 self._compiled = True
 
-    def _compile_all(self, lanes: _Lanes, feed: Feed) -> None:
+    def _compile_all(self, lanes: _Lanes, feed: Feed) -> dict[str, Any]:
         data, evaluation = feed
         plan_inputs = self._plan_inputs(lanes, data, 0)
         # A chunk of images on the device has the shapes of the plan; others must be read.
@@ -372,13 +392,15 @@ class TrainProgram:
         inputs = self._inputs(lanes, chunk._replace(todo=np.int32(0)), data.stats)
         trained = jax.ShapeDtypeStruct(lanes.state.averaged.shape, np.float32)
         batch = next(iter(evaluation.batches))
-        compilations = (
-            lambda: self._epoch.compile(*inputs),
-            lambda: self._plan.compile(*plan_inputs),
-            lambda: self._evaluate.compile((trained, lanes.switches), batch, evaluation.stats),
-        )
+        variables = (trained, lanes.switches)
+        compilations: dict[str, Callable[[], Any]] = {
+            "epoch": lambda: self._epoch.compile(*inputs),
+            "plan": lambda: self._plan.compile(*plan_inputs),
+            "evaluate": lambda: self._evaluate.compile(variables, batch, evaluation.stats),
+        }
         with concurrent.futures.ThreadPoolExecutor(len(compilations)) as pool:
-            list(pool.map(lambda compilation: compilation(), compilations))
+            made = pool.map(lambda compilation: compilation(), compilations.values())
+            return dict(zip(compilations, made, strict=True))
 
     def _lane(
         self, candidate: Candidate, key: jax.Array, epochs: int, paused: Paused | None
@@ -444,7 +466,7 @@ class TrainProgram:
                 for name, rows in metrics.items()
             }
             return Training(before, None, int(failures[failed]))
-        variables = unflat(trained, self._template)
+        variables = steps.unflat(trained, self._template)
         own = zero_variables(arch)
         if isinstance(self._shape, Envelope):
             variables = cut_variables(variables, own)
@@ -460,13 +482,18 @@ def _plan_program(
     lanes_per_device: int,
     augmentation: Augmentation,
     batch_size: int,
+    parts: int,
 ) -> Parallel:
-    """`plan_epoch` for all lanes; one program for every shape."""
+    """`plan_epoch` for all lanes, in the order of `shared_order`; one program for every shape."""
+    order = shared_order(batch_size, parts)
 
     def plan(members: jax.Array, lane: tuple[jax.Array, jax.Array], epoch: jax.Array) -> EpochPlan:
         alpha, key_data = lane
         key = jax.random.fold_in(jax.random.wrap_key_data(key_data), epoch)
-        return plan_epoch(members, alpha, key, augmentation=augmentation, batch_size=batch_size)
+        kind = dict(augmentation=augmentation, batch_size=batch_size)
+        drawn = plan_epoch(members, alpha, key, **kind)
+        ordered = lambda a: a[:, order] if parts > 1 and a.ndim > 1 else a
+        return jax.tree.map(ordered, drawn)
 
     options = compiler_options("light", "old_fusion", platform=devices[0].platform)
     return parallel(plan, "sls", devices, lanes_per_device=lanes_per_device, options=options)
@@ -494,15 +521,6 @@ def _flat(values: AnyArray | np.int32) -> np.ndarray:
     late for one.
     """
     return np.asarray(values).ravel()
-
-
-def _raw(lanes: _Lanes, weights: Sequence[str]) -> np.ndarray | None:
-    """The last weights, `float32[D, V]` or `[D, lanes per device, V]`; None if nobody asks."""
-    if RAW not in weights:
-        return None
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(lanes.state.variables)]
-    axes = lanes.state.averaged.ndim - 1
-    return np.concatenate([leaf.reshape(*leaf.shape[:axes], -1) for leaf in leaves], axis=-1)
 
 
 def _mean_loss(losses: Sequence[jax.Array], count: int) -> float:

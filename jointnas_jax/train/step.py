@@ -18,6 +18,7 @@ from jointnas_jax.data import augment
 from jointnas_jax.data.augment import Augmentation, EpochPlan
 from jointnas_jax.data.randaugment import transform_batch
 from jointnas_jax.nets.envelope import Envelope, Switches
+from jointnas_jax.nets.init import zero_variables
 from jointnas_jax.nets.network import Network
 from jointnas_jax.space import ArchSpec
 from jointnas_jax.train.metrics import answers_of, sums_of
@@ -42,10 +43,14 @@ class PixelStats(flax.struct.PyTreeNode):
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """The evolving state of the training of one network."""
+    """The evolving state of the training of one network.
+
+    Variables are one vector: to start an operation takes an accelerator a microsecond or more, and
+    to pass an argument on takes the host ten, whatever their size.
+    """
 
     step: AnyArray  # int32[], steps taken
-    variables: Any  # Flax variables: `params` and `batch_stats`
+    variables: AnyArray  # float32[V], Flax variables as by `flat`: `batch_stats`, then `params`
     averaged: AnyArray  # float32[V], moving average of `variables`
     optimizer: OptimizerState
 
@@ -93,11 +98,20 @@ def flat(tree: Any) -> np.ndarray:
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
+def unflat(vector: Any, like: Any) -> Any:
+    """Inverse of `flat`, given a tree of the same shapes; of NumPy or JAX arrays."""
+    leaves, structure = jax.tree.flatten(like)
+    cuts = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    pieces = vector.__array_namespace__().split(vector, cuts)
+    shaped = [p.reshape(leaf.shape) for p, leaf in zip(pieces, leaves, strict=True)]
+    return jax.tree.unflatten(structure, shaped)
+
+
 def init_state(variables: Any) -> TrainState:
     """Returns the state before the first step, on the host, given initial Flax variables."""
     return TrainState(
         step=np.zeros((), np.int32),
-        variables=variables,
+        variables=flat(variables),
         averaged=flat(variables),
         optimizer=initial_optimizer(flat(variables["params"]).size),
     )
@@ -127,7 +141,14 @@ def train_step(
       The state after the step and the loss `float32[]`.
     """
     key = jax.random.fold_in(key, state.step)
-    augment_for = functools.partial(augmented, batch, recipe, augmentation)
+    augment_for = functools.partial(
+        augmented,
+        batch,
+        recipe,
+        augmentation,
+        parts=module.parts,
+        on_cpu=module.lowering == "matmul",
+    )
     images, targets = augment_for(arch=module.arch, stats=stats)
     if teacher:
         teacher_images, _ = augment_for(arch=teacher.module.arch, stats=teacher.stats)
@@ -135,9 +156,12 @@ def train_step(
     if class_weights is not None:
         targets = targets * class_weights
 
+    variables = unflat(state.variables, zero_variables(module.arch))
+    params = variables["params"]
+
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
         logits, updated = module.apply(
-            state.variables | {"params": params},
+            variables | {"params": params},
             images,
             train=True,
             dropout=recipe.dropout,
@@ -151,24 +175,24 @@ def train_step(
         )
         return optax.softmax_cross_entropy(logits, targets).mean(), updated["batch_stats"]
 
-    params = state.variables["params"]
     rate = learning_rate(recipe, state.step, steps_per_epoch)
     if fine_tunes:
         rate = rate * fine_tuning_rates(params, recipe)
     (loss, batch_stats), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-    updates, optimizer = recipe_optimizer().update(
+    change, optimizer = recipe_optimizer().update(
         grads,
         state.optimizer,
         params,
         recipe=recipe,
         learning_rate=rate,
     )
-    variables = {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}
+    statistics = ravel_pytree(batch_stats)[0]
+    after = jnp.concatenate([statistics, state.variables[statistics.size :] + change])
     # So that the average does not remember the initial weights, its decay is smaller at first.
     decay = jnp.minimum(recipe.ema_decay, (1 + state.step) / (10 + state.step))
-    averaged = decay * state.averaged + (1 - decay) * ravel_pytree(variables)[0]
+    averaged = decay * state.averaged + (1 - decay) * after
     step = state.step + 1
-    state = state.replace(step=step, variables=variables, averaged=averaged, optimizer=optimizer)
+    state = state.replace(step=step, variables=after, averaged=averaged, optimizer=optimizer)
     return state, loss
 
 
@@ -236,10 +260,17 @@ def augmented(
     *,
     arch: ArchSpec | Envelope,
     stats: PixelStats,
+    parts: int = 1,
+    on_cpu: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns a network's inputs `float32[B, R, R, C]` and targets `float32[B, L]`."""
+    """Returns a network's inputs `float32[B, R, R, C]` and targets `float32[B, L]`.
+
+    Devices share the batch in so many parts, see `augment.mix`; `on_cpu` it is cropped as it was
+    for the results in docs, see `augment.crop`.
+    """
     plan = batch.plan
-    images = augment.crop(batch.images, plan.corners, augmentation.crop_padding)
+    padding = augmentation.crop_padding
+    images = augment.crop(batch.images, plan.corners, padding, windows=on_cpu)
     if augmentation.flip:
         images = augment.flip(images, plan.flips)
     if plan.kinds is not None and plan.signs is not None:
@@ -252,12 +283,12 @@ def augmented(
         images = augment.resize(images, arch.resolution)
     targets = jax.nn.one_hot(batch.labels, arch.num_classes)
     targets = optax.smooth_labels(targets, recipe.label_smoothing)
-    return augment.mix(images, targets, plan.mixup)
+    return augment.mix(images, targets, plan.mixup, parts)
 
 
 def trained_variables(state: TrainState, recipe: RecipeArrays) -> jax.Array:
     """Returns the variables that count, `float32[V]`: the average with EMA, else the last ones."""
-    return jnp.where(recipe.ema > 0, state.averaged, ravel_pytree(state.variables)[0])
+    return jnp.where(recipe.ema > 0, state.averaged, state.variables)
 
 
 def evaluate(

@@ -135,3 +135,17 @@ def test_transformations_are_drawn_only_where_they_are_asked_for():
     assert plan.kinds.shape == plan.signs.shape == (80, 8, 2)
     assert set(np.unique(plan.kinds)) == set(range(-1, 13))
     assert set(np.unique(plan.signs)) == {-1.0, 1.0}
+
+
+@pytest.mark.parametrize("padding", [1, 2, 4])
+def test_a_crop_is_the_window_at_its_corner(padding):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (16, 5, 7, 2)).astype(np.uint8)
+    corners = rng.integers(0, 2 * padding + 1, (16, 2)).astype(np.int32)
+    corners[:2] = [0, 2 * padding], [2 * padding, 0]
+    pad = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = np.pad(images, pad, mode="edge")
+    expected = [p[y : y + 5, x : x + 7] for p, (y, x) in zip(padded, corners, strict=True)]
+    for windows in (False, True):
+        found = augment.crop(images, jnp.asarray(corners), padding, windows=windows)
+        np.testing.assert_array_equal(found, expected)

@@ -1,10 +1,18 @@
 import json
+from pathlib import Path
 
 import jax
 import pytest
 
+from benchmarks.accelerators import CASES
+from jointnas_jax.config import Config
 from jointnas_jax.execution import cost_model as machines
 from jointnas_jax.execution.cost_model import CPU, cost_model_of, measured_speed_factors
+from jointnas_jax.execution.hardware import Hardware
+from jointnas_jax.execution.packing import Packer
+from jointnas_jax.space import JointSpace
+
+DATA = Path(__file__).parents[2] / "benchmarks" / "data" / "accelerators"
 
 
 @pytest.fixture
@@ -71,3 +79,53 @@ def test_a_slower_machine_takes_longer_in_everything():
     assert slow.exact.compile_block == 2 * CPU.exact.compile_block
     assert slow.rate == CPU.rate / 4
     assert slow.envelope.step_block == 4 * CPU.envelope.step_block
+
+
+# -- accelerators --------------------------------------------------------------------------------
+
+
+def rows():
+    for file in sorted(DATA.glob("*.json")):
+        report = json.loads(file.read_text())
+        for row in report["rows"]:
+            yield pytest.param(
+                report["target"], row, id=f"{file.stem}-{row['case']}-{row['lanes']}"
+            )
+
+
+@pytest.mark.parametrize(("target", "row"), list(rows()))
+def test_constants_are_near_what_the_compilers_said(target, row):
+    """Within 1.5 times; memory within a quarter, where it is more than a core's caches hold."""
+    case = CASES[row["case"]]()
+    model = cost_model_of(target, (1.0, 1.0), fast_compile=False)
+    packer = Packer(
+        JointSpace.fixed(case.candidate), model, devices=1, batch=case.train.batch_size, tiled=False
+    )
+    lanes, arch = row["lanes"], case.candidate.arch
+    step = packer.train_seconds(case.shape, arch, 1, lanes)
+    assert step == pytest.approx(row["candidate_step_seconds"], rel=0.5)
+    assert row["candidate_step_seconds"] == pytest.approx(step, rel=0.5)
+    compiling = packer.compile_seconds(case.shape, lanes)
+    assert compiling == pytest.approx(row["compile_cpu_seconds"], rel=0.5)
+    assert row["compile_cpu_seconds"] == pytest.approx(compiling, rel=0.5)
+    hardware = Hardware.absent(Config(train=case.train), target)
+    memory = lanes * hardware.training_bytes(case.shape, case.train.batch_size)
+    if row["memory"] > 50e6:
+        assert memory == pytest.approx(row["memory"], rel=0.25)
+
+
+def test_constants_name_the_compilers_of_the_measurements():
+    for target in ("v5e", "h200"):
+        report = json.loads((DATA / f"{target}.json").read_text())
+        source = cost_model_of(target, (1.0, 1.0), fast_compile=False).source
+        assert target in source
+        assert report["versions"]["jax"] in source
+        compiler = {"v5e": "libtpu", "h200": "jax-cuda13-plugin"}[target]
+        assert f"{compiler} {report['versions'][compiler]}" in source
+
+
+def test_a_chip_with_faster_memory_takes_less_for_its_maps():
+    slow, fast = (cost_model_of(c, (1.0, 1.0), fast_compile=False) for c in ("v5e", "v6e"))
+    assert fast.exact.value / slow.exact.value == pytest.approx(8.19e11 / 1.64e12)
+    assert fast.rate > slow.rate
+    assert cost_model_of("tpu", (1.0, 1.0), fast_compile=False) == slow  # of a chip of no name here

@@ -4,7 +4,6 @@ import pytest
 
 from jointnas_jax.execution.hardware import Hardware
 from jointnas_jax.execution.lanes import LaneCounts, lanes_that_fit
-from jointnas_jax.nets.cost import training_bytes
 from jointnas_jax.space import ArchSpec, Head, Stage, Stem
 
 STAGES = (Stage(8, 1, 3, 3, 1, 1), Stage(8, 2, 3, 3, 2, 2, se=True))
@@ -55,7 +54,7 @@ def test_what_did_not_fit_is_not_tried_again():
 
 @pytest.mark.parametrize("lanes", [1, 7, 40])
 def test_memory_decides_how_many_lanes_fit(lanes):
-    one, images = training_bytes(ARCH, 16, 2), 10**6
+    one, images = hardware("gpu", 0).training_bytes(ARCH, 16), 10**6
     memory = int(((lanes + 0.5) * one + images) / 0.8)
     assert lanes_that_fit(hardware("gpu", memory, images), ARCH, 16) == lanes
     assert lanes_that_fit(hardware("gpu", memory), ARCH, 16) > lanes

@@ -4,16 +4,21 @@ import dataclasses
 import runpy
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from envelopes import envelope_of_space
 
-from jointnas_jax.execution.cost_model import ACCELERATOR, CPU
+from jointnas_jax.config import Config, TrainConfig
+from jointnas_jax.execution.cost_model import CPU, TPU
+from jointnas_jax.execution.hardware import Hardware
+from jointnas_jax.execution.job import Job
 from jointnas_jax.execution.packing import Packer, executed_macs, frame
+from jointnas_jax.execution.schedule import Scheduler
 from jointnas_jax.nets.cost import count
 from jointnas_jax.nets.envelope import Envelope
 from jointnas_jax.rules import parse_quantity
-from jointnas_jax.space import ArchSpec, JointSpace
+from jointnas_jax.space import ArchSpec, Candidate, JointSpace, Recipe
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -156,7 +161,7 @@ def test_more_devices_compile_side_by_side_and_afford_no_fewer_envelopes(paper_s
 
 def test_large_networks_run_exactly_on_accelerators(paper_space):
     """Padded, one envelope for each resolution would do 2 in 5 multiply-adds to some use."""
-    packer = make(paper_space, tiled=False, cost_model=ACCELERATOR, devices=8, batch=256)
+    packer = make(paper_space, tiled=False, cost_model=TPU, devices=8, batch=256)
     assert efficiency(packer, sampled(paper_space, 16), steps=1000, later=100) >= 0.6
 
 
@@ -169,3 +174,22 @@ def test_tiles_execute_less_than_padding_and_more_than_needed(paper_space):
         envelope = envelope_of_space(paper_space, arch)
         tiled, padded = (executed_macs(envelope, arch, batch) for batch in (64, 0))
         assert count(arch).macs <= tiled <= padded
+
+
+def scheduled(space, archs, chip, steps, program="envelope"):
+    """Lanes of the assignments of a batch on one chip."""
+    train = TrainConfig(batch_size=32, program=program)
+    config = Config(train=train)
+    hardware = Hardware.absent(config, chip)
+    scheduler = Scheduler(config, space, hardware, {False: steps, True: steps})
+    recipe = Recipe()
+    jobs = {i: Job(Candidate(a, recipe), jax.random.key(0), 1) for i, a in enumerate(archs)}
+    return [assignment.lanes for assignment in scheduler.schedule(jobs).assignments]
+
+
+def test_lanes_are_as_many_as_are_worth_compiling(tiny_space):
+    """On a GPU they compile in the same time; on a TPU in more, which long trainings are worth."""
+    archs = [arch for arch in sampled(tiny_space, 64) if arch.resolution == 8][:16]
+    assert max(scheduled(tiny_space, archs, "h200", steps=100)) >= 8
+    short, long = (max(scheduled(tiny_space, archs, "v5e", steps)) for steps in (100, 10**7))
+    assert short < long

@@ -68,13 +68,31 @@ def test_the_convolution_of_each_lane_equals_lax_without_a_primitive(shape, k, s
         )
 
 
+@pytest.mark.parametrize("channels", [3, conv._DIAGONAL_LIMIT + 1])
+def test_a_diagonal_kernel_is_depthwise_in_values_and_gradients(channels):
+    """Beyond the limit it is the depthwise primitive itself."""
+    images, w = _arrays((2, 6, 5, channels), (3, 3, channels))
+
+    def loss(images, w, lowering):
+        y = conv.depthwise(images, w, stride=2, lowering=lowering)
+        return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), y
+
+    both = [
+        jax.grad(loss, (0, 1), has_aux=True)(images, w, lowering)
+        for lowering in ("conv", "diagonal")
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *both)
+    text = str(jax.make_jaxpr(lambda w: loss(images, w, "diagonal"))(w))
+    assert (f"feature_group_count={channels}" in text) == (channels > conv._DIAGONAL_LIMIT)
+
+
 @pytest.mark.parametrize(("k", "size"), [(3, 7), (3, 8), (5, 8), (5, 12)])
-@pytest.mark.parametrize("lowering", ["conv", "matmul"])
+@pytest.mark.parametrize("lowering", ["conv", "matmul", "diagonal"])
 def test_a_trimmed_padding_is_smaller_by_one(k, size, lowering):
     images, w = _arrays((2, size, size, 3), (k, k, 3))
     x = conv.to_map(images, lowering)
     y = conv.depthwise(x, w, stride=2, lowering=lowering, trim=1)
-    y = y if lowering == "conv" else y.transpose(3, 1, 2, 0)
+    y = y.transpose(3, 1, 2, 0) if lowering == "matmul" else y
     pad = k // 2 - 1
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     sides = range(0, padded.shape[1] - k + 1, 2)
@@ -95,6 +113,8 @@ def test_pointwise_is_a_1x1_convolution(lowering):
     )
 
 
-def test_auto_is_matmul_on_cpu():
+def test_auto_is_matmul_on_cpu_and_diagonal_on_tpu():
     assert conv.resolve_lowering("auto") == "matmul"
     assert conv.resolve_lowering("conv") == "conv"
+    assert conv.resolve_lowering("auto", platform="tpu") == "diagonal"
+    assert conv.resolve_lowering("auto", platform="gpu") == "conv"

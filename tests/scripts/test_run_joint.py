@@ -77,6 +77,14 @@ def test_a_dry_run_plans_and_trains_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_chip_to_plan_for_cannot_be_trained_on(tmp_path):
+    done = command(f"--config={TINY}", "--target=v5e", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: `--target` is a chip to forecast for and needs")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.smoke
 def test_a_study_runs_is_recognised_and_protected(tmp_path):
     tiny = [f"--config={TINY}", "--noconfig.study.random_reference", "--config.search.rounds=2"]

@@ -30,7 +30,7 @@ def test_help_names_the_flags():
         (["--validate=2,4"], "`--validate` must begin with 1"),
         (["--out=a.txt"], ".json file"),
         (["--workdir=nowhere"], "holds no study"),
-        (["--machine=quantum"], "machine"),
+        (["--target=quantum"], "target"),
         (["--config.search.rond=1"], "did you mean"),
         (["--images=9", "--fit_seconds=-1"], "fit_seconds"),
     ],
@@ -42,7 +42,7 @@ def test_bad_input_is_one_line_and_exit_2(arguments, message, tmp_path):
 
 
 def test_a_simulation_writes_its_report_and_a_figure(tmp_path):
-    flags = ["--machine=cpu", "--devices=1,2", "--seeds=1", "--images=400", "--channels=1"]
+    flags = ["--target=cpu", "--devices=1,2", "--seeds=1", "--images=400", "--channels=1"]
     done = script("simulate", TINY, *flags, "--out=a.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"a.json", "a.png"}

@@ -169,7 +169,7 @@ def test_seeds_of_a_finalist_share_its_program(paper):
 
 
 def test_a_dataset_that_is_there_is_counted():
-    workload = forecasted(config("--config.study.random_reference=false"), machine="cpu")
+    workload = forecasted(config("--config.study.random_reference=false"), target="cpu")
     assert [len(p.trainings) for p in workload.phases if p.coarse] == [3, 3, 3]
     assert "400 images" in workload.source
     assert any(t.envelope for t in workload.trainings)

@@ -114,7 +114,7 @@ def test_where_devices_share_a_batch_each_has_its_part_of_memory_and_time(proble
     config = training(problem, data_parallel=choice)
     seen = look(config, space, hardware, jobs(problem, [arch], 3, on_full_split=True))
     assert seconds(seen) == pytest.approx(100 + seconds_of(arch, 30) / 4)
-    assert seen.memory == training_bytes(arch, 4)
+    assert seen.memory == hardware.training_bytes(arch, 4)
 
 
 def test_a_teacher_takes_memory_and_operations_on_the_full_split_only(problem):
@@ -176,7 +176,7 @@ def test_lanes_multiply_the_memory_of_an_accelerator_and_fill_it_at_most(problem
     archs = architectures(problem, 4)
     config = training(problem, program="envelope")
     whole = envelope_of_space(problem.space, archs[0])
-    one = training_bytes(whole, 16)
+    one = gpus(1).training_bytes(whole, 16)
     for memory, lanes in ((80e9, 4), (2.6 * one, 2), (one, 1)):
         seen = look(config, problem.space, gpus(1, memory), jobs(problem, archs, 1))
         assert seen.memory == lanes * one
@@ -241,6 +241,20 @@ def test_a_forecast_counts_all_trainings_of_a_study(problem):
     macs = [count(job.candidate.arch).macs for job in each]
     assert sum(seen.estimates, Estimate()).useful == 6 * 32 * np.dot(macs, steps)
     assert {(job.epochs, job.on_full_split) for job in each} == {(3, False), (3, True)}
+
+
+def test_a_forecast_for_a_chip_that_is_not_there_says_so(problem):
+    pool = problem.pool()
+    here, there = (forecast_study(problem, pool, 400, target=name) for name in ("", "v5e"))
+    assert here.machine.endswith("cpu, timed for a second")
+    assert there.machine.startswith("1 x v5e, by libtpu")
+    assert there.machine.endswith("never timed")
+    total = sum(there.estimates, Estimate())
+    assert total.useful == sum(here.estimates, Estimate()).useful
+    assert 0 < total.training < total.compiling  # so small networks are bound by that
+    console = Console(record=True, width=300, file=io.StringIO())
+    print_forecast(problem, there, console)
+    assert there.machine in console.export_text()
 
 
 def test_the_first_round_is_forecast_with_the_candidates_that_will_train(problem):

@@ -175,8 +175,7 @@ def evolved(state, template, own):
     flat = lambda tree: ravel_pytree(tree)[1]
     rms, momentum = (jax.tree.leaves(part)[0] for part in state.optimizer)
     whole = dict(
-        params=state.variables["params"],
-        batch_stats=state.variables["batch_stats"],
+        **flat(template)(state.variables),
         averaged=flat(template)(state.averaged),
         rms=flat(template["params"])(rms),
         momentum=flat(template["params"])(momentum),

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from jointnas_jax.space import Recipe
 from jointnas_jax.train.optimizer import (
@@ -21,10 +22,12 @@ def _params():
 
 
 def _run(optimizer, params, steps=5, **extra):
-    state = optimizer.init(params)
+    state, unravel = optimizer.init(params), ravel_pytree(params)[1]
     for step in range(steps):
         grads = jax.tree.map(lambda p: jnp.sin(p + step), params)  # noqa: B023
         updates, state = optimizer.update(grads, state, params, **extra)
+        # Ours are one vector.
+        updates = unravel(updates) if isinstance(updates, jax.Array) else updates
         params = optax.apply_updates(params, updates)
     return params
 
