@@ -12,9 +12,8 @@ accuracy for 1.2 and 1.7 times fewer FLOPs (80 and 71 % of resamples reach it), 
 reached; ahead of the scaled default candidate in all three, of the front of 22 random ones in the
 first, all within the noise of 412 test images. Before the process expected more of recipes
 (docs/predictor.rst): 1.4 times (80 %), not reached twice; ahead of both in the same studies.
-Searching
-one network (--config.search.front=""), before the process expected a trend: 97.6 % in the mean of
-three study seeds, random search 98.1 %, the default candidate 96.7 %.
+Searching one network (--config.search.front=""), before the process expected a trend: 97.6 % in the
+mean of three study seeds, random search 98.1 %, the default candidate 96.7 %.
 """
 
 import runpy
