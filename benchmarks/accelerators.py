@@ -267,6 +267,7 @@ def main(argv: list[str]) -> dict[str, Any]:
     parse_flags(argv, values)
     if unknown := set(values.cases) - set(CASES):
         raise ConfigError(f"`--cases` must be of {[*CASES]}, got {sorted(unknown)}")
+    lanes_of_cases = integers("lanes", values.lanes, low=1, high=4096)
     target = values.target
     platform = jax.local_devices()[0].platform if target == "here" else CHIPS[target].platform
     report: dict[str, Any] = {"target": target, "versions": compiler_versions(platform)}
@@ -276,7 +277,7 @@ def main(argv: list[str]) -> dict[str, Any]:
     rows = list(known)
     changes = {"dtype": values.dtype} if values.dtype else {}
     for name in values.cases:
-        for lanes in integers("lanes", values.lanes, low=1, high=4096):
+        for lanes in lanes_of_cases:
             case = CASES[name](**changes)
             if lanes > 1 and not isinstance(case.shape, Envelope):
                 continue

@@ -27,6 +27,7 @@ TEXTS = {
     ("search_budgets", "describe"): {"flops", "params", "latency", "scale_to"},
     ("tabular", "fronts", "evolution", "population"): {"tables", "contestants", "sizes", "limits"},
     ("pretraining", "early_stop", "scaling"): {"sizes", "first", "devices"},
+    ("accelerators", "on_device"): {"cases", "lanes", "dtype", "parts"},
     ("prepare_data", "curves", "fine_tuning"): {"name", "contestants", "images"},
 }
 FILES = [p for room in ("scripts", "benchmarks", "experiments") for p in (ROOT / room).glob("*.py")]

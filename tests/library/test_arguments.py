@@ -99,6 +99,7 @@ FUNCTIONS = {
             front=None,
             rungs=(),
             noisy=False,
+            prior=None,
             seed=0,
             progress=None,
             settings=SEARCH,

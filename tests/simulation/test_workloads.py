@@ -156,8 +156,8 @@ def test_the_papers_search_is_planned_without_its_images(paper):
     assert len({t.program for t in first}) == 6  # each has its own
     assert len({t.seconds for t in first}) == 6  # and its own cost
     steps = (256_116 - 10_000) // own.train.batch_size
-    # 450 million multiply-adds, 2e12 operations a second, six for a multiply-add and image.
-    bound = steps * own.train.batch_size * 6 * 450e6 / 2e12
+    # 450 million multiply-adds, six operations for each and image, 5e12 of them a second on v5e.
+    bound = steps * own.train.batch_size * 6 * 450e6 / 5e12
     assert all(0.5 * bound < t.epoch_seconds < 1.5 * bound for t in first)
     assert all(1e9 < t.memory < 80e9 for t in first)
 

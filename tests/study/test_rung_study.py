@@ -125,7 +125,7 @@ def test_nothing_compiles_after_the_first_rung(finished_and_compiled):
     """
     _, compiled = finished_and_compiled
     training = [batch for name, batch in compiled if name == TRAINING]
-    assert len(training) >= 3  # an epoch, its plan, a measurement
+    assert len(training) >= 2  # an epoch, a measurement; the plan may be that of an earlier test
     assert {*training} == {1}
     others = {batch for name, batch in compiled if name != TRAINING}
     assert others == {0, 1}
