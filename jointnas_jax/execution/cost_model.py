@@ -50,7 +50,6 @@ class CostModel:
       growth: a block with maps of n million values takes n to this power as long to compile as one
         with a million.
       tile: channels of maps are padded to multiples of it.
-      loops: whether equal blocks of deep networks are compiled once.
       source: what the constants are of.
     """
 
@@ -59,7 +58,6 @@ class CostModel:
     envelope: Speed
     growth: float = 0.0
     tile: int = 1
-    loops: bool = False
     source: str = ""
 
     def compiling_fast(self) -> "CostModel":
@@ -117,7 +115,6 @@ TPU = CostModel(
     envelope=Speed(3.0, 7.0, 4e-5, step_fixed=1e-4, value=2.4e-11),
     growth=0.3,
     tile=128,
-    loops=True,
     source="libtpu 0.0.52 and jax 0.10.2, compiled for v5e",
 )
 GPU = CostModel(

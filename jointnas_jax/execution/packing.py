@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from jointnas_jax.execution.cost_model import CostModel, Speed
 from jointnas_jax.nets.cost import count, map_values
 from jointnas_jax.nets.envelope import Envelope, Ranges, is_free, ranges_of
-from jointnas_jax.nets.network import compiled_blocks
 from jointnas_jax.nets.tiled import tiles
 from jointnas_jax.space import ArchSpec, JointSpace
 from jointnas_jax.space.arch import side
@@ -214,10 +213,9 @@ class Packer:
     def compile_seconds(self, shape: Shape, lanes: int = 1) -> float:
         """Seconds that compiling a program takes."""
         speed, model = self._speed(shape), self._cost_model
-        whole = sum(1 for _ in shape.blocks())
-        blocks: float = compiled_blocks(shape) if model.loops else whole
+        blocks: float = sum(1 for _ in shape.blocks())
         if model.growth:
-            blocks *= (lanes * self._values(shape) / whole / 1e6) ** model.growth
+            blocks *= (lanes * self._values(shape) / blocks / 1e6) ** model.growth
         return speed.compile_fixed + speed.compile_block * blocks
 
     def train_seconds(self, shape: Shape, arch: ArchSpec, steps: int, lanes: int = 1) -> float:

@@ -4,9 +4,6 @@ Shapes: N images, R = resolution, C image channels, L classes, B blocks. "map" i
 the layout of the lowering, see `nets/conv.py`.
 """
 
-import dataclasses
-import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,8 +23,6 @@ from jointnas_jax.nets.norm import (
 )
 from jointnas_jax.space import ArchSpec, Block
 
-# Blocks from which on equal ones are compiled once: FBNetV3-A has 29 of 12 kinds.
-_DEEP = 12
 # More than any stage has blocks; see `_draws`.
 _BLOCKS_PER_STAGE = 1024
 
@@ -211,7 +206,6 @@ class _Parts(nn.Module):
     dtype: str = "float32"  # or `bfloat16`, the dtype of feature maps
     mapped: bool = False  # whether it runs under `vmap` over variables, see `conv.conv`
     parts: int = 1  # in which devices share a batch, in the order of `shared_order`
-    loops: bool = False  # equal blocks are rounds of one loop, which compiles faster
 
     @nn.nowrap
     def _stem(self, images: jax.Array, train: bool) -> jax.Array:
@@ -277,41 +271,11 @@ class Network(_Parts):
             order = shared_order(len(images), self.parts)
             draws = _draws(self.make_rng("stochastic_depth"), rows, order)
             scales = drop(scales, stochastic_depth * depth[:, None], draws)
-        loops = self.loops and not self.is_initializing()
-        for cut in _equal(blocks) if loops else [slice(i, i + 1) for i in range(len(blocks))]:
-            some = blocks[cut]
-            of = lambda which: (scales[which], jax.tree.map(lambda s: s[which], switches))
-            if len(some) > 1:
-                x = self._loop(x, some, train=train, inputs=of(cut))
-            else:
-                module = self.block(some[0], self.lowering, name=some[0].name)
-                scale, switch = of(cut.start)
-                x = module(x, train=train, branch_scale=scale, switches=switch)
+        for i, block in enumerate(blocks):
+            switch = jax.tree.map(lambda s, i=i: s[i], switches)
+            module = self.block(block, self.lowering, name=block.name)
+            x = module(x, train=train, branch_scale=scales[i], switches=switch)
         return self._head(x, train, dropout)
-
-    @nn.nowrap
-    def _loop(
-        self, x: jax.Array, blocks: Sequence[Block], *, train: bool, inputs: Any
-    ) -> jax.Array:
-        """Applies equal blocks as a loop; `inputs` has scales and switches, stacked over blocks."""
-        names = [block.name for block in blocks]
-        stacked = {
-            kind: jax.tree.map(lambda *leaves: jnp.stack(leaves), *(of[name] for name in names))
-            for kind, of in self.variables.items()
-        }
-        one = self.block(blocks[0], self.lowering, parent=None)
-
-        def apply(x: jax.Array, row: tuple) -> tuple[jax.Array, Any]:
-            variables, scale, switches = row
-            kind = dict(train=train, branch_scale=scale, switches=switches)
-            x, updated = one.apply(variables, x, **kind, mutable=["batch_stats"])
-            return x, updated["batch_stats"]
-
-        x, statistics = jax.lax.scan(apply, x, (stacked, *inputs))
-        for i, name in enumerate(names if train else ()):
-            now = jax.tree.map(lambda leaf, i=i: leaf[i], statistics)
-            self.put_variable("batch_stats", name, now)
-        return x
 
 
 class NetworkPart(_Parts):
@@ -329,27 +293,6 @@ class NetworkPart(_Parts):
         (block,) = self.arch.blocks()
         module = self.block(block, self.lowering, name=block.name)
         return module(x, train=False, branch_scale=jnp.ones(1))
-
-
-def compiled_blocks(arch: ArchSpec | Envelope) -> int:
-    """Number of blocks that are compiled for a TPU: equal ones once, in deep networks."""
-    blocks = list(arch.blocks())
-    return len(_equal(blocks)) if is_deep(arch) else len(blocks)
-
-
-def is_deep(arch: ArchSpec | Envelope) -> bool:
-    """Whether equal blocks are rounds of loops on TPUs."""
-    return sum(1 for _ in arch.blocks()) >= _DEEP
-
-
-def _equal(blocks: Sequence[Block]) -> list[slice]:
-    """Cuts blocks where one differs from the one before, other than by its number."""
-    ends, alike = 0, lambda block: dataclasses.replace(block, index=0)
-    cuts = []
-    for _, some in itertools.groupby(blocks, alike):
-        start, ends = ends, ends + len(list(some))
-        cuts.append(slice(start, ends))
-    return cuts
 
 
 def drop(x: jax.Array, rate: jax.Array | float, draws: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ from jointnas_jax.nets.conv import resolve_dtype, resolve_lowering
 from jointnas_jax.nets.envelope import Envelope, Switches, cut_variables, pad_variables
 from jointnas_jax.nets.inherit import inherit
 from jointnas_jax.nets.init import initial_variables, zero_variables
-from jointnas_jax.nets.network import MBConv, Network, is_deep, shared_order
+from jointnas_jax.nets.network import MBConv, Network, shared_order
 from jointnas_jax.nets.tiled import TiledMBConv
 from jointnas_jax.runtime.compiler import compiler_options
 from jointnas_jax.runtime.distributed import share
@@ -170,9 +170,6 @@ class TrainProgram:
             dtype=dtype,
             mapped=lanes_per_device > 1,
             parts=parts,
-            # On a GPU FBNetV3-A's loops are 3,206 kernels a step and its blocks one by one 1,892,
-            # which compile in no more time.
-            loops=platform == "tpu" and is_deep(shape),
         )
         side_by_side: Callable[..., Any] = functools.partial(
             parallel, devices=tuple(devices), lanes_per_device=lanes_per_device

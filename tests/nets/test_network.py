@@ -1,4 +1,3 @@
-import functools
 import itertools
 
 import jax
@@ -10,7 +9,6 @@ from flax import linen as nn
 from jointnas_jax.nets.init import initial_variables
 from jointnas_jax.nets.network import BatchNorm, Network, SqueezeExcite, shared_order
 from jointnas_jax.nets.norm import BN_EPSILON, BN_MOMENTUM
-from jointnas_jax.space import ArchSpec, Head, Stage, Stem
 
 
 @pytest.fixture
@@ -149,35 +147,3 @@ def test_a_shared_batch_has_the_pairs_of_mixup_in_its_parts(parts):
     cut = order.reshape(parts, -1)
     np.testing.assert_array_equal(cut[:, ::-1], 15 - cut)
     np.testing.assert_array_equal(shared_order(5, 1), np.arange(5))
-
-
-def test_equal_blocks_in_a_loop_are_the_same_network():
-    """Values, statistics and gradients, with a draw for each block; of 5 blocks 3 are equal."""
-    stages = (Stage(8, 1, 3, 3, 1, 1), Stage(8, 4, 3, 3, 2, 2, se=True))
-    arch = ArchSpec(6, 1, 3, Stem(8, stride=1), stages, Head(channels=8, expand=1))
-    variables = initial_variables(arch, jax.random.key(0))
-    for name, part in variables["params"].items():
-        if "block" in name:  # make branches count
-            part["project_bn"]["scale"] = np.full_like(part["project_bn"]["scale"], 0.7)
-    images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 6, 1)), jnp.float32)
-
-    def both(loops):
-        network = Network(arch, loops=loops)
-
-        def loss(params):
-            logits, updated = network.apply(
-                variables | {"params": params},
-                images,
-                train=True,
-                stochastic_depth=0.5,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.key(0), "stochastic_depth": jax.random.key(1)},
-            )
-            return (logits * jnp.arange(3)).sum(), (logits, updated)
-
-        jaxpr = str(jax.make_jaxpr(loss)(variables["params"]))
-        assert ("scan" in jaxpr) == loops
-        return jax.grad(loss, has_aux=True)(variables["params"]), network.apply(variables, images)
-
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
-    jax.tree.map(close, both(True), both(False))
