@@ -140,6 +140,7 @@ FUNCTIONS = {
             most_trials=16,
             cost=None,
             cost_objective=1,
+            prior=None,
         ),
     ),
     "JointNASPruner": (
