@@ -17,7 +17,7 @@ def objective(monkeypatch):
     """Of 144 candidates the large ones with the second of three choices score best."""
     monkeypatch.setattr(searches, "AT", AT)
     monkeypatch.setattr(fronts, "AT", AT)
-    space = PlainSpace.of(width=(1, 8), depth=(1, 6), kind=["a", "b", "c"])
+    space = PlainSpace.of({"width": (1, 8), "depth": (1, 6), "kind": ["a", "b", "c"]})
     vectors = np.array([*itertools.product(range(8), range(6), range(3))], np.int32)
     width, depth, kind = vectors.T
     scores = np.sqrt(width + 1) + np.log1p(depth) + 2.0 * (kind == 1)
