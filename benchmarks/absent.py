@@ -1,6 +1,6 @@
 """Accelerators that are not there: their compilers compile for them all the same.
 
-TPU needs the extra `tpu` (libtpu), GPU the extra `cuda-compile` (JAX's CUDA plugin; no driver).
+TPU needs the extra `tpu` (libtpu), GPU the extra `cuda` (JAX's CUDA plugin; no driver).
 Nothing can run: what is known of a program is what its compiler says.
 """
 
@@ -70,7 +70,7 @@ def absent_devices(name: str) -> tuple[jax.Device, ...]:
                 platform="cuda", topology_name=name, target_config=text, topology="1x1x4"
             )
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        extra = "tpu" if chip.platform == "tpu" else "cuda-compile"
+        extra = "tpu" if chip.platform == "tpu" else "cuda"
         raise InputError(
             f"the compiler for `{name}` does not start: {str(error).splitlines()[0]}; it comes "
             f'with the extra: pip install -e ".[{extra}]"'

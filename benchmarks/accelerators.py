@@ -36,6 +36,7 @@ from jointnas_jax.command_line import integers, parse_flags, run_measurement, te
 from jointnas_jax.config import TrainConfig, check_config
 from jointnas_jax.data.augment import Augmentation
 from jointnas_jax.errors import ConfigError
+from jointnas_jax.execution.cost_model import MAP_COPIES
 from jointnas_jax.execution.packing import OPERATIONS_PER_MAC, Shape, executed_macs
 from jointnas_jax.nets import zoo
 from jointnas_jax.nets.conv import resolve_dtype
@@ -214,7 +215,8 @@ def _of_epoch(program: Any, case: Case, lanes: int, device: jax.Device) -> dict[
     resident = case.images * case.side**2 * arch.image_channels
     memory = seen.argument_size_in_bytes + seen.temp_size_in_bytes
     memory += seen.output_size_in_bytes - seen.alias_size_in_bytes - resident
-    planned = lanes * training_bytes(case.shape, case.train.batch_size, value.itemsize)
+    copies = MAP_COPIES[device.platform]
+    planned = lanes * training_bytes(case.shape, case.train.batch_size, value.itemsize, copies)
     row = {"memory": memory, "temporary": seen.temp_size_in_bytes, "planned_memory": planned}
     return row | _times(Program(program.as_text(), device.platform).step, device)
 
