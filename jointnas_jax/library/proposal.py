@@ -19,7 +19,6 @@ from jointnas_jax.config import EvolutionConfig
 from jointnas_jax.predictor.front import USUAL, Front
 from jointnas_jax.predictor.gaussian_process import (
     Process,
-    Trend,
     believe,
     best_and_worst,
     fit_process,
@@ -27,6 +26,7 @@ from jointnas_jax.predictor.gaussian_process import (
     predict,
 )
 from jointnas_jax.predictor.targets import Transform
+from jointnas_jax.predictor.trend import Trend
 from jointnas_jax.space.features import FeatureTable
 from jointnas_jax.space.prior import Prior
 from jointnas_jax.space.vectors import VectorSpace

@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+
+from jointnas_jax.predictor.trend import Trend
 
 _STEPS, _LEARNING_RATE = 120, 0.1
 # Keeps the Cholesky factor finite in float32.
 _JITTER = 1e-4
-# How much targets rise with an expectation before any is known.
-_EXPECTED = 0.7
 
 
 class Hyper(NamedTuple):
@@ -35,45 +34,6 @@ class Hyper(NamedTuple):
     linear: jax.Array  # float32[], amplitude of the linear kernel
     noise: jax.Array  # float32[], variance of the noise
     mean: jax.Array  # float32[], mean of the process
-
-
-class Trend(NamedTuple):
-    """What is expected of inputs before anything is measured, in standard deviations of targets.
-
-    Attributes:
-      slopes: `float32[F]`, how much it rises with each feature.
-      peaks: `float32[F]`, how much it falls with the squared distance of a feature from its centre.
-      offset: `float32[]`, added to it.
-      centres: `float32[F]`, where it is highest.
-    """
-
-    slopes: np.ndarray | jax.Array
-    peaks: np.ndarray | jax.Array
-    offset: np.floating | jax.Array
-    centres: np.ndarray | jax.Array
-
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        """The trend at inputs `float32[..., F]`: `float32[...]`."""
-        return self.offset + inputs @ self.slopes - jnp.square(inputs - self.centres) @ self.peaks
-
-    def expecting(self, count: int) -> "Trend":
-        """The trend over so many expectations, too, which are the last inputs.
-
-        They have a mean of 0 and a deviation of 1.
-        """
-        flat = np.zeros(count, np.float32)
-        return Trend(
-            slopes=np.append(self.slopes, flat + np.float32(_EXPECTED)),
-            peaks=np.append(self.peaks, flat),
-            offset=self.offset,
-            centres=np.append(self.centres, flat),
-        )
-
-    @classmethod
-    def none(cls, width: int) -> "Trend":
-        """No trend, for so many features."""
-        flat = np.zeros(width, np.float32)
-        return cls(flat, flat, np.float32(0.0), flat)
 
 
 class Process(flax.struct.PyTreeNode):

@@ -21,19 +21,15 @@ from jointnas_jax.errors import InputError
 from jointnas_jax.predictor import gaussian_process
 from jointnas_jax.predictor.fit import PredictorState, fit, pretrain, score
 from jointnas_jax.predictor.front import USUAL, Front
-from jointnas_jax.predictor.gaussian_process import Hyper, Process, Trend
+from jointnas_jax.predictor.gaussian_process import Hyper, Process
 from jointnas_jax.predictor.targets import Transform, standardised
+from jointnas_jax.predictor.trend import Trend
 from jointnas_jax.runtime.arrays_on_disk import load_arrays, save_arrays
 from jointnas_jax.runtime.compiler import compiler_options
 from jointnas_jax.space.features import FeatureTable
 
 # Weight of the networks beside the process, chosen on NAS-Bench-Macro.
 _SHARE = 0.2
-# Effects of the trend, in standard deviations of the scores: of one standard deviation of the
-# logarithms of the costs, and of the squared distance from where numbers are expected to be best.
-_RISE, _PEAK = 0.3, 0.4
-# How much more a number of the recipe counts there than one of the architecture.
-_RECIPE = 4.0
 # Where studies of earlier versions expected numbers to be best.
 _EARLIER_CENTRE = 0.5
 
@@ -94,7 +90,8 @@ class Predictor:
         self._trend = None
         if config.trend or self._expectations:
             usual = Trend.none(len(self._columns) + cost_count)
-            usual = _trend(features, self._columns, cost_count) if config.trend else usual
+            if config.trend:
+                usual = Trend.usual(features, self._columns, self._scales, cost_count)
             self._trend = usual.expecting(len(self._expectations))
         options = compiler_options("light")
         static = ("recipe_width", "config")
@@ -342,33 +339,6 @@ class Predictor:
             spread = jnp.sqrt(within + _SHARE * (1 - _SHARE) * jnp.square(mean - expected))
             mean = _SHARE * mean + (1 - _SHARE) * expected
         return back(mean), (back(mean + spread) - back(mean - spread)) / 2
-
-
-def _trend(features: FeatureTable, columns: np.ndarray, costs: int) -> Trend:
-    """The trend over the inputs: those of `columns`, then those of so many standardised costs.
-
-    Before any training one expects more of a dearer network, and more of numbers inside their
-    ranges than of those at the ends: people set ranges wide enough.
-    """
-    assert features.centres is not None
-    steps = features.factors[columns]  # 0 for choices and constants
-    centres = features.centres[columns]
-    shares = np.where(columns < features.arch_width, 1.0, _RECIPE) * (steps > 0)
-    shares *= _PEAK / max(float(np.linalg.norm(shares)), 1.0)
-    heights, offset = np.zeros(len(columns)), 0.0
-    for i in np.flatnonzero(shares):
-        squares = np.square(np.arange(round(1 / steps[i]) + 1) * steps[i] - centres[i])
-        heights[i] = shares[i] / max(float(squares.std()), 1e-6)
-        offset += heights[i] * float(squares.mean())
-    flat = np.zeros(costs)
-    return Trend(
-        slopes=np.append(np.zeros(len(columns)), np.full(costs, _RISE / max(costs, 1))).astype(
-            np.float32
-        ),
-        peaks=np.append(heights, flat).astype(np.float32),
-        offset=np.float32(offset),
-        centres=np.append(centres, flat).astype(np.float32),
-    )
 
 
 @jax.jit

@@ -8,15 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from jointnas_jax.space.knobs import Knob
+from jointnas_jax.space.expected import ExpectedFeatures
 from jointnas_jax.space.vectors import VectorSpace
 
 # NumPy's or JAX's, which is not imported here.
 Array = Any
-
-# Where in its range a number is expected to be best: any, the learning rate, and one that can be 0,
-# which is off, such as a drop rate. `docs/predictor.rst` has the evidence.
-_CENTRE, _LEARNING_RATE_CENTRE, _OFF_CENTRE = 0.5, 0.65, 0.125
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +29,7 @@ class FeatureTable:
     arch_width: int  # number of features of the architecture
     # float32[F], at which two values of a choice, or the ends of an ordinal knob, are 1 apart.
     scales: Array
-    # float32[F], where in [0, 1] a number is expected to be best.
-    centres: Array | None = None
+    expected: ExpectedFeatures | None = None
 
     @classmethod
     def of(cls, space: VectorSpace) -> "FeatureTable":
@@ -43,7 +38,6 @@ class FeatureTable:
         values = [[-1] if knob.ordinal else range(len(knob.values)) for knob in space.knobs]
         factors = [1 / max(len(k.values) - 1, 1) if k.ordinal else 0.0 for k in space.knobs]
         scales = [1.0 if width == 1 else 2**-0.5 for width in widths]
-        centres = [_centre(knob) for knob in space.knobs]
         arch_width = sum(widths[: len(space.arch_knobs)])
         # A constant feature belongs to the first knob, which it cannot disturb.
         constant = [] if arch_width else [0]
@@ -56,9 +50,7 @@ class FeatureTable:
             scales=np.concatenate([[1.0] * len(constant), np.repeat(scales, widths)]).astype(
                 np.float32
             ),
-            centres=np.concatenate([[_CENTRE] * len(constant), np.repeat(centres, widths)]).astype(
-                np.float32
-            ),
+            expected=ExpectedFeatures.of(space, first=len(constant)),
         )
 
     def __call__(self, vectors: Array) -> tuple[Array, Array]:
@@ -71,9 +63,3 @@ class FeatureTable:
         numbers = index.astype(np.float32) * self.factors
         features = xp.where(self.values >= 0, (index == self.values).astype(np.float32), numbers)
         return features[..., : self.arch_width], features[..., self.arch_width :]
-
-
-def _centre(knob: Knob) -> float:
-    if knob.name == "lr":
-        return _LEARNING_RATE_CENTRE
-    return _OFF_CENTRE if knob.ordinal and knob.values[0] == 0 else _CENTRE

@@ -7,6 +7,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 
 from jointnas_jax.predictor import gaussian_process as gp
+from jointnas_jax.predictor.trend import Trend
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def fit(trials):
 
     def call(slope=0.0, peak=0.0, less=0.0):
         one = np.ones(3, np.float32)
-        return fitted(y - less, gp.Trend(slope * one, peak * one, np.float32(0.1), 0.5 * one))
+        return fitted(y - less, Trend(slope * one, peak * one, np.float32(0.1), 0.5 * one))
 
     return call
 

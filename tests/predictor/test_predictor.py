@@ -336,42 +336,8 @@ def test_expected_scores_fall_towards_both_ends_of_numbers(expected):
     assert expected(4, 2, 4) < expected(4, 2, 2)
 
 
-def test_numbers_that_can_be_off_are_expected_to_be_best_near_there():
-    space = PlainSpace.of(arch={"width": (1, 8)}, recipe=dict(dropout=(0, 8)))
-    trend = Predictor(FeatureTable.of(space), WITH_TREND, capacity=8)._trend
-    assert trend.centres[:2].tolist() == [0.5, 0.125]
-    assert (trend.peaks[:2] > 0).all()
-
-
-def test_the_learning_rate_is_expected_to_be_best_above_the_middle():
-    space = PlainSpace.of(arch={"width": (1, 8)}, recipe=dict(lr=(1, 9)))
-    trend = Predictor(FeatureTable.of(space), WITH_TREND, capacity=8)._trend
-    assert trend.centres[1] > 0.5
-
-
-def test_numbers_of_the_recipe_matter_more_than_one_of_the_architecture():
-    space = PlainSpace.of(arch={"width": (1, 9)}, recipe={"momentum": (1, 9)})
-    trend = Predictor(FeatureTable.of(space), WITH_TREND, capacity=8)._trend
-    assert trend.peaks[1] == pytest.approx(4 * trend.peaks[0])
-
-
 def test_expected_scores_rise_with_the_cost(expected):
     assert expected(2, 2, 2) < expected(6, 2, 2)
-
-
-def test_the_trend_prefers_no_choice():
-    numbers = FeatureTable.of(NUMBERS).values < 0
-    trend = trend_of(WITH_TREND)
-    assert (trend.peaks[numbers] > 0).all()
-    assert (trend.peaks[~numbers] == 0).all()
-
-
-def test_the_mean_of_the_trend_over_a_space_is_none():
-    axes = map(np.arange, NUMBERS.cardinalities)
-    every = np.stack(np.meshgrid(*axes), -1).reshape(-1, 3).astype(np.int32)
-    values = trend_of(WITH_TREND)(np.concatenate(FeatureTable.of(NUMBERS)(every), -1))
-    assert abs(float(values.mean())) < 1e-5
-    assert values.std() == pytest.approx(0.4, rel=1e-3)
 
 
 def test_only_studies_expect_a_trend_unless_told():
