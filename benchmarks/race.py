@@ -86,7 +86,7 @@ class Curves:
         return cls(
             name,
             # Channels and classes make no difference to vectors and features.
-            JointSpace.from_config(_restored(table["space"]), image_channels=1, num_classes=2),
+            JointSpace.from_config(restored(table["space"]), image_channels=1, num_classes=2),
             np.array([row["vector"] for row in rows], np.int32),
             np.array([[row["costs"]["flops"], row["costs"]["params"]] for row in rows], float),
             np.array([curve(row, "averaged") for row in rows]),
@@ -407,10 +407,10 @@ def _one(contestant: Search, curves: Curves, budget: int, seed: int) -> tuple[fl
     return area, regret, len(book.reached)
 
 
-def _restored(value: Any) -> Any:
+def restored(value: Any) -> Any:
     """A space as a config has it: `{"range": [...]}` are tuples, as in a stored config."""
     if isinstance(value, dict):
         if set(value) == {"range"}:
             return tuple(value["range"])
-        return {name: _restored(inner) for name, inner in value.items()}
-    return [_restored(inner) for inner in value] if isinstance(value, list) else value
+        return {name: restored(inner) for name, inner in value.items()}
+    return [restored(inner) for inner in value] if isinstance(value, list) else value
