@@ -18,7 +18,7 @@ from scipy.stats import kendalltau
 
 from benchmarks.tables import Table
 from jointnas_jax.config import PredictorConfig
-from jointnas_jax.errors import InputError, nearest
+from jointnas_jax.errors import InputError, nearest, needs_extra
 from jointnas_jax.predictor.predictor import Predictor
 from jointnas_jax.space.features import FeatureTable
 
@@ -124,10 +124,7 @@ def who_can(
     missing = {who: m for who, m in needs.items() if importlib.util.find_spec(m) is None}
     for name in names:
         if name in missing:
-            raise InputError(
-                f"contestant `{name}` needs the module `{missing[name]}`, which is not installed: "
-                "pip install -e '.[peers]'"
-            )
+            raise InputError(needs_extra(f"contestant `{name}`", missing[name], "peers"))
     return [*names] or [name for name in contestants if name not in missing]
 
 

