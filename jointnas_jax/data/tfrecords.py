@@ -1,12 +1,14 @@
 """TFRecord files, in which TFDS prepares datasets by default, rewritten as array_record.
 
 TFRecord has no random access, which training needs; so images and labels are copied into the cache
-once. The reader is the package `tfrecord` (extra `tfrecord`), which needs no TensorFlow.
+once. The reader is the package `tfrecord` (extra `tfrecord`), which needs no TensorFlow, or else
+TensorFlow where that is installed: it takes seconds to import.
 """
 
 import hashlib
+import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +44,7 @@ def rewritten(source: tfds.core.DatasetBuilder, keys: tuple[str, str]) -> tfds.c
 def _rewrite(
     source: tfds.core.DatasetBuilder, keys: tuple[str, str], home: Path, folder: Path
 ) -> None:
-    try:
-        from tfrecord.reader import tfrecord_loader
-    except ImportError as error:
-        needs = needs_extra(
-            f"`{source.info.full_name}`, in tfrecord files,", "tfrecord", "tfrecord"
-        )
-        raise DataError(f"{needs}, or prepare the dataset as `array_record`") from error
+    read = _reader(source.info.full_name)
     image, label = keys
     features = source.info.features
 
@@ -74,15 +70,10 @@ def _rewrite(
         def _split_generators(
             self, dl_manager: tfds.download.DownloadManager
         ) -> dict[str, Iterator]:
-            splits = source.info.splits
-            return {name: self._generate_examples(splits[name].filepaths) for name in splits}
+            return {name: self._generate_examples(name) for name in source.info.splits}
 
-        def _generate_examples(self, files: list[Any]) -> Iterator:
-            for file in files:
-                records = tfrecord_loader(str(file), None, {image: "byte", label: "int"})
-                for i, record in enumerate(records):
-                    example = {image: bytes(record[image]), label: int(record[label].item())}
-                    yield f"{Path(file).name} {i:09}", example
+        def _generate_examples(self, split: str) -> Iterator:
+            return read(source, split, keys)
 
     tell(f"  rewriting `{source.info.full_name}` as array_record, once")
     Rewritten.name = source.info.name
@@ -96,3 +87,49 @@ def _rewrite(
             f"`{source.info.full_name}`, stored as tfrecord, cannot be rewritten into the cache "
             f"`{home}`: {one_line(error)}"
         ) from error
+
+
+# Of a dataset, a split and the keys: examples with names, which order them.
+_Read = Callable[[tfds.core.DatasetBuilder, str, tuple[str, str]], Iterator[tuple[str, dict]]]
+
+
+def _reader(name: str) -> _Read:
+    """A reader that is installed; raises `DataError` where none is."""
+    for module, read in (("tfrecord", _by_package), ("tensorflow", _by_tensorflow)):
+        if importlib.util.find_spec(module):
+            return read
+    needs = needs_extra(f"`{name}`, in tfrecord files,", "tfrecord", "tfrecord")
+    raise DataError(f"{needs}, or prepare the dataset as `array_record`")
+
+
+def _by_package(
+    source: tfds.core.DatasetBuilder, split: str, keys: tuple[str, str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    from tfrecord.reader import tfrecord_loader
+
+    image, label = keys
+    for file in source.info.splits[split].filepaths:
+        records = tfrecord_loader(str(file), None, {image: "byte", label: "int"})
+        for i, record in enumerate(records):
+            example = {image: bytes(record[image]), label: int(record[label].item())}
+            yield f"{Path(file).name} {i:09}", example
+
+
+def _by_tensorflow(
+    source: tfds.core.DatasetBuilder, split: str, keys: tuple[str, str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    import tensorflow as tf
+
+    # It would take the memory of accelerators, which is JAX's.
+    for kind in ("GPU", "TPU"):
+        tf.config.set_visible_devices([], kind)
+    image, label = keys
+    examples = source.as_dataset(
+        split=split,
+        decoders={image: tfds.decode.SkipDecoding()},
+        read_config=tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1),
+    )
+    for example in tfds.as_numpy(examples):
+        file, _, number = example["tfds_id"].decode().rpartition("__")
+        found = {image: bytes(example[image]), label: int(example[label])}
+        yield f"{file} {int(number):09}", found

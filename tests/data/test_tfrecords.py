@@ -1,6 +1,9 @@
-"""Datasets in TFDS's default format are read without TensorFlow."""
+"""Datasets in TFDS's default format are read, with and without TensorFlow."""
 
+import importlib.util
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -53,6 +56,27 @@ def test_images_and_labels_are_those_of_array_record(stored, digits):
     assert len(ours.load("train[:10%]")) == 144
 
 
+# In a process of its own: the two readers' protocol buffers have the same names.
+BY_TENSORFLOW = """
+import sys
+sys.modules["tfrecord"] = None
+import numpy as np
+from jointnas_jax.data.source import open_dataset
+images = open_dataset(dict(name="", dir=sys.argv[1], image_size=0)).load("test")
+np.savez(sys.argv[2], images=images.images, labels=images.labels)
+"""
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("tensorflow"), reason="no TensorFlow")
+def test_tensorflow_reads_the_same(stored, tmp_path):
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "other_cache")}
+    command = [sys.executable, "-c", BY_TENSORFLOW, str(stored), str(tmp_path / "read.npz")]
+    subprocess.run(command, check=True, env=environment)
+    read, ours = np.load(tmp_path / "read.npz"), opened(stored).load("test")
+    np.testing.assert_array_equal(read["images"], ours.images)
+    np.testing.assert_array_equal(read["labels"], ours.labels)
+
+
 def test_they_are_rewritten_once(stored, capsys):
     first = opened(stored).load("test")
     assert "rewriting `digits/1.0.0`" in capsys.readouterr().err
@@ -60,8 +84,9 @@ def test_they_are_rewritten_once(stored, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_without_the_reader_it_is_named(stored, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tfrecord.reader", None)
+def test_without_a_reader_one_is_named(stored, monkeypatch):
+    for reader in ("tfrecord", "tensorflow"):
+        monkeypatch.setitem(sys.modules, reader, None)
     with pytest.raises(DataError, match=r'pip install "jointnas_jax\[tfrecord\]"'):
         opened(stored)
 
