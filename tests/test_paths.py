@@ -29,6 +29,7 @@ TEXTS = {
     ("pretraining", "early_stop", "scaling"): {"sizes", "first", "devices"},
     ("accelerators", "on_device"): {"cases", "lanes", "dtype", "parts"},
     ("prepare_data", "curves", "fine_tuning"): {"name", "contestants", "images"},
+    ("surrogates",): {"table"},
 }
 FILES = [p for room in ("scripts", "benchmarks", "experiments") for p in (ROOT / room).glob("*.py")]
 STORES = ("gs://bucket/x", "s3://bucket/x", "hdfs://host/x", "https://host/x", "file:///x")

@@ -87,7 +87,7 @@ def test_who_is_not_installed_is_left_out_and_named_where_it_is_asked_for():
     assert who_can([], "abc", needs) == ["a", "c"]
     assert who_can(["c", "a"], "abc", needs) == ["c", "a"]
     with pytest.raises(
-        InputError, match=r"contestant `b` needs the module `no_such_module`.*\[peers\]"
+        InputError, match=r"contestant `b` needs the package `no_such_module`.*\[peers\]"
     ):
         who_can(["a", "b"], "abc", needs)
 

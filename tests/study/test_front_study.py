@@ -23,7 +23,7 @@ from jointnas_jax.study.run import run_study
 
 TINY = str(Path(__file__).parent.parent / "support" / "tiny.py")
 FRONT = (
-    "--config.seed=2",
+    "--config.seed=1",
     "--config.search.front=flops",
     "--config.search.per_round=5",
     "--config.search.finalists=4",
