@@ -1,7 +1,7 @@
 """Writes images of letters: a set that no setting of the project was chosen on.
 
 python -m benchmarks.letters DIR
-python scripts/run_joint.py --config.data.dir=DIR
+python scripts/run_joint.py --config.name=letters --config.data.name= --config.data.dir=DIR
 
 26 capital letters in the fonts that matplotlib brings, turned, sheared, scaled, moved, blurred and
 noisy, 12x12 grey: DIR/train with 55 images of each and DIR/test with 100. The same images each time
