@@ -25,7 +25,7 @@ from jointnas_jax.space import JointSpace
 
 _SCORE = COLUMNS.index("calibrated_brier")
 # Beyond every score, so that errors have logarithms; candidates that a table needs.
-_ABOVE, _LEAST = 1.02, 100
+ABOVE, _LEAST = 1.02, 100
 # Variance of an effect that is expected, as a share of that of the rest: for stability.
 _RIDGE = 2.0
 
@@ -36,7 +36,7 @@ def effects(table: dict[str, Any]) -> dict[str, tuple[float, float]]:
     rows = [r for r in table["trainings"] if r["reason"] is None and r["fold"] == 0]
     vectors = np.array([r["vector"] for r in rows])
     errors = np.array([[last(r)[_SCORE], last(r, "test_")[_SCORE]] for r in rows])
-    scores = -np.log(errors + _ABOVE - 1)
+    scores = -np.log(errors + ABOVE - 1)
     target = ((scores - scores.mean(0)) / scores.std(0)).mean(1)
     target /= target.std()
     flops = np.log([r["costs"]["flops"] for r in rows])

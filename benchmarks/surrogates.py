@@ -31,13 +31,12 @@ import numpy as np
 from absl import flags
 
 from benchmarks.curves import COLUMNS, DEFAULT_CONFIG, TABLES, last, read_table
+from benchmarks.effects import ABOVE
 from jointnas_jax.command_line import define_path, parse_config, run_measurement, text_table
 from jointnas_jax.config import Config
 from jointnas_jax.errors import InputError
 
 _SCORE, _ACCURACY = COLUMNS.index("calibrated_brier"), COLUMNS.index("accuracy")
-# Beyond every score, so that errors have logarithms.
-_ABOVE = 1.02
 _FOREST = dict(n_estimators=300, min_samples_leaf=2, max_features=0.5, random_state=0)
 # Candidates that the length scales are fitted to; it takes time with the cube of their number.
 _FITTED = 400
@@ -72,7 +71,7 @@ class Surrogate:
         rows = [r for r in table["trainings"] if r["reason"] is None and r["fold"] == 0]
         first = np.array([r["training"] == 0 for r in rows])
         inputs = self._inputs(np.array([r["vector"] for r in rows], np.int32))
-        shown = -np.log(_ABOVE - np.array([_outcome(row, rung) for row in rows]))
+        shown = -np.log(ABOVE - np.array([_outcome(row, rung) for row in rows]))
         self._centre, self._unit = shown[first].mean(0), shown[first].std(0)
         self._mean, self._deviation = inputs[first].mean(0), inputs[first].std(0) + 1e-9
         x, z = self._standardised(inputs), (shown - self._centre) / self._unit
@@ -94,7 +93,7 @@ class Surrogate:
             self._known[name] = mean + self._own @ _normal(name, b"own", len(mean))
         noise = self._noise @ _normal(name, repr(list(key)).encode(), len(self._noise))
         z = self._known[name] + noise
-        return Outcome(*(_ABOVE - np.exp(-(z * self._unit + self._centre))))
+        return Outcome(*(ABOVE - np.exp(-(z * self._unit + self._centre))))
 
     def worth(self, vector: np.ndarray) -> float:
         """The test accuracy of `int32[K]`, mean of many trainings."""
@@ -213,12 +212,13 @@ class SurrogateRunner:
         score, accuracy = (shown.early if pauses else shown.score), shown.accuracy
         if job.on_full_split:
             score, accuracy = shown.test_score, shown.test_accuracy
+        # Nobody reads what is between the ends.
+        shown_epochs = 1 if job.on_full_split else job.epochs - job.first_epoch
         result = TrainResult(
-            # Nobody reads what is between the ends.
-            (float(accuracy),) * (1 if job.on_full_split else job.epochs - job.first_epoch),
+            (float(accuracy),) * shown_epochs,
             None,
             None,
-            scores=(float(score),) * (1 if job.on_full_split else job.epochs - job.first_epoch),
+            scores=(float(score),) * shown_epochs,
             paused=Paused(job.epochs) if job.pauses else None,
         )
         if not pauses and not job.on_full_split:

@@ -49,8 +49,7 @@ def settings() -> str:
             else:
                 default, rule = "", "a dict, in a config file"
             row = [f"`{field.name}`", default, rule, meanings.get(field.name, "")]
-            if row[-1]:
-                lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
         lines.append("")
     return "\n".join(lines)
 

@@ -29,6 +29,7 @@ class FeatureTable:
     arch_width: int  # number of features of the architecture
     # float32[F], at which two values of a choice, or the ends of an ordinal knob, are 1 apart.
     scales: Array
+    # Before any training; None where nothing is.
     expected: ExpectedFeatures | None = None
 
     @classmethod

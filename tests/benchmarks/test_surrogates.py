@@ -47,7 +47,7 @@ def test_the_same_training_shows_the_same_and_another_one_something_else(surroga
 
 def test_trainings_of_a_candidate_differ_as_in_the_table(surrogate, trainings):
     vector = np.array(trainings[0]["vector"], np.int32)
-    errors = lambda scores: np.log(surrogates._ABOVE - np.array(scores))
+    errors = lambda scores: np.log(surrogates.ABOVE - np.array(scores))
     drawn = errors([surrogate.train(vector, [0, i]).score for i in range(300)])
     repeats = {}
     for row in trainings:

@@ -46,6 +46,18 @@ def test_learning_rate_and_mixup_matter_most(name):
     assert this > dropout > width
 
 
+def test_a_deviation_of_all_distances_is_one_of_given_size():
+    values = over({"width": (1, 9), "depth": (1, 2)}, {"momentum": (1, 5), "kind": ["a", "b"]})
+    assert values.std() == pytest.approx(0.55, rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "times"), [("lr", 4.0), ("mixup", 4.0), ("momentum", 1.5)])
+def test_a_number_of_the_recipe_matters_more_than_one_of_the_architecture(name, times):
+    values = over({"width": (1, 9)}, {name: (1, 9)})
+    deviations = values.mean(1).std(), values.mean(0).std()
+    assert deviations[1] / deviations[0] == pytest.approx(times, rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["stage1_kernel", "stage3_kernel_first", "stage3_kernel_rest"])
 @pytest.mark.parametrize("values", [[3, 5], [5, 3], [3, 5, 7]])
 def test_large_kernels_are_expected_to_be_better(name, values):
